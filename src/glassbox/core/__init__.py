@@ -1,0 +1,1 @@
+"""Configuration, run folders, metrics, devices, process groups, seeding. Knows no language model."""

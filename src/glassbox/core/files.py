@@ -1,0 +1,71 @@
+"""Files that a crash may interrupt: written beside their place, then moved into it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut (a no-op where folders cannot be opened)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; on success flush it to disk and rename it to `path`.
+
+    A reader sees the old content or the new, never half of either. On any error, a full disk
+    included, the temporary file is removed and the old content stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield cast(BinaryIO, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write bytes so that `path` holds either its old content or all of the new."""
+    with atomic_writer(path) as stream:
+        stream.write(content)
+
+
+def write_text(path: Path | str, content: str) -> None:
+    """Write UTF-8 text so that `path` holds either its old content or all of the new."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> None:
+    """Write JSON so that `path` holds either its old content or all of the new."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=indent) + "\n")

@@ -1,0 +1,1 @@
+"""The nn.Modules that a model is made of, built on ops."""

@@ -1,0 +1,1 @@
+"""ModelConfig, CausalLM, families, and weights in and out."""

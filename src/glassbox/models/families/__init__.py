@@ -1,0 +1,1 @@
+"""One file per family: configuration presets and weight names, never a second model class."""

@@ -1,0 +1,1 @@
+"""Pure tensor functions, plain and fast. No modules, no state."""

@@ -1,0 +1,1 @@
+"""Serving a model. Knows only the engine."""

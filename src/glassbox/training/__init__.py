@@ -1,0 +1,1 @@
+"""The training loop, the objective and source protocols, checkpoints."""

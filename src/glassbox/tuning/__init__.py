@@ -1,0 +1,1 @@
+"""SFT, preference and policy objectives, rollouts, graders."""
