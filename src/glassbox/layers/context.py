@@ -1,0 +1,66 @@
+"""What a mixer is told besides the hidden states: positions, documents, and nothing hidden.
+
+A Context is made once a forward pass and handed to every layer, so that masks and rotary tables
+are computed once, not once a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glassbox.ops.attention import causal_mask, document_mask
+from glassbox.ops.rotary import rotary_frequencies, rotary_tables
+
+
+@dataclass
+class Context:
+    """Where each token stands.
+
+    positions: (B, T) or (1, T), counted from each document's own start; with a state it is also
+        the slot of the cache that the token's key and value take.
+    documents: (B, T), the number of the packed document that each token belongs to; None where a
+        row is one document.
+    lengths: (B,), how many tokens of each row are real; None where all are. Attention needs it not
+        (padding stands behind, out of sight), mixers with a running state do.
+    key_length: S, how many slots of the cache may be looked at; None without a state.
+    """
+
+    positions: Int[Tensor, "#B T"]
+    documents: Int[Tensor, "B T"] | None = None
+    lengths: Int[Tensor, " B"] | None = None
+    key_length: int | None = None
+    _mask: Tensor | None = field(default=None, repr=False)
+    _tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False
+    )
+
+    def mask(self) -> Bool[Tensor, "#B 1 T S"] | None:
+        """Where each query may look; None where that is plain causal attention over the row itself."""
+        if self.key_length is None and self.documents is None:
+            return None
+        if self._mask is None:
+            if self.key_length is not None:
+                slots = torch.arange(self.key_length, device=self.positions.device)
+                mask = causal_mask(self.positions, slots.unsqueeze(0))
+            else:
+                order = torch.arange(self.positions.shape[-1], device=self.positions.device)
+                mask = causal_mask(order.unsqueeze(0), order.unsqueeze(0))
+                assert self.documents is not None
+                mask = mask & document_mask(self.documents, self.documents)
+            self._mask = mask.unsqueeze(1)
+        return self._mask
+
+    def rotary(
+        self, rotary_dim: int, base: float
+    ) -> tuple[Float[Tensor, "#B 1 T R"], Float[Tensor, "#B 1 T R"]]:
+        """Cosines and sines for these positions, shared by the layers that ask for the same ones."""
+        key = (rotary_dim, base)
+        if key not in self._tables:
+            frequencies = rotary_frequencies(rotary_dim, base, self.positions.device)
+            cos, sin = rotary_tables(self.positions, frequencies)
+            self._tables[key] = (cos.unsqueeze(1), sin.unsqueeze(1))
+        return self._tables[key]

@@ -1,0 +1,57 @@
+"""Position-wise feed-forward layers and their specs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from glassbox.core.config import Spec
+from glassbox.layers.linear import Linear
+from glassbox.ops.activations import gelu, swiglu
+
+
+class Gelu(Spec):
+    """down(gelu(up(x))): GPT-2's two-layer perceptron. Source: arXiv:1606.08415."""
+
+    kind: Literal["gelu"] = "gelu"
+    size: int = Field(gt=0, description="width of the middle, F")
+    tanh: bool = Field(True, description="the tanh form, as GPT-2, or the exact one")
+    bias: bool = True
+
+
+class SwiGlu(Spec):
+    """down(silu(gate(x)) * up(x)): Llama's gated perceptron. Source: arXiv:2002.05202."""
+
+    kind: Literal["swiglu"] = "swiglu"
+    size: int = Field(gt=0, description="width of the middle, F")
+    bias: bool = False
+
+
+class GeluLayer(nn.Module):
+    """Module of `Gelu`."""
+
+    def __init__(self, spec: Gelu, hidden_size: int) -> None:
+        super().__init__()
+        self.tanh = spec.tanh
+        self.up = Linear(hidden_size, spec.size, bias=spec.bias)
+        self.down = Linear(spec.size, hidden_size, bias=spec.bias)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Widen, bend, narrow."""
+        return self.down(gelu(self.up(x), tanh=self.tanh))
+
+
+class SwiGluLayer(nn.Module):
+    """Module of `SwiGlu`; gate and up are one matrix, (2F, D), so that they are one product."""
+
+    def __init__(self, spec: SwiGlu, hidden_size: int) -> None:
+        super().__init__()
+        self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
+        self.down = Linear(spec.size, hidden_size, bias=spec.bias)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Widen twice, gate, narrow."""
+        return self.down(swiglu(self.gate_up(x)))

@@ -1,0 +1,45 @@
+"""Linear and embedding layers, written out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """y = x W^T + b with W of shape (out_features, in_features). Tested against: torch.nn.Linear."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
+        """Project the last axis. `F.linear` is x @ W.T + b in one call (and what autocast knows)."""
+        return F.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows inside the parentheses."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class Embedding(nn.Module):
+    """Row `id` of a (V, D) table for every id. Tested against: torch.nn.Embedding."""
+
+    def __init__(self, num_rows: int, hidden_size: int) -> None:
+        super().__init__()
+        self.num_rows = num_rows
+        self.hidden_size = hidden_size
+        self.weight = nn.Parameter(torch.empty(num_rows, hidden_size))
+
+    def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
+        """Look up rows: the gather whose gradient adds each row's share (`F.embedding`)."""
+        return F.embedding(ids, self.weight)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows inside the parentheses."""
+        return f"{self.num_rows}, {self.hidden_size}"

@@ -1,0 +1,55 @@
+"""Normalisation layers and their specs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from glassbox.core.config import Spec
+from glassbox.ops.norms import layer_norm, rms_norm
+
+
+class RmsNorm(Spec):
+    """w * x / rms(x). Source: arXiv:1910.07467."""
+
+    kind: Literal["rms_norm"] = "rms_norm"
+    eps: float = Field(1e-5, gt=0)
+
+
+class LayerNorm(Spec):
+    """w * (x - mean) / std + b. Source: arXiv:1607.06450."""
+
+    kind: Literal["layer_norm"] = "layer_norm"
+    eps: float = Field(1e-5, gt=0)
+    bias: bool = True
+
+
+class RmsNormLayer(nn.Module):
+    """Module of `RmsNorm`; its weight starts at one."""
+
+    def __init__(self, spec: RmsNorm, size: int) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+        """Normalise the last axis."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+class LayerNormLayer(nn.Module):
+    """Module of `LayerNorm`; its weight starts at one, its bias at zero."""
+
+    def __init__(self, spec: LayerNorm, size: int) -> None:
+        super().__init__()
+        self.eps = spec.eps
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if spec.bias else None
+
+    def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+        """Normalise the last axis."""
+        return layer_norm(x, self.weight, self.bias, self.eps)

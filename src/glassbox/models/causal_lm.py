@@ -1,0 +1,151 @@
+"""The one model class: embedding, blocks, final norm, projection to the vocabulary."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from glassbox.layers.context import Context
+from glassbox.layers.linear import Embedding, Linear
+from glassbox.models.block import Block, State, build
+from glassbox.models.config import ModelConfig
+
+
+class CausalLM(nn.Module):
+    """Predicts each next token of a sequence from those before it.
+
+    Tested against: transformers GPT-2 and Llama, logits and gradients, on random weights.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.embedding = Embedding(config.vocab_size, size)
+        self.position_embedding = (
+            Embedding(config.context_length, size) if config.learned_positions else None
+        )
+        self.blocks = nn.ModuleList(Block(spec, size, config.dropout) for spec in config.layers())
+        self.final_norm = build(config.final_norm, size)
+        self.head = None if config.tie_embeddings else Linear(size, config.vocab_size)
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights as `config.init` says; norms keep one, biases zero."""
+        init = self.config.init
+        branches = sum(2 - (spec.ffn is None) for spec in self.config.layers())
+        residual_std = init.std / math.sqrt(branches) if init.scale_residual else init.std
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                parameter.fill_(1.0 if "norm.weight" in name else 0.0)
+                continue
+            into_residual = name.endswith(("mixer.output.weight", "ffn.down.weight"))
+            std = residual_std if into_residual else init.std
+            nn.init.normal_(parameter, std=std, generator=generator)
+
+    @property
+    def output_weight(self) -> Float[Tensor, "V D"]:
+        """The (V, D) matrix from hidden states to logits; the embedding's own where they are tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable and frozen numbers, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def init_state(
+        self, batch_size: int, max_length: int, dtype: torch.dtype | None = None
+    ) -> list[State]:
+        """One empty state a layer, for up to `max_length` tokens in each of `batch_size` rows."""
+        dtype = self.embedding.weight.dtype if dtype is None else dtype
+        return [
+            block.init_state(batch_size, max_length, device=self.device, dtype=dtype)  # type: ignore[operator]
+            for block in self.blocks
+        ]
+
+    def hidden_states(
+        self,
+        ids: Int[Tensor, "B T"],
+        *,
+        positions: Int[Tensor, "#B T"] | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
+        lengths: Int[Tensor, " B"] | None = None,
+        state: list[State] | None = None,
+        key_length: int | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Final-norm outputs, from which `logits` or a fused loss goes on.
+
+        positions count from each document's start (0, 1, 2, ... unless given). With `documents`,
+        several are packed in a row and none sees another. With `state`, `positions` are also cache
+        slots; the pass writes them and looks at the first `key_length` slots.
+        """
+        if positions is None:
+            if documents is not None:
+                positions = positions_in_documents(documents)
+            else:
+                positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+        if state is not None and key_length is None:
+            key_length = int(positions.max()) + 1
+        context = Context(
+            positions=positions,
+            documents=documents,
+            lengths=lengths,
+            key_length=None if state is None else key_length,
+        )
+        hidden = self.embedding(ids)
+        if self.position_embedding is not None:
+            hidden = hidden + self.position_embedding(positions)
+        if self.config.dropout and self.training:
+            hidden = F.dropout(hidden, self.config.dropout)
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, context, None if state is None else state[index])
+        return self.final_norm(hidden)
+
+    def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
+        """Scores of every token of the vocabulary."""
+        return F.linear(hidden, self.output_weight)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        *,
+        positions: Int[Tensor, "#B T"] | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
+        lengths: Int[Tensor, " B"] | None = None,
+        state: list[State] | None = None,
+        key_length: int | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Logits of the next token at every position; the arguments are those of `hidden_states`."""
+        return self.logits(
+            self.hidden_states(
+                ids,
+                positions=positions,
+                documents=documents,
+                lengths=lengths,
+                state=state,
+                key_length=key_length,
+            )
+        )
+
+
+def positions_in_documents(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Position of each token counted from the start of its own packed document.
+
+    >>> positions_in_documents(torch.tensor([[0, 0, 0, 1, 1]])).tolist()
+    [[0, 1, 2, 0, 1]]
+    """
+    order = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    first = torch.where(starts, order, torch.zeros_like(order)).cummax(dim=1).values
+    return order - first

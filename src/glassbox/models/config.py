@@ -1,0 +1,75 @@
+"""A model is data: the specs of its blocks, in order, and what stands around them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from glassbox.core.config import Spec
+from glassbox.layers.attention import GroupedQuery
+from glassbox.layers.feedforward import Gelu, SwiGlu
+from glassbox.layers.norms import LayerNorm, RmsNorm
+
+FeedForward = Annotated[Gelu | SwiGlu, Field(discriminator="kind")]
+Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]
+
+
+class BlockSpec(Spec):
+    """One block: a mixer over time, then a feed-forward over channels, each on the residual stream."""
+
+    mixer: GroupedQuery
+    ffn: FeedForward | None
+    norm: Norm = RmsNorm()
+    residual: Literal["pre"] = "pre"
+
+
+class Repeat(Spec):
+    """The same block, `times` times in a row."""
+
+    block: BlockSpec
+    times: int = Field(1, gt=0)
+
+
+class Initialization(Spec):
+    """How fresh weights are drawn: N(0, std), the projections into the residual stream narrower.
+
+    Source: GPT-2 (Radford et al. 2019, section 2.3): those are scaled by 1/sqrt(2 * layers).
+    """
+
+    std: float = Field(0.02, gt=0)
+    scale_residual: bool = True
+
+
+class ModelConfig(Spec):
+    """Everything that decides a model's shape. Equal configs make equal modules.
+
+    Raises UserError (through `core.config.parse`) for unknown keys or sizes that do not fit.
+    """
+
+    vocab_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    context_length: int = Field(gt=0, description="the longest sequence it is made for")
+    blocks: tuple[Repeat, ...] = Field(min_length=1)
+    learned_positions: bool = Field(
+        False, description="add a trained vector per position to the embedding, as GPT-2"
+    )
+    final_norm: Norm = RmsNorm()
+    tie_embeddings: bool = True
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the embedding and each residual branch")
+    init: Initialization = Initialization()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ModelConfig:
+        for repeat in self.blocks:
+            repeat.block.mixer.resolved_head_dim(self.hidden_size)
+        return self
+
+    def layers(self) -> list[BlockSpec]:
+        """One spec a layer, repeats written out."""
+        return [repeat.block for repeat in self.blocks for _ in range(repeat.times)]
+
+    @property
+    def num_layers(self) -> int:
+        """How many blocks a token passes."""
+        return sum(repeat.times for repeat in self.blocks)
