@@ -1,0 +1,56 @@
+"""Where to compute and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Literal
+
+import torch
+
+from glassbox.core.errors import UserError
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def resolve_device(name: str, *, local_rank: int = 0) -> torch.device:
+    """The device of a name; `auto` takes cuda, then mps, then cpu.
+
+    Raises UserError where the named device is not there: never a silent fall back to another.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "cuda" and cuda:
+        return torch.device("cuda", local_rank)
+    if name == "mps" and mps:
+        return torch.device("mps")
+    if name in ("cuda", "mps"):
+        raise UserError(
+            f"device = '{name}' is not available on this machine; use device=auto or cpu"
+        )
+    raise UserError(f"device = '{name}': use auto, cpu, cuda or mps")
+
+
+def autocast(
+    device: torch.device, precision: Precision
+) -> contextlib.AbstractContextManager[object]:
+    """Matrix products in the named precision; weights and sums stay in float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: of the accelerator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows keeps no such figure
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,92 @@
+"""Process groups: one handle that says who we are, and sums over all ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from glassbox.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those of the run; a single process is a group of one."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and speaks to the user."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add a tensor over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients_(self, tensors: Sequence[Tensor], *, bucket_bytes: int = 32 << 20) -> None:
+        """Add each tensor over all ranks, in place, in buckets so that small ones travel together."""
+        if self.world_size == 1:
+            return
+        bucket: list[Tensor] = []
+        size = 0
+        for index, tensor in enumerate(tensors):
+            bucket.append(tensor)
+            size += tensor.numel() * tensor.element_size()
+            if size < bucket_bytes and index + 1 < len(tensors):
+                continue
+            flat = torch.cat([part.reshape(-1) for part in bucket])
+            dist.all_reduce(flat)
+            for part, summed in zip(
+                bucket, flat.split([part.numel() for part in bucket]), strict=True
+            ):
+                part.copy_(summed.view_as(part))
+            bucket, size = [], 0
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on at least one rank."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum_(torch.tensor(float(flag))).item() > 0)
+
+
+@contextlib.contextmanager
+def process_group(device_name: str = "auto") -> Iterator[Group]:
+    """Join the group that torchrun describes in the environment; alone, a group of one.
+
+    gloo on CPUs, nccl on CUDA. The group is left at the end, whatever happened.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield Group()
+        return
+    try:
+        group = Group(
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        )
+    except ValueError as error:
+        raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is not a number ({error})") from None
+    cuda = device_name in ("auto", "cuda") and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(group.local_rank)
+    # gloo serves CPU tensors (flags and sums) beside nccl's CUDA ones
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group()

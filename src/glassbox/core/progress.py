@@ -1,0 +1,96 @@
+"""Progress of long work, on standard error: a live line on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_LINE_SECONDS = 5.0
+
+
+class ProgressLine:
+    """Shows how far a piece of work is, how fast it goes and when it will be done.
+
+    Use as a context manager and call `update(done, note)`; `done` is absolute, so a resumed run
+    starts where it left off. `enabled=False` (ranks other than the first) shows nothing.
+    """
+
+    def __init__(self, label: str, total: float, *, start: float = 0, enabled: bool = True) -> None:
+        self.label = label
+        self.total = total
+        self.enabled = enabled
+        self.start = start
+        self._began = time.monotonic()
+        self._printed = self._began
+        self._live: Progress | None = None
+
+    def __enter__(self) -> ProgressLine:
+        self._began = self._printed = time.monotonic()
+        if self.enabled and sys.stderr.isatty():
+            self._live = Progress(
+                TextColumn("  {task.description:<22}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._live.start()
+            self._task = self._live.add_task(
+                self.label, total=self.total, completed=int(self.start), note=""
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, done: float, note: str = "") -> None:
+        """Show that `done` of `total` is behind us."""
+        if not self.enabled:
+            return
+        if self._live is not None:
+            self._live.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._printed < PLAIN_LINE_SECONDS:
+            return
+        self._printed = now
+        fresh = done - self.start
+        eta = (now - self._began) / fresh * (self.total - done) if fresh > 0 else float("inf")
+        share = 100 * done / self.total if self.total else 100
+        print(
+            f"  {self.label}: {share:3.0f}%  eta {format_seconds(eta)}  {note}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as people read them.
+
+    >>> format_seconds(75), format_seconds(3.2), format_seconds(float("inf"))
+    ('1m15s', '3s', '?')
+    """
+    if seconds != seconds or seconds == float("inf"):
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m"

@@ -1,0 +1,158 @@
+"""Rows of packed documents, in a seeded order, from any position, for any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
+from glassbox.core.seeding import derive_seed
+from glassbox.data.packing import Piece, pack_documents
+from glassbox.data.shards import Shard
+
+IGNORE = -100
+
+
+@dataclass
+class TokenBatch:
+    """Rows of ids and what to predict at each; IGNORE where nothing is to be learnt.
+
+    documents numbers the packed documents of each row, so that attention can stay inside them.
+    """
+
+    ids: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B T"]
+    documents: Int[Tensor, "B T"]
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The same batch on another device."""
+        return TokenBatch(
+            self.ids.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            self.documents.to(device, non_blocking=True),
+        )
+
+
+class PackedRows:
+    """A shard laid out as rows of `row_length` (input, target) pairs."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        row_length: int,
+        *,
+        strategy: Literal["best_fit", "greedy"] = "best_fit",
+    ) -> None:
+        self.shard = shard
+        self.row_length = row_length
+        self.rows: list[list[Piece]] = pack_documents(shard.offsets, row_length, strategy=strategy)
+        if not self.rows:
+            raise UserError("the data holds no document of two tokens or more; give it more text")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_pairs(self) -> int:
+        """How many (input, target) pairs over all rows."""
+        return sum(length for row in self.rows for _, length in row)
+
+    @property
+    def fill_rate(self) -> float:
+        """Share of the rows' places that hold a pair; the rest is padding."""
+        return self.num_pairs / (len(self.rows) * self.row_length)
+
+    def batch(self, indices: Sequence[int]) -> TokenBatch:
+        """The rows of these numbers, padded at the end with documents of their own."""
+        shape = (len(indices), self.row_length)
+        ids = np.zeros(shape, dtype=np.int64)
+        targets = np.full(shape, IGNORE, dtype=np.int64)
+        documents = np.full(shape, -1, dtype=np.int64)
+        for place, index in enumerate(indices):
+            at = 0
+            for number, (start, length) in enumerate(self.rows[index]):
+                here = slice(at, at + length)
+                ids[place, here] = self.shard.ids[start : start + length]
+                following = self.shard.ids[start + 1 : start + 1 + length].astype(np.int64)
+                if self.shard.mask is not None:
+                    trained = self.shard.mask[start + 1 : start + 1 + length]
+                    following = np.where(trained, following, IGNORE)
+                targets[place, here] = following
+                documents[place, here] = number
+                at += length
+        return TokenBatch(
+            torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(documents)
+        )
+
+
+class PackedSource:
+    """Endless batches of packed rows: every epoch a new seeded permutation, no row left out.
+
+    One optimizer step takes `rows_per_step` rows over all ranks, in micro-batches of at most
+    `rows_per_batch`. The position is the count of rows taken so far by all ranks together, so a run
+    goes on at the exact row on any number of ranks.
+    """
+
+    def __init__(
+        self,
+        rows: PackedRows,
+        *,
+        rows_per_step: int,
+        rows_per_batch: int | None = None,
+        seed: int = 0,
+        group: Group | None = None,
+    ) -> None:
+        self.rows = rows
+        self.rows_per_step = rows_per_step
+        self.rows_per_batch = rows_per_batch or rows_per_step
+        self.seed = seed
+        self.group = group or Group()
+        if rows_per_step % self.group.world_size:
+            raise UserError(
+                f"{rows_per_step} rows a step cannot be shared by {self.group.world_size} ranks; "
+                "make data.rows_per_step a multiple of the number of ranks"
+            )
+        self.cursor = 0
+        self._epoch = -1
+        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def row_number(self, position: int) -> int:
+        """Which row stands at a position of the endless sequence."""
+        epoch, place = divmod(position, len(self.rows))
+        if epoch != self._epoch:
+            generator = np.random.Generator(np.random.Philox(derive_seed(self.seed, "rows", epoch)))
+            self._order = generator.permutation(len(self.rows))
+            self._epoch = epoch
+        return int(self._order[place])
+
+    def next_step(self) -> list[TokenBatch]:
+        """This rank's micro-batches of the next optimizer step."""
+        numbers = [self.row_number(self.cursor + i) for i in range(self.rows_per_step)]
+        self.cursor += self.rows_per_step
+        mine = numbers[self.group.rank :: self.group.world_size]
+        return [
+            self.rows.batch(mine[first : first + self.rows_per_batch])
+            for first in range(0, len(mine), self.rows_per_batch)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as JSON."""
+        return {"cursor": self.cursor, "rows": len(self.rows), "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position. Raises UserError where the data are not the ones it was saved with."""
+        for key, value in (("rows", len(self.rows)), ("seed", self.seed)):
+            if state[key] != value:
+                raise UserError(
+                    f"the checkpoint was made with data of {key} = {state[key]}, these have {value}; "
+                    "resume with the same data, row length and seed"
+                )
+        self.cursor = int(state["cursor"])

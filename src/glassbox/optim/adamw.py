@@ -1,0 +1,141 @@
+"""AdamW, plain and foreach.
+
+Source: Kingma and Ba, arXiv:1412.6980; decoupled decay: Loshchilov and Hutter, arXiv:1711.05101.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from glassbox.optim.groups import ParameterGroup
+
+
+class Optimizer(Protocol):
+    """What the training loop asks of an optimizer. The learning rate is passed, never stored."""
+
+    def step(self, learning_rate: float) -> None:
+        """Update every parameter that has a gradient."""
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters it updates."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its memory, as tensors under names that do not depend on the order of parameters."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put its memory back. Raises ValueError naming what is missing or does not fit."""
+
+
+class AdamW:
+    """m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr (m^ / (sqrt(v^) + eps) + decay w).
+
+    m^ and v^ are divided by 1 - b^t, t counted a parameter, from 1. Decay is decoupled: it multiplies
+    the weight by 1 - lr * decay before the step. Tested against: torch.optim.AdamW.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        foreach: bool = True,
+    ) -> None:
+        self.groups = list(groups)
+        self.betas = betas
+        self.eps = eps
+        self.foreach = foreach
+        self.first: dict[str, Tensor] = {}
+        self.second: dict[str, Tensor] = {}
+        self.steps: dict[str, int] = {}
+        for group in self.groups:
+            for name, parameter in group.parameters.items():
+                self.first[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                self.second[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                self.steps[name] = 0
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters, group by group."""
+        return [p for group in self.groups for p in group.parameters.values()]
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """One update of every parameter that has a gradient."""
+        for group in self.groups:
+            names = [name for name, p in group.parameters.items() if p.grad is not None]
+            for name in names:
+                self.steps[name] += 1
+            lr = learning_rate * group.lr_scale
+            if self.foreach:
+                for count in sorted({self.steps[name] for name in names}):
+                    same = [name for name in names if self.steps[name] == count]
+                    self._step_foreach(group, same, count, lr)
+            else:
+                for name in names:
+                    self._step_plain(group, name, lr)
+
+    def _step_plain(self, group: ParameterGroup, name: str, lr: float) -> None:
+        weight, count = group.parameters[name], self.steps[name]
+        gradient, (beta1, beta2) = weight.grad, self.betas
+        assert gradient is not None
+        first, second = self.first[name], self.second[name]
+        first.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        unbiased_first = first / (1 - beta1**count)
+        unbiased_second = second / (1 - beta2**count)
+        weight.mul_(1 - lr * group.weight_decay)
+        weight.sub_(lr * unbiased_first / (unbiased_second.sqrt() + self.eps))
+
+    def _step_foreach(self, group: ParameterGroup, names: list[str], count: int, lr: float) -> None:
+        """The plain step for many tensors a call; they have all been updated `count - 1` times."""
+        beta1, beta2 = self.betas
+        weights: list[Tensor] = [group.parameters[name] for name in names]
+        gradients: list[Tensor] = [w.grad for w in weights if w.grad is not None]
+        first = [self.first[name] for name in names]
+        second = [self.second[name] for name in names]
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+        denominator = torch._foreach_sqrt(second)
+        torch._foreach_div_(denominator, math.sqrt(1 - beta2**count))
+        torch._foreach_add_(denominator, self.eps)
+        if group.weight_decay:
+            torch._foreach_mul_(weights, 1 - lr * group.weight_decay)
+        torch._foreach_addcdiv_(weights, first, denominator, -lr / (1 - beta1**count))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Both moments and the count of steps of every parameter."""
+        state = {f"first.{name}": tensor for name, tensor in self.first.items()}
+        state |= {f"second.{name}": tensor for name, tensor in self.second.items()}
+        state |= {f"steps.{name}": torch.tensor(count) for name, count in self.steps.items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put both moments back. Raises ValueError naming the first tensor that is missing or misshaped."""
+        expected = self.state_dict()
+        if missing := sorted(expected.keys() ^ state.keys()):
+            raise ValueError(f"optimizer state and model differ in '{missing[0]}'")
+        for key, tensor in expected.items():
+            if tensor.shape != state[key].shape:
+                raise ValueError(
+                    f"optimizer state '{key}' has shape {tuple(state[key].shape)}, "
+                    f"the model needs {tuple(tensor.shape)}"
+                )
+            kind, _, name = key.partition(".")
+            if kind == "steps":
+                self.steps[name] = int(state[key])
+            else:
+                tensor.copy_(state[key])

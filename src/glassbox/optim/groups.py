@@ -1,0 +1,38 @@
+"""Parameter groups: which parameters are decayed, and which are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Named parameters that share a weight decay and a factor on the learning rate."""
+
+    parameters: dict[str, nn.Parameter]
+    weight_decay: float = 0.0
+    lr_scale: float = 1.0
+
+
+def decay_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[ParameterGroup]:
+    """Decay matrices; leave vectors (norm weights, biases) alone, as GPT-3 and nanoGPT do.
+
+    Frozen parameters are left out, tied ones come once. Raises ValueError where nothing is trainable.
+    """
+    matrices: dict[str, nn.Parameter] = {}
+    vectors: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad or id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        (matrices if parameter.dim() >= 2 else vectors)[name] = parameter
+    if not seen:
+        raise ValueError("no parameter is trainable; unfreeze some")
+    groups = [ParameterGroup(matrices, weight_decay), ParameterGroup(vectors, 0.0)]
+    return [group for group in groups if group.parameters]

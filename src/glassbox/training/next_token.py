@@ -1,0 +1,23 @@
+"""Next-token prediction: the objective of pre-training, and of SFT, whose targets are masked."""
+
+from __future__ import annotations
+
+from glassbox.data.loader import IGNORE, TokenBatch
+from glassbox.models.causal_lm import CausalLM
+from glassbox.ops.cross_entropy import linear_cross_entropy
+from glassbox.training.protocols import ObjectiveOutput
+
+
+class NextToken:
+    """-sum log p(target) over the targets that are not IGNORE; the weight is how many there are.
+
+    Documents packed into a row do not see each other. Tested against: transformers' loss on the
+    same documents apart, and trl's SFT loss.
+    """
+
+    def __call__(self, model: CausalLM, batch: TokenBatch) -> ObjectiveOutput:
+        """Loss of one packed batch, the logits made chunk by chunk."""
+        hidden = model.hidden_states(batch.ids, documents=batch.documents)
+        loss = linear_cross_entropy(hidden, model.output_weight, batch.targets)
+        weight = float((batch.targets != IGNORE).sum())
+        return ObjectiveOutput(loss, weight, {"tokens": (weight, 1.0)})

@@ -1,0 +1,69 @@
+"""What the loop asks of an objective, a batch source and a hook. New methods are new ones of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from glassbox.models.causal_lm import CausalLM
+
+BatchT = TypeVar("BatchT", bound="Batch")
+BatchT_co = TypeVar("BatchT_co", bound="Batch", covariant=True)
+BatchT_contra = TypeVar("BatchT_contra", bound="Batch", contravariant=True)
+
+
+class Batch(Protocol):
+    """What one forward pass takes."""
+
+    def to(self: BatchT, device: torch.device) -> BatchT:
+        """The same batch on another device."""
+
+
+@dataclass
+class ObjectiveOutput:
+    """What an objective makes of a batch.
+
+    loss_sum: differentiable sum over the valid units (tokens, pairs, completions), in nats.
+    weight: how many units that is. The loop divides by the sum of weights over all micro-batches
+        and all ranks, so the gradient does not depend on how the units were shared out.
+    metrics: name -> (sum, weight); reported as sum / weight over the whole step.
+    """
+
+    loss_sum: Tensor
+    weight: float
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class Objective(Protocol[BatchT_contra]):
+    """A batch in, a summed loss, its weight, and metrics out."""
+
+    def __call__(self, model: CausalLM, batch: BatchT_contra) -> ObjectiveOutput:
+        """Compute the loss. Reference and teacher models belong to the objective, frozen."""
+
+
+class BatchSource(Protocol[BatchT_co]):
+    """Where batches come from: a file of shards, or a rollout that generates, scores and yields."""
+
+    def next_step(self) -> Sequence[BatchT_co]:
+        """This rank's micro-batches of one optimizer step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its position, as JSON."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position; the batches that follow are the ones that would have followed."""
+
+
+class Hook(Protocol):
+    """Something to do now and then: evaluate, sample. Every rank calls it at the same steps."""
+
+    @property
+    def every(self) -> int:
+        """Call it after each step that is a multiple of this; 0 never. The last step always counts."""
+
+    def __call__(self, model: CausalLM, step: int) -> Mapping[str, float | str]:
+        """Values for metrics.jsonl. It must leave the model and all random state as they were."""
