@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from glassbox.data.loader import IGNORE, TokenBatch
+from glassbox.data.loader import TokenBatch
 from glassbox.models.causal_lm import CausalLM
-from glassbox.ops.cross_entropy import linear_cross_entropy
+from glassbox.ops.cross_entropy import IGNORE, linear_cross_entropy
 from glassbox.training.protocols import ObjectiveOutput
 
 
@@ -20,4 +20,4 @@ class NextToken:
         hidden = model.hidden_states(batch.ids, documents=batch.documents)
         loss = linear_cross_entropy(hidden, model.output_weight, batch.targets)
         weight = float((batch.targets != IGNORE).sum())
-        return ObjectiveOutput(loss, weight, {"tokens": (weight, 1.0)})
+        return ObjectiveOutput(loss, weight)

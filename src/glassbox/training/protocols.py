@@ -19,6 +19,10 @@ BatchT_contra = TypeVar("BatchT_contra", bound="Batch", contravariant=True)
 class Batch(Protocol):
     """What one forward pass takes."""
 
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the model reads in it, for tokens per second."""
+
     def to(self: BatchT, device: torch.device) -> BatchT:
         """The same batch on another device."""
 

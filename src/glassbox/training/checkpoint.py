@@ -1,0 +1,191 @@
+"""Checkpoints: whole or not there. Safetensors and JSON only, so loading one can run no code.
+
+checkpoints/step-00001000/
+  config.json model.safetensors tokenizer.json ...   opens in transformers as it is
+  training/state.json          schema, step, source position, loss scale, best value
+  training/optimizer.safetensors
+  training/rng-0000.json|.safetensors                one pair a rank
+  COMPLETE                     size and checksum of every file; written last
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NoReturn
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
+from glassbox.core.files import sync_folder, write_bytes, write_json
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.huggingface import load_pretrained_into, save_pretrained
+from glassbox.tokenizers import Tokenizer
+
+SCHEMA = 1
+COMPLETE = "COMPLETE"
+PREFIX = "step-"
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of a step's checkpoint.
+
+    >>> checkpoint_name(1000)
+    'step-00001000'
+    """
+    return f"{PREFIX}{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints in a `checkpoints/` folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.glob(f"{PREFIX}[0-9]*") if (p / COMPLETE).exists()]
+    return sorted(found, key=lambda p: p.name)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: CausalLM,
+    *,
+    tokenizer: Tokenizer | None,
+    optimizer_state: dict[str, Tensor],
+    state: dict[str, Any],
+    rng: tuple[dict[str, Any], dict[str, Tensor]],
+    group: Group,
+) -> Path:
+    """Write a checkpoint in a folder of another name, then rename it, then mark it COMPLETE.
+
+    Every rank calls it; rank 0 writes the model and the optimizer, each rank its own random state.
+    Raises UserError where the disk is full; what was there before stays as it was.
+    """
+    final = folder / checkpoint_name(step)
+    temporary = folder / f".writing-{final.name}"
+    try:
+        if group.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if final.exists() and not (final / COMPLETE).exists():
+                shutil.rmtree(final)
+            (temporary / "training").mkdir(parents=True)
+        group.barrier()
+        values, tensors = rng
+        training = temporary / "training"
+        write_json(training / f"rng-{group.rank:04d}.json", values, indent=None)
+        write_bytes(training / f"rng-{group.rank:04d}.safetensors", safetensors.torch.save(tensors))
+        if group.is_main:
+            save_pretrained(model, temporary, tokenizer=tokenizer)
+            optimizer_bytes = safetensors.torch.save(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in optimizer_state.items()}
+            )
+            write_bytes(training / "optimizer.safetensors", optimizer_bytes)
+            write_json(training / "state.json", {"schema": SCHEMA, "step": step, **state})
+        group.barrier()
+        if group.is_main and not final.exists():
+            manifest = {
+                str(file.relative_to(temporary).as_posix()): _fingerprint(file)
+                for file in sorted(temporary.rglob("*"))
+                if file.is_file()
+            }
+            temporary.replace(final)
+            sync_folder(folder)
+            write_json(final / COMPLETE, manifest)
+        elif group.is_main:
+            shutil.rmtree(temporary)
+        group.barrier()
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _explain_disk(error, folder)
+    return final
+
+
+def _explain_disk(error: OSError, folder: Path) -> NoReturn:
+    last = list_checkpoints(folder)
+    kept = f"the last whole checkpoint is '{last[-1].name}'" if last else "no checkpoint exists yet"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise UserError(
+            f"the disk is full: could not write a checkpoint into '{folder}'; {kept}: "
+            "free some space and run the same command to go on from it"
+        ) from error
+    raise UserError(
+        f"could not write a checkpoint into '{folder}': {error.strerror or error}; {kept}"
+    ) from error
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        digest = hashlib.blake2b(digest_size=16)
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "blake2b": digest.hexdigest()}
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Compare every file with what COMPLETE recorded. Raises UserError naming the first that differs."""
+    try:
+        manifest = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        entries = {str(name): (int(e["bytes"]), str(e["blake2b"])) for name, e in manifest.items()}
+    except FileNotFoundError:
+        raise UserError(f"'{path}' has no COMPLETE file: it is no finished checkpoint") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"'{path / COMPLETE}' is damaged; delete this checkpoint folder") from None
+    for name, (size, digest) in entries.items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size or _fingerprint(file)["blake2b"] != digest:
+            what = "is missing" if found is None else f"is damaged ({found} bytes, {size} written)"
+            raise UserError(
+                f"checkpoint '{path}': '{name}' {what}; "
+                "delete this folder to resume from the checkpoint before it"
+            )
+
+
+def load_checkpoint(
+    path: Path, model: CausalLM, *, group: Group
+) -> tuple[dict[str, Any], dict[str, Tensor], tuple[dict[str, Any], dict[str, Tensor]] | None]:
+    """Verify a checkpoint, fill `model`, and return the loop's state, the optimizer's, the random state.
+
+    On more ranks than it was written with, a new rank's random state is None.
+    Raises UserError naming the damaged or missing file.
+    """
+    verify_checkpoint(path)
+    load_pretrained_into(model, path)
+    training = path / "training"
+    try:
+        state = json.loads((training / "state.json").read_text(encoding="utf-8"))
+        if state["schema"] != SCHEMA:
+            raise UserError(
+                f"checkpoint '{path}' has schema {state['schema']}, this version reads {SCHEMA}"
+            )
+        optimizer_state = safetensors.torch.load_file(training / "optimizer.safetensors")
+        rng = None
+        values_path = training / f"rng-{group.rank:04d}.json"
+        if values_path.exists():
+            values = json.loads(values_path.read_text(encoding="utf-8"))
+            rng = (values, safetensors.torch.load_file(values_path.with_suffix(".safetensors")))
+    except (OSError, json.JSONDecodeError, KeyError, safetensors.SafetensorError) as error:
+        raise UserError(f"checkpoint '{path}' cannot be resumed from: {error}") from None
+    return state, optimizer_state, rng
+
+
+def prune_checkpoints(folder: Path, *, keep_last: int, keep_step: int | None) -> None:
+    """Delete all but the newest `keep_last` complete checkpoints and the one of step `keep_step`."""
+    complete = list_checkpoints(folder)
+    for path in complete[: max(0, len(complete) - keep_last)]:
+        if checkpoint_step(path) == keep_step:
+            continue
+        (path / COMPLETE).unlink(missing_ok=True)  # from here on it is no checkpoint
+        shutil.rmtree(path, ignore_errors=True)
+    for leftover in folder.glob(".writing-*"):
+        shutil.rmtree(leftover, ignore_errors=True)

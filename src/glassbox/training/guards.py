@@ -1,0 +1,107 @@
+"""Guards: what keeps one bad batch from ruining a run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+
+from pydantic import Field
+
+from glassbox.core.config import Spec
+from glassbox.core.errors import UserError
+
+
+class GuardConfig(Spec):
+    """When a step is skipped and when the run stops.
+
+    A step whose loss or gradient norm is not finite is always skipped: weights, moments and
+    schedule position stay clean. With `spike_factor`, so is one whose gradient norm is above that
+    many times the median of the last `spike_window` steps.
+    """
+
+    max_skipped: int = Field(8, ge=0, description="stop after this many skipped steps in a row")
+    spike_factor: float | None = Field(None, gt=1, description="None: spikes are let through")
+    spike_window: int = Field(64, ge=8)
+
+
+class Guard:
+    """Decides after each backward pass whether the step may be taken."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.config = config
+        self.skipped_in_row = 0
+        self.norms: deque[float] = deque(maxlen=config.spike_window)
+
+    def verdict(self, loss: float, norm: float) -> str | None:
+        """None to go ahead, else the reason to skip. Raises UserError after too many in a row."""
+        reason = self._reason(loss, norm)
+        if reason is None:
+            self.skipped_in_row = 0
+            self.norms.append(norm)
+            return None
+        self.skipped_in_row += 1
+        if self.skipped_in_row > self.config.max_skipped:
+            raise UserError(
+                f"{self.skipped_in_row} steps in a row were skipped ({reason}); the last checkpoint "
+                "is whole: resume with a lower optim.lr, a longer warm-up or other data "
+                "(guard.max_skipped sets how many are borne)"
+            )
+        return reason
+
+    def _reason(self, loss: float, norm: float) -> str | None:
+        if not math.isfinite(loss):
+            return f"loss is {loss}"
+        if not math.isfinite(norm):
+            return f"gradient norm is {norm}"
+        factor = self.config.spike_factor
+        if factor is not None and len(self.norms) >= self.config.spike_window // 2:
+            usual = statistics.median(self.norms)
+            if norm > factor * usual:
+                return f"gradient norm {norm:.3g} is over {factor:g} times the usual {usual:.3g}"
+        return None
+
+    def state_dict(self) -> dict[str, object]:
+        """Its memory, as JSON."""
+        return {"skipped_in_row": self.skipped_in_row, "norms": list(self.norms)}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Put its memory back."""
+        self.skipped_in_row = int(state["skipped_in_row"])  # type: ignore[call-overload]
+        self.norms = deque(state["norms"], maxlen=self.config.spike_window)  # type: ignore[call-overload]
+
+
+class LossScaler:
+    """Keeps float16 gradients out of underflow: multiplies the loss, halves on overflow.
+
+    The scale doubles after `growth_interval` good steps. For other precisions it stays at one.
+    Source: Micikevicius et al., arXiv:1710.03740, section 3.2.
+    """
+
+    def __init__(
+        self, *, enabled: bool, scale: float = 2.0**12, growth_interval: int = 500
+    ) -> None:
+        self.enabled = enabled
+        self.scale = scale if enabled else 1.0
+        self.growth_interval = growth_interval
+        self.good_steps = 0
+
+    def update(self, *, overflowed: bool) -> None:
+        """Learn from a step: halve after an overflow, double after a long run of good ones."""
+        if not self.enabled:
+            return
+        if overflowed:
+            self.scale, self.good_steps = max(self.scale / 2, 1.0), 0
+            return
+        self.good_steps += 1
+        if self.good_steps >= self.growth_interval:
+            self.scale, self.good_steps = self.scale * 2, 0
+
+    def state_dict(self) -> dict[str, object]:
+        """Scale and count, as JSON."""
+        return {"scale": self.scale, "good_steps": self.good_steps}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Put both back."""
+        self.scale = float(state["scale"])  # type: ignore[arg-type]
+        self.good_steps = int(state["good_steps"])  # type: ignore[call-overload]

@@ -1,0 +1,325 @@
+"""THE training loop. Pre-training, SFT, DPO and GRPO differ in their objective and their source."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from glassbox.core.devices import autocast, peak_memory_bytes
+from glassbox.core.distributed import Group
+from glassbox.core.interrupts import Interrupts
+from glassbox.core.metrics import JsonlSink, MetricsSink, truncate_metrics
+from glassbox.core.progress import ProgressLine
+from glassbox.core.seeding import derive_seed, rng_state, seed_everything, set_rng_state
+from glassbox.models.causal_lm import CausalLM
+from glassbox.optim.adamw import Optimizer
+from glassbox.optim.clipping import clip_by_global_norm_, global_norm
+from glassbox.optim.schedules import schedule_factor
+from glassbox.tokenizers import Tokenizer
+from glassbox.training.checkpoint import (
+    checkpoint_step,
+    list_checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from glassbox.training.config import EarlyStop, TrainConfig
+from glassbox.training.guards import Guard, LossScaler
+from glassbox.training.protocols import Batch, BatchSource, Hook, Objective
+from glassbox.training.window import Window
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+@dataclass
+class TrainState:
+    """The part of a run that changes, beside weights and moments; saved whole in every checkpoint."""
+
+    step: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+    stale_evaluations: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    tokens: int = 0
+    skipped: int = 0
+    stopped_early: bool = False
+
+
+@dataclass
+class TrainResult:
+    """How a run ended."""
+
+    state: TrainState
+    checkpoint: Path
+    interrupted: bool
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class Trainer:
+    """Runs one stage of training in a run folder, from its start or from its last checkpoint."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        objective: Objective[BatchT],
+        source: BatchSource[BatchT],
+        optimizer: Optimizer,
+        config: TrainConfig,
+        *,
+        folder: Path,
+        tokenizer: Tokenizer | None = None,
+        group: Group | None = None,
+        hooks: Sequence[Hook] = (),
+        sinks: Sequence[MetricsSink] = (),
+        seed: int = 0,
+        label: str = "train",
+    ) -> None:
+        self.model = model
+        self.objective: Objective[Any] = objective
+        self.source: BatchSource[Any] = source
+        self.optimizer = optimizer
+        self.config = config
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.tokenizer = tokenizer
+        self.group = group or Group()
+        self.hooks = hooks
+        self.sinks: list[MetricsSink] = list(sinks)
+        self.seed = seed
+        self.label = label
+        self.state = TrainState()
+        self.guard = Guard(config.guard)
+        self.scaler = LossScaler(enabled=config.precision == "float16")
+        self._window = Window()
+
+    def run(self) -> TrainResult:
+        """Train to the last step; resume first if the folder holds a checkpoint.
+
+        Raises UserError where a checkpoint is damaged, the disk is full, or steps keep failing.
+        """
+        seed_everything(derive_seed(self.seed, "train", self.group.rank))
+        self._resume()
+        if self.config.compile:
+            for block in self.model.blocks:
+                block.compile()
+        if self.group.is_main:
+            self.sinks.insert(0, JsonlSink(self.folder / "metrics.jsonl"))
+        began, before = time.monotonic(), self.state.seconds
+        interrupted = False
+        progress = ProgressLine(
+            self.label, self.config.steps, start=self.state.step, enabled=self.group.is_main
+        )
+        self.model.train()
+        with Interrupts().watching() as interrupts, progress:
+            if self.state.step == 0:
+                self._call_hooks(first=True)
+            while self.state.step < self.config.steps and not self.state.stopped_early:
+                self._step()
+                self.state.seconds = before + time.monotonic() - began
+                self._report(progress)
+                self._call_hooks()
+                if self.group.any(interrupts.requested):
+                    interrupted = self.state.step < self.config.steps
+                    break
+                every = self.config.checkpoint_every
+                if every and self.state.step % every == 0 and self.state.step < self.config.steps:
+                    self._save()
+            self.state.seconds = before + time.monotonic() - began
+        checkpoint = self._save()
+        self._close_sinks()
+        return TrainResult(self.state, checkpoint, interrupted, self._summary())
+
+    def _step(self) -> None:
+        """One optimizer step: every micro-batch's summed loss, divided by all valid units."""
+        started = time.perf_counter()
+        batches = self.source.next_step()
+        fetched = time.perf_counter()
+        device = self.model.device
+        totals: dict[str, list[float]] = {"loss": [0.0, 0.0]}
+        tokens = 0
+        self.optimizer.zero_grad()
+        for batch in batches:
+            tokens += batch.num_tokens
+            with autocast(device, self.config.precision):
+                output = self.objective(self.model, batch.to(device))
+            (output.loss_sum * self.scaler.scale).backward()
+            for name, (total, weight) in {
+                **output.metrics,
+                "loss": (float(output.loss_sum.detach()), output.weight),
+            }.items():
+                pair = totals.setdefault(name, [0.0, 0.0])
+                pair[0] += total
+                pair[1] += weight
+        tokens, totals = self._sum_over_ranks(tokens, totals)
+        loss_sum, weight = totals["loss"]
+        gradients = [p.grad for p in self.optimizer.parameters() if p.grad is not None]
+        self.group.sum_gradients_(gradients)
+        torch._foreach_mul_(gradients, 1.0 / (max(weight, 1.0) * self.scaler.scale))
+        max_norm = self.config.max_grad_norm
+        norm = float(
+            global_norm(gradients)
+            if max_norm is None
+            else clip_by_global_norm_(gradients, max_norm)
+        )
+        loss = loss_sum / weight if weight else 0.0
+        lr = self.config.lr * schedule_factor(
+            self.config.schedule, self.state.step, self.config.steps
+        )
+        reason = self._verdict(loss, norm) if weight else "nothing to learn from in this step"
+        if reason is None:
+            self.optimizer.step(lr)
+        else:
+            self.state.skipped += 1
+        self.optimizer.zero_grad()
+        self.state.step += 1
+        self.state.tokens += tokens
+        ended = time.perf_counter()
+        self.state.step_seconds += ended - fetched
+        self._window.add(totals, tokens, norm, lr, ended - started, fetched - started, reason)
+
+    def _verdict(self, loss: float, norm: float) -> str | None:
+        if self.scaler.enabled:
+            overflowed = math.isfinite(loss) and not math.isfinite(norm)
+            self.scaler.update(overflowed=overflowed)
+            if overflowed and self.scaler.scale > 1.0:
+                return f"float16 overflow, loss scale now {self.scaler.scale:g}"
+        return self.guard.verdict(loss, norm)
+
+    def _sum_over_ranks(
+        self, tokens: int, totals: dict[str, list[float]]
+    ) -> tuple[int, dict[str, list[float]]]:
+        if self.group.world_size == 1:
+            return tokens, totals
+        names = sorted(totals)
+        flat = [float(tokens), *(value for name in names for value in totals[name])]
+        summed = self.group.sum_(torch.tensor(flat, dtype=torch.float64)).tolist()
+        pairs = zip(names, zip(summed[1::2], summed[2::2], strict=True), strict=True)
+        return int(summed[0]), {name: list(pair) for name, pair in pairs}
+
+    def _report(self, progress: ProgressLine) -> None:
+        state, window = self.state, self._window
+        note = f"loss {window.last_loss:.4f}  {window.tokens_per_second:,.0f} tokens/s"
+        progress.update(state.step, note)
+        if window.reason is not None:
+            self._log({"event": "skipped", "reason": window.reason})
+            window.reason = None
+        if state.step % self.config.log_every == 0 or state.step == self.config.steps:
+            self._log(
+                {
+                    **window.means(),
+                    "tokens": state.tokens,
+                    "seconds": state.seconds,
+                    "peak_memory_bytes": peak_memory_bytes(self.model.device),
+                }
+            )
+            window.clear()
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        if self.group.is_main:
+            for sink in self.sinks:
+                sink.log({"step": self.state.step, **record})
+
+    def _call_hooks(self, *, first: bool = False) -> None:
+        last = self.state.step == self.config.steps
+        values: dict[str, float | str] = {}
+        for hook in self.hooks:
+            if hook.every and (first or last or self.state.step % hook.every == 0):
+                self.model.eval()
+                values.update(hook(self.model, self.state.step))
+                self.model.train()
+        if not values:
+            return
+        self._log({"event": "evaluation", **values})
+        best = self.config.best_metric
+        if best is not None and best.metric in values and not first:
+            self._judge(float(values[best.metric]), best)
+
+    def _judge(self, value: float, best: EarlyStop) -> None:
+        state = self.state
+        sign = 1 if best.mode == "min" else -1
+        if state.best_value is None or sign * value < sign * state.best_value:
+            state.best_value, state.best_step, state.stale_evaluations = value, state.step, 0
+            self._save()
+            return
+        state.stale_evaluations += 1
+        if self.config.early_stop and state.stale_evaluations >= best.patience:
+            state.stopped_early = True
+            self._log(
+                {
+                    "event": "early stop",
+                    "reason": f"{best.metric} no better than {state.best_value}",
+                }
+            )
+
+    def _save(self) -> Path:
+        path = save_checkpoint(
+            self.checkpoints,
+            self.state.step,
+            self.model,
+            tokenizer=self.tokenizer,
+            optimizer_state=self.optimizer.state_dict(),
+            state={
+                "train": vars(self.state).copy(),
+                "source": self.source.state_dict(),
+                "guard": self.guard.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "window": self._window.state_dict(),
+            },
+            rng=rng_state(),
+            group=self.group,
+        )
+        if self.group.is_main:
+            prune_checkpoints(
+                self.checkpoints, keep_last=self.config.keep_last, keep_step=self.state.best_step
+            )
+        return path
+
+    def _resume(self) -> None:
+        found = list_checkpoints(self.checkpoints)
+        if not found:
+            if self.group.is_main:
+                truncate_metrics(self.folder / "metrics.jsonl", -1)
+            return
+        state, optimizer_state, rng = load_checkpoint(found[-1], self.model, group=self.group)
+        self.optimizer.load_state_dict(optimizer_state)
+        self.state = TrainState(**state["train"])
+        self.source.load_state_dict(state["source"])
+        self.guard.load_state_dict(state["guard"])
+        self.scaler.load_state_dict(state["scaler"])
+        self._window.load_state_dict(state["window"])
+        if rng is not None:
+            set_rng_state(*rng)
+        if self.group.is_main:
+            truncate_metrics(self.folder / "metrics.jsonl", self.state.step)
+            if self.state.step < self.config.steps:
+                print(
+                    f"  resuming {self.label} at step {checkpoint_step(found[-1])}", file=sys.stderr
+                )
+
+    def _summary(self) -> dict[str, Any]:
+        state = self.state
+        outside = 1 - state.step_seconds / state.seconds if state.seconds else 0.0
+        return {
+            "steps": state.step,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "tokens_per_second": state.tokens / state.seconds if state.seconds else 0.0,
+            "share_outside_step": outside,
+            "peak_memory_bytes": peak_memory_bytes(self.model.device),
+            "skipped_steps": state.skipped,
+            "stopped_early": state.stopped_early,
+        }
+
+    def _close_sinks(self) -> None:
+        for sink in self.sinks:
+            close = getattr(sink, "close", None)
+            if close is not None:
+                close()
