@@ -17,8 +17,7 @@ from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
 from glassbox.data.packing import Piece, pack_documents
 from glassbox.data.shards import Shard
-
-IGNORE = -100
+from glassbox.ops.cross_entropy import IGNORE
 
 
 @dataclass
@@ -31,6 +30,11 @@ class TokenBatch:
     ids: Int[Tensor, "B T"]
     targets: Int[Tensor, "B T"]
     documents: Int[Tensor, "B T"]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens a forward pass reads, padding included."""
+        return self.ids.numel()
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same batch on another device."""

@@ -9,6 +9,7 @@ A shard is a folder entry of up to four files, `NAME.json` written last:
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,9 @@ def write_shard(
     buffered: list[int] = []
     buffered_mask: list[int] = []
     mask_iterator = None if masks is None else iter(masks)
-    with atomic_writer(path.with_name(path.name + ".bin")) as stream:
-        mask_bytes = bytearray()
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(atomic_writer(path.with_name(path.name + ".bin")))
+        mask_stream = None if masks is None else stack.enter_context(atomic_writer(mask_path))
 
         def flush() -> None:
             block = np.asarray(buffered, dtype=np.int64)
@@ -77,7 +79,8 @@ def write_shard(
                 bad = int(block.min() if block.min() < 0 else block.max())
                 raise ValueError(f"id {bad} is outside the vocabulary of {vocab_size}")
             stream.write(block.astype(dtype).tobytes())
-            mask_bytes.extend(np.asarray(buffered_mask, dtype=np.uint8).tobytes())
+            if mask_stream is not None:
+                mask_stream.write(np.asarray(buffered_mask, dtype=np.uint8).tobytes())
             buffered.clear()
             buffered_mask.clear()
 
@@ -92,11 +95,8 @@ def write_shard(
             if len(buffered) >= BUFFERED_IDS:
                 flush()
         flush()
-    if masks is not None:
-        with atomic_writer(mask_path) as stream:
-            stream.write(bytes(mask_bytes))
-    with atomic_writer(path.with_name(path.name + ".offsets.npy")) as stream:
-        np.save(stream, np.asarray(offsets, dtype=np.int64), allow_pickle=False)
+    with atomic_writer(path.with_name(path.name + ".offsets.npy")) as offsets_stream:
+        np.save(offsets_stream, np.asarray(offsets, dtype=np.int64), allow_pickle=False)
     info = {
         "schema": SCHEMA,
         "dtype": dtype.str,
