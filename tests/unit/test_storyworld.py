@@ -1,0 +1,495 @@
+"""The story world: exact probabilities, true answers, separate splits, the same bytes always."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import re
+
+import pytest
+
+from glassbox.core.config import parse
+from glassbox.core.errors import UserError
+from glassbox.data.storyworld import (
+    KINDS,
+    SPLITS,
+    CorpusSizes,
+    StoryWorldConfig,
+    bucket,
+    build_world,
+    check_answer,
+    check_steps,
+    compute,
+    document_program,
+    draw,
+    extract_answer,
+    generate,
+    load_language,
+    question_from_json,
+    read_jsonl,
+    read_manifest,
+    run_tool,
+    score,
+    write_corpus,
+    write_jsonl,
+)
+from glassbox.data.storyworld.chats import ASPECTS, CHAT_KINDS
+from glassbox.data.storyworld.choice import Sampler
+from glassbox.data.storyworld.plots import OWNING, WANTING
+from glassbox.data.storyworld.programs import DOCUMENT_KINDS, write_story
+from glassbox.data.storyworld.questions import question_about
+
+LANGUAGES = ["en"]
+SMALL = CorpusSizes(
+    train_bytes=30_000,
+    heldout=12,
+    unseen=8,
+    chats_train=30,
+    chats_heldout=8,
+    questions_heldout=9,
+    arithmetic_train=11,
+    arithmetic_heldout=7,
+    preferences_train=10,
+    preferences_heldout=6,
+)
+
+
+@pytest.fixture(params=LANGUAGES)
+def config(request):
+    return StoryWorldConfig(seed=11, language=request.param)
+
+
+def stories(config, count=300, mode="exclude"):
+    world = build_world(config, mode)
+    for seed in range(count):
+        sampler = Sampler(random.Random(seed))
+        story = write_story(world, sampler)
+        yield story, sampler.text
+
+
+# --- exact probabilities
+
+
+@pytest.mark.parametrize("kind", [None, *DOCUMENT_KINDS])
+@pytest.mark.parametrize("split", SPLITS)
+def test_recorded_log_prob_is_the_scored_one_and_derivations_are_unique(config, kind, split):
+    if split == "unseen" and kind == "arithmetic":
+        with pytest.raises(UserError, match="holds stories"):
+            draw(config, kind, split, 0)
+        return
+    program = document_program(config, kind=kind, unseen=split == "unseen")
+    for document in generate(config, kind or "document", split, count=12):
+        found = score(program, document.text)
+        assert found.derivations == 1
+        assert found.log_prob == pytest.approx(document.log_prob, abs=1e-9)
+
+
+def test_the_mixture_weight_is_part_of_the_log_prob(config):
+    document = draw(config, "document", "train", 0)
+    alone = score(document_program(config, kind=document.kind), document.text)
+    weight = {"story": 0.8, "story_questions": 0.1, "arithmetic": 0.1}[document.kind]
+    assert document.log_prob - alone.log_prob == pytest.approx(math.log(weight), abs=1e-9)
+
+
+def test_text_of_the_wrong_generator_has_no_derivation(config):
+    unseen = draw(config, "document", "unseen", 0)
+    assert score(document_program(config), unseen.text).derivations == 0
+    assert score(document_program(config), unseen.text + " ").derivations == 0
+
+
+# --- splits
+
+
+def test_draws_depend_on_their_arguments_alone(config):
+    for kind in KINDS:
+        first = draw(config, kind, "train", 5)
+        draw(config, kind, "heldout", 6)
+        assert draw(config, kind, "train", 5) == first
+        assert draw(config, kind, "train", 6) != first
+    other = config.model_copy(update={"seed": 12})
+    assert draw(other, "story", "train", 5) != draw(config, "story", "train", 5)
+
+
+def test_train_and_heldout_share_no_opening(config):
+    openings = {}
+    for split in ("train", "heldout"):
+        found = {d.text.split("\n")[0] for d in generate(config, "document", split, count=400)}
+        assert {bucket(text) == 0 for text in found} == {split == "heldout"}
+        openings[split] = found
+    assert not openings["train"] & openings["heldout"]
+
+
+def test_chats_questions_and_preferences_keep_to_their_split(config):
+    for split in ("train", "heldout"):
+        for kind in ("chat", "question", "preference", "problem"):
+            for item in generate(config, kind, split, count=60):
+                row = item.to_json()
+                messages = row.get("messages") or row["prompt"]
+                if row.get("kind") == "small_talk":
+                    assert split == "train"
+                    continue
+                parts = "\n".join(m["content"] for m in messages).split("\n")
+                buckets = {bucket(part) == 0 for part in parts if part}
+                assert (split == "heldout") in buckets
+
+
+def test_reserved_combinations_are_told_about_in_unseen_only(config):
+    pairs = build_world(config).pairs
+    assert (
+        0.03
+        < sum(map(len, pairs.reserved.values()))
+        / (len(pairs.reserved) * len(load_language(config.language).words["thing"]))
+        < 0.09
+    )
+    for split in SPLITS:
+        for document in generate(config, "story", split, count=300):
+            assert pairs.is_reserved(*document.facts["combination"]) == (split == "unseen")
+
+
+def test_reserved_combinations_are_the_same_in_every_language():
+    reserved = [build_world(StoryWorldConfig(language=code)).pairs.reserved for code in LANGUAGES]
+    assert all(each == reserved[0] for each in reserved)
+
+
+# --- the world's truth
+
+
+def replay(facts):
+    """What holds at the end, worked out from the list of facts alone."""
+    state = {"holder": {}, "place": {}, "count": {}, "met": [], "did": [], "turn": [], "by": {}}
+    for verb, *rest in facts["events"]:
+        if verb == "has":
+            state["holder"][rest[1]] = rest[0]
+        elif verb == "gives":
+            giver, taker, what = rest
+            assert state["holder"].get(what, giver) == giver, "nobody gives what another holds"
+            state["holder"][what] = taker
+        elif verb in ("in", "lay"):
+            state["place"][rest[0]] = rest[1]
+        elif verb == "at":
+            state["place"].setdefault(rest[0] + "*", []).append(rest[1])
+        elif verb in ("count", "coins"):
+            state["count"][rest[0]] = rest[-1]
+        elif verb in ("met", "did", "turn"):
+            state[verb].append(rest[-1] if verb != "turn" else rest[0])
+        else:
+            state["by"][verb] = rest[0]
+            state.setdefault(verb, []).append(rest)
+    return state
+
+
+def expected_role(kind, aliases, state, facts):
+    """Which role answers, from the replayed state; None where the answer is not one role."""
+    by = state["by"]
+    simple = {
+        "want": lambda: state["wants"][0][1],
+        "why": lambda: state["because"][0][2],
+        "own": lambda: facts["events"][2][2],
+        "kind": lambda: state["is"][0][1],
+        "home": lambda: state["lives"][0][1],
+        "place": lambda: state["place"]["hero*"][-1],
+        "first_place": lambda: state["place"]["hero*"][0],
+        "next_place": lambda: state["place"]["hero*"][1],
+        "friend_place": lambda: state["place"]["friend*"][0],
+        "has": lambda: state["holder"][aliases["item"]],
+        "has_animal": lambda: state["holder"][aliases["item"]],
+        "who_kind": lambda: next(w for w, k in state["is"] if k == aliases["other"]),
+        "found": lambda: state["place"]["thing"],
+        "lay": lambda: state["place"][aliases["item"]],
+        "count": lambda: state["count"][aliases["who"]],
+        "price": lambda: state["count"]["hero"],
+        "first_met": lambda: state["met"][0],
+        "first_task": lambda: state["did"][0],
+        "first_turn": lambda: state["turn"][0],
+        "advice": lambda: by["advised"],
+        "gave": lambda: by["gave"],
+        "saw": lambda: by["saw"],
+        "moved": lambda: by["moved"],
+        "took": lambda: next(e[1] for e in facts["events"] if e[:1] == ["has"] and e[1] == "taker"),
+        "broke": lambda: by["broke"],
+        "mended": lambda: by["mended"],
+        "saved": lambda: next(e[2] for e in facts["events"] if e[0] == "saved"),
+    }
+    return simple[kind]() if kind in simple else None
+
+
+def test_every_right_answer_follows_from_the_facts_and_every_wrong_one_does_not(config):
+    kinds = set()
+    for seed, (story, text) in enumerate(stories(config)):
+        facts = json.loads(json.dumps(story.facts()))
+        state = replay(facts)
+        rng = random.Random(seed)
+        for ask in story.asks:
+            question = question_about(story, text, ask, Sampler(rng), rng)
+            kind, _, aliases = ask
+            kinds.add(kind)
+            role = expected_role(kind, aliases, state, facts)
+            if role is not None:
+                answer = facts["roles"][role]
+                forms = story.roles[role].forms
+                written = [answer, forms.get("in", answer), forms.get("past", answer)]
+                assert any(form in question.short for form in written)
+                assert any(form in text for form in written)
+            elif kind == "list":
+                assert all(name in question.short for name in facts["cast"])
+            else:
+                assert kind in ("yes_want", "yes_own")
+                phrases = story.language.phrases
+                roles = {**story.roles, "y": story.roles["thing"]}
+                agreeing = [t.fill(roles) for t in story.language.askings[kind].questions]
+                assert question.short == phrases["yes" if question.question in agreeing else "no"]
+            assert check_answer(question, question.short)
+            assert check_answer(question, question.sentence)
+            assert check_answer(question, " " + question.sentence.upper() + " ")
+            assert len(question.wrong) == len(question.wrong_short) >= (1 if "yes" in kind else 2)
+            for wrong in (*question.wrong, *question.wrong_short, "", question.sentence * 2):
+                assert not check_answer(question, wrong), (kind, wrong)
+    assert kinds == set(load_language(config.language).askings)
+
+
+def test_list_answers_may_come_in_any_order(config):
+    for story, text in stories(config, 60):
+        ask = next(ask for ask in story.asks if ask[0] == "list")
+        question = question_about(story, text, ask, Sampler(random.Random(0)), random.Random(0))
+        backwards = story.list_of([story.roles[role].forms[""] for role in reversed(story.cast)])
+        assert check_answer(question, backwards.forms[""])
+        assert check_answer(
+            question, question.sentence.replace(question.short, backwards.forms[""])
+        )
+
+
+def test_everyone_in_the_facts_is_in_the_text_and_nobody_else(config):
+    names = {e.forms[""] for e in load_language(config.language).words["name"]}
+    for story, text in stories(config):
+        if config.language == "en":
+            assert set(re.findall(r"\w+", text)) & names == set(story.facts()["cast"])
+        for event in story.events:
+            for role in event[1:]:
+                forms = story.roles[role].forms
+                assert any(forms[f] in text for f in ("", "in", "past", "many") if forms.get(f))
+
+
+def test_numbers_in_stories_add_up(config):
+    for story, _ in stories(config):
+        if story.plot in ("share", "coins"):
+            assert story.value("n3") == story.value("n1") + story.value("n2")
+        if story.plot == "share":
+            assert story.value("n5") == story.value("n3") - story.value("n4") >= 2
+
+
+def test_the_world_is_wide():
+    for code in LANGUAGES:
+        language = load_language(code)
+        nouns = {
+            (category, entity.id)
+            for category in ("kind", "place", "thing", "goods", "box", "taker", "stray")
+            for entity in language.words[category]
+        }
+        assert len(nouns) > 180
+        assert len(language.words["name"]) >= 40
+        assert len(WANTING) + len(OWNING) >= 8
+        for words in language.words.values():
+            plain = [entity.forms[""] for entity in words]
+            assert len(set(plain)) == len(plain)
+        plots = {story.plot for story, _ in stories(StoryWorldConfig(language=code))}
+        assert plots == {plot.__name__ for plot in WANTING + OWNING}
+
+
+def test_english_is_tidy():
+    for _, text in stories(StoryWorldConfig()):
+        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiouh]|  |\{|\}|None|\s[,.!?]", text)
+        assert not re.search(r"[.!?]\"? [a-z]", re.sub(r"[!?.]\" (\w+ ){0,4}\w+", "", text))
+        for paragraph in text.split("\n\n"):
+            assert re.match(r"[\"A-Z0-9]", paragraph)
+            assert paragraph.rstrip('"')[-1] in ".!?"
+            assert paragraph.count('"') % 2 == 0
+
+
+def test_documents_have_a_readable_length():
+    lengths = [len(text.split()) for _, text in stories(StoryWorldConfig())]
+    assert 90 < sum(lengths) / len(lengths) < 220
+    assert max(lengths) < 260
+
+
+# --- sums
+
+
+def test_worked_steps_are_true_and_lead_to_the_answer(config):
+    for problem in generate(config, "problem", "train", count=200):
+        assert check_steps(problem.solution)
+        assert extract_answer(problem.solution) == problem.answer
+        steps = re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", problem.solution)
+        assert config.arithmetic_min_steps <= len(steps) <= config.arithmetic_max_steps
+        for before, after in itertools.pairwise(steps):
+            assert before[3] == after[0]
+        said = [int(n) for n in re.findall(r"\d+", problem.prompt[0]["content"])]
+        assert said == [int(steps[0][0]), *[int(step[2]) for step in steps]]
+        assert problem.answer > 0
+
+
+def test_tool_calls_are_answered_as_the_tool_would(config):
+    seen = 0
+    for chat in generate(config, "chat", "train", count=300):
+        if chat.kind != "tool":
+            continue
+        seen += 1
+        for call, reply in zip(chat.messages[1:], chat.messages[2:], strict=False):
+            if reply["role"] == "tool":
+                assert run_tool(call["content"]) == reply["content"]
+        assert extract_answer(chat.messages[-1]["content"]) == chat.checks[0]["answer"]
+    assert seen > 3
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("1 + 1 = 2.\nAnswer: 2", 2),
+        ("答案：35", 35),
+        ("Answer: 7 apples", None),
+        ("7", None),
+        ("Answer: 3\nAnswer: 4\n", 4),
+    ],
+)
+def test_extract_answer(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_wrong_steps_are_seen():
+    assert not check_steps("First, 2 + 2 = 5.\nAnswer: 5")
+    assert not check_steps("Answer: 5")
+    assert run_tool("no call") is None
+    assert compute(3, "*", 4) == 12
+
+
+# --- chats and preferences
+
+
+def test_chats_alternate_and_their_checks_are_right(config):
+    kinds = set()
+    for chat in generate(config, "chat", "train", count=400):
+        kinds.add(chat.kind)
+        roles = [message["role"] for message in chat.messages]
+        assert roles[0] == "user"
+        assert roles[-1] == "assistant"
+        assert all(a != b for a, b in itertools.pairwise(roles))
+        assert all(message["content"].strip() for message in chat.messages)
+        for check in chat.checks:
+            message = chat.messages[check["message"]]
+            assert message["role"] == "assistant"
+            if "right" in check:
+                assert message["content"] == check["right"]
+                assert check["right"] not in check["wrong"]
+    assert kinds == set(CHAT_KINDS)
+
+
+def test_preferences_differ_and_the_worse_reply_is_wrong(config):
+    aspects = {}
+    for item in generate(config, "preference", "heldout", count=150):
+        aspects[item.aspect] = aspects.get(item.aspect, 0) + 1
+        assert item.chosen != item.rejected
+        assert item.chosen[0]["role"] == item.rejected[0]["role"] == "assistant"
+        if item.aspect == "consistency":
+            assert len(item.prompt[0]["content"].split("\n\n")) >= 3
+    assert set(aspects) == set(ASPECTS)
+
+
+# --- files and settings
+
+
+def test_corpus_is_the_same_for_any_number_of_workers(tmp_path, config):
+    seen = []
+    one = write_corpus(config, tmp_path / "one", SMALL, progress=lambda *p: seen.append(p))
+    two = write_corpus(config, tmp_path / "two", SMALL, workers=2)
+    assert one == two == read_manifest(tmp_path / "one")
+    for name, entry in one["files"].items():
+        content = (tmp_path / "one" / name).read_bytes()
+        assert content == (tmp_path / "two" / name).read_bytes()
+        assert len(content) == entry["file_bytes"]
+        assert content.count(b"\n") == entry["count"]
+    assert {name for name, _, _ in seen} == set(one["files"])
+    rows = list(read_jsonl(tmp_path / "one" / "heldout.jsonl", ["text", "log_prob", "kind"]))
+    nats = math.fsum(-row["log_prob"] for row in rows)
+    assert one["files"]["heldout.jsonl"]["total_nats"] == pytest.approx(nats)
+
+
+def test_workers_do_not_change_the_order(config):
+    one = list(generate(config, "story", "train", count=600))
+    assert one == list(generate(config, "story", "train", count=600, workers=2))
+
+
+def test_a_finished_corpus_is_left_alone_and_a_damaged_one_is_mended(tmp_path, config):
+    write_corpus(config, tmp_path, SMALL)
+    before = (tmp_path / "train.jsonl").stat().st_mtime_ns
+    write_corpus(config, tmp_path, SMALL)
+    assert (tmp_path / "train.jsonl").stat().st_mtime_ns == before
+    content = (tmp_path / "train.jsonl").read_bytes()
+    (tmp_path / "train.jsonl").write_bytes(content[:-10])
+    write_corpus(config, tmp_path, SMALL)
+    assert (tmp_path / "train.jsonl").read_bytes() == content
+    (tmp_path / "manifest.json").write_text("{half", encoding="utf-8")
+    assert read_manifest(tmp_path) is None
+
+
+def test_bytes_asked_for_are_reached_with_the_last_document(config):
+    documents = list(generate(config, "document", "train", num_bytes=20_000))
+    sizes = [len(document.text.encode()) for document in documents]
+    assert sum(sizes[:-1]) < 20_000 <= sum(sizes)
+
+
+def test_questions_survive_json(tmp_path, config):
+    questions = list(generate(config, "question", "heldout", count=20))
+    write_jsonl(tmp_path / "q.jsonl", (question.to_json() for question in questions))
+    back = [question_from_json(row) for row in read_jsonl(tmp_path / "q.jsonl")]
+    assert [question.to_json() for question in back] == [q.to_json() for q in questions]
+    assert all(check_answer(question, question.sentence) for question in back)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n{oops\n', "line 2: not valid JSON"),
+        (b'\n["a"]\n', "line 2: give an object, not list"),
+        (b'{"b": 1}\n', "line 1: missing key 'a'"),
+        (b"\xff\n", "line 1: not valid JSON"),
+    ],
+)
+def test_a_malformed_row_is_named(tmp_path, content, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_jsonl(path, ["a"]))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        list(read_jsonl(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"languag": "en"}, "did you mean 'language'"),
+        ({"language": "fr"}, "language"),
+        ({"arithmetic_min_steps": 4}, "make it smaller"),
+        ({"story_weight": 0}, "story_weight"),
+    ],
+)
+def test_bad_settings_are_named(raw, message):
+    with pytest.raises(UserError, match=message):
+        parse(StoryWorldConfig, raw)
+
+
+def test_bad_requests_are_named():
+    config = StoryWorldConfig()
+    with pytest.raises(UserError, match="split = 'test'"):
+        draw(config, "story", "test", 0)
+    with pytest.raises(UserError, match="kind = 'poem'"):
+        draw(config, "poem", "train", 0)
+    with pytest.raises(UserError, match="give one of the two"):
+        next(generate(config, "story", "train"))
+    with pytest.raises(UserError, match="workers = 0"):
+        next(generate(config, "story", "train", count=1, workers=0))
+    with pytest.raises(UserError, match="known languages"):
+        load_language("fr")
