@@ -1,0 +1,203 @@
+"""Pre-tokenization: a regular expression cuts text into words, and no merge crosses a cut.
+
+| name     | contractions          | before letters              | digits      | newlines                     |
+|----------|-----------------------|-----------------------------|-------------|------------------------------|
+| `gpt2`   | lower case only (`'s`) | one space                  | whole runs  | part of any whitespace run   |
+| `gpt4`   | either case (`'S`)     | any one character that is neither letter, digit nor newline | up to three | end a word of their own, or follow punctuation |
+| `llama3` | as `gpt4`; spelled as published with Llama 3                | | | |
+| `qwen2`  | as `gpt4`              | as `gpt4`                  | one by one  | as `gpt4`                    |
+
+In all of them a run of spaces leaves its last space to the word that follows.
+Sources: the code released with GPT-2; tiktoken's `cl100k_base`; the `tokenizer.json` files of Llama 3
+and Qwen2. Tested against: `tokenizers`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import regex
+
+from glassbox.core.errors import UserError
+
+PATTERNS: Mapping[str, str] = MappingProxyType(
+    {
+        "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        "gpt4": (
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}"
+            r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+        ),
+        "llama3": (
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        "qwen2": (
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+    }
+)
+DIGIT = r"\p{N}"
+
+# Between these characters every built-in pattern cuts, whatever lies further left or right: none of
+# their alternatives goes on from a letter to a non-letter, from a digit to a non-digit, or from
+# a non-space to a space, and none looks back.
+_CERTAIN_CUT = r"(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=\S)(?= )"
+# Unicode composition (NFC) never joins these characters to what stands before them.
+_NEVER_COMPOSES = r"(?=[^\p{M}\u1100-\u11FF])"
+
+BLOCK_CHARS = 1 << 18
+# A pattern out of a file may backtrack for ever; ours cannot.
+_CUSTOM_SECONDS = 10.0
+_CUSTOM_CHARS_PER_SECOND = 50_000
+
+
+@lru_cache(maxsize=64)
+def compile_pattern(pattern: str) -> regex.Pattern[str]:
+    """Compile a pattern; one that does not compile, or matches nothing at all, is the user's."""
+    try:
+        return regex.compile(pattern)
+    except (regex.error, RecursionError, OverflowError, ValueError, MemoryError) as error:
+        raise UserError(
+            f"pattern {pattern[:80]!r} is no regular expression that we read: {error}"
+        ) from None
+
+
+def resolve_pattern(name_or_regex: str) -> str:
+    """The regular expression of a named pattern; anything else is taken as one itself.
+
+    >>> resolve_pattern("qwen2") == PATTERNS["qwen2"]
+    True
+    """
+    if name_or_regex in PATTERNS:
+        return PATTERNS[name_or_regex]
+    if name_or_regex.isidentifier():
+        raise UserError(
+            f"pattern = {name_or_regex!r} is unknown; use one of {', '.join(PATTERNS)} or a regex"
+        )
+    compile_pattern(name_or_regex)
+    return name_or_regex
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """Cut text into words: each stage's matches, and what lies between them, become pieces.
+
+    `stages` are regular expressions, each applied to the pieces of the one before (`Split` with
+    behaviour `Isolated` in `tokenizers`). `nfc` composes the text first, as Qwen2's files ask.
+    No character is lost: the words joined are the (composed) text.
+    """
+
+    stages: tuple[str, ...]
+    nfc: bool = False
+
+    @classmethod
+    def named(cls, name_or_regex: str) -> PreTokenizer:
+        """The one-stage pre-tokenizer of a pattern's name or of a regular expression."""
+        return cls((resolve_pattern(name_or_regex),))
+
+    @cached_property
+    def cuts_are_known(self) -> bool:
+        """Whether `last_cut` can tell a certain cut: true for the built-in patterns only."""
+        return all(stage in PATTERNS.values() or stage == DIGIT for stage in self.stages)
+
+    def split(self, text: str) -> list[str]:
+        """The words of a text that is composed already.
+
+        >>> PreTokenizer.named("gpt4").split("We've 1234  cats!\\n")
+        ['We', "'ve", ' ', '123', '4', ' ', ' cats', '!\\n']
+        """
+        pieces = [text] if text else []
+        for stage in self.stages:
+            if stage in PATTERNS.values():  # these match every character: nothing lies between
+                find = compile_pattern(stage).findall
+                pieces = [word for piece in pieces for word in find(piece)]
+            else:
+                pieces = [word for piece in pieces for word in _isolate(stage, piece)]
+        return pieces
+
+    def normalize(self, text: str) -> str:
+        """Compose the text (NFC) where the tokenizer asks for it."""
+        return unicodedata.normalize("NFC", text) if self.nfc else text
+
+    def last_cut(self, text: str) -> int:
+        """The last index at which a cut is certain whatever follows; 0 where none is."""
+        return _last(_CERTAIN_CUT, text) if self.cuts_are_known else 0
+
+    def last_composed(self, text: str) -> int:
+        """The last index before which composition is finished whatever follows."""
+        return _last(_NEVER_COMPOSES, text) if self.nfc else len(text)
+
+    def blocks(self, text: str, size: int = BLOCK_CHARS) -> Iterator[str]:
+        """Blocks of about `size` characters whose words, in turn, are those of the whole text."""
+        start = 0
+        while len(text) - start > size:
+            length = self.last_cut(text[start : start + size])
+            while length == 0 and start + size < len(text) and self.cuts_are_known:
+                size *= 2
+                length = self.last_cut(text[start : start + size])
+            if length == 0:
+                break
+            yield text[start : start + length]
+            start += length
+        yield text[start:]
+
+    def to_json(self) -> dict[str, Any]:
+        """The `pre_tokenizer` entry of a tokenizer.json."""
+        if self.stages == (PATTERNS["gpt2"],):
+            return _byte_level(use_regex=True)
+        steps = [
+            {
+                "type": "Split",
+                "pattern": {"Regex": stage},
+                "behavior": "Isolated",
+                "invert": False,
+            }
+            for stage in self.stages
+        ]
+        return {"type": "Sequence", "pretokenizers": [*steps, _byte_level(use_regex=False)]}
+
+
+def _byte_level(*, use_regex: bool) -> dict[str, Any]:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }
+
+
+@lru_cache(maxsize=4)
+def _reversed(pattern: str) -> regex.Pattern[str]:
+    return regex.compile(f"(?r)(?:{pattern})")
+
+
+def _last(pattern: str, text: str) -> int:
+    match = _reversed(pattern).search(text)
+    return 0 if match is None else match.start()
+
+
+def _isolate(pattern: str, text: str) -> Iterator[str]:
+    """The matches of a pattern and the stretches between them, in order, none empty."""
+    done = 0
+    seconds = _CUSTOM_SECONDS + len(text) / _CUSTOM_CHARS_PER_SECOND
+    try:
+        for match in compile_pattern(pattern).finditer(text, timeout=seconds):
+            start, end = match.span()
+            if start > done:
+                yield text[done:start]
+            if end > start:
+                yield text[start:end]
+            done = end
+    except TimeoutError:
+        raise UserError(
+            f"pattern {pattern[:80]!r} took more than {seconds:.0f} s on {len(text)} characters;"
+            " it backtracks without end: use a simpler one"
+        ) from None
+    if done < len(text):
+        yield text[done:]

@@ -1,0 +1,445 @@
+"""The tokenizer: text to ids and back, control tokens, chats, files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from glassbox.core.errors import UserError
+from glassbox.core.files import write_json
+from glassbox.tokenizers import streaming, tokenizer_json
+from glassbox.tokenizers.bpe import BytePairModel, WordCache
+from glassbox.tokenizers.bytelevel import to_chars, utf8
+from glassbox.tokenizers.chat import ChatTemplate, Message
+from glassbox.tokenizers.patterns import PreTokenizer
+from glassbox.tokenizers.streaming import AddedTokenSplitter, Piece, StreamDecoder
+from glassbox.tokenizers.tokenizer_json import AddedToken, Config, Parts
+
+
+class Tokenizer:
+    """Byte-level byte-pair encoding with added tokens.
+
+    Any text can be encoded, and `decode(encode(text)) == text`. Control tokens are ids, never text:
+    `encode` reads `<|im_end|>` in a user's words as eleven ordinary characters unless told
+    `allow_special=True`. Immutable; safe to share between threads.
+
+    Tested against: `tokenizers` and `transformers`, the same ids from the same files.
+    """
+
+    def __init__(
+        self,
+        model: BytePairModel,
+        pretokenizer: PreTokenizer,
+        added: Sequence[AddedToken] = (),
+        *,
+        roles: Mapping[str, str] | None = None,
+        chat_template: str | Mapping[str, str] | None = None,
+        post_processor: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.pretokenizer = pretokenizer
+        self.added = tuple(added)
+        self.roles = dict(roles or {})
+        self._post_processor = post_processor
+        self._chat_template = chat_template
+        self._bytes = dict(model.tokens)
+        self._ids = dict(model.vocab)
+        self._place_added()
+        self._names = {number: token for token, number in self._ids.items()}
+        self._special_ids = frozenset(self.special_tokens.values())
+        self._cache = WordCache(model)
+        # Non-special added tokens are ordinary vocabulary; special ones only where allowed.
+        self._splitters = {allow: self._make_splitters(allow) for allow in (False, True)}
+        for role, content in self.roles.items():
+            if content not in self._ids:
+                raise UserError(f"{role} = {content!r} is not in the vocabulary")
+
+    def _place_added(self) -> None:
+        merged = {left + right for left, right in self.model.merges}
+        for token in self.added:
+            content = utf8(token.content, what=f"the added token {token.content!r}")
+            if not content:
+                raise UserError(f"added token {token.id} is empty; give it some text")
+            if token.content in self._ids:
+                if self._ids[token.content] != token.id:
+                    raise UserError(
+                        f"added token {token.content!r} has id {token.id}, but the vocabulary says"
+                        f" {self._ids[token.content]}"
+                    )
+            elif token.id in self._bytes:
+                raise UserError(
+                    f"added token {token.content!r} has id {token.id}, which another token has"
+                )
+            if token.special and (token.content in merged or to_chars(content) in merged):
+                raise UserError(
+                    f"a merge spells the special token {token.content!r}, so that user text could"
+                    " pass for it; rename the token or train again"
+                )
+            self._ids[token.content] = token.id
+            self._bytes[token.id] = content
+
+    def _make_splitters(self, allow_special: bool) -> list[AddedTokenSplitter]:
+        groups = [
+            {t.content: t.id for t in self.added if t.normalized == late} for late in (False, True)
+        ]
+        if not allow_special:
+            groups = [
+                {
+                    content: number
+                    for content, number in group.items()
+                    if number not in self._special_ids
+                }
+                for group in groups
+            ]
+        return [AddedTokenSplitter(group) for group in groups if group]
+
+    # ---- vocabulary -------------------------------------------------------------------------
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Rows an embedding needs: the largest id plus one."""
+        return max(self._bytes) + 1
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The control tokens and their ids."""
+        return {token.content: token.id for token in self.added if token.special}
+
+    def _role_id(self, role: str) -> int | None:
+        return self._ids[self.roles[role]] if role in self.roles else None
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a document. Raises UserError where the tokenizer names none."""
+        return self._needed("eos_token")
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills batches. Raises UserError where the tokenizer names none."""
+        return self._needed("pad_token")
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that begins a document, where there is one."""
+        return self._role_id("bos_token")
+
+    def _needed(self, role: str) -> int:
+        number = self._role_id(role)
+        if number is None:
+            raise UserError(f"the tokenizer names no {role}; set it in tokenizer_config.json")
+        return number
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token as written in the vocabulary (`Ġthe`), or None."""
+        return self._ids.get(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """A token as written in the vocabulary (`Ġthe`), or None for an unused id."""
+        return self._names.get(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that an id stands for. Raises UserError for an id that stands for none."""
+        try:
+            return self._bytes[token_id]
+        except KeyError:
+            raise UserError(
+                f"token id {token_id} is not in the vocabulary of {self.vocab_size}"
+            ) from None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides ids, so that data cannot meet another tokenizer."""
+        content = [
+            sorted(self.model.vocab.items(), key=lambda item: item[1]),
+            self.model.merges,
+            self.model.ignore_merges,
+            self.pretokenizer.stages,
+            self.pretokenizer.nfc,
+            sorted((t.id, t.content, t.special, t.normalized) for t in self.added),
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    # ---- text to ids ------------------------------------------------------------------------
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """Ids of a text. Special tokens in it are text, unless `allow_special`.
+
+        Raises UserError for what is no string, and for lone surrogates.
+        """
+        ids: list[int] = []
+        for piece in self.split_added(_checked(text), allow_special=allow_special):
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                ids += self.encode_ordinary(self.pretokenizer.normalize(piece))
+        return ids
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Ids of a text that is composed and in which no added token is looked for."""
+        words, look_up = self.pretokenizer, self._cache.__getitem__
+        if len(text) <= 1024:
+            return list(chain.from_iterable(map(look_up, words.split(text))))
+        ids: list[int] = []
+        for block in words.blocks(text):
+            ids.extend(chain.from_iterable(map(look_up, words.split(block))))
+        return ids
+
+    def encode_plain(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """`encode` without blocks, caches or heaps: its oracle."""
+        ids: list[int] = []
+        for piece in self.split_added(_checked(text), allow_special=allow_special):
+            if isinstance(piece, int):
+                ids.append(piece)
+                continue
+            for word in self.pretokenizer.split(self.pretokenizer.normalize(piece)):
+                ids += self.model.encode_word_plain(utf8(word))
+        return ids
+
+    def split_added(self, text: str, *, allow_special: bool) -> list[Piece]:
+        """The text cut at added tokens, these as ids; special ones only if `allow_special`."""
+        pieces: list[Piece] = [text] if text else []
+        for splitter in self._splitters[allow_special]:
+            pieces = [
+                part
+                for piece in pieces
+                for part in ([piece] if isinstance(piece, int) else splitter.split(piece))
+            ]
+        return pieces
+
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        *,
+        allow_special: bool = False,
+        workers: int = 1,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> list[list[int]]:
+        """`encode` of each text, in order.
+
+        `workers` > 1 shares the texts among that many processes (started afresh, so a script that
+        asks for it needs `if __name__ == "__main__":`); it pays from some ten megabytes on.
+        `progress` is called with "encode", the texts done, and their number.
+        """
+        texts = list(texts)
+        if workers < 1:
+            raise UserError(f"workers = {workers}; use 1 or more")
+        if workers > 1:
+            from glassbox.tokenizers.parallel import encode_in_processes
+
+            encoded = encode_in_processes(self, texts, allow_special, workers)
+        else:
+            encoded = (self.encode(text, allow_special=allow_special) for text in texts)
+        results = []
+        for ids in encoded:
+            results.append(ids)
+            if progress is not None:
+                progress("encode", len(results), len(texts))
+        return results
+
+    def encode_stream(self, chunks: Iterable[str], *, allow_special: bool = False) -> Iterator[int]:
+        """Ids of a text that comes in chunks, cut anywhere: those of `encode` on the whole.
+
+        Holds no more than the longest stretch that could still change; with a pattern of one's
+        own, of which nothing is known, that is the whole text.
+        """
+        pieces: Iterable[Piece] = (_checked(chunk) for chunk in chunks)
+        for splitter in self._splitters[allow_special]:
+            pieces = splitter.split_stream(pieces)
+        if self.pretokenizer.nfc:
+            pieces = streaming.normalize_stream(pieces, self)
+        return streaming.encode_stream(self, pieces)
+
+    # ---- ids to text ------------------------------------------------------------------------
+
+    def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
+        """The bytes of ids, one after the other."""
+        if skip_special:
+            ids = (number for number in ids if number not in self._special_ids)
+        try:
+            return b"".join(map(self._bytes.__getitem__, ids))
+        except KeyError as error:
+            raise UserError(
+                f"token id {error.args[0]} is not in the vocabulary of {self.vocab_size}"
+            ) from None
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
+
+    def stream_decoder(self, *, skip_special: bool = False) -> StreamDecoder:
+        """A decoder to feed id by id."""
+        return StreamDecoder(self, skip_special=skip_special)
+
+    # ---- chats ------------------------------------------------------------------------------
+
+    @property
+    def chat_template(self) -> str | Mapping[str, str] | None:
+        """The Jinja source of the chat template, or several by name."""
+        return self._chat_template
+
+    def with_chat_template(self, template: str | None) -> Tokenizer:
+        """The same tokenizer with another chat template."""
+        return Tokenizer(
+            self.model,
+            self.pretokenizer,
+            self.added,
+            roles=self.roles,
+            chat_template=template,
+            post_processor=self._post_processor,
+        )
+
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        if self._chat_template is None:
+            raise UserError("the tokenizer has no chat_template; add one to tokenizer_config.json")
+        return ChatTemplate(self._chat_template, special_strings=self.roles)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """A chat as one text. For ids use `encode_chat`: in a text, users' words can pass for control.
+
+        Tested against: transformers' `apply_chat_template`.
+        """
+        return self._chat.render(
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
+        )
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> tuple[list[int], list[int]]:
+        """Ids of a whole chat, and 1 where a token is to be learned: what the assistant says.
+
+        The mask covers each answer from its first token to the token that ends its turn, and no
+        header. Special tokens inside messages are text.
+        """
+        return self._chat.encode(self, messages, tools=tools, **variables)
+
+    def encode_chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """Ids of a chat up to where the assistant is to speak: a prefix of what it was trained on."""
+        return self._chat.encode_prompt(self, messages, tools=tools, **variables)
+
+    # ---- files ------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> None:
+        """Write tokenizer.json and tokenizer_config.json, each whole or not at all.
+
+        `tokenizers.Tokenizer.from_file` and `transformers.AutoTokenizer.from_pretrained` open them.
+        """
+        folder = Path(folder)
+        parts = Parts(self.model, self.pretokenizer, self.added, self._post_processor)
+        config = Config(self.roles, self._chat_template)
+        write_json(
+            folder / tokenizer_json.CONFIG_FILE, tokenizer_json.config_to_json(config, self.added)
+        )
+        write_json(folder / tokenizer_json.TOKENIZER_FILE, tokenizer_json.tokenizer_to_json(parts))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Tokenizer:
+        """Read a folder that holds tokenizer.json, or one such file with what lies beside it.
+
+        Beside `NAME.json`, `NAME_config.json` and `chat_template.jinja` are read where they exist.
+        Raises UserError for files that are missing, damaged, or ask for what is not supported.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / tokenizer_json.TOKENIZER_FILE
+        parts = tokenizer_json.parse_tokenizer(tokenizer_json.read_json(path), where=f"'{path}'")
+        config_path = path.with_name(path.stem + "_config.json")
+        config = Config({})
+        if config_path.exists():
+            raw = tokenizer_json.read_json(config_path)
+            config = tokenizer_json.parse_config(raw, where=f"'{config_path}'")
+        template: str | Mapping[str, str] | None = config.chat_template
+        template_path = path.with_name(tokenizer_json.TEMPLATE_FILE)
+        if template_path.exists():
+            try:
+                template = template_path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"'{template_path}' cannot be read: {error}") from None
+        return cls(
+            parts.model,
+            parts.pretokenizer,
+            parts.added,
+            roles=config.roles,
+            chat_template=template,
+            post_processor=parts.post_processor,
+        )
+
+    @classmethod
+    def from_gpt2_files(cls, encoder_json: Path | str, vocab_bpe: Path | str) -> Tokenizer:
+        """GPT-2 by the two files published with it: the vocabulary and the list of merges."""
+        vocab = tokenizer_json.read_json(Path(encoder_json))
+        try:
+            lines = Path(vocab_bpe).read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"'{vocab_bpe}' cannot be read: {error}") from None
+        merges = [line for line in lines if line and not line.startswith("#version")]
+        end = "<|endoftext|>"
+        if not isinstance(vocab, dict) or end not in vocab:
+            raise UserError(f"'{encoder_json}' is no GPT-2 vocabulary: it lacks {end!r}")
+        raw = {
+            "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+            "pre_tokenizer": PreTokenizer.named("gpt2").to_json(),
+            "added_tokens": [{"id": vocab[end], "content": end, "special": True}],
+        }
+        parts = tokenizer_json.parse_tokenizer(raw, where=f"'{encoder_json}'")
+        roles = dict.fromkeys(tokenizer_json.ROLES, end)
+        return cls(parts.model, parts.pretokenizer, parts.added, roles=roles)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The cache stays behind: it is large, and a copy fills its own.
+        return _rebuild, (
+            self.model.vocab,
+            self.model.merges,
+            self.model.ignore_merges,
+            self.pretokenizer,
+            self.added,
+            self.roles,
+            self._chat_template,
+            self._post_processor,
+        )
+
+
+def _rebuild(
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    ignore_merges: bool,
+    pretokenizer: PreTokenizer,
+    added: tuple[AddedToken, ...],
+    roles: dict[str, str],
+    chat_template: str | Mapping[str, str] | None,
+    post_processor: dict[str, Any] | None,
+) -> Tokenizer:
+    return Tokenizer(
+        BytePairModel(vocab, merges, ignore_merges=ignore_merges),
+        pretokenizer,
+        added,
+        roles=roles,
+        chat_template=chat_template,
+        post_processor=post_processor,
+    )
+
+
+def _checked(text: str) -> str:
+    if not isinstance(text, str):
+        raise UserError(f"a {type(text).__name__} cannot be encoded; give a string")
+    return text
