@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from glassbox.core.errors import UserError
 from glassbox.inference.sampling import SamplingParams
-from glassbox.inference.text import TextStream, Tokenizer
+from glassbox.inference.text import TextStream, decode
 from glassbox.inference.wave import Request, Wave, evaluating
 from glassbox.models.causal_lm import CausalLM
+
+if TYPE_CHECKING:
+    from glassbox.tokenizers.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]
 
@@ -81,6 +84,8 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.dtype = dtype
+        named = tokenizer is not None and "eos_token" in tokenizer.roles
+        self._eos_id = tokenizer.eos_id if tokenizer is not None and named else None
 
     @property
     def context_length(self) -> int:
@@ -223,9 +228,8 @@ class Engine:
                 "answer needs at least one: shorten it or set truncate_prompt=True"
             )
         stop_ids = set(params.stop_token_ids)
-        eos = None if self.tokenizer is None else self.tokenizer.eos_id
-        if eos is not None and not params.ignore_eos:
-            stop_ids.add(eos)
+        if self._eos_id is not None and not params.ignore_eos:
+            stop_ids.add(self._eos_id)
         return Request(
             prompt=prompt,
             params=params,
@@ -283,8 +287,7 @@ class Engine:
             if stream is not None:
                 text = "".join(texts[row]) + stream.flush()
             elif self.tokenizer is not None:
-                shown = ids[:-1] if stopped[row] else ids
-                text = self.tokenizer.decode(shown)
+                text = decode(self.tokenizer, ids[:-1] if stopped[row] else ids)
             asked = request.params.logprobs
             completions.append(
                 Completion(
@@ -309,26 +312,10 @@ def _waves(requests: Sequence[Request], max_batch: int) -> Iterator[list[Request
         first = 0
         while first < request.count:
             take = min(room, request.count - first)
-            wave.append(_part(request, first, take))
+            wave.append(replace(request, first_sample=first, count=take))
             first, room = first + take, room - take
             if room == 0:
                 yield wave
                 wave, room = [], max_batch
     if wave:
         yield wave
-
-
-def _part(request: Request, first: int, count: int) -> Request:
-    """Samples `first` to `first + count - 1` of a request."""
-    if count == request.count:
-        return request
-    return Request(
-        prompt=request.prompt,
-        params=request.params,
-        seed=request.seed,
-        max_new=request.max_new,
-        stop_ids=request.stop_ids,
-        first_sample=first,
-        count=count,
-        index=request.index,
-    )

@@ -2,46 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-
-class Tokenizer(Protocol):
-    """What generation asks of a tokenizer."""
-
-    @property
-    def eos_id(self) -> int | None:
-        """The end-of-text token, if there is one."""
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Special tokens and their ids."""
-
-    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """Token ids of a text."""
-
-    def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
-        """The text of token ids."""
-
-
-class StreamDecoder:
-    """Placeholder until the tokenizers' own is there."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.pending: list[int] = []
-
-    def push(self, token: int) -> str:
-        self.pending.append(token)
-        text = self.tokenizer.decode(self.pending)
-        if text.endswith("\ufffd") and len(self.pending) < 4:
-            return ""
-        self.pending = []
-        return text
-
-    def flush(self) -> str:
-        text, self.pending = self.tokenizer.decode(self.pending), []
-        return text
+if TYPE_CHECKING:
+    from glassbox.tokenizers.tokenizer import Tokenizer
 
 
 class StopStrings:
@@ -90,7 +55,8 @@ class TextStream:
     """Tokens in, text that is safe to show out."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._decoder = StreamDecoder(tokenizer)
+        self._tokenizer = tokenizer
+        self._decoder = tokenizer.stream_decoder(skip_special=True)
         self._scanner = StopStrings(stops)
 
     @property
@@ -100,8 +66,20 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """The text that this token makes known."""
+        if self._tokenizer.id_to_token(token) is None:
+            return ""
         return self._scanner.push(self._decoder.push(token))
 
     def flush(self) -> str:
         """The rest, when no more tokens come: a broken character, the beginning of a stop string."""
         return self._scanner.push(self._decoder.flush()) + self._scanner.flush()
+
+
+def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
+    """The text of an answer, as a `TextStream` would give it in the end.
+
+    Control tokens are not shown, nor ids that stand for nothing: a model whose vocabulary was
+    rounded up can produce these.
+    """
+    known = (token for token in ids if tokenizer.id_to_token(token) is not None)
+    return tokenizer.decode(known, skip_special=True)

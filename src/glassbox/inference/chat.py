@@ -1,0 +1,118 @@
+"""A conversation: history, the prompt that fits the context, and answers as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from glassbox.core.errors import UserError
+from glassbox.inference.engine import Engine
+from glassbox.inference.randomness import derive_seed
+from glassbox.inference.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from glassbox.tokenizers.tokenizer import Tokenizer
+
+Message = dict[str, str]
+
+
+class ChatSession:
+    """Turns with one model.
+
+    `history` keeps every message. What the model reads is the system message and as many of the
+    latest turns as leave room for an answer: min(max_tokens, half the context) tokens.
+    Raises UserError where the tokenizer has no chat template.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        system: str | None = None,
+        params: SamplingParams | None = None,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.system: Message | None = (
+            None if system is None else {"role": "system", "content": system}
+        )
+        params = SamplingParams() if params is None else params
+        ends = {*params.stop_token_ids, *end_of_turn_ids(tokenizer)}
+        self.params = params.model_copy(update={"stop_token_ids": tuple(sorted(ends))})
+        self.history: list[Message] = []
+        self.first_sent = 0
+
+    def send(self, text: str) -> Iterator[str]:
+        """Say something; the answer comes in pieces, and joins the history when it has ended.
+
+        One that is broken off (the iterator closed) joins it as far as it got; where nothing was
+        said yet, neither question nor answer does. Raises UserError for a message too long.
+        """
+        question = {"role": "user", "content": text}
+        prompt, first = self._prompt(question)
+        params = self.params
+        if params.seed is not None:
+            turn_seed = derive_seed(params.seed, len(self.history))
+            params = params.model_copy(update={"seed": turn_seed})
+        return self._answer(question, prompt, first, params)
+
+    def _answer(
+        self, question: Message, prompt: list[int], first: int, params: SamplingParams
+    ) -> Iterator[str]:
+        said: list[str] = []
+        begun = False
+        try:
+            for event in self.engine.stream(prompt, params):
+                begun = True
+                if event.text:
+                    said.append(event.text)
+                    yield event.text
+        finally:
+            if begun:
+                self.first_sent = first
+                self.history += [question, {"role": "assistant", "content": "".join(said)}]
+
+    def undo(self) -> None:
+        """Forget the last turn."""
+        while self.history and self.history.pop()["role"] != "user":
+            pass
+        self.first_sent = min(self.first_sent, len(self.history))
+
+    def reset(self) -> None:
+        """Forget everything but the system message."""
+        self.history.clear()
+        self.first_sent = 0
+
+    def _prompt(self, question: Message) -> tuple[list[int], int]:
+        """Token ids of what fits, and the place in the history where it begins."""
+        context = self.engine.context_length
+        room = context - min(self.params.max_tokens, context // 2)
+        first = self.first_sent
+        while True:
+            opening = [] if self.system is None else [self.system]
+            messages = [*opening, *self.history[first:], question]
+            ids = self.tokenizer.encode_chat_prompt(messages)
+            if len(ids) <= room:
+                return ids, first
+            if first >= len(self.history):
+                if len(ids) < context:  # a shorter answer is better than none
+                    return ids, first
+                raise UserError(
+                    f"the message comes to {len(ids)} tokens with the system message; the model's "
+                    f"context is {context}: shorten it"
+                )
+            first = self._next_turn(first)
+
+    def _next_turn(self, first: int) -> int:
+        """Where the turn after the one at `first` begins."""
+        later = range(first + 1, len(self.history))
+        return next((i for i in later if self.history[i]["role"] == "user"), len(self.history))
+
+
+def end_of_turn_ids(tokenizer: Tokenizer) -> list[int]:
+    """The control token that the chat template ends an answer with, `<|im_end|>` in ours; [] without one."""
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+    ids, mask = tokenizer.encode_chat(chat)
+    learned = [token for token, flag in zip(ids, mask, strict=True) if flag]
+    return [t for t in learned[-1:] if t in tokenizer.special_tokens.values()]
