@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import difflib
 import json
-import types
+import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glassbox.core.errors import UserError
+from glassbox.core.yaml12 import load_yaml, read_yaml, write_yaml
 
 SpecT = TypeVar("SpecT", bound="Spec")
 
-MAX_EXTENDS = 16
-
 
 class Spec(BaseModel):
-    """A frozen piece of configuration. Unknown keys are errors; equal specs hash alike."""
+    """A frozen piece of configuration. Unknown keys, NaN and infinities are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 def parse(spec: type[SpecT], raw: Any, *, where: str = "configuration") -> SpecT:
@@ -41,19 +41,42 @@ def parse(spec: type[SpecT], raw: Any, *, where: str = "configuration") -> SpecT
 def _explain(spec: type[BaseModel], fault: Mapping[str, Any]) -> str:
     location = [str(part) for part in fault["loc"]]
     key = ".".join(location) or "(whole)"
+    value = _short(fault["input"])
     if fault["type"] == "extra_forbidden":
         known = _known_keys(spec, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        remedy = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
-        return f"unknown key '{key}' = {fault['input']!r}; {remedy}"
+        remedy = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key '{key}' = {value}; {remedy}"
     if fault["type"] == "missing":
         return f"missing key '{key}'; give it a value"
+    if fault["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        kinds = [tag for model in _models_at(spec, location) if (tag := _tag(model))]
+        given = fault["input"].get("kind") if isinstance(fault["input"], Mapping) else None
+        near = difflib.get_close_matches(str(given), kinds, n=1, cutoff=0.5)
+        remedy = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(kinds)}"
+        if fault["type"] == "union_tag_not_found":
+            return f"missing key '{key}.kind'; {remedy}"
+        return f"'{key}.kind' = {_short(given)} is unknown; {remedy}"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"'{key}' = {fault['input']!r}: {message}"
+    if fault["type"] == "value_error" and isinstance(fault["input"], Mapping):
+        return f"'{key}': {message}" if location else message  # the message names what is wrong
+    return f"'{key}' = {value}: {message}"
+
+
+def _short(value: Any) -> str:
+    """A repr for one line of a message: recursion and endless lists cut off."""
+    cutter = reprlib.Repr()
+    cutter.maxstring = cutter.maxother = 60
+    cutter.maxlevel = 2
+    return cutter.repr(value)
 
 
 def _known_keys(spec: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Names of the fields at `path`. Tags of unions and list indices in a path are passed over."""
+    return sorted({name for model in _models_at(spec, path) for name in model.model_fields})
+
+
+def _models_at(spec: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
+    """The specs that may stand at `path`. Tags of unions and list indices in it are passed over."""
     candidates: list[type[BaseModel]] = [spec]
     for part in path:
         found = [
@@ -65,42 +88,22 @@ def _known_keys(spec: type[BaseModel], path: Sequence[str]) -> list[str]:
         if found:
             candidates = found
         elif not part.isdigit():
-            tagged = [c for c in candidates if _tag(c) == part]
-            candidates = tagged or candidates
-    return sorted({name for candidate in candidates for name in candidate.model_fields})
+            candidates = [c for c in candidates if _tag(c) == part] or candidates
+    return candidates
 
 
 def _tag(spec: type[BaseModel]) -> str | None:
     field = spec.model_fields.get("kind")
-    return None if field is None else str(field.default)
+    names = () if field is None else typing.get_args(field.annotation)
+    return str(names[0]) if names else None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if arguments := typing.get_args(annotation):
+        return [model for argument in arguments for model in _models_in(argument)]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if isinstance(annotation, types.GenericAlias) or typing.get_args(annotation):
-        return [model for arg in typing.get_args(annotation) for model in _models_in(arg)]
     return []
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping. Raises UserError that names the file and the line."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no recipe at '{path}'; check the path") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is not UTF-8 ({error.reason} at byte {error.start})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise UserError(f"'{path}'{place}: not valid YAML: {problem}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise UserError(f"'{path}' holds a {type(raw).__name__}; a recipe is a mapping of keys")
-    return raw
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def load_recipe(path: Path | str, *, search: Sequence[Path] = ()) -> dict[str, A
 
     `search` names further folders in which `extends` and `path` itself are looked for.
     """
-    return _load_extended(_find(Path(path), search), search, depth=0)
+    return _load_extended(_find(Path(path), search), search, ())
 
 
 def _find(path: Path, search: Sequence[Path]) -> Path:
@@ -141,57 +144,65 @@ def _find(path: Path, search: Sequence[Path]) -> Path:
     return path
 
 
-def _load_extended(path: Path, search: Sequence[Path], depth: int) -> dict[str, Any]:
-    if depth > MAX_EXTENDS:
-        raise UserError(
-            f"'{path}': more than {MAX_EXTENDS} recipes extend each other in a row; a cycle?"
-        )
+def _load_extended(
+    path: Path, search: Sequence[Path], extending: tuple[Path, ...]
+) -> dict[str, Any]:
+    if path.resolve() in extending:
+        names = " -> ".join(p.name for p in (*extending, path))
+        raise UserError(f"'{path}' extends itself ({names}); take one 'extends' out")
     raw = load_yaml(path)
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
-    if not isinstance(parent, str):
-        raise UserError(f"'{path}': 'extends' = {parent!r}: name one recipe file")
-    base = _load_extended(_find(path.parent / parent, search), search, depth + 1)
-    return merge(base, raw)
+    if not isinstance(parent, str) or not parent:
+        raise UserError(f"'{path}': 'extends' = {_short(parent)}: name one recipe file")
+    found = _find(path.parent / parent, search)
+    return merge(_load_extended(found, search, (*extending, path.resolve())), raw)
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Apply `key.path=value` words, the value read as YAML.
+    """Apply `key.path=value` words, the value read as YAML; a number in the path picks a list's item.
+
+    An override of a `kind` goes before the others, since it replaces the mapping it stands in.
 
     >>> apply_overrides({"optim": {"lr": 1.0}}, ["optim.lr=3e-4"])
     {'optim': {'lr': 0.0003}}
+    >>> apply_overrides({"blocks": [{"times": 1}]}, ["blocks.0.times=6"])
+    {'blocks': [{'times': 6}]}
     """
-    result = dict(raw)
+    changes = []
     for word in overrides:
         key, separator, text = word.partition("=")
-        if not separator or not key:
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
             raise UserError(
                 f"'{word}' is not an override; write key.path=value, as in train.steps=100"
             )
-        change: Any = _parse_value(text, word)
-        for part in reversed(key.strip().split(".")):
-            change = {part: change}
-        result = merge(result, change)
-    return result
+        changes.append((parts, read_yaml(text, f"the value in '{word}'")))
+    result: Any = dict(raw)
+    for parts, value in sorted(changes, key=lambda change: change[0][-1] != "kind"):
+        result = _override(result, parts, value)
+    return typing.cast(dict[str, Any], result)
 
 
-def _parse_value(text: str, word: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"the value in '{word}' is not valid YAML; quote it") from None
-    if isinstance(value, str):  # YAML 1.1 reads 3e-4 as a word, people mean the number
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _override(old: Any, parts: Sequence[str], value: Any) -> Any:
+    if not parts:
+        return merge({"": old}, {"": value})[""]
+    name, *rest = parts
+    if isinstance(old, list):
+        if not name.isdecimal() or int(name) >= len(old):
+            raise UserError(f"'{name}' is no item of a list of {len(old)}; they count from 0")
+        return [_override(v, rest, value) if i == int(name) else v for i, v in enumerate(old)]
+    if not isinstance(old, Mapping):
+        old = {}
+    if parts == ["kind"]:
+        return merge({"": old}, {"": {"kind": value}})[""]
+    return {**old, name: _override(old.get(name), rest, value)}
 
 
 def dump_yaml(spec: Spec) -> str:
     """The resolved spec as YAML, every default written out."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(spec.model_dump(mode="json"))
 
 
 def schema_json(spec: type[Spec]) -> str:

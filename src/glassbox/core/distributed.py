@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,12 @@ class Group:
                 part.copy_(summed.view_as(part))
             bucket, size = [], 0
 
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite each tensor with rank 0's, so that all ranks begin with the same weights."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:
@@ -70,17 +76,19 @@ def process_group(device_name: str = "auto") -> Iterator[Group]:
 
     gloo on CPUs, nccl on CUDA. The group is left at the end, whatever happened.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
-        yield Group()
-        return
     try:
         group = Group(
-            rank=int(os.environ["RANK"]),
-            world_size=int(os.environ["WORLD_SIZE"]),
+            rank=int(os.environ.get("RANK", "0")),
+            world_size=int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1,
             local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         )
     except ValueError as error:
-        raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is not a number ({error})") from None
+        raise UserError(
+            f"RANK, WORLD_SIZE or LOCAL_RANK is not a number ({error}); start ranks with torchrun"
+        ) from None
+    if group.world_size == 1:
+        yield Group()
+        return
     cuda = device_name in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(group.local_rank)

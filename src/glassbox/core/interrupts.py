@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import sys
 import threading
+import time
 from collections.abc import Iterator
+
+ECHO_SECONDS = 1.0
+"""A second signal within this time is the first one again: torchrun passes a terminal's Ctrl-C on."""
 
 
 class Interrupts:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step under way."""
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step under way.
+
+    A second one, more than a second later, raises KeyboardInterrupt where it finds the program.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._first_at = 0.0
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Interrupts]:
@@ -29,7 +37,10 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: object) -> None:
-        if self.requested:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._first_at = True, now
+            # not print: the signal may have come in the middle of one, whose buffer is then locked
+            os.write(2, b"  stopping after this step; once more to stop at once\n")
+        elif now - self._first_at > ECHO_SECONDS:
             raise KeyboardInterrupt
-        self.requested = True
-        print("  stopping after this step; once more to stop at once", file=sys.stderr, flush=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from glassbox.core.files import write_text
+from glassbox.core.errors import UserError
+from glassbox.core.files import write_bytes
 
 
 class MetricsSink(Protocol):
@@ -24,35 +26,59 @@ class JsonlSink:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("a", encoding="utf-8")
+        self._stream = path.open("ab")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Write one line. NaN and infinities become null, since JSON has none."""
-        clean = {key: _finite(value) for key, value in record.items()}
-        self._stream.write(json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n")
-        self._stream.flush()
+        """Write one line. NaN and infinities become null, since JSON has none.
+
+        Raises UserError where the disk is full.
+        """
+        try:
+            self._stream.write(_line(record))
+            self._stream.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write '{self.path}': {error.strerror}; mend that and run again: "
+                "what was finished before is whole"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        with contextlib.suppress(OSError):  # a full disk has been reported by `log`
+            self._stream.close()
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a metrics file; a half-written last line (a kill's trace) is left out."""
+    """All records of a metrics file; a half-written last line (a kill's trace) is left out.
+
+    Raises UserError naming a damaged line before that.
+    """
     if not path.exists():
         return []
+    *lines, _half_written = path.read_bytes().split(b"\n")
     records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"'{path}' line {number} is damaged; delete that line")
+        records.append(record)
     return records
 
 
@@ -61,4 +87,4 @@ def truncate_metrics(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record.get("step", 0) <= step]
-    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+    write_bytes(path, b"".join(_line(record) for record in kept))

@@ -9,10 +9,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from glassbox.core.config import Spec, dump_yaml, load_yaml
+from glassbox.core.config import Spec, dump_yaml
 from glassbox.core.environment import describe_environment
 from glassbox.core.errors import UserError
-from glassbox.core.files import write_json, write_text
+from glassbox.core.files import remove_leftovers, write_json, write_text
+from glassbox.core.yaml12 import load_yaml, read_yaml
 
 
 class RunFolder:
@@ -44,6 +45,7 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise UserError(f"cannot write to '{self.path}': {error.strerror}") from None
+        remove_leftovers(self.path)
         return self
 
     def __exit__(
@@ -58,12 +60,12 @@ class RunFolder:
     def begin(self, recipe: Spec) -> None:
         """Record the resolved recipe and the environment; refuse a folder of another recipe.
 
-        What may differ between a run and its resume (where it is kept, how long it goes on) is the
-        caller's to compare: here the recipe must be the same to the letter.
+        Every value must be the same; what may differ between a run and its resume (where it is
+        kept, say) is no part of `recipe`.
         """
         text = dump_yaml(recipe)
-        if self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != text:
-            change = first_difference(load_yaml(self.recipe), recipe.model_dump(mode="json"))
+        if self.recipe.exists() and (old := load_yaml(self.recipe)) != read_yaml(text, "recipe"):
+            change = first_difference(old, recipe.model_dump(mode="json"))
             raise UserError(
                 f"'{self.path}' holds a run of another recipe ({change}); "
                 "name another folder, or give the old values to go on with it"
@@ -83,9 +85,11 @@ class RunFolder:
             return None
         try:
             content = json.loads(self.done.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UserError(f"'{self.done}' is damaged; delete it and run again") from None
-        return content if isinstance(content, dict) else {}
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise UserError(f"'{self.done}' is damaged; delete it and run again")
+        return content
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str:

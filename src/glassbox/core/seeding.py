@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,10 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The state of every global generator, as JSON-able values and tensors."""
+    """The state of every global generator, as JSON-able values and tensors.
+
+    Of several CUDA devices it is the current one's: each rank has one.
+    """
     version, internal, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002
     assert isinstance(numpy_state, tuple)
@@ -43,6 +48,8 @@ def rng_state() -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        tensors["mps"] = torch.mps.get_rng_state()
     return values, tensors
 
 
@@ -56,3 +63,15 @@ def set_rng_state(values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
+    if "mps" in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors["mps"])
+
+
+@contextlib.contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Whatever the block draws, every global generator is afterwards where it was before."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(*state)
