@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -55,6 +56,16 @@ def remove_leftovers(folder: Path) -> None:
     for temporary in folder.rglob(".*.tmp"):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", temporary.name) and temporary.is_file():
             temporary.unlink(missing_ok=True)
+
+
+def checksum(path: Path | str) -> str:
+    """Size and BLAKE2b-128 of a file's content, as one word: 'BYTES-HEX'."""
+    digest, size = hashlib.blake2b(digest_size=16), 0
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return f"{size}-{digest.hexdigest()}"
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

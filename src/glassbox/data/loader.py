@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,24 +56,38 @@ class PackedRows:
         *,
         strategy: Literal["best_fit", "greedy"] = "best_fit",
     ) -> None:
+        if row_length < 1:
+            raise UserError(f"row_length = {row_length}: a row holds one pair or more")
         self.shard = shard
         self.row_length = row_length
-        self.rows: list[list[Piece]] = pack_documents(shard.offsets, row_length, strategy=strategy)
-        if not self.rows:
+        # flat arrays, not lists of tuples: 16 bytes a piece for millions of documents
+        starts, lengths, first_pieces = array("q"), array("q"), array("q", [0])
+        for row in pack_documents(shard.offsets, row_length, strategy=strategy):
+            for start, length in row:
+                starts.append(start)
+                lengths.append(length)
+            first_pieces.append(len(starts))
+        self._starts, self._lengths, self._first_pieces = starts, lengths, first_pieces
+        if not starts:
             raise UserError("the data holds no document of two tokens or more; give it more text")
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._first_pieces) - 1
+
+    def pieces(self, row: int) -> list[Piece]:
+        """The runs of pairs in a row, in order."""
+        here = slice(self._first_pieces[row], self._first_pieces[row + 1])
+        return list(zip(self._starts[here], self._lengths[here], strict=True))
 
     @property
     def num_pairs(self) -> int:
         """How many (input, target) pairs over all rows."""
-        return sum(length for row in self.rows for _, length in row)
+        return sum(self._lengths)
 
     @property
     def fill_rate(self) -> float:
         """Share of the rows' places that hold a pair; the rest is padding."""
-        return self.num_pairs / (len(self.rows) * self.row_length)
+        return self.num_pairs / (len(self) * self.row_length)
 
     def batch(self, indices: Sequence[int]) -> TokenBatch:
         """The rows of these numbers, padded at the end with documents of their own."""
@@ -82,7 +97,7 @@ class PackedRows:
         documents = np.full(shape, -1, dtype=np.int64)
         for place, index in enumerate(indices):
             at = 0
-            for number, (start, length) in enumerate(self.rows[index]):
+            for number, (start, length) in enumerate(self.pieces(index)):
                 here = slice(at, at + length)
                 ids[place, here] = self.shard.ids[start : start + length]
                 following = self.shard.ids[start + 1 : start + 1 + length].astype(np.int64)
@@ -114,6 +129,11 @@ class PackedSource:
         seed: int = 0,
         group: Group | None = None,
     ) -> None:
+        if rows_per_step < 1 or (rows_per_batch is not None and rows_per_batch < 1):
+            raise UserError(
+                f"rows_per_step = {rows_per_step}, rows_per_batch = {rows_per_batch}: "
+                "each step and batch takes one row or more"
+            )
         self.rows = rows
         self.rows_per_step = rows_per_step
         self.rows_per_batch = rows_per_batch or rows_per_step
@@ -147,16 +167,25 @@ class PackedSource:
             for first in range(0, len(mine), self.rows_per_batch)
         ]
 
+    def _identity(self) -> dict[str, Any]:
+        """What a position means nothing without."""
+        return {
+            "rows": len(self.rows),
+            "row_length": self.rows.row_length,
+            "seed": self.seed,
+            "ids": self.rows.shard.info.get("files", {}).get(".bin"),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """The position, as JSON."""
-        return {"cursor": self.cursor, "rows": len(self.rows), "seed": self.seed}
+        return {"cursor": self.cursor, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position. Raises UserError where the data are not the ones it was saved with."""
-        for key, value in (("rows", len(self.rows)), ("seed", self.seed)):
-            if state[key] != value:
+        for key, value in self._identity().items():
+            if state.get(key) != value:
                 raise UserError(
-                    f"the checkpoint was made with data of {key} = {state[key]}, these have {value}; "
-                    "resume with the same data, row length and seed"
+                    f"the checkpoint was made with data of {key} = {state.get(key)}, "
+                    f"these have {value}; resume with the same data, row length and seed"
                 )
         self.cursor = int(state["cursor"])

@@ -85,12 +85,10 @@ def pack_documents(
     capacity: int,
     *,
     strategy: Literal["best_fit", "greedy"] = "best_fit",
-) -> list[list[Piece]]:
+) -> Iterator[list[Piece]]:
     """Rows of pieces for a shard's documents, window by window so that memory stays bounded."""
     pack = pack_best_fit if strategy == "best_fit" else pack_greedy
-    rows: list[list[Piece]] = []
     for first in range(0, max(0, len(offsets) - 1), WINDOW):
         pieces = list(cut_documents(offsets[first : first + WINDOW + 1], capacity))
-        packed = pack([length for _, length in pieces], capacity)
-        rows.extend([pieces[index] for index in row] for row in packed)
-    return rows
+        for row in pack([length for _, length in pieces], capacity):
+            yield [pieces[index] for index in row]

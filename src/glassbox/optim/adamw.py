@@ -38,7 +38,7 @@ class AdamW:
     """m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr (m^ / (sqrt(v^) + eps) + decay w).
 
     m^ and v^ are divided by 1 - b^t, t counted a parameter, from 1. Decay is decoupled: it multiplies
-    the weight by 1 - lr * decay before the step. Tested against: torch.optim.AdamW.
+    the weight by 1 - lr * decay before the step. Moments have the parameter's dtype. Tested against: torch.optim.AdamW.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class AdamW:
         self.steps: dict[str, int] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
+                if name in self.steps:
+                    raise ValueError(f"parameter '{name}' stands in two groups; leave one")
                 self.first[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 self.second[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 self.steps[name] = 0

@@ -44,7 +44,9 @@ def schedule_factor(
 ) -> float:
     """Share of the peak learning rate at optimizer step `step`, counted from 0.
 
-    No step has rate zero in the warm-up: step 0 of w has 1 / (w + 1), step w the whole peak.
+    No step has rate zero in the warm-up: step 0 of w has 1 / (w + 1), step w the whole peak. The
+    final ratio would be reached at step `total_steps`, the first that is not taken.
+    Tested against: torch.optim.lr_scheduler.CosineAnnealingLR and LinearLR.
 
     >>> schedule_factor(WarmupCosine(warmup_steps=1), 1, 100)
     1.0
