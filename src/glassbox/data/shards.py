@@ -66,11 +66,7 @@ def write_shard(
     offsets = [0]
     buffered: list[int] = []
     buffered_mask: list[int] = []
-    pairs: Iterable[tuple[Sequence[int], Sequence[int] | None]] = (
-        ((document, None) for document in documents)
-        if masks is None
-        else zip(documents, masks, strict=True)
-    )
+    mask_iterator = None if masks is None else iter(masks)
     _header(path).unlink(missing_ok=True)
     _beside(path, ".mask.bin").unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
@@ -92,10 +88,11 @@ def write_shard(
             buffered.clear()
             buffered_mask.clear()
 
-        for document, mask in pairs:
+        for document in documents:
             buffered.extend(document)
             offsets.append(offsets[-1] + len(document))
-            if mask is not None:
+            if mask_iterator is not None:
+                mask = next(mask_iterator, ())
                 if len(mask) != len(document):
                     raise ValueError(f"a mask of {len(mask)} for a document of {len(document)} ids")
                 buffered_mask.extend(mask)
