@@ -1,0 +1,292 @@
+"""Conversations: read in the forms people keep them in, written as shards that train answers alone."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from glassbox.core.errors import UserError
+from glassbox.data.shards import write_shard
+
+Message = dict[str, Any]
+"""{"role": "system" | "user" | "assistant" | "tool", "content": text}; further keys pass through."""
+
+ROLES = ("system", "user", "assistant", "tool")
+SHAREGPT_ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
+
+
+class ChatTokenizer(Protocol):
+    """What encoding a conversation asks of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the tokenizer, so that ids are never read by another."""
+
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Any = None
+    ) -> tuple[list[int], list[int]]:
+        """Ids, and 1 for each that the assistant says (its end-of-message included), else 0."""
+
+
+class BadRow(ValueError):
+    """What is wrong with a row, before its file and line are known."""
+
+
+def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) for every row of a JSONL file, or of a JSON file that holds one list.
+
+    Raises UserError that names the file and the line (or the number of the row in a list).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"no file at '{path}'; check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"'{path}' is a folder; name one .jsonl or .json file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is not UTF-8 ({error.reason} at byte {error.start})") from None
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"'{path}' line {error.lineno}: not valid JSON: {error.msg}") from None
+        places = (f"'{path}' row {number}" for number in range(1, len(rows) + 1))
+        numbered: Iterable[tuple[str, Any]] = zip(places, rows, strict=True)
+    else:
+        numbered = _json_lines(path, text)
+    for place, row in numbered:
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: a {type(row).__name__}; each row is an object with keys")
+        yield place, row
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    # not splitlines(): U+2028 and its kin may stand inside a JSON string
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"'{path}' line {number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"'{path}' line {number}: not valid JSON: {error.msg}") from None
+
+
+def read_chats(path: Path | str) -> list[list[Message]]:
+    """All conversations of a JSONL or JSON file; the form of each row is known by its keys.
+
+    - {"messages": [{"role", "content"}, ...]}
+    - ShareGPT: {"conversations": [{"from", "value"}, ...], "system"?}
+    - Alpaca: {"instruction", "input"?, "output", "system"?, "history"?: [[question, answer], ...]}
+
+    Raises UserError naming file, line, key and remedy for a row of another form, and for one in
+    which the assistant says nothing.
+    """
+    chats = [located(place, chat_of_row, row) for place, row in read_rows(path)]
+    if not chats:
+        raise UserError(f"'{path}' holds no conversations; give it at least one row")
+    return chats
+
+
+def located(place: str, parse: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> Any:
+    """parse(row), with the place put before the complaint of a bad row."""
+    try:
+        return parse(row)
+    except BadRow as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def chat_of_row(row: Mapping[str, Any]) -> list[Message]:
+    """The messages of a row. Raises BadRow.
+
+    >>> chat_of_row({"instruction": "Add.", "input": "1 1", "output": "2"})
+    [{'role': 'user', 'content': 'Add.\\n1 1'}, {'role': 'assistant', 'content': '2'}]
+    """
+    if row.get("tools"):
+        raise BadRow("key 'tools' is not empty; put the tools into the system message")
+    if "messages" in row:
+        messages = parse_messages(row["messages"], "messages")
+    elif "conversations" in row:
+        messages = parse_messages(row["conversations"], "conversations")
+        messages = system_message(row) + messages
+    elif "instruction" in row and "output" in row:
+        messages = instruction_prompt(row)
+        messages.append({"role": "assistant", "content": _text(row, "output")})
+    else:
+        raise BadRow(
+            f"keys {sorted(row)} are of no known form; use messages, conversations (ShareGPT), "
+            "or instruction and output (Alpaca)"
+        )
+    if not any(m["role"] == "assistant" and m["content"] for m in messages):
+        raise BadRow("the assistant says nothing in it; add an assistant message or drop the row")
+    return messages
+
+
+def instruction_prompt(row: Mapping[str, Any]) -> list[Message]:
+    """The messages before the answer of an Alpaca row: system, history, instruction and input."""
+    messages = system_message(row)
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise BadRow("key 'history' is no list; give [[question, answer], ...]")
+    for turn in history:
+        if not (
+            isinstance(turn, list) and len(turn) == 2 and all(isinstance(t, str) for t in turn)
+        ):
+            raise BadRow(f"key 'history' holds {turn!r}; give [[question, answer], ...]")
+        messages.append({"role": "user", "content": turn[0]})
+        messages.append({"role": "assistant", "content": turn[1]})
+    parts = [_text(row, "instruction"), _text(row, "input") if row.get("input") else ""]
+    messages.append({"role": "user", "content": "\n".join(part for part in parts if part)})
+    return messages
+
+
+def system_message(row: Mapping[str, Any]) -> list[Message]:
+    """The message of the key `system`, where a row has one."""
+    return [{"role": "system", "content": _text(row, "system")}] if row.get("system") else []
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row[key]
+    if not isinstance(value, str):
+        raise BadRow(f"key '{key}' = {value!r} is a {type(value).__name__}; give text")
+    return value
+
+
+def parse_messages(raw: Any, key: str) -> list[Message]:
+    """Messages in either form: {"role", "content"} or ShareGPT's {"from", "value"}. Raises BadRow."""
+    if not isinstance(raw, list) or not raw:
+        raise BadRow(f"key '{key}' is no list of messages; give at least one")
+    return [_message(one, f"{key}[{number}]") for number, one in enumerate(raw)]
+
+
+def _message(raw: Any, key: str) -> Message:
+    if not isinstance(raw, dict):
+        raise BadRow(f"'{key}' = {raw!r}; give an object with role and content")
+    if "role" in raw:
+        role, content, name = raw["role"], raw.get("content"), "content"
+        if role not in ROLES:
+            raise BadRow(f"'{key}.role' = {role!r}; use {', '.join(ROLES)}")
+        rest = {k: v for k, v in raw.items() if k not in ("role", "content") and v is not None}
+    elif "from" in raw:
+        role, content, name = SHAREGPT_ROLES.get(raw["from"]), raw.get("value"), "value"
+        if role is None:
+            raise BadRow(f"'{key}.from' = {raw['from']!r}; use {', '.join(SHAREGPT_ROLES)}")
+        rest = {}
+    else:
+        raise BadRow(f"'{key}' has keys {sorted(raw)}; give role and content, or from and value")
+    if not isinstance(content, str):
+        raise BadRow(f"'{key}.{name}' = {content!r} is a {type(content).__name__}; give text")
+    return {"role": role, "content": content, **rest}
+
+
+@dataclass
+class ChatReport:
+    """What became of conversations on their way into a shard.
+
+    num_trained: ids that are trained on, of num_tokens.
+    shortened: conversations that lost their first turns to fit; dropped_turns: how many turns.
+    skipped: conversations whose last turn alone does not fit, left out whole.
+    """
+
+    num_chats: int = 0
+    num_tokens: int = 0
+    num_trained: int = 0
+    shortened: int = 0
+    dropped_turns: int = 0
+    skipped: int = 0
+
+
+def write_chat_shard(
+    path: Path | str,
+    chats: Iterable[Sequence[Message]],
+    tokenizer: ChatTokenizer,
+    *,
+    row_length: int,
+) -> ChatReport:
+    """Write conversations as a masked shard, in bounded memory: only what the assistant says is trained.
+
+    Read it with `PackedRows(read_shard(path), row_length)` and train with `NextToken`: that is
+    supervised fine-tuning. A conversation of more than row_length + 1 ids loses its first turns (a
+    turn begins with a user message; the system message stays) until it fits; if its last turn is
+    still too long it is left out. No answer is ever cut. Raises UserError where nothing is left.
+    """
+    report = ChatReport()
+    masks: deque[list[int]] = deque()
+
+    def documents() -> Iterator[list[int]]:
+        for chat in chats:
+            ids, mask, dropped = encode_fitting(chat, tokenizer, row_length + 1)
+            if not any(mask):
+                report.skipped += 1
+                continue
+            report.num_chats += 1
+            report.num_tokens += len(ids)
+            report.num_trained += sum(mask)
+            report.shortened += dropped > 0
+            report.dropped_turns += dropped
+            masks.append(mask)
+            yield ids
+
+    write_shard(
+        path,
+        documents(),
+        vocab_size=tokenizer.vocab_size,
+        fingerprint=tokenizer.fingerprint,
+        masks=iter(masks.popleft, None),
+    )
+    if report.num_chats == 0:
+        raise UserError(
+            f"none of {report.skipped} conversations fits into {row_length + 1} tokens; "
+            "raise data.row_length or give shorter ones"
+        )
+    return report
+
+
+def encode_fitting(
+    chat: Sequence[Message], tokenizer: ChatTokenizer, max_ids: int
+) -> tuple[list[int], list[int], int]:
+    """(ids, mask, dropped turns) of a conversation without as many first turns as it takes to fit.
+
+    What stands behind the last answer is left out, since it teaches nothing. Nothing fits: ([], [], 0).
+    """
+    last = max((i for i, m in enumerate(chat) if m["role"] == "assistant"), default=-1)
+    chat = chat[: last + 1]
+    head = [m for m in chat[:1] if m["role"] == "system"]
+    starts = [i for i, m in enumerate(chat) if m["role"] == "user"]
+    cuts = [len(head), *(start for start in starts if start > len(head))]
+
+    def attempt(cut: int) -> tuple[list[int], list[int]]:
+        ids, mask = tokenizer.encode_chat([*head, *chat[cut:]])
+        end = max((i + 1 for i, trained in enumerate(mask) if trained), default=0)
+        return ids[:end], mask[:end]
+
+    ids, mask = attempt(cuts[0])
+    if len(ids) <= max_ids:
+        return ids, mask, 0
+    low, high = 1, len(cuts)  # the fewest dropped turns that make it fit lie in [low, high]
+    best: tuple[list[int], list[int]] = ([], [])
+    while low < high:
+        middle = (low + high) // 2
+        ids, mask = attempt(cuts[middle])
+        if len(ids) <= max_ids:
+            best, high = (ids, mask), middle
+        else:
+            low = middle + 1
+    return (*best, low) if best[0] else ([], [], 0)

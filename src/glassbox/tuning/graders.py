@@ -1,0 +1,135 @@
+"""Graders: a completion and its problem in, a number out, checked by rule rather than by taste."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+from glassbox.core.errors import UserError
+from glassbox.data.conversations import BadRow, located, parse_messages, read_rows
+
+Problem = Mapping[str, Any]
+"""{"prompt": messages, ...} and whatever its graders look at, such as "answer"."""
+
+_NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_MARKERS = ("Answer:", "答案：")
+
+
+def read_problems(path: Path | str) -> list[dict[str, Any]]:
+    """All problems of a JSONL or JSON file: {"prompt": text or messages, ...}, other keys kept as they are.
+
+    Raises UserError naming file, line, key and remedy for a row without a prompt.
+    """
+    problems = [located(place, _problem, row) for place, row in read_rows(path)]
+    if not problems:
+        raise UserError(f"'{path}' holds no problems; give it at least one row")
+    return problems
+
+
+def _problem(row: dict[str, Any]) -> dict[str, Any]:
+    if "prompt" not in row:
+        raise BadRow(f"missing key 'prompt' (keys {sorted(row)}); give text or messages")
+    raw = row["prompt"]
+    text = isinstance(raw, str)
+    prompt = [{"role": "user", "content": raw}] if text else parse_messages(raw, "prompt")
+    return {**row, "prompt": prompt}
+
+
+class Grader(Protocol):
+    """Scores one completion. It may raise: that costs the completion its score, not the run."""
+
+    def __call__(self, completion: str, problem: Problem) -> float:
+        """Usually between 0 and 1; any finite number will do."""
+
+
+def final_number(completion: str, markers: Sequence[str] = _MARKERS) -> Decimal | None:
+    """The number that the completion ends with, on a line of its own behind a marker; else None.
+
+    >>> final_number("First, 8 + 5 = 13. Then, 13 + 14 = 27.\\nAnswer: 27")
+    Decimal('27')
+    """
+    marked = "|".join(map(re.escape, markers))
+    match = re.search(rf"(?:^|\n)(?:{marked}) ?({_NUMBER})\s*\Z", completion)
+    return Decimal(match[1].replace(",", "")) if match else None
+
+
+class NumericAnswer:
+    """1 where the completion ends in 'Answer: N' and N is exactly the problem's `answer`, else 0.
+
+    >>> NumericAnswer()("8 + 5 = 13.\\nAnswer: 13", {"answer": 13})
+    1.0
+    """
+
+    def __init__(self, key: str = "answer", *, markers: Sequence[str] = _MARKERS) -> None:
+        self.key = key
+        self.markers = tuple(markers)
+
+    def __call__(self, completion: str, problem: Problem) -> float:
+        """Compare as decimals, so that 27.0 is 27 and 0.1 is no binary fraction."""
+        found = final_number(completion, self.markers)
+        return float(found is not None and found == Decimal(str(problem[self.key])))
+
+
+class Format:
+    """1 where the whole completion matches a regular expression (`.` also matches line ends), else 0.
+
+    The default asks for some words of working, then one closing line 'Answer: N'.
+    """
+
+    def __init__(self, pattern: str | None = None) -> None:
+        marked = "|".join(map(re.escape, _MARKERS))
+        default = rf"(?:(?!{marked}).)*\S\s*\n(?:{marked}) ?{_NUMBER}\s*"
+        try:
+            self.pattern = re.compile(default if pattern is None else pattern, re.DOTALL)
+        except re.error as error:
+            raise UserError(f"pattern = {pattern!r} is no regular expression: {error}") from None
+
+    def __call__(self, completion: str, problem: Problem) -> float:
+        """Match from the first character to the last."""
+        return float(self.pattern.fullmatch(completion) is not None)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A reward, what each grader gave before weighting, and how many graders failed."""
+
+    reward: float
+    parts: dict[str, float]
+    errors: int
+
+
+class Rubric:
+    """Several graders by name: reward = sum of weight times score.
+
+    A grader that raises, or returns no finite number, gives 0 and is counted in `errors`.
+    """
+
+    def __init__(self, graders: Mapping[str, tuple[Grader, float]]) -> None:
+        if not graders:
+            raise UserError("a rubric without graders scores nothing; give at least one")
+        self.graders = dict(graders)
+
+    @classmethod
+    def of(cls, grader: Grader | Rubric) -> Rubric:
+        """A single grader as a rubric of weight one; a rubric as it is."""
+        return grader if isinstance(grader, Rubric) else cls({"score": (grader, 1.0)})
+
+    def grade(self, completion: str, problem: Problem) -> Grade:
+        """Ask every grader."""
+        parts: dict[str, float] = {}
+        errors = 0
+        for name, (grader, _) in self.graders.items():
+            try:
+                score = float(grader(completion, problem))
+            except Exception:  # whatever a user's grader does wrong costs this sample alone
+                score = math.nan
+            if not math.isfinite(score):
+                score, errors = 0.0, errors + 1
+            parts[name] = score
+        reward = sum(weight * parts[name] for name, (_, weight) in self.graders.items())
+        return Grade(reward, parts, errors)

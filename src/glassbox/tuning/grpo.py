@@ -1,0 +1,195 @@
+"""Group-relative policy optimization: of G answers to one prompt, more of those above their mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from glassbox.core.config import Spec
+from glassbox.core.errors import UserError
+from glassbox.models.causal_lm import CausalLM
+from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.protocols import ObjectiveOutput
+from glassbox.tuning.log_probs import answer_log_probs, freeze
+
+Metrics = dict[str, tuple[float, float]]
+
+
+class GrpoConfig(Spec):
+    """How answers are sampled, and what is learnt from their rewards."""
+
+    prompts_per_step: int = Field(16, gt=0, description="over all ranks")
+    group_size: int = Field(8, ge=2, description="answers to each prompt")
+    max_tokens: int = Field(64, gt=0, description="the most tokens of an answer")
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    clip_low: float = Field(0.2, gt=0, lt=1, description="ratios below 1 - clip_low are clipped")
+    clip_high: float = Field(0.2, gt=0, description="ratios above 1 + clip_high are clipped")
+    kl_beta: float = Field(
+        0.0, ge=0, description="weight of the KL to the reference; 0: none needed"
+    )
+    normalization: Literal["grpo", "dapo", "dr_grpo"] = Field(
+        "dapo",
+        description="grpo: mean over each answer's tokens, then over answers; dapo: mean over all "
+        "tokens; dr_grpo: sum over tokens / (answers * max_tokens)",
+    )
+    scale_rewards: bool = Field(True, description="divide by the group's standard deviation")
+    overlong: Literal["train", "mask"] = Field(
+        "train",
+        description="answers cut off at max_tokens; mask: graded, and counted in their group's "
+        "mean, but not trained on",
+    )
+    updates_per_rollout: int = Field(1, gt=0, description="optimizer steps on the same answers")
+    old_log_probs: Literal["recompute", "engine"] = Field(
+        "recompute",
+        description="the sampling policy's: by the training forward (exact), or as the engine drew",
+    )
+    tokens_per_batch: int = Field(16384, gt=0, description="a micro-batch's most, padding included")
+
+
+def group_advantages(
+    reward: Float[Tensor, "B G"], *, scale: bool = True, eps: float = 1e-4
+) -> Float[Tensor, "B G"]:
+    """Centre and scale each prompt's G rewards: A = (r - mean r) / (std r + eps), std over G - 1.
+
+    With scale=False only centred, as Dr. GRPO (arXiv:2503.20783). A group whose rewards are all equal
+    gets exactly zero, so it teaches nothing. Raises ValueError for G < 2.
+    Source: DeepSeekMath (arXiv:2402.03300), section 4.1.2. Tested against: trl.
+
+    >>> group_advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), scale=False).tolist()
+    [[0.5, -0.5], [0.0, 0.0]]
+    """
+    if reward.shape[-1] < 2:
+        raise ValueError(f"a group of {reward.shape[-1]} has no mean to stand out from; use G >= 2")
+    centred = reward - reward.mean(dim=-1, keepdim=True)
+    if scale:
+        centred = centred / (reward.std(dim=-1, keepdim=True) + eps)
+    equal = reward.amax(dim=-1, keepdim=True) == reward.amin(dim=-1, keepdim=True)
+    return torch.where(equal, torch.zeros_like(centred), centred)
+
+
+@dataclass
+class RolloutBatch:
+    """Answers to learn from, one a row, padded on the right.
+
+    ids, targets: (B, T), target t is id t + 1; IGNORE at all but an answer's tokens.
+    advantages: (B,). scales: (B,), by which each row's summed loss is multiplied (1 / length for
+        "grpo", else 1).
+    old_log_probs: (B, T), the sampling policy's; None where the policy has not moved since.
+    weight: the loss's divisor; it also counts the answers left out because they teach nothing.
+    metrics: of the rollout itself, on one batch of each step.
+    """
+
+    ids: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B T"]
+    advantages: Float[Tensor, " B"]
+    scales: Float[Tensor, " B"]
+    old_log_probs: Float[Tensor, "B T"] | None
+    weight: float
+    metrics: Metrics = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens a forward pass reads, padding included."""
+        return self.ids.numel()
+
+    def to(self, device: torch.device) -> RolloutBatch:
+        """The same batch on another device."""
+        old = self.old_log_probs
+        return RolloutBatch(
+            self.ids.to(device),
+            self.targets.to(device),
+            self.advantages.to(device),
+            self.scales.to(device),
+            None if old is None else old.to(device),
+            self.weight,
+            self.metrics,
+        )
+
+
+def policy_losses(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"],
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """The clipped surrogate of every token, and where the clip holds its gradient back.
+
+    -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = exp(log p - log p_old).
+    Source: Schulman et al., arXiv:1707.06347, eq. 7; clip_high apart: DAPO, arXiv:2503.14476, eq. 10.
+    Tested against: trl, and the formula token by token in float64.
+    """
+    ratio = (log_probs - old_log_probs).exp()
+    advantage = advantages.unsqueeze(-1)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    losses = -torch.minimum(ratio * advantage, clipped * advantage)
+    low = (ratio < 1 - clip_low) & (advantage < 0)
+    high = (ratio > 1 + clip_high) & (advantage > 0)
+    return losses, low | high
+
+
+def kl_to_reference(
+    log_probs: Float[Tensor, "B T"], reference: Float[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """An estimate of KL(policy || reference) from one sampled token: exp(d) - d - 1, d = log q - log p.
+
+    Never negative, and unbiased where the token came from the policy p; q is the reference.
+    Source: Schulman 2020, "Approximating KL divergence" (k3); DeepSeekMath, eq. 4.
+    """
+    difference = reference - log_probs
+    return difference.exp() - difference - 1
+
+
+class Grpo:
+    """The objective: summed, scaled `policy_losses` (+ kl_beta * KL) over the answers' tokens.
+
+    The weights of a step's batches add up to what the configured normalization divides by, so the
+    loop's sum over weight is the method's mean on any number of micro-batches and ranks.
+    Raises UserError where kl_beta > 0 and there is no reference model.
+    Tested against: trl's GRPOTrainer, loss and gradients, for each normalization.
+    """
+
+    def __init__(self, config: GrpoConfig, reference: CausalLM | None = None) -> None:
+        if config.kl_beta > 0 and reference is None:
+            raise UserError(
+                f"kl_beta = {config.kl_beta} needs a reference model; give one or set kl_beta: 0"
+            )
+        self.config = config
+        self.reference = freeze(reference) if reference is not None and config.kl_beta > 0 else None
+
+    def __call__(self, model: CausalLM, batch: RolloutBatch) -> ObjectiveOutput:
+        """Loss of one micro-batch."""
+        config = self.config
+        mask = batch.targets != IGNORE
+        log_probs = answer_log_probs(
+            model, batch.ids, batch.targets, temperature=config.temperature
+        )
+        old = log_probs.detach() if batch.old_log_probs is None else batch.old_log_probs
+        losses, clipped = policy_losses(
+            log_probs,
+            old,
+            batch.advantages,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+        )
+        tokens = float(mask.sum())
+        metrics = dict(batch.metrics)
+        metrics["clip_fraction"] = (float((clipped & mask).sum()), tokens)
+        if self.reference is not None:
+            assert self.reference is not model, "the reference must not be the trained model"
+            with torch.no_grad():
+                reference = answer_log_probs(
+                    self.reference, batch.ids, batch.targets, temperature=config.temperature
+                )
+            divergence = kl_to_reference(log_probs, reference)
+            metrics["kl"] = (float((divergence.detach() * mask).sum()), tokens)
+            losses = losses + config.kl_beta * divergence
+        # selected, not multiplied: what stands at masked places can be anything
+        per_row = torch.where(mask, losses, torch.zeros_like(losses)).sum(dim=-1)
+        return ObjectiveOutput((per_row * batch.scales).sum(), batch.weight, metrics)
