@@ -1,0 +1,183 @@
+"""Recipes: every run anyone is told to do, as data. `stage` says which kind of run it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from glassbox.core.config import Spec, apply_overrides, load_recipe, parse
+from glassbox.core.devices import DeviceName
+from glassbox.core.errors import UserError
+from glassbox.models.shapes import Shape
+from glassbox.training.config import TrainConfig
+from glassbox.tuning.dpo import DpoConfig
+from glassbox.tuning.grpo import GrpoConfig
+
+PACKAGED = Path(__file__).resolve().parents[1] / "recipes"
+CHECKOUT = Path(__file__).resolve().parents[3] / "recipes"
+
+
+class AdamWConfig(Spec):
+    """Settings of AdamW; the learning rate is train.lr."""
+
+    kind: Literal["adamw"] = "adamw"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    foreach: bool = Field(True, description="many tensors a call; false: the plain loop")
+
+
+class TokenizerConfig(Spec):
+    """A tokenizer to load, or how to train one on the run's own text."""
+
+    path: str | None = Field(None, description="folder or tokenizer.json; None: train one")
+    vocab_size: int = Field(4096, gt=256)
+    pattern: str = Field("gpt4", description="gpt2, gpt4, llama3, qwen2 or a regular expression")
+
+
+class TextData(Spec):
+    """Text to pre-train on."""
+
+    path: str = Field(description="a file or folder of text or JSON lines, or 'shakespeare'")
+    heldout_path: str | None = Field(None, description="None: a share of `path` is held out")
+    heldout_share: float = Field(0.05, gt=0, lt=1)
+    row_length: int = Field(256, gt=1, description="tokens a row, several documents packed into it")
+    rows_per_step: int = Field(16, gt=0, description="rows an optimizer step, over all ranks")
+    rows_per_batch: int | None = Field(None, gt=0, description="rows a forward pass; None: all")
+    packing: Literal["best_fit", "greedy"] = "best_fit"
+
+
+class ChatData(Spec):
+    """Conversations to fine-tune on."""
+
+    path: str = Field(description="JSON or JSON lines of chats")
+    heldout_path: str | None = None
+    row_length: int = Field(512, gt=1)
+    rows_per_step: int = Field(8, gt=0)
+    rows_per_batch: int | None = Field(None, gt=0)
+    packing: Literal["best_fit", "greedy"] = "best_fit"
+
+
+class PreferenceData(Spec):
+    """Pairs of a chosen and a rejected answer."""
+
+    path: str = Field(description="JSON or JSON lines of preference pairs")
+    pairs_per_step: int = Field(16, gt=0)
+    pairs_per_batch: int | None = Field(None, gt=0)
+    max_length: int = Field(512, gt=1)
+
+
+class ProblemData(Spec):
+    """Problems whose answers can be checked."""
+
+    path: str = Field(description="JSON lines of problems: prompt, answer")
+
+
+class EvaluationConfig(Spec):
+    """What is measured while training."""
+
+    every: int = Field(0, ge=0, description="steps between evaluations; 0: none")
+    documents: int = Field(64, gt=0, description="held-out documents read each time")
+    sample_every: int = Field(0, ge=0)
+    prompts: tuple[str, ...] = ()
+    max_tokens: int = Field(64, gt=0)
+
+
+class StageRecipe(Spec):
+    """What all stages share."""
+
+    out: str = Field(description="the run folder")
+    seed: int = 0
+    device: DeviceName = "auto"
+    optim: AdamWConfig = AdamWConfig()
+    train: TrainConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+class PretrainRecipe(StageRecipe):
+    """Next-token prediction on text, from fresh weights or from a model."""
+
+    stage: Literal["pretrain"] = "pretrain"
+    init: str | None = Field(None, description="MODEL to go on from; None: fresh weights")
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: TextData
+    model: Shape
+
+
+class SftRecipe(StageRecipe):
+    """Supervised fine-tuning: next-token prediction on the assistant's words alone."""
+
+    stage: Literal["sft"] = "sft"
+    init: str = Field(description="MODEL to fine-tune")
+    data: ChatData
+
+
+class DpoRecipe(StageRecipe):
+    """Direct preference optimization against the model as it was at the start."""
+
+    stage: Literal["dpo"] = "dpo"
+    init: str = Field(description="MODEL to align; it is also the reference")
+    data: PreferenceData
+    dpo: DpoConfig = DpoConfig()
+
+
+class GrpoRecipe(StageRecipe):
+    """Reinforcement learning on problems with checkable answers, by group-relative advantages."""
+
+    stage: Literal["grpo"] = "grpo"
+    init: str = Field(description="MODEL to train; also the reference where a KL term is asked for")
+    data: ProblemData
+    grpo: GrpoConfig = GrpoConfig()
+
+
+Recipe = Annotated[
+    PretrainRecipe | SftRecipe | DpoRecipe | GrpoRecipe, Field(discriminator="stage")
+]
+
+STAGES: dict[str, type[StageRecipe]] = {
+    "pretrain": PretrainRecipe,
+    "sft": SftRecipe,
+    "dpo": DpoRecipe,
+    "grpo": GrpoRecipe,
+}
+
+
+def recipe_folders() -> list[Path]:
+    """Where recipes named without a path are looked for: the installed package, then the checkout."""
+    return [folder for folder in (PACKAGED, CHECKOUT) if folder.is_dir()]
+
+
+def read_recipe(path: str, overrides: list[str] | None = None) -> StageRecipe:
+    """Load a recipe, lay `key.path=value` words over it, and check it strictly.
+
+    Raises UserError with one clause a fault: the key, the value, the remedy.
+    """
+    raw = apply_overrides(load_recipe(path, search=recipe_folders()), overrides or [])
+    return parse_recipe(raw, where=path)
+
+
+def parse_recipe(raw: dict[str, Any], *, where: str) -> StageRecipe:
+    """Check a recipe's mapping against the spec of its stage."""
+    stage = raw.get("stage")
+    if stage not in STAGES:
+        raise UserError(f"{where}: 'stage' = {stage!r}; use one of {', '.join(STAGES)}")
+    return parse(STAGES[stage], raw, where=where)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of all recipes, for editors that complete and check YAML."""
+    adapter: TypeAdapter[Any] = TypeAdapter(Recipe)
+    return adapter.json_schema()
+
+
+def list_recipes() -> list[tuple[str, str]]:
+    """(name, first comment line) of every recipe that comes with Glassbox."""
+    found: dict[str, str] = {}
+    for folder in reversed(recipe_folders()):
+        for path in sorted(folder.rglob("*.yaml")):
+            first = path.read_text(encoding="utf-8").partition("\n")[0]
+            found[str(path.relative_to(folder).as_posix())] = first.lstrip("# ").strip()
+    return sorted(found.items())

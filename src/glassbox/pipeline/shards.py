@@ -1,0 +1,78 @@
+"""From a recipe's text to the tokenizer and the shards it trains on, each made once and kept."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from glassbox.core.errors import UserError
+from glassbox.data.shards import Shard, read_shard, write_shard
+from glassbox.data.text import find_corpus, is_heldout, read_documents
+from glassbox.pipeline.recipe import TextData, TokenizerConfig
+from glassbox.tokenizers import Tokenizer, train_bpe
+
+BATCH_DOCUMENTS = 2048
+
+
+def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> Tokenizer:
+    """Load the tokenizer that the recipe names, or train one on the training text and keep it."""
+    if config.path is not None:
+        return Tokenizer.load(config.path)
+    kept = folder / "tokenizer"
+    if (kept / "tokenizer.json").exists():
+        return Tokenizer.load(kept)
+    print(f"  training a tokenizer of {config.vocab_size} entries on {data.path}", file=sys.stderr)
+    texts = training_documents(data)
+    tokenizer = train_bpe(texts, config.vocab_size, pattern=config.pattern)
+    tokenizer.save(kept)
+    return tokenizer
+
+
+def training_documents(data: TextData) -> Iterator[str]:
+    """The documents of `data.path` that are not held out."""
+    documents = read_documents(find_corpus(data.path))
+    if data.heldout_path is not None:
+        yield from documents
+        return
+    yield from (text for text in documents if not is_heldout(text, data.heldout_share))
+
+
+def heldout_documents(data: TextData) -> Iterator[str]:
+    """The held-out documents: a file of their own, or the share of `data.path` picked by its text."""
+    if data.heldout_path is not None:
+        yield from read_documents(find_corpus(data.heldout_path))
+        return
+    documents = read_documents(find_corpus(data.path))
+    yield from (text for text in documents if is_heldout(text, data.heldout_share))
+
+
+def prepare_shard(
+    documents: Callable[[], Iterable[str]], tokenizer: Tokenizer, path: Path, *, what: str
+) -> Shard:
+    """Tokenize documents into a shard, unless a finished one by the same tokenizer is there.
+
+    Each document is stored as `<eos> ids <eos>`: its first token is predicted, and so is its end.
+    Raises UserError where there is no document at all.
+    """
+    if path.with_name(path.name + ".json").exists():
+        return read_shard(path, fingerprint=tokenizer.fingerprint)
+    info = write_shard(
+        path,
+        encode_documents(documents(), tokenizer),
+        vocab_size=tokenizer.vocab_size,
+        fingerprint=tokenizer.fingerprint,
+    )
+    if not info["num_documents"]:
+        raise UserError(f"there is no {what} text; give more documents or set data.heldout_path")
+    return read_shard(path, fingerprint=tokenizer.fingerprint)
+
+
+def encode_documents(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """Ids of each document between two end-of-text marks, a batch of documents at a time."""
+    eos = tokenizer.eos_id
+    iterator = iter(documents)
+    while batch := list(itertools.islice(iterator, BATCH_DOCUMENTS)):
+        for ids in tokenizer.encode_batch(batch):
+            yield [eos, *ids, eos]
