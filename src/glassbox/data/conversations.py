@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from glassbox.core.errors import UserError
 from glassbox.data.shards import write_shard
+from glassbox.tokenizers import Tokenizer
 
 Message = dict[str, Any]
 """{"role": "system" | "user" | "assistant" | "tool", "content": text}; further keys pass through."""
@@ -26,23 +27,6 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     "tool": "tool",
 }
-
-
-class ChatTokenizer(Protocol):
-    """What encoding a conversation asks of a tokenizer."""
-
-    @property
-    def vocab_size(self) -> int:
-        """How many ids there are."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the tokenizer, so that ids are never read by another."""
-
-    def encode_chat(
-        self, messages: Sequence[Message], tools: Any = None
-    ) -> tuple[list[int], list[int]]:
-        """Ids, and 1 for each that the assistant says (its end-of-message included), else 0."""
 
 
 class BadRow(ValueError):
@@ -216,7 +200,7 @@ class ChatReport:
 def write_chat_shard(
     path: Path | str,
     chats: Iterable[Sequence[Message]],
-    tokenizer: ChatTokenizer,
+    tokenizer: Tokenizer,
     *,
     row_length: int,
 ) -> ChatReport:
@@ -260,7 +244,7 @@ def write_chat_shard(
 
 
 def encode_fitting(
-    chat: Sequence[Message], tokenizer: ChatTokenizer, max_ids: int
+    chat: Sequence[Message], tokenizer: Tokenizer, max_ids: int
 ) -> tuple[list[int], list[int], int]:
     """(ids, mask, dropped turns) of a conversation without as many first turns as it takes to fit.
 

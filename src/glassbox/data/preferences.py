@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,18 +24,7 @@ from glassbox.data.conversations import (
 )
 from glassbox.data.order import SeededOrder
 from glassbox.ops.cross_entropy import IGNORE
-
-
-class PromptTokenizer(Protocol):
-    """What encoding a prompt and its answer asks of a tokenizer."""
-
-    def encode_chat(
-        self, messages: Sequence[Message], tools: Any = None
-    ) -> tuple[list[int], list[int]]:
-        """Ids, and 1 for each that the assistant says."""
-
-    def encode_chat_prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
-        """Ids up to where the assistant is to speak."""
+from glassbox.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -145,7 +134,7 @@ class PreferenceReport:
 
 
 def encode_preferences(
-    pairs: Iterable[PreferencePair], tokenizer: PromptTokenizer, *, max_length: int
+    pairs: Iterable[PreferencePair], tokenizer: Tokenizer, *, max_length: int
 ) -> tuple[list[EncodedPair], PreferenceReport]:
     """Encode pairs as sequences of at most max_length ids, both answers after the very same prompt.
 
@@ -182,7 +171,7 @@ def encode_preferences(
 
 
 def _encode_answer(
-    pair: PreferencePair, prompt: list[int], side: str, tokenizer: PromptTokenizer
+    pair: PreferencePair, prompt: list[int], side: str, tokenizer: Tokenizer
 ) -> tuple[list[int], list[int]]:
     """Ids and mask behind the prompt, up to the last one that is scored."""
     ids, mask = tokenizer.encode_chat([*pair.prompt, *getattr(pair, side)])

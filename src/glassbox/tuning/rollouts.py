@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from glassbox.core.devices import Precision, autocast
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
-from glassbox.data.conversations import Message
 from glassbox.data.order import SeededOrder
 from glassbox.data.preferences import check_resumable, pad_rows
 from glassbox.inference.engine import Completion, Engine
@@ -22,17 +21,6 @@ from glassbox.inference.wave import evaluating
 from glassbox.tuning.graders import Grader, Problem, Rubric
 from glassbox.tuning.grpo import GrpoConfig, Metrics, RolloutBatch, group_advantages
 from glassbox.tuning.log_probs import answer_log_probs
-
-
-class RolloutTokenizer(Protocol):
-    """What a rollout asks of a tokenizer."""
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Special tokens and their ids."""
-
-    def encode_chat_prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
-        """Ids up to where the assistant is to speak."""
 
 
 @dataclass
@@ -49,7 +37,7 @@ class Answer:
 class RolloutSource:
     """Every step: prompts in a seeded order, G answers each by the engine, graded and compared.
 
-    The engine must hold the very model that is trained. Chance comes from (seed, position of the
+    The engine must hold the very model that is trained, and its tokenizer. Chance comes from (seed, position of the
     prompt, sample) alone, so a saved position and the same weights give the same answers to the bit.
     With updates_per_rollout > 1, a position within a rollout carries its answers along.
 
@@ -63,7 +51,6 @@ class RolloutSource:
     def __init__(
         self,
         engine: Engine,
-        tokenizer: RolloutTokenizer,
         problems: Sequence[Problem],
         grader: Grader | Rubric,
         config: GrpoConfig,
@@ -73,6 +60,9 @@ class RolloutSource:
         stop_token_ids: Sequence[int] | None = None,
         precision: Precision = "float32",
     ) -> None:
+        tokenizer = engine.tokenizer
+        if tokenizer is None:
+            raise UserError("a rollout's engine has no tokenizer; make it Engine(model, tokenizer)")
         self.engine = engine
         self.precision = precision
         self.rubric = Rubric.of(grader)
@@ -142,7 +132,7 @@ class RolloutSource:
         config = self.config
         owners = [number for number in numbers for _ in range(config.group_size)]
         grades = [
-            self.rubric.grade(self._text(completion), self.problems[number][1])
+            self.rubric.grade(completion.text or "", self.problems[number][1])
             for number, completion in zip(owners, completions, strict=True)
         ]
         rewards = torch.tensor([g.reward for g in grades], dtype=torch.float64)
@@ -175,11 +165,6 @@ class RolloutSource:
         for name in self.rubric.graders:
             metrics[f"reward/{name}"] = (sum(g.parts[name] for g in grades), count)
         return answers, metrics
-
-    @staticmethod
-    def _text(completion: Completion) -> str:
-        assert completion.text is not None, "a rollout's engine needs a tokenizer"
-        return completion.text
 
     def _rows(self, answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
         rows = []
