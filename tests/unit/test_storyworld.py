@@ -41,7 +41,8 @@ from glassbox.data.storyworld.plots import OWNING, WANTING
 from glassbox.data.storyworld.programs import DOCUMENT_KINDS, write_story
 from glassbox.data.storyworld.questions import question_about
 
-LANGUAGES = ["en"]
+LANGUAGES = ["en", "zh"]
+PLAIN_FORMS = ("", "in", "past", "many", "near", "spot")
 SMALL = CorpusSizes(
     train_bytes=30_000,
     heldout=12,
@@ -227,9 +228,8 @@ def test_every_right_answer_follows_from_the_facts_and_every_wrong_one_does_not(
             kinds.add(kind)
             role = expected_role(kind, aliases, state, facts)
             if role is not None:
-                answer = facts["roles"][role]
                 forms = story.roles[role].forms
-                written = [answer, forms.get("in", answer), forms.get("past", answer)]
+                written = [forms[name] for name in PLAIN_FORMS if name in forms]
                 assert any(form in question.short for form in written)
                 assert any(form in text for form in written)
             elif kind == "list":
@@ -268,7 +268,7 @@ def test_everyone_in_the_facts_is_in_the_text_and_nobody_else(config):
         for event in story.events:
             for role in event[1:]:
                 forms = story.roles[role].forms
-                assert any(forms[f] in text for f in ("", "in", "past", "many") if forms.get(f))
+                assert any(forms[f] in text for f in PLAIN_FORMS if f in forms)
 
 
 def test_numbers_in_stories_add_up(config):
@@ -493,3 +493,24 @@ def test_bad_requests_are_named():
         next(generate(config, "story", "train", count=1, workers=0))
     with pytest.raises(UserError, match="known languages"):
         load_language("fr")
+
+
+def test_chinese_is_tidy():
+    for _, text in stories(StoryWorldConfig(language="zh")):
+        assert not re.search(r"[A-Za-z{} ,.?!\"']|None|，，|。。|[一-龥]\n", text)
+        for paragraph in text.split("\n\n"):
+            assert paragraph[-1] in "。！？”"
+            assert paragraph.count("“") == paragraph.count("”")
+
+
+def test_languages_share_their_world():
+    english, chinese = load_language("en"), load_language("zh")
+    for category in ("kind", "thing", "place", "food", "goods"):
+        ids = [[e.id for e in language.words[category]] for language in (english, chinese)]
+        assert ids[0] == ids[1]
+    for place, ort in zip(english.words["place"], chinese.words["place"], strict=True):
+        assert place.forms["inside"] == ort.forms["inside"]
+    assert set(english.sentences) == set(chinese.sentences)
+    assert set(english.askings) == set(chinese.askings)
+    assert set(english.phrases) == set(chinese.phrases)
+    assert english.words.keys() == chinese.words.keys()

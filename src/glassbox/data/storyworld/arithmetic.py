@@ -70,7 +70,7 @@ def solution_text(language: Language, problem: Problem) -> str:
     for number, (left, sign, right, result) in enumerate(problem.steps):
         word = phrases["first" if number == 0 else "then"]
         lines.append(f"{word}{left} {sign} {right} = {result}{phrases['stop']}")
-    return f"{language.joiner.join(lines)}\n{phrases['answer']}{problem.steps[-1][3]}"
+    return f"{language.joiner.join(lines)}\n{phrases['result']}{problem.steps[-1][3]}"
 
 
 def extract_answer(text: str) -> int | None:
@@ -112,7 +112,7 @@ def tool_messages(language: Language, problem: Problem) -> list[Message]:
     for left, sign, right, result in problem.steps:
         messages.append({"role": "assistant", "content": f"<tool>{left}{sign}{right}</tool>"})
         messages.append({"role": "tool", "content": str(result)})
-    final = f"{language.phrases['answer']}{problem.steps[-1][3]}"
+    final = f"{language.phrases['result']}{problem.steps[-1][3]}"
     messages.append({"role": "assistant", "content": final})
     return messages
 

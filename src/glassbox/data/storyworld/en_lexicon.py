@@ -35,20 +35,8 @@ at the lighthouse; in the bakery; on the island; in the valley; by the pond; in 
 by the fountain; in the workshop; in the stable; in the greenhouse; at the town gate
 """
 INDOORS = frozenset(
-    [
-        "mill",
-        "school",
-        "barn",
-        "castle",
-        "library",
-        "old tower",
-        "inn",
-        "station",
-        "lighthouse",
-        "bakery",
-        "workshop",
-        "stable",
-    ]
+    {"mill", "school", "barn", "castle", "library", "old tower", "inn", "station"}
+    | {"lighthouse", "bakery", "workshop", "stable"}
 )
 # Each thing can be carried and kept in a chest; what follows it is what one does with it.
 THINGS = """

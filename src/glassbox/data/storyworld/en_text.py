@@ -562,11 +562,6 @@ SENTENCES = {
         Read this story.
         Listen to this story.
     """,
-    "chat.sum": """
-        Please work this out.
-        Solve this, step by step.
-        Can you work this out?
-    """,
     "summary.trade": "{hero} the {kind} traded {thing2.a} with {friend} for {thing.a}.",
     "summary.earn": "{hero} the {kind} worked for {friend} and earned {thing.a}.",
     "summary.coins": "{hero} the {kind} saved {n3} coins and bought {thing.a}.",
@@ -637,6 +632,7 @@ PHRASES = {
     "no": "no",
     "question": "Question: ",
     "answer": "Answer: ",
+    "result": "Answer: ",
     "first": "First, ",
     "then": "Then, ",
     "stop": ".",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from glassbox.core.errors import UserError
-from glassbox.data.storyworld import en_lexicon, en_text
+from glassbox.data.storyworld import en_lexicon, en_text, zh_lexicon, zh_text
 from glassbox.data.storyworld.template import Language, compile_language
 
 LANGUAGES = ("en", "zh")
@@ -23,5 +23,15 @@ def load_language(code: str) -> Language:
             en_text.ASKINGS,
             en_text.PHRASES,
             en_text.SMALL_TALK,
+        )
+    if code == "zh":
+        return compile_language(
+            "zh",
+            "",
+            zh_lexicon.chinese_words(),
+            zh_text.SENTENCES,
+            zh_text.ASKINGS,
+            zh_text.PHRASES,
+            zh_text.SMALL_TALK,
         )
     raise UserError(f"language = {code!r}: known languages are {', '.join(LANGUAGES)}")

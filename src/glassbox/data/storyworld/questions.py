@@ -113,7 +113,7 @@ def question_about(
 
 
 _EDGES = re.compile(r"^[\s\"'“”‘’]+|[\s\"'“”‘’.!?。！？]+$")
-_ARTICLE = re.compile(r"^(a|an|the) ")
+_ARTICLE = re.compile(r"^(?:(?:a|an|the) |一[个只面支盏条张本顶件枚台根把架口盒幅块位头匹颗朵])")
 _DIVIDE = re.compile(r",| and |，|、|和")
 
 
