@@ -27,6 +27,10 @@ class Rotary(Spec):
     fraction: float = Field(1.0, gt=0, le=1, description="share of each head's channels turned")
     layout: Literal["half", "interleaved"] = "half"
 
+    def num_channels(self, head_dim: int) -> int:
+        """How many of a head's channels are turned: an even number, as they turn in pairs."""
+        return int(head_dim * self.fraction) // 2 * 2
+
 
 class GroupedQuery(Spec):
     """H query heads that share K key/value heads."""
@@ -90,14 +94,15 @@ class KeyValueState:
     ) -> tuple[Float[Tensor, "B K S Dh"], Float[Tensor, "B K S Dh"]]:
         """Write this call's keys and values at their positions; return all slots up to key_length."""
         assert context.key_length is not None
-        if context.positions.shape[0] == 1:  # all rows at the same place: one slice
-            start, length = int(context.positions[0, 0]), keys.shape[2]
-            self.keys[:, :, start : start + length] = keys
-            self.values[:, :, start : start + length] = values
+        assert context.key_length <= self.keys.shape[2], "the state is shorter than the sequence"
+        keys, values = keys.to(self.keys.dtype), values.to(self.values.dtype)
+        if context.positions.shape[0] == 1:  # all rows at the same places
+            self.keys.index_copy_(2, context.positions[0], keys)
+            self.values.index_copy_(2, context.positions[0], values)
         else:
             index = context.positions[:, None, :, None].expand_as(keys)
-            self.keys.scatter_(2, index, keys.to(self.keys.dtype))
-            self.values.scatter_(2, index, values.to(self.values.dtype))
+            self.keys.scatter_(2, index, keys)
+            self.values.scatter_(2, index, values)
         return self.keys[:, :, : context.key_length], self.values[:, :, : context.key_length]
 
     def reorder(self, rows: Tensor) -> None:
@@ -125,9 +130,8 @@ class GroupedQueryAttention(nn.Module):
         self.head_dim = spec.resolved_head_dim(hidden_size)
         query_size = self.num_heads * self.head_dim
         key_size = self.num_kv_heads * self.head_dim
-        self.split_sizes = (query_size, key_size, key_size)
-        self.qkv = Linear(hidden_size, sum(self.split_sizes), bias=spec.qkv_bias)
-        self.output = Linear(query_size, hidden_size, bias=spec.output_bias)
+        self.qkv = Linear(hidden_size, query_size + 2 * key_size, bias=spec.qkv_bias)
+        self.output = Linear(query_size, hidden_size, bias=spec.output_bias, into_residual=True)
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
@@ -142,17 +146,16 @@ class GroupedQueryAttention(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
         batch, length, _ = hidden.shape
-        q, k, v = (
-            part.view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, heads, T, Dh)
-            for part in self.qkv(hidden).split(self.split_sizes, dim=-1)
-        )
+        turned, kv_heads = self.num_heads + self.num_kv_heads, self.num_kv_heads
+        heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)
+        qk, v = heads.split((turned, kv_heads), dim=2)  # (B, T, H + K, Dh), (B, T, K, Dh)
         rotary = self.spec.positions
         if rotary is not None:
-            rotary_dim = int(self.head_dim * rotary.fraction) // 2 * 2
-            cos, sin = context.rotary(rotary_dim, rotary.base)
-            q = apply_rotary(q, cos, sin, layout=rotary.layout)
-            k = apply_rotary(k, cos, sin, layout=rotary.layout)
+            cos, sin = context.rotary(rotary.num_channels(self.head_dim), rotary.base)
+            qk = apply_rotary(qk, cos, sin, layout=rotary.layout)
+        q, k = qk.split((self.num_heads, kv_heads), dim=2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
         if state is not None:
-            k, v = state.update(k, v, context)
-        mixed = attention(q, k, v, context.mask())  # (B, H, T, Dh)
+            k, v = (past.to(q.dtype) for past in state.update(k, v, context))
+        mixed = attention(q, k, v, context.mask(), hides_future=context.in_order)
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))

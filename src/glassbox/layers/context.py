@@ -27,6 +27,9 @@ class Context:
     lengths: (B,), how many tokens of each row are real; None where all are. Attention needs it not
         (padding stands behind, out of sight), mixers with a running state do.
     key_length: S, how many slots of the cache may be looked at; None without a state.
+
+    Raises ValueError for documents together with a state: positions that start anew would write
+    two documents into the same slots.
     """
 
     positions: Int[Tensor, "#B T"]
@@ -37,6 +40,17 @@ class Context:
     _tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False
     )
+
+    def __post_init__(self) -> None:
+        if self.key_length is not None and self.documents is not None:
+            raise ValueError(
+                "packed documents cannot be decoded with a state; give each its own row"
+            )
+
+    @property
+    def in_order(self) -> bool:
+        """Whether keys are this call's own tokens, so that key i is never later than query i."""
+        return self.key_length is None
 
     def mask(self) -> Bool[Tensor, "#B 1 T S"] | None:
         """Where each query may look; None where that is plain causal attention over the row itself."""
@@ -56,11 +70,11 @@ class Context:
 
     def rotary(
         self, rotary_dim: int, base: float
-    ) -> tuple[Float[Tensor, "#B 1 T R"], Float[Tensor, "#B 1 T R"]]:
+    ) -> tuple[Float[Tensor, "#B T 1 R"], Float[Tensor, "#B T 1 R"]]:
         """Cosines and sines for these positions, shared by the layers that ask for the same ones."""
         key = (rotary_dim, base)
         if key not in self._tables:
             frequencies = rotary_frequencies(rotary_dim, base, self.positions.device)
             cos, sin = rotary_tables(self.positions, frequencies)
-            self._tables[key] = (cos.unsqueeze(1), sin.unsqueeze(1))
+            self._tables[key] = (cos.unsqueeze(2), sin.unsqueeze(2))  # (B, T, 1, R)
         return self._tables[key]

@@ -37,7 +37,7 @@ class GeluLayer(nn.Module):
         super().__init__()
         self.tanh = spec.tanh
         self.up = Linear(hidden_size, spec.size, bias=spec.bias)
-        self.down = Linear(spec.size, hidden_size, bias=spec.bias)
+        self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Widen, bend, narrow."""
@@ -50,7 +50,7 @@ class SwiGluLayer(nn.Module):
     def __init__(self, spec: SwiGlu, hidden_size: int) -> None:
         super().__init__()
         self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
-        self.down = Linear(spec.size, hidden_size, bias=spec.bias)
+        self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Widen twice, gate, narrow."""

@@ -7,12 +7,26 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glassbox.layers.initialization import Draw
+
 
 class Linear(nn.Module):
-    """y = x W^T + b with W of shape (out_features, in_features). Tested against: torch.nn.Linear."""
+    """y = x W^T + b with W of shape (out_features, in_features).
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+    `into_residual` marks the last matrix of a branch, which is drawn narrower.
+    Tested against: torch.nn.Linear.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = False,
+        into_residual: bool = False,
+    ) -> None:
         super().__init__()
+        self.into_residual = into_residual
         self.in_features = in_features
         self.out_features = out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
@@ -21,6 +35,12 @@ class Linear(nn.Module):
     def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         """Project the last axis. `F.linear` is x @ W.T + b in one call (and what autocast knows)."""
         return F.linear(x, self.weight, self.bias)
+
+    def initialize(self, draw: Draw) -> None:
+        """Weights normal, bias zero."""
+        draw.normal(self.weight, into_residual=self.into_residual)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows inside the parentheses."""
@@ -39,6 +59,10 @@ class Embedding(nn.Module):
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
         """Look up rows: the gather whose gradient adds each row's share (`F.embedding`)."""
         return F.embedding(ids, self.weight)
+
+    def initialize(self, draw: Draw) -> None:
+        """Rows normal."""
+        draw.normal(self.weight)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows inside the parentheses."""

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from glassbox.core.config import Spec
+from glassbox.layers.initialization import Draw
 from glassbox.ops.norms import layer_norm, rms_norm
 
 
@@ -40,6 +41,10 @@ class RmsNormLayer(nn.Module):
         """Normalise the last axis."""
         return rms_norm(x, self.weight, self.eps)
 
+    def initialize(self, draw: Draw) -> None:
+        """Weight one."""
+        nn.init.ones_(self.weight)
+
 
 class LayerNormLayer(nn.Module):
     """Module of `LayerNorm`; its weight starts at one, its bias at zero."""
@@ -53,3 +58,9 @@ class LayerNormLayer(nn.Module):
     def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
         """Normalise the last axis."""
         return layer_norm(x, self.weight, self.bias, self.eps)
+
+    def initialize(self, draw: Draw) -> None:
+        """Weight one, bias zero."""
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)

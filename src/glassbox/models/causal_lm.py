@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glassbox.core.errors import UserError
 from glassbox.layers.context import Context
+from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
 from glassbox.models.block import Block, State, build
 from glassbox.models.config import ModelConfig
@@ -36,17 +38,17 @@ class CausalLM(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights as `config.init` says; norms keep one, biases zero."""
+        """Draw fresh weights as `config.init` says, layer by layer; docs/initialization.md has the table.
+
+        `generator` must live where the weights do.
+        """
         init = self.config.init
         branches = sum(2 - (spec.ffn is None) for spec in self.config.layers())
         residual_std = init.std / math.sqrt(branches) if init.scale_residual else init.std
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                parameter.fill_(1.0 if "norm.weight" in name else 0.0)
-                continue
-            into_residual = name.endswith(("mixer.output.weight", "ffn.down.weight"))
-            std = residual_std if into_residual else init.std
-            nn.init.normal_(parameter, std=std, generator=generator)
+        draw = Draw(init.std, residual_std, generator)
+        for module in self.modules():
+            if module is not self and isinstance(module, Initializes):
+                module.initialize(draw)
 
     @property
     def output_weight(self) -> Float[Tensor, "V D"]:
@@ -88,14 +90,23 @@ class CausalLM(nn.Module):
         positions count from each document's start (0, 1, 2, ... unless given). With `documents`,
         several are packed in a row and none sees another. With `state`, `positions` are also cache
         slots; the pass writes them and looks at the first `key_length` slots.
+        Raises UserError for a sequence longer than learned positions reach.
         """
+        longest = 0
         if positions is None:
             if documents is not None:
                 positions = positions_in_documents(documents)
             else:
-                positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
-        if state is not None and key_length is None:
-            key_length = int(positions.max()) + 1
+                longest = ids.shape[1]
+                positions = torch.arange(longest, device=ids.device).unsqueeze(0)
+        if state is not None:
+            key_length = int(positions.max()) + 1 if key_length is None else key_length
+            longest = key_length
+        if self.position_embedding is not None and longest > self.config.context_length:
+            raise UserError(
+                f"a sequence of {longest} tokens, but context_length = {self.config.context_length} "
+                "and the model's learned positions end there; shorten it"
+            )
         context = Context(
             positions=positions,
             documents=documents,

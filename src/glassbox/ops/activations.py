@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def gelu_plain(x: Float[Tensor, "*shape"], *, tanh: bool = False) -> Float[Tensor, "*shape"]:
@@ -27,8 +28,8 @@ def gelu(x: Float[Tensor, "*shape"], *, tanh: bool = False) -> Float[Tensor, "*s
 
 
 def silu_plain(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """x * sigmoid(x). Source: arXiv:1606.08415. Tested against: torch."""
-    return x / (1 + torch.exp(-x))
+    """x * sigmoid(x), sigmoid(x) = 1 / (1 + exp(-x)). Source: arXiv:1606.08415. Tested against: torch."""
+    return x * torch.sigmoid(x)
 
 
 def silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -56,6 +57,7 @@ class _SwiGlu(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors  # type: ignore[attr-defined]
         gate, up = gate_up.chunk(2, dim=-1)
@@ -64,7 +66,7 @@ class _SwiGlu(torch.autograd.Function):
         torch.mul(F.silu(gate), grad, out=grad_up)
         torch.mul(grad, up, out=grad_gate)
         # silu'(g) by torch's backward kernel: sigmoid(g) * (1 + g * (1 - sigmoid(g)))
-        grad_gate.copy_(torch.ops.aten.silu_backward(grad_gate, gate))
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from glassbox.ops.softmax import log_softmax
 
@@ -47,11 +48,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor | None,
         chunk: int,
+        grad_enabled: bool,  # inside a Function it reads False, and needs_input_grad ignores it
     ) -> Tensor:
-        need_hidden, need_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        needs = ctx.needs_input_grad  # type: ignore[attr-defined]
+        need_hidden, need_weight = grad_enabled and needs[0], grad_enabled and needs[1]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
-        total = hidden.new_zeros((), dtype=torch.float64)
+        total = hidden.new_zeros((), dtype=_sum_dtype(hidden))
         projection = weight.to(hidden.dtype)
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
@@ -61,7 +64,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             scale = valid.to(torch.float32) if weights is None else valid * weights[rows]
             logits = hidden[rows] @ projection.t()
             log_probs = torch.log_softmax(logits, dim=-1, dtype=_wide(logits))
-            total -= (log_probs.gather(-1, index).squeeze(-1) * scale).sum(dtype=torch.float64)
+            total -= (log_probs.gather(-1, index).squeeze(-1) * scale).sum(dtype=total.dtype)
             if not (need_hidden or need_weight):
                 continue
             # d loss / d logits = scale * (p - onehot)
@@ -76,11 +79,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total.to(_wide(hidden))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor):  # type: ignore[no-untyped-def]
         grad_hidden, grad_weight = ctx.saved_tensors  # type: ignore[attr-defined]
         return (
-            None if grad_hidden is None else grad_hidden * upstream.to(grad_hidden.dtype),
-            None if grad_weight is None else grad_weight * upstream.to(grad_weight.dtype),
+            # upstream stays float32: a loss scale of 65536 is no float16 number
+            None if grad_hidden is None else grad_hidden * upstream,
+            None if grad_weight is None else grad_weight * upstream,
+            None,
             None,
             None,
             None,
@@ -113,11 +119,14 @@ class _LinearLogProbs(torch.autograd.Function):
         return chosen
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor):  # type: ignore[no-untyped-def]
         hidden, weight, targets = ctx.saved_tensors  # type: ignore[attr-defined]
         chunk, temperature = ctx.chunk, ctx.temperature  # type: ignore[attr-defined]
         projection = weight.to(hidden.dtype)
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        need_hidden, need_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
             valid = targets[rows] != IGNORE
@@ -127,13 +136,29 @@ class _LinearLogProbs(torch.autograd.Function):
             grad = torch.softmax(logits, dim=-1).mul_(-scale)
             grad.scatter_add_(-1, index, scale)
             grad = grad.to(hidden.dtype)
-            torch.mm(grad, projection, out=grad_hidden[rows])
-            grad_weight += grad.t() @ hidden[rows]
+            if grad_hidden is not None:
+                torch.mm(grad, projection, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight += grad.t() @ hidden[rows]
         return grad_hidden, grad_weight, None, None, None
 
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    """Wide enough that the sum over a batch does not depend on the chunks; MPS knows no float64."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def _rows(hidden: Tensor) -> Tensor:
+    """(*shape, D) as (rows, D), in autocast's dtype: a Function hides its products from autocast."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    kind = flat.device.type
+    if torch.is_autocast_enabled(kind) and flat.dtype != torch.float64:
+        flat = flat.to(torch.get_autocast_dtype(kind))
+    return flat
 
 
 def linear_cross_entropy(
@@ -147,11 +172,14 @@ def linear_cross_entropy(
     """`cross_entropy_plain(hidden @ weight.T, ...)` without ever holding all logits.
 
     At most `chunk` rows of logits exist; both gradients are computed in the forward pass, so the
-    backward pass costs one scaling. First derivatives only. Tested against: `cross_entropy_plain`.
+    backward pass costs one scaling. The weights are constants. First derivatives only.
+    Tested against: `cross_entropy_plain`.
     """
-    flat = hidden.reshape(-1, hidden.shape[-1])
+    assert weights is None or not weights.requires_grad, "no gradient is made for the weights"
     scale = None if weights is None else weights.reshape(-1)
-    loss: Tensor = _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), scale, chunk)
+    loss: Tensor = _LinearCrossEntropy.apply(
+        _rows(hidden), weight, targets.reshape(-1), scale, chunk, torch.is_grad_enabled()
+    )
     return loss
 
 
@@ -168,6 +196,7 @@ def linear_token_log_probs(
     At most `chunk` rows of logits exist at a time, in both passes. First derivatives only.
     Tested against: `token_log_probs_plain`.
     """
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    chosen: Tensor = _LinearLogProbs.apply(flat, weight, targets.reshape(-1), chunk, temperature)
+    chosen: Tensor = _LinearLogProbs.apply(
+        _rows(hidden), weight, targets.reshape(-1), chunk, temperature
+    )
     return chosen.reshape(targets.shape)

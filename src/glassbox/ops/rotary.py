@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def rotary_frequencies(
@@ -28,27 +29,81 @@ def rotary_tables(
     return angles.cos(), angles.sin()
 
 
-def apply_rotary(
-    x: Float[Tensor, "B H T Dh"],
-    cos: Float[Tensor, "#B 1 T R"],
-    sin: Float[Tensor, "#B 1 T R"],
+def apply_rotary_plain(
+    x: Float[Tensor, "*shape Dh"],
+    cos: Float[Tensor, "*#shape R"],
+    sin: Float[Tensor, "*#shape R"],
     *,
     layout: str = "half",
-) -> Float[Tensor, "B H T Dh"]:
+) -> Float[Tensor, "*shape Dh"]:
     """Turn the first 2R channels of each head by the tables' angles; the rest pass unturned.
 
-    (a, b) -> (a cos - b sin, b cos + a sin) for each pair. Raises ValueError for another layout.
+    (a, b) -> (a cos - b sin, b cos + a sin) for each pair, in float32 or wider; the tables spread
+    over the axes that they lack (for x of (B, T, H, Dh) they are (B, T, 1, R)).
+    Raises ValueError for another layout.
     Tested against: transformers, and the property that scores depend on distance alone.
     """
+    first, second = _halves(cos.shape[-1], layout)
+    a, b = x[..., first].to(_wide(x)), x[..., second].to(_wide(x))
+    result = x.clone()
+    result[..., first] = (a * cos - b * sin).to(x.dtype)
+    result[..., second] = (b * cos + a * sin).to(x.dtype)
+    return result
+
+
+class _Rotary(torch.autograd.Function):
+    """A rotation saves its angles alone, and its gradient is the rotation back."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor, layout: str
+    ) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.layout = layout  # type: ignore[attr-defined]
+        return _turn(x, cos, sin, layout, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor):  # type: ignore[no-untyped-def]
+        cos, sin = ctx.saved_tensors  # type: ignore[attr-defined]
+        return _turn(grad, cos, sin, ctx.layout, -1), None, None, None  # type: ignore[attr-defined]
+
+
+def apply_rotary(
+    x: Float[Tensor, "*shape Dh"],
+    cos: Float[Tensor, "*#shape R"],
+    sin: Float[Tensor, "*#shape R"],
+    *,
+    layout: str = "half",
+) -> Float[Tensor, "*shape Dh"]:
+    """`apply_rotary_plain` in four passes without a copy; first derivatives only.
+
+    Tested against: `apply_rotary_plain`.
+    """
+    wide = x.to(_wide(x))
+    turned: Tensor = _Rotary.apply(wide, cos.to(wide.dtype), sin.to(wide.dtype), layout)
+    return turned.to(x.dtype)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, layout: str, sign: int) -> Tensor:
     pairs = cos.shape[-1]
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    first, second = _halves(pairs, layout)
+    a, b = x[..., first], x[..., second]
+    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    torch.mul(a, cos, out=result[..., first]).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=result[..., second]).addcmul_(a, sin, value=sign)
+    result[..., 2 * pairs :] = x[..., 2 * pairs :]
+    return result
+
+
+def _halves(pairs: int, layout: str) -> tuple[slice, slice]:
+    """Where the first and the second channel of each pair stand."""
     if layout == "half":
-        a, b = turned[..., :pairs], turned[..., pairs:]
-        result = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-    elif layout == "interleaved":
-        a, b = turned[..., 0::2], turned[..., 1::2]
-        result = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
-    else:
-        raise ValueError(f"rotary layout {layout!r}: use 'half' or 'interleaved'")
-    return torch.cat((result, rest), dim=-1) if rest.shape[-1] else result
+        return slice(0, pairs), slice(pairs, 2 * pairs)
+    if layout == "interleaved":
+        return slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
+    raise ValueError(f"rotary layout {layout!r}: use 'half' or 'interleaved'")
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -12,8 +12,7 @@ def log_sum_exp(x: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape"]:
 
     A row of only -inf gives -inf, not NaN. Tested against: torch.logsumexp.
     """
-    highest = x.amax(dim=-1, keepdim=True)
-    highest = torch.where(torch.isfinite(highest), highest, torch.zeros_like(highest))
+    highest = _shift(x)
     return (x - highest).exp().sum(dim=-1).log() + highest.squeeze(-1)
 
 
@@ -23,13 +22,22 @@ def softmax(x: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
     A row of only -inf gives zeros, not NaN: a query that may see nothing attends to nothing.
     Tested against: torch.softmax.
     """
-    highest = x.amax(dim=-1, keepdim=True)
-    highest = torch.where(torch.isfinite(highest), highest, torch.zeros_like(highest))
-    weights = (x - highest).exp()
+    weights = (x - _shift(x)).exp()
     total = weights.sum(dim=-1, keepdim=True)
     return weights / torch.where(total == 0, torch.ones_like(total), total)
 
 
 def log_softmax(x: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
-    """Log-probabilities over the last axis: x - log sum exp x. Tested against: torch.log_softmax."""
-    return x - log_sum_exp(x).unsqueeze(-1)
+    """Log-probabilities over the last axis: (x - m) - log sum exp(x - m), m = max x.
+
+    Shifted before the logarithm is taken off: x - log_sum_exp(x) would round large logits away.
+    Tested against: torch.log_softmax.
+    """
+    shifted = x - _shift(x)
+    return shifted - shifted.exp().sum(dim=-1, keepdim=True).log()
+
+
+def _shift(x: Tensor) -> Tensor:
+    """Each row's maximum, zero where that is infinite. It cancels, so no gradient goes through it."""
+    highest = x.detach().amax(dim=-1, keepdim=True)
+    return torch.where(torch.isfinite(highest), highest, torch.zeros_like(highest))

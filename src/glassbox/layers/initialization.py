@@ -1,0 +1,34 @@
+"""How a layer's fresh weights are drawn. Each layer that owns parameters draws its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a model tells its layers: the standard deviations, and where the numbers come from.
+
+    residual_std is for the last matrix of a branch, whose output is added to the residual stream.
+    """
+
+    std: float
+    residual_std: float
+    generator: torch.Generator | None = None
+
+    def normal(self, weight: Tensor, *, into_residual: bool = False) -> None:
+        """Fill in place from N(0, std^2), or N(0, residual_std^2)."""
+        std = self.residual_std if into_residual else self.std
+        nn.init.normal_(weight, std=std, generator=self.generator)
+
+
+@runtime_checkable
+class Initializes(Protocol):
+    """A layer with parameters of its own (those of its children are theirs to draw)."""
+
+    def initialize(self, draw: Draw) -> None:
+        """Give every own parameter its fresh value, in place."""
