@@ -1,1 +1,102 @@
-"""One file per family: configuration presets and weight names, never a second model class."""
+"""The families known, one file and one row each, and the conversions that walk them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from glassbox.core.errors import UserError
+from glassbox.models.config import ModelConfig
+from glassbox.models.families.gpt2 import GPT2
+from glassbox.models.families.llama import LLAMA
+from glassbox.models.family import Family, HfConfig
+
+FAMILIES: tuple[Family, ...] = (LLAMA, GPT2)
+
+
+def presets() -> dict[str, ModelConfig]:
+    """Every named config of every family."""
+    return {name: config for family in FAMILIES for name, config in family.presets.items()}
+
+
+def family_of(config: ModelConfig) -> Family | None:
+    """The family whose words suffice for this config, decided by its specs; None where none's do."""
+    return next((family for family in FAMILIES if family.express(config) is not None), None)
+
+
+def family_named(model_type: str, *, where: str = "config.json") -> Family:
+    """The family of a `model_type`. Raises UserError that lists the known ones."""
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    known = ", ".join(family.model_type for family in FAMILIES)
+    raise UserError(f"{where}: 'model_type' = {model_type!r} is not known; known: {known}")
+
+
+def to_hf_config(
+    config: ModelConfig,
+    *,
+    bos_token_id: int | None = None,
+    eos_token_id: int | list[int] | None = None,
+    pad_token_id: int | None = None,
+) -> dict[str, Any] | None:
+    """Hugging Face's config of the same model, or None where no family of theirs can express it."""
+    family = family_of(config)
+    if family is None:
+        return None
+    words = family.express(config)
+    assert words is not None
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **words,
+        "bos_token_id": bos_token_id,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": pad_token_id,
+    }
+
+
+def from_hf_config(raw: Mapping[str, Any], *, where: str = "config.json") -> ModelConfig:
+    """Our config of a Hugging Face one. Raises UserError naming the key that cannot be followed."""
+    reader = HfConfig(raw, where)
+    family = family_named(reader.get("model_type", str), where=where)
+    try:
+        return family.read(reader)
+    except ValidationError as error:  # each number is one, but together they fit no model
+        faults = [
+            f"{'.'.join(map(str, f['loc']))} = {f['input']!r}: {f['msg']}" for f in error.errors()
+        ]
+        raise UserError(
+            f"{where} describes no model that can be built: {'; '.join(faults)}"
+        ) from None
+    except ZeroDivisionError:
+        raise UserError(f"{where} describes a model with no heads") from None
+
+
+def to_hf_weights(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under their names from tensors under ours: views, nothing is copied.
+
+    Linear, so that it maps gradients too. Raises UserError where no family expresses the config.
+    """
+    theirs: dict[str, Tensor] = {}
+    for rule in _family(config).rules(config):
+        theirs |= rule.split(state[rule.ours])
+    return theirs
+
+
+def from_hf_weights(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under our names from tensors under theirs; the inverse of `to_hf_weights`."""
+    return {
+        rule.ours: rule.join([state[name] for name in rule.theirs])
+        for rule in _family(config).rules(config)
+    }
+
+
+def _family(config: ModelConfig) -> Family:
+    family = family_of(config)
+    if family is None:
+        raise UserError("no Hugging Face family can express this config; export it under our names")
+    return family

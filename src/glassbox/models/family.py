@@ -1,0 +1,150 @@
+"""What a family is: how Hugging Face writes the same model, as data.
+
+A family names no module. It gives a config in the other's words, a config read from them, and a
+list of `WeightRule`s; export, import, and the comparison of gradients all walk that one list.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from glassbox.core.errors import UserError
+from glassbox.models.config import BlockSpec, Initialization, ModelConfig, Repeat
+
+Value = TypeVar("Value", bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class WeightRule:
+    """One tensor of ours and the tensors of theirs that it is made of.
+
+    Ours is cut along its first axis into `sizes` rows; each part, transposed where `transpose`,
+    is one of `theirs`. The map is linear and loses nothing, so it carries gradients as well.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    transpose: bool = False
+
+    def split(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Theirs from ours, as views."""
+        parts = tensor.split(self.sizes) if self.sizes else (tensor,)
+        assert len(parts) == len(self.theirs), self
+        return {
+            name: part.t() if self.transpose else part
+            for name, part in zip(self.theirs, parts, strict=True)
+        }
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Ours from theirs."""
+        return torch.cat([part.t() if self.transpose else part for part in parts])
+
+
+class HfConfig:
+    """A config.json of others, read key by key. Raises UserError naming the key and what was wanted."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str = "config.json") -> None:
+        self.raw = raw
+        self.where = where
+
+    def get(self, key: str, kind: type[Value], default: Value | None = None) -> Value:
+        """The value of a key; missing or null gives the default, and where there is none an error."""
+        value = self.raw.get(key)
+        if value is None:
+            if default is None:
+                raise UserError(
+                    f"{self.where} lacks '{key}'; the model's shape is unknown without it"
+                )
+            return default
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise UserError(f"{self.where}: '{key}' = {value!r} is no {kind.__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{self.where}: '{key}' = {value!r} is no finite number")
+        return value
+
+    def refuse_unless(self, key: str, known: Sequence[Any]) -> None:
+        """Raise UserError where a key asks for something that the family does not build."""
+        value = self.raw.get(key)
+        if value is not None and value not in known:
+            raise UserError(
+                f"{self.where}: '{key}' = {value!r} is not supported; known: "
+                + ", ".join(map(repr, known))
+            )
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models as Hugging Face stores it.
+
+    model_type, architecture: its names there. prefix: what the names of all tensors but the head's
+    begin with. ignored: pattern of tensors that files may hold and no model needs.
+    draft: the config in their words, or None where a look at the specs rules it out.
+    read: our config from theirs. rules: the weights' map.
+    """
+
+    model_type: str
+    architecture: str
+    prefix: str
+    ignored: str
+    presets: Mapping[str, ModelConfig]
+    draft: Callable[[ModelConfig], dict[str, Any] | None]
+    read: Callable[[HfConfig], ModelConfig]
+    rules: Callable[[ModelConfig], list[WeightRule]]
+
+    def express(self, config: ModelConfig) -> dict[str, Any] | None:
+        """The config in their words, or None where they have no words for all of it.
+
+        What is drafted must read back as the same model, so that a field which a spec gains later
+        is never lost in silence: a family that does not know it cannot express it.
+        """
+        raw = self.draft(config)
+        if raw is None or canonical(self.read(HfConfig(raw))) != canonical(config):
+            return None
+        return raw
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether a tensor of theirs is none of the model's parameters."""
+        return re.fullmatch(self.ignored, name) is not None
+
+    def full_name(self, name: str, all_names: Sequence[str]) -> str:
+        """A tensor's name with the prefix, which files of the bare model lack."""
+        if any(other.startswith(self.prefix) for other in all_names):
+            return name
+        return name if name.startswith("lm_head.") else self.prefix + name
+
+
+def uniform_block(config: ModelConfig) -> BlockSpec | None:
+    """The block that all layers share, or None where they differ."""
+    layers = config.layers()
+    return layers[0] if all(layer == layers[0] for layer in layers) else None
+
+
+def canonical(config: ModelConfig) -> ModelConfig:
+    """The same function of the same weights, written one way: defaults spelled out, repeats joined.
+
+    Dropout and initialization concern training alone and are set to their defaults.
+    """
+    repeats: list[Repeat] = []
+    for layer in config.layers():
+        mixer = layer.mixer
+        sizes = {
+            "num_kv_heads": mixer.kv_heads,
+            "head_dim": mixer.resolved_head_dim(config.hidden_size),
+        }
+        spec = layer.model_copy(update={"mixer": mixer.model_copy(update=sizes)})
+        if repeats and repeats[-1].block == spec:
+            repeats[-1] = Repeat(block=spec, times=repeats[-1].times + 1)
+        else:
+            repeats.append(Repeat(block=spec))
+    training_only = {"dropout": 0.0, "init": Initialization()}
+    return config.model_copy(update={"blocks": tuple(repeats), **training_only})

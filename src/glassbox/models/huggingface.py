@@ -1,0 +1,265 @@
+"""A model's folder: config.json and model.safetensors, which transformers opens as they are.
+
+config.json also keeps our own config whole, under the key "glassbox". A model that no family of
+theirs can express is stored under our own names with `model_type: "glassbox"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassbox.core.config import parse
+from glassbox.core.errors import UserError
+from glassbox.core.files import write_json
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import ModelConfig
+from glassbox.models.families import (
+    family_named,
+    family_of,
+    from_hf_config,
+    to_hf_config,
+    to_hf_weights,
+)
+from glassbox.models.family import Family, WeightRule, canonical
+from glassbox.models.tensor_files import SINGLE, TensorFiles, read_json, write_tensors
+from glassbox.tokenizers import Tokenizer
+
+OWN_KEY = "glassbox"
+"""Key of config.json that holds our config, and `model_type` of a model that is ours alone."""
+
+DTYPES = {
+    "float64": ("F64", torch.float64),
+    "float32": ("F32", torch.float32),
+    "bfloat16": ("BF16", torch.bfloat16),
+    "float16": ("F16", torch.float16),
+}
+
+
+def export_state(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The weights by name, without the prefixes that torch.compile and DDP put before them."""
+    return {_bare(name): tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def import_state(model: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy weights of the same names and shapes into a model, compiled, wrapped or plain.
+
+    Raises UserError naming the first tensor that is missing, too many, or of another shape.
+    """
+    own = {_bare(name): tensor for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    _compare(shapes, found, where="the given weights")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def save_pretrained(
+    model: CausalLM,
+    folder: Path | str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    stop_token_ids: Sequence[int] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write config.json, generation_config.json, model.safetensors and the tokenizer's files.
+
+    `stop_token_ids` end generation besides the tokenizer's end of text (a chat's end of turn).
+    `extra` is added to config.json. Each file is whole or not there.
+    Tested against: transformers AutoModelForCausalLM.from_pretrained, the same logits.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.config
+    state = export_state(model)
+    roles = _role_ids(tokenizer)
+    theirs = to_hf_config(config, **roles)
+    if theirs is None:
+        theirs = {"architectures": ["CausalLM"], "model_type": OWN_KEY, **roles}
+    else:
+        state = to_hf_weights(config, state)
+    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    words = {"torch_dtype": dtype, "dtype": dtype}  # transformers 4 reads the one, 5 the other
+    own = {OWN_KEY: config.model_dump(mode="json")}
+    stops = [*([] if roles["eos_token_id"] is None else [roles["eos_token_id"]]), *stop_token_ids]
+    stops = list(dict.fromkeys(stops))
+    generation = {**roles, "eos_token_id": stops[0] if len(stops) == 1 else stops or None}
+    write_tensors(folder / SINGLE, state)
+    write_json(folder / "generation_config.json", generation)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    write_json(folder / "config.json", {**theirs, **words, **own, **(extra or {})})
+
+
+def load_config(folder: Path | str) -> ModelConfig:
+    """The config of a model's folder, ours or Hugging Face's. Raises UserError naming file and key."""
+    return _read_config(Path(folder))[0]
+
+
+def load_pretrained(
+    folder: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> CausalLM:
+    """The model of a folder, in evaluation mode: our checkpoints and Hugging Face's.
+
+    dtype is the one it was saved in unless given. Everything is checked before anything is
+    allocated; tensors are then read one by one, so that memory peaks near the model's own size.
+    Raises UserError naming file, tensor, what was expected and what was found.
+    """
+    folder = Path(folder)
+    config, _, raw = _read_config(folder)
+    if dtype is None:
+        dtype = DTYPES[_saved_dtype(raw, folder) or "float32"][1]
+    with torch.device("meta"):
+        model = CausalLM(config)
+    model = model.to(dtype)
+    _fill(model, folder, allocate_on=torch.device(device))
+    return model.eval()
+
+
+def load_pretrained_into(model: CausalLM, folder: Path | str) -> None:
+    """Copy a folder's weights into a model of the same config; its device and dtype stay.
+
+    Raises UserError where the folder's config is another model's, or as `load_pretrained` does.
+    Nothing is copied unless every tensor is there in its shape.
+    """
+    config = load_config(folder)
+    ours, theirs = canonical(model.config), canonical(config)
+    for key in type(ours).model_fields:
+        if getattr(ours, key) != getattr(theirs, key):
+            raise UserError(
+                f"'{Path(folder) / 'config.json'}' is another model's: its '{key}' is "
+                f"{_short(getattr(theirs, key))}, expected {_short(getattr(ours, key))}"
+            )
+    _fill(model, Path(folder), allocate_on=None)
+
+
+def _fill(model: CausalLM, folder: Path, *, allocate_on: torch.device | None) -> None:
+    config, family, raw = _read_config(folder)
+    own = {_bare(name): tensor for name, tensor in model.state_dict().items()}
+    rules = [WeightRule(name, (name,)) for name in own] if family is None else family.rules(config)
+    assert {rule.ours for rule in rules} == set(own), "the family's rules miss a parameter"
+    with TensorFiles(folder) as files:
+        names = files.names
+        stored = {name if family is None else family.full_name(name, names): name for name in names}
+        expected = {
+            name: tuple(part.shape)
+            for rule in rules
+            for name, part in rule.split(own[rule.ours].detach().to("meta")).items()
+        }
+        found = {
+            full: files.shape(name)
+            for full, name in stored.items()
+            if full in expected or not _dispensable(full, config, family)
+        }
+        where = f"'{folder / SINGLE}'" if (folder / SINGLE).exists() else f"'{folder}'"
+        _compare(expected, found, where=where)
+        wanted = _saved_dtype(raw, folder) if OWN_KEY in raw else None
+        for name in expected:
+            _check_dtype(files, stored[name], wanted)
+        if allocate_on is not None:
+            model.to_empty(device=allocate_on)
+            own = model.state_dict()
+        with torch.no_grad():
+            for rule in rules:
+                for name, part in rule.split(own[rule.ours]).items():
+                    part.copy_(files.get(stored[name]))
+
+
+def _compare(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], *, where: str
+) -> None:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing:
+        raise UserError(f"{where} lacks tensor '{missing[0]}'{_more(missing)}; expected it of shape "
+                        f"{expected[missing[0]]}, found none of that name")  # fmt: skip
+    if extra:
+        raise UserError(f"{where} has tensor '{extra[0]}'{_more(extra)}, found of shape "
+                        f"{found[extra[0]]}; the model expected none of that name")  # fmt: skip
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise UserError(
+                f"{where}: tensor '{name}' has the wrong shape: expected {shape}, found {found[name]}"
+            )
+
+
+def _check_dtype(files: TensorFiles, name: str, wanted: str | None) -> None:
+    found = files.dtype(name)
+    allowed = [code for code, _ in DTYPES.values()] if wanted is None else [DTYPES[wanted][0]]
+    if found not in allowed:
+        raise UserError(
+            f"'{files.path(name)}': tensor '{name}' has the wrong dtype: "
+            f"expected {' or '.join(allowed)}, found {found}"
+        )
+
+
+def _dispensable(name: str, config: ModelConfig, family: Family | None) -> bool:
+    """Buffers that others save, and a head's copy of the embedding that it is tied to."""
+    if family is None:
+        return False
+    return family.is_ignored(name) or (config.tie_embeddings and name == "lm_head.weight")
+
+
+def _read_config(folder: Path) -> tuple[ModelConfig, Family | None, dict[str, Any]]:
+    path = folder / "config.json"
+    raw = read_json(path)
+    where = f"'{path}'"
+    own = (
+        parse(ModelConfig, raw[OWN_KEY], where=f"{where}, key '{OWN_KEY}'")
+        if OWN_KEY in raw
+        else None
+    )
+    if raw.get("model_type") == OWN_KEY:
+        if own is None:
+            raise UserError(f"{where} lacks '{OWN_KEY}', the model's config; the file is damaged")
+        return own, None, raw
+    theirs = from_hf_config(raw, where=where)
+    family = family_named(str(raw["model_type"]), where=where)
+    if own is None:
+        return theirs, family, raw
+    if family_of(own) is not family or canonical(own) != canonical(theirs):
+        raise UserError(
+            f"{where}: what stands under '{OWN_KEY}' is another model than the other keys describe; "
+            f"if another program changed the model, delete the key '{OWN_KEY}'"
+        )
+    return own, family, raw
+
+
+def _saved_dtype(raw: Mapping[str, Any], folder: Path) -> str | None:
+    name = raw.get("dtype") or raw.get("torch_dtype")
+    if name is not None and name not in DTYPES:
+        raise UserError(
+            f"'{folder / 'config.json'}': 'dtype' = {name!r} is not supported; "
+            f"known: {', '.join(DTYPES)}"
+        )
+    return name
+
+
+def _role_ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
+    roles = {} if tokenizer is None else tokenizer.roles
+    return {
+        f"{role}_token_id": None
+        if tokenizer is None or f"{role}_token" not in roles
+        else tokenizer.token_to_id(roles[f"{role}_token"])
+        for role in ("bos", "eos", "pad")
+    }
+
+
+def _bare(name: str) -> str:
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "..."
