@@ -137,10 +137,11 @@ class PreTokenizer:
         """Blocks of about `size` characters whose words, in turn, are those of the whole text."""
         start = 0
         while len(text) - start > size:
-            length = self.last_cut(text[start : start + size])
-            while length == 0 and start + size < len(text) and self.cuts_are_known:
-                size *= 2
-                length = self.last_cut(text[start : start + size])
+            window = size
+            length = self.last_cut(text[start : start + window])
+            while length == 0 and start + window < len(text) and self.cuts_are_known:
+                window *= 2
+                length = self.last_cut(text[start : start + window])
             if length == 0:
                 break
             yield text[start : start + length]

@@ -362,19 +362,23 @@ class Tokenizer:
         path = Path(path)
         if path.is_dir():
             path = path / tokenizer_json.TOKENIZER_FILE
-        parts = tokenizer_json.parse_tokenizer(tokenizer_json.read_json(path), where=f"'{path}'")
+        try:
+            return cls._load(path)
+        except UserError as error:
+            raise UserError(f"{error} (reading '{path}')") from None
+
+    @classmethod
+    def _load(cls, path: Path) -> Tokenizer:
+        parts = tokenizer_json.parse_tokenizer(tokenizer_json.read_json(path), where=path.name)
         config_path = path.with_name(path.stem + "_config.json")
         config = Config({})
         if config_path.exists():
             raw = tokenizer_json.read_json(config_path)
-            config = tokenizer_json.parse_config(raw, where=f"'{config_path}'")
+            config = tokenizer_json.parse_config(raw, where=config_path.name)
         template: str | Mapping[str, str] | None = config.chat_template
         template_path = path.with_name(tokenizer_json.TEMPLATE_FILE)
         if template_path.exists():
-            try:
-                template = template_path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"'{template_path}' cannot be read: {error}") from None
+            template = tokenizer_json.read_text(template_path)
         return cls(
             parts.model,
             parts.pretokenizer,
@@ -388,10 +392,7 @@ class Tokenizer:
     def from_gpt2_files(cls, encoder_json: Path | str, vocab_bpe: Path | str) -> Tokenizer:
         """GPT-2 by the two files published with it: the vocabulary and the list of merges."""
         vocab = tokenizer_json.read_json(Path(encoder_json))
-        try:
-            lines = Path(vocab_bpe).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"'{vocab_bpe}' cannot be read: {error}") from None
+        lines = tokenizer_json.read_text(Path(vocab_bpe)).split("\n")
         merges = [line for line in lines if line and not line.startswith("#version")]
         end = "<|endoftext|>"
         if not isinstance(vocab, dict) or end not in vocab:

@@ -65,15 +65,24 @@ class Parts:
     post_processor: dict[str, Any] | None = None
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises UserError that names the file, whatever is wrong with it."""
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file. Raises UserError that names it."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8"))
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"no file '{path}'; check the path") from None
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is not UTF-8 ({error.reason} at {error.start})") from None
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises UserError that names it, whatever is wrong with it."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # RecursionError: nested without end
         raise UserError(f"'{path}' is damaged or no JSON: {error}") from None
 
 
