@@ -21,6 +21,7 @@ from glassbox.data.storyworld import (
     build_world,
     check_answer,
     check_steps,
+    check_story,
     compute,
     document_program,
     draw,
@@ -393,6 +394,34 @@ def test_preferences_differ_and_the_worse_reply_is_wrong(config):
         if item.aspect == "consistency":
             assert len(item.prompt[0]["content"].split("\n\n")) >= 3
     assert set(aspects) == set(ASPECTS)
+
+
+def test_inconsistent_endings_are_no_story(config):
+    checked = 0
+    for item in generate(config, "preference", "heldout", count=60):
+        if item.aspect == "consistency":
+            checked += 1
+            head = item.prompt[0]["content"].partition("\n\n")[2]
+            assert check_story(config, f"{head}\n\n{item.chosen[0]['content']}")
+            assert not check_story(config, f"{head}\n\n{item.rejected[0]['content']}")
+    assert checked > 5
+
+
+def test_right_answers_can_be_told_after_a_story_and_wrong_ones_cannot(config):
+    program = document_program(config, kind="story_questions")
+    phrases = load_language(config.language).phrases
+    for seed, (story, text) in enumerate(stories(config, 8)):
+        rng = random.Random(seed)
+        first, second = (
+            question_about(story, text, ask, Sampler(rng), rng) for ask in rng.sample(story.asks, 2)
+        )
+        head = (
+            f"{text}\n\n{phrases['question']}{first.question}\n{phrases['answer']}{first.sentence}"
+        )
+        head += f"\n{phrases['question']}{second.question}\n{phrases['answer']}"
+        assert score(program, head + second.sentence).derivations == 1
+        for wrong in second.wrong:
+            assert score(program, head + wrong).derivations == 0
 
 
 # --- files and settings

@@ -23,7 +23,7 @@ from glassbox.data.storyworld.config import CorpusSizes, StoryWorldConfig
 from glassbox.data.storyworld.corpus import corpus_plan, read_manifest, write_corpus
 from glassbox.data.storyworld.generate import KINDS, SPLITS, bucket, draw, generate, size_bytes
 from glassbox.data.storyworld.language import LANGUAGES, load_language
-from glassbox.data.storyworld.programs import build_world, document_program
+from glassbox.data.storyworld.programs import build_world, check_story, document_program
 from glassbox.data.storyworld.questions import check_answer, normalize_answer
 from glassbox.data.storyworld.records import (
     ArithmeticProblem,
@@ -55,6 +55,7 @@ __all__ = [
     "build_world",
     "check_answer",
     "check_steps",
+    "check_story",
     "compute",
     "corpus_plan",
     "derivations",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from glassbox.data.storyworld.arithmetic import problem_facts, solution_text, tell_problem
-from glassbox.data.storyworld.choice import Chooser, Program, Weights
+from glassbox.data.storyworld.choice import Chooser, Program, Weights, score
 from glassbox.data.storyworld.config import StoryWorldConfig
 from glassbox.data.storyworld.language import load_language
 from glassbox.data.storyworld.plots import tell_story
@@ -82,3 +82,13 @@ def document_program(
     """
     world = build_world(config, "any" if unseen else "exclude")
     return lambda chooser: write_document(world, chooser, kind)
+
+
+def check_story(config: StoryWorldConfig, text: str) -> bool:
+    """Whether `text` is a whole, consistent story: one that the generator can tell.
+
+    A story in which somebody else ends up with the thing, or the thing is suddenly another, has
+    probability zero. Reserved combinations are allowed. Paraphrases are refused too: this is a
+    check of the world's own grammar.
+    """
+    return score(document_program(config, kind="story", unseen=True), text).derivations > 0
