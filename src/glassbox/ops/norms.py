@@ -41,8 +41,8 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor):  # type: ignore[no-untyped-def]
         x, weight, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
         normal = x * inverse
-        product = (grad * normal).view(-1, x.shape[-1])
-        mean = (product @ weight).div_(x.shape[-1]).view(inverse.shape)
+        product = (grad * normal).reshape(-1, x.shape[-1])
+        mean = (product @ weight).div_(x.shape[-1]).reshape(inverse.shape)
         grad_x = (grad * weight).addcmul_(normal, mean, value=-1).mul_(inverse)
         return grad_x, product.sum(dim=0), None
 

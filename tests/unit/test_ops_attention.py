@@ -1,0 +1,166 @@
+"""Attention: plain against torch, fast against plain, masks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glassbox.ops import attention as module
+from glassbox.ops.attention import attention, attention_plain, causal_mask, document_mask
+
+# float64; the kernels sum in another order and exponentiate with another polynomial
+TOLERANCE = {"rtol": 1e-9, "atol": 1e-10}
+
+
+def inputs(heads: int, kv_heads: int, length: int, keys: int, size: int = 4, batch: int = 2):
+    generator = torch.Generator().manual_seed(heads * 100 + length)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return draw(batch, heads, length, size), draw(batch, kv_heads, keys, size), draw(
+        batch, kv_heads, keys, size
+    )  # fmt: skip
+
+
+def results(function, tensors, *arguments, **options):
+    """Output, then the gradients of q, k and v."""
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    output = function(*leaves, *arguments, **options)
+    weights = torch.randn(
+        output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype
+    )
+    (output * weights).sum().backward()
+    return [output, *(leaf.grad for leaf in leaves)]
+
+
+def same(ours, theirs, **tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, **(tolerance or TOLERANCE))
+
+
+def by_hand(q, k, v, mask):
+    """Query by query, head by head, with no matrix product: the paper's sentence."""
+    output = torch.zeros_like(q)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            group = h * k.shape[1] // q.shape[1]
+            for i in range(q.shape[2]):
+                seen = [j for j in range(k.shape[2]) if mask[b, i, j]]
+                scores = [float(q[b, h, i] @ k[b, group, j]) / math.sqrt(q.shape[3]) for j in seen]
+                total = sum(math.exp(s) for s in scores)
+                for s, j in zip(scores, seen, strict=True):
+                    output[b, h, i] += math.exp(s) / total * v[b, group, j]
+    return output
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1), (3, 3), (6, 2)])
+def test_plain_against_the_definition(heads, kv_heads):
+    q, k, v = inputs(heads, kv_heads, 5, 5)
+    causal = torch.ones(5, 5, dtype=torch.bool).tril().expand(2, 5, 5)
+    expected = by_hand(q, k, v, causal)
+    torch.testing.assert_close(attention_plain(q, k, v), expected, **TOLERANCE)
+    random_mask = torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.6
+    torch.testing.assert_close(
+        attention_plain(q, k, v, random_mask[:, None]), by_hand(q, k, v, random_mask), **TOLERANCE
+    )
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 7), (5, 5), (3, 8), (64, 64), (130, 130), (200, 200), (70, 200)])  # fmt: skip
+def test_fast_against_plain_and_torch_causal(heads, kv_heads, length, keys):
+    tensors = inputs(heads, kv_heads, length, keys)
+    plain = results(attention_plain, tensors)
+    same(results(attention, tensors), plain)
+    offset = torch.ones(length, keys, dtype=torch.bool).tril(keys - length)
+    torch_own = results(
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=offset, enable_gqa=True),
+        tensors,
+    )
+    same(torch_own, plain)
+
+
+@pytest.mark.parametrize("length", [9, 128, 150, 256])
+@pytest.mark.parametrize("shared", [True, False], ids=["one mask", "a mask a row"])
+def test_fast_against_plain_with_packed_documents(length, shared):
+    tensors = inputs(4, 2, length, length, batch=3)
+    generator = torch.Generator().manual_seed(length)
+    starts = torch.rand(1 if shared else 3, length, generator=generator) < 0.05
+    documents = starts.cumsum(1)
+    order = torch.arange(length)[None]
+    mask = (causal_mask(order, order) & document_mask(documents, documents))[:, None]
+    plain = results(attention_plain, tensors, mask)
+    same(results(attention, tensors, mask), plain)
+    same(results(attention, tensors, mask, hides_future=True), plain)
+
+
+def test_the_promise_of_a_causal_mask_skips_work(monkeypatch):
+    """With `hides_future` no block reaches beyond its own end; without it all keys are multiplied."""
+    touched = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(q, k, v, **options):
+        touched.append((q.shape[-2], k.shape[-2]))
+        return kernel(q, k, v, **options)
+
+    monkeypatch.setattr(module.F, "scaled_dot_product_attention", spy)
+    q, k, v = inputs(2, 2, 150, 150)
+    mask = torch.ones(1, 1, 150, 150, dtype=torch.bool).tril()
+    attention(q, k, v, mask, hides_future=True)
+    assert touched == [(64, 64), (64, 128), (22, 150)]
+    touched.clear()
+    attention(q, k, v, mask)
+    assert touched == [(150, 150)]
+
+
+@pytest.mark.parametrize("length", [6, 160])
+def test_a_query_that_sees_nothing_gets_zeros_and_no_nan(length):
+    """A large negative number in place of -inf would make it look at everything alike."""
+    tensors = inputs(2, 2, length, length)
+    mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    mask[..., 3, :] = False
+    plain = results(attention_plain, tensors, mask)
+    assert torch.equal(plain[0][:, :, 3], torch.zeros_like(plain[0][:, :, 3]))
+    assert all(torch.isfinite(tensor).all() for tensor in plain)
+    same(results(attention, tensors, mask), plain)
+    same(results(attention, tensors, mask, hides_future=True), plain)
+
+
+def test_scale():
+    tensors = inputs(2, 1, 6, 6)
+    plain = results(attention_plain, tensors, scale=0.7)
+    same(results(attention, tensors, scale=0.7), plain)
+    same(
+        results(
+            lambda q, k, v: F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=0.7, enable_gqa=True
+            ),
+            tensors,
+        ),
+        plain,
+    )
+
+
+def test_bfloat16_outside_and_inside_autocast():
+    q, k, v = (tensor.bfloat16() for tensor in inputs(4, 2, 150, 150))
+    exact = attention_plain(q.double(), k.double(), v.double())
+    plain_result = attention(q, k, v)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast_result = attention(q, k, v)
+    for result in (plain_result, autocast_result):
+        assert result.dtype == torch.bfloat16
+        # float32 inside, so one rounding to bfloat16 (2^-9) at the end
+        torch.testing.assert_close(result.double(), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_masks():
+    positions = torch.tensor([[0, 1], [4, 5]])
+    slots = torch.arange(6)[None]
+    assert causal_mask(positions, slots).long().sum(-1).tolist() == [[1, 2], [5, 6]]
+    documents = torch.tensor([[0, 0, 1]])
+    assert document_mask(documents, documents)[0].long().tolist() == [
+        [1, 1, 0], [1, 1, 0], [0, 0, 1],
+    ]  # fmt: skip
