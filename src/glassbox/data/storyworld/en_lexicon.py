@@ -163,8 +163,8 @@ def _noun(category: str, word: str, **more: str) -> Entity:
 
 
 def _person(name: str, pronouns: str) -> Entity:
-    he, him, his = pronouns.split()
-    forms = {"": name, "he": he, "him": him, "his": his}
+    he, him, his, own = pronouns.split()
+    forms = {"": name, "he": he, "him": him, "his": his, "own": own}
     return Entity("name", name, {**forms, "He": he.capitalize(), "His": his.capitalize()})
 
 
@@ -203,8 +203,8 @@ def _phrase(category: str, phrase: str) -> Entity:
 def english_words() -> dict[str, list[Entity]]:
     """Every English word by category."""
     return {
-        "name": [_person(name, "she her her") for name in GIRLS.split()]
-        + [_person(name, "he him his") for name in BOYS.split()],
+        "name": [_person(name, "she her her hers") for name in GIRLS.split()]
+        + [_person(name, "he him his his") for name in BOYS.split()],
         "kind": [_noun("kind", word) for word in KINDS.split()],
         "trait": [_noun("trait", word) for word in TRAITS.split()],
         "color": [_noun("color", word) for word in COLORS.split()],

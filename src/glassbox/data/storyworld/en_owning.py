@@ -44,7 +44,7 @@ OWNING = {
         {hero} laid {thing.the} in {color.a} {box} and closed it well.
     """,
     "hidden.move": """
-        While {hero.he} was away, {weather}, and the {color} {box} got wet. {friend} the {fkind} moved {thing.the} to {color2.a} {box2}.
+        While {hero.he} was away, the roof leaked, and the {color} {box} got wet. {friend} the {fkind} moved {thing.the} to {color2.a} {box2}.
         Meanwhile {friend} the {fkind} came to tidy up. {friend.He} took {thing.the} out of the {color} {box} and put it in {color2.a} {box2}.
         At home, {friend} the {fkind} saw mice at the {color} {box}. To be safe, {friend.he} put {thing.the} in {color2.a} {box2}.
     """,
@@ -106,7 +106,7 @@ OWNING = {
     "lend.first": """
         One {time}, {hero} lent {thing.the} to {friend} the {fkind}.
         "May I borrow your {thing}?" asked {friend} the {fkind} one {time}. {hero} gave it to {friend.him}.
-        One {time}, {friend} the {fkind} needed {thing.a}, so {hero} lent {friend.him} {hero.his}.
+        One {time}, {friend} the {fkind} needed {thing.a}, so {hero} lent {friend.him} {hero.own}.
     """,
     "lend.second": """
         A few days later, {friend} lent {thing.the} to {third} the {tkind}.

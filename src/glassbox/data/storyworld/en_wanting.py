@@ -159,7 +159,7 @@ WANTING = {
     """,
     "coins.buy": """
         {hero} paid all {n3} coins and took {thing.the}.
-        {hero} counted {n3} coins into the seller's hand, and {thing.the} was {hero.his}.
+        {hero} counted {n3} coins into the seller's hand, and {thing.the} was {hero.own}.
         "Here are {n3} coins," said {hero}, and {hero.he} bought {thing.the}.
     """,
     "coins.end": """

@@ -44,7 +44,7 @@ OWNING = {
         {hero}把{thing}放进一个{color}的{box}，关得好好的。
     """,
     "hidden.move": """
-        {hero.he}不在的时候，{weather}，{color}的{box}湿了。{fkind}{friend}把{thing}移到了一个{color2}的{box2}里。
+        {hero.he}不在的时候，屋顶漏了雨，{color}的{box}湿了。{fkind}{friend}把{thing}移到了一个{color2}的{box2}里。
         这时，{fkind}{friend}来收拾屋子，把{thing}从{color}的{box}里拿出来，放进了一个{color2}的{box2}。
         家里，{fkind}{friend}看见老鼠在啃{color}的{box}，就把{thing}放进了一个{color2}的{box2}。
     """,
