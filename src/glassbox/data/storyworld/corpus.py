@@ -50,8 +50,8 @@ def write_corpus(
     """Write every file of the world and `manifest.json` last; return the manifest.
 
     Files are written atomically and are the same bytes for any number of workers, so a run that
-    was interrupted is simply run again: files whose manifest entry is complete are not rewritten
-    when the manifest of the same config is there. `progress(file, done, total)`.
+    was interrupted is simply run again; a folder finished under the same settings is left alone.
+    `progress(file, done, total)`.
     """
     sizes = sizes or CorpusSizes()
     folder = Path(folder)
