@@ -10,12 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
-from glassbox.core.seeding import derive_seed
+from glassbox.data.order import SeededOrder
 from glassbox.data.packing import Piece, pack_documents
 from glassbox.data.shards import Shard
 from glassbox.ops.cross_entropy import IGNORE
@@ -145,21 +144,11 @@ class PackedSource:
                 "make data.rows_per_step a multiple of the number of ranks"
             )
         self.cursor = 0
-        self._epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-
-    def row_number(self, position: int) -> int:
-        """Which row stands at a position of the endless sequence."""
-        epoch, place = divmod(position, len(self.rows))
-        if epoch != self._epoch:
-            generator = np.random.Generator(np.random.Philox(derive_seed(self.seed, "rows", epoch)))
-            self._order = generator.permutation(len(self.rows))
-            self._epoch = epoch
-        return int(self._order[place])
+        self._order = SeededOrder(len(rows), seed, "rows")
 
     def next_step(self) -> list[TokenBatch]:
         """This rank's micro-batches of the next optimizer step."""
-        numbers = [self.row_number(self.cursor + i) for i in range(self.rows_per_step)]
+        numbers = [self._order[self.cursor + i] for i in range(self.rows_per_step)]
         self.cursor += self.rows_per_step
         mine = numbers[self.group.rank :: self.group.world_size]
         return [

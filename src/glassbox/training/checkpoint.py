@@ -2,16 +2,15 @@
 
 checkpoints/step-00001000/
   config.json model.safetensors tokenizer.json ...   opens in transformers as it is
-  training/state.json          schema, step, source position, loss scale, best value
+  training/state.json          schema, step, source position, loss scale, guard, best value
   training/optimizer.safetensors
   training/rng-0000.json|.safetensors                one pair a rank
-  COMPLETE                     size and checksum of every file; written last
+  COMPLETE                     size and checksum of every file, as JSON; written last
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
-from glassbox.core.files import sync_folder, write_bytes, write_json
+from glassbox.core.files import checksum, sync_folder, write_bytes, write_json
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.huggingface import load_pretrained_into, save_pretrained
 from glassbox.tokenizers import Tokenizer
@@ -47,7 +46,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [p for p in folder.glob(f"{PREFIX}[0-9]*") if (p / COMPLETE).exists()]
-    return sorted(found, key=lambda p: p.name)
+    return sorted(found, key=checkpoint_step)
 
 
 def checkpoint_step(path: Path) -> int:
@@ -69,14 +68,17 @@ def save_checkpoint(
     """Write a checkpoint in a folder of another name, then rename it, then mark it COMPLETE.
 
     Every rank calls it; rank 0 writes the model and the optimizer, each rank its own random state.
-    Raises UserError where the disk is full; what was there before stays as it was.
+    A step whose complete checkpoint is there is left as it is. Raises UserError where the disk is
+    full; what was there before stays as it was.
     """
     final = folder / checkpoint_name(step)
+    if (final / COMPLETE).exists():
+        return final
     temporary = folder / f".writing-{final.name}"
     try:
         if group.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
-            if final.exists() and not (final / COMPLETE).exists():
+            if final.exists():  # a kill between its renaming and its completion
                 shutil.rmtree(final)
             (temporary / "training").mkdir(parents=True)
         group.barrier()
@@ -92,59 +94,53 @@ def save_checkpoint(
             write_bytes(training / "optimizer.safetensors", optimizer_bytes)
             write_json(training / "state.json", {"schema": SCHEMA, "step": step, **state})
         group.barrier()
-        if group.is_main and not final.exists():
+        if group.is_main:
             manifest = {
-                str(file.relative_to(temporary).as_posix()): _fingerprint(file)
+                file.relative_to(temporary).as_posix(): checksum(file)
                 for file in sorted(temporary.rglob("*"))
                 if file.is_file()
             }
             temporary.replace(final)
             sync_folder(folder)
             write_json(final / COMPLETE, manifest)
-        elif group.is_main:
-            shutil.rmtree(temporary)
         group.barrier()
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         _explain_disk(error, folder)
     return final
 
 
-def _explain_disk(error: OSError, folder: Path) -> NoReturn:
+def _explain_disk(error: Exception, folder: Path) -> NoReturn:
     last = list_checkpoints(folder)
     kept = f"the last whole checkpoint is '{last[-1].name}'" if last else "no checkpoint exists yet"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    number = getattr(error, "errno", None)
+    # safetensors, written in Rust, tells the number in words alone
+    if number in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error):
         raise UserError(
             f"the disk is full: could not write a checkpoint into '{folder}'; {kept}: "
             "free some space and run the same command to go on from it"
         ) from error
-    raise UserError(
-        f"could not write a checkpoint into '{folder}': {error.strerror or error}; {kept}"
-    ) from error
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        digest = hashlib.blake2b(digest_size=16)
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "blake2b": digest.hexdigest()}
+    raise UserError(f"could not write a checkpoint into '{folder}': {error}; {kept}") from error
 
 
 def verify_checkpoint(path: Path) -> None:
     """Compare every file with what COMPLETE recorded. Raises UserError naming the first that differs."""
     try:
         manifest = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
-        entries = {str(name): (int(e["bytes"]), str(e["blake2b"])) for name, e in manifest.items()}
+        if not isinstance(manifest, dict) or "training/state.json" not in manifest:
+            raise ValueError("it does not list a checkpoint's files")
     except FileNotFoundError:
         raise UserError(f"'{path}' has no COMPLETE file: it is no finished checkpoint") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"'{path / COMPLETE}' is damaged; delete this checkpoint folder") from None
-    for name, (size, digest) in entries.items():
+    except ValueError as error:
+        raise UserError(
+            f"'{path / COMPLETE}' is damaged ({error}); "
+            "delete this folder to resume from the checkpoint before it"
+        ) from None
+    for name, written in manifest.items():
         file = path / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size or _fingerprint(file)["blake2b"] != digest:
-            what = "is missing" if found is None else f"is damaged ({found} bytes, {size} written)"
+        found = checksum(file) if file.is_file() else None
+        if found != written:
+            what = "is missing" if found is None else f"is damaged ({found}, not {written})"
             raise UserError(
                 f"checkpoint '{path}': '{name}' {what}; "
                 "delete this folder to resume from the checkpoint before it"
@@ -180,12 +176,16 @@ def load_checkpoint(
 
 
 def prune_checkpoints(folder: Path, *, keep_last: int, keep_step: int | None) -> None:
-    """Delete all but the newest `keep_last` complete checkpoints and the one of step `keep_step`."""
+    """Delete all but the newest `keep_last` complete checkpoints and the one of step `keep_step`.
+
+    With them goes what kills have left: folders half written or half deleted.
+    """
     complete = list_checkpoints(folder)
     for path in complete[: max(0, len(complete) - keep_last)]:
         if checkpoint_step(path) == keep_step:
             continue
         (path / COMPLETE).unlink(missing_ok=True)  # from here on it is no checkpoint
         shutil.rmtree(path, ignore_errors=True)
-    for leftover in folder.glob(".writing-*"):
+    unfinished = [p for p in folder.glob(f"{PREFIX}[0-9]*") if not (p / COMPLETE).exists()]
+    for leftover in [*folder.glob(".writing-*"), *unfinished]:
         shutil.rmtree(leftover, ignore_errors=True)

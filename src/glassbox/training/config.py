@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from glassbox.core.config import Spec
 from glassbox.core.devices import Precision
+from glassbox.core.errors import UserError
 from glassbox.optim.schedules import Schedule, WarmupCosine
 from glassbox.training.guards import GuardConfig
 
 
 class EarlyStop(Spec):
-    """Stop when a metric of the hooks has not improved for `patience` evaluations."""
+    """Which metric of the hooks is the best model's, and how many evaluations it may get no better."""
 
     metric: str
     mode: Literal["min", "max"] = "min"
@@ -35,3 +36,14 @@ class TrainConfig(Spec):
     best_metric: EarlyStop | None = Field(None, description="keep the best checkpoint by it")
     early_stop: bool = Field(False, description="stop by best_metric's patience")
     guard: GuardConfig = GuardConfig()
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> TrainConfig:
+        if self.schedule.warmup_steps >= self.steps:
+            raise UserError(
+                f"schedule.warmup_steps = {self.schedule.warmup_steps} leaves nothing of "
+                f"steps = {self.steps}; make it smaller"
+            )
+        if self.early_stop and self.best_metric is None:
+            raise UserError("early_stop = true needs best_metric, the metric to stop by")
+        return self

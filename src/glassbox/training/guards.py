@@ -15,12 +15,12 @@ from glassbox.core.errors import UserError
 class GuardConfig(Spec):
     """When a step is skipped and when the run stops.
 
-    A step whose loss or gradient norm is not finite is always skipped: weights, moments and
-    schedule position stay clean. With `spike_factor`, so is one whose gradient norm is above that
-    many times the median of the last `spike_window` steps.
+    A step whose loss or gradient norm is not finite, or that holds nothing to learn from, is always
+    skipped: weights and moments stay as they were, and the schedule goes on. With `spike_factor`, so
+    is one whose gradient norm is above that many times the median of the last `spike_window` steps.
     """
 
-    max_skipped: int = Field(8, ge=0, description="stop after this many skipped steps in a row")
+    max_skipped: int = Field(8, ge=0, description="skipped steps in a row; one more stops the run")
     spike_factor: float | None = Field(None, gt=1, description="None: spikes are let through")
     spike_window: int = Field(64, ge=8)
 
@@ -33,9 +33,9 @@ class Guard:
         self.skipped_in_row = 0
         self.norms: deque[float] = deque(maxlen=config.spike_window)
 
-    def verdict(self, loss: float, norm: float) -> str | None:
+    def verdict(self, loss: float, norm: float, weight: float) -> str | None:
         """None to go ahead, else the reason to skip. Raises UserError after too many in a row."""
-        reason = self._reason(loss, norm)
+        reason = self._reason(loss, norm, weight)
         if reason is None:
             self.skipped_in_row = 0
             self.norms.append(norm)
@@ -43,13 +43,16 @@ class Guard:
         self.skipped_in_row += 1
         if self.skipped_in_row > self.config.max_skipped:
             raise UserError(
-                f"{self.skipped_in_row} steps in a row were skipped ({reason}); the last checkpoint "
-                "is whole: resume with a lower optim.lr, a longer warm-up or other data "
-                "(guard.max_skipped sets how many are borne)"
+                f"{self.skipped_in_row} steps in a row were skipped ({reason}), "
+                f"guard.max_skipped = {self.config.max_skipped}; the weights are those of the last "
+                "good step and no checkpoint is harmed: train into a new folder with a lower lr, a "
+                "longer schedule.warmup_steps or mended data"
             )
         return reason
 
-    def _reason(self, loss: float, norm: float) -> str | None:
+    def _reason(self, loss: float, norm: float, weight: float) -> str | None:
+        if not weight > 0:
+            return "it holds nothing to learn from"
         if not math.isfinite(loss):
             return f"loss is {loss}"
         if not math.isfinite(norm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -11,13 +12,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from glassbox.core.devices import autocast, peak_memory_bytes
 from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
 from glassbox.core.interrupts import Interrupts
 from glassbox.core.metrics import JsonlSink, MetricsSink, truncate_metrics
 from glassbox.core.progress import ProgressLine
-from glassbox.core.seeding import derive_seed, rng_state, seed_everything, set_rng_state
+from glassbox.core.seeding import (
+    derive_seed,
+    preserved_rng,
+    rng_state,
+    seed_everything,
+    set_rng_state,
+)
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.adamw import Optimizer
 from glassbox.optim.clipping import clip_by_global_norm_, global_norm
@@ -33,7 +42,7 @@ from glassbox.training.checkpoint import (
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
 from glassbox.training.protocols import Batch, BatchSource, Hook, Objective
-from glassbox.training.window import Window
+from glassbox.training.window import Window, add_up
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -92,13 +101,14 @@ class Trainer:
         self.tokenizer = tokenizer
         self.group = group or Group()
         self.hooks = hooks
-        self.sinks: list[MetricsSink] = list(sinks)
+        self.sinks = list(sinks)
         self.seed = seed
         self.label = label
         self.state = TrainState()
         self.guard = Guard(config.guard)
         self.scaler = LossScaler(enabled=config.precision == "float16")
         self._window = Window()
+        self._all_sinks: list[MetricsSink] = self.sinks
 
     def run(self) -> TrainResult:
         """Train to the last step; resume first if the folder holds a checkpoint.
@@ -107,18 +117,28 @@ class Trainer:
         """
         seed_everything(derive_seed(self.seed, "train", self.group.rank))
         self._resume()
+        # the same model on every rank, however each came by its weights
+        self.group.broadcast_(tensor.detach() for tensor in self.model.state_dict().values())
         if self.config.compile:
             for block in self.model.blocks:
                 block.compile()
-        if self.group.is_main:
-            self.sinks.insert(0, JsonlSink(self.folder / "metrics.jsonl"))
         began, before = time.monotonic(), self.state.seconds
         interrupted = False
-        progress = ProgressLine(
-            self.label, self.config.steps, start=self.state.step, enabled=self.group.is_main
-        )
         self.model.train()
-        with Interrupts().watching() as interrupts, progress:
+        with contextlib.ExitStack() as stack:
+            if self.group.is_main:
+                file_sink = JsonlSink(self.folder / "metrics.jsonl")
+                stack.callback(file_sink.close)
+                self._all_sinks = [file_sink, *self.sinks]
+            interrupts = stack.enter_context(Interrupts().watching())
+            progress = stack.enter_context(
+                ProgressLine(
+                    self.label,
+                    self.config.steps,
+                    start=self.state.step,
+                    enabled=self.group.is_main,
+                )
+            )
             if self.state.step == 0:
                 self._call_hooks(first=True)
             while self.state.step < self.config.steps and not self.state.stopped_early:
@@ -130,11 +150,10 @@ class Trainer:
                     interrupted = self.state.step < self.config.steps
                     break
                 every = self.config.checkpoint_every
-                if every and self.state.step % every == 0 and self.state.step < self.config.steps:
+                if every and self.state.step % every == 0:
                     self._save()
             self.state.seconds = before + time.monotonic() - began
-        checkpoint = self._save()
-        self._close_sinks()
+            checkpoint = self._save()
         return TrainResult(self.state, checkpoint, interrupted, self._summary())
 
     def _step(self) -> None:
@@ -143,37 +162,24 @@ class Trainer:
         batches = self.source.next_step()
         fetched = time.perf_counter()
         device = self.model.device
-        totals: dict[str, list[float]] = {"loss": [0.0, 0.0]}
-        tokens = 0
+        outputs = []
         self.optimizer.zero_grad()
         for batch in batches:
-            tokens += batch.num_tokens
             with autocast(device, self.config.precision):
                 output = self.objective(self.model, batch.to(device))
             (output.loss_sum * self.scaler.scale).backward()
-            for name, (total, weight) in {
-                **output.metrics,
-                "loss": (float(output.loss_sum.detach()), output.weight),
-            }.items():
-                pair = totals.setdefault(name, [0.0, 0.0])
-                pair[0] += total
-                pair[1] += weight
-        tokens, totals = self._sum_over_ranks(tokens, totals)
-        loss_sum, weight = totals["loss"]
-        gradients = [p.grad for p in self.optimizer.parameters() if p.grad is not None]
-        self.group.sum_gradients_(gradients)
-        torch._foreach_mul_(gradients, 1.0 / (max(weight, 1.0) * self.scaler.scale))
-        max_norm = self.config.max_grad_norm
-        norm = float(
-            global_norm(gradients)
-            if max_norm is None
-            else clip_by_global_norm_(gradients, max_norm)
+            output.loss_sum = output.loss_sum.detach()  # or the graph would live on
+            outputs.append(output)
+        tokens, totals = self._sum_over_ranks(
+            sum(batch.num_tokens for batch in batches), add_up(outputs)
         )
+        loss_sum, weight = totals["loss"]
         loss = loss_sum / weight if weight else 0.0
+        norm = self._normalize_gradients(weight * self.scaler.scale)
         lr = self.config.lr * schedule_factor(
             self.config.schedule, self.state.step, self.config.steps
         )
-        reason = self._verdict(loss, norm) if weight else "nothing to learn from in this step"
+        reason = self._verdict(loss, norm, weight)
         if reason is None:
             self.optimizer.step(lr)
         else:
@@ -185,13 +191,31 @@ class Trainer:
         self.state.step_seconds += ended - fetched
         self._window.add(totals, tokens, norm, lr, ended - started, fetched - started, reason)
 
-    def _verdict(self, loss: float, norm: float) -> str | None:
-        if self.scaler.enabled:
-            overflowed = math.isfinite(loss) and not math.isfinite(norm)
+    def _normalize_gradients(self, divisor: float) -> float:
+        """Sum gradients over ranks, divide and clip them in place; their norm before clipping."""
+        parameters = self.optimizer.parameters()
+        if self.group.world_size > 1:
+            touched = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+            for parameter, ranks in zip(parameters, self.group.sum_(touched).tolist(), strict=True):
+                if ranks and parameter.grad is None:  # touched on other ranks alone
+                    parameter.grad = torch.zeros_like(parameter)
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        if not gradients or not divisor > 0:
+            return 0.0
+        self.group.sum_gradients_(gradients)
+        torch._foreach_mul_(gradients, 1.0 / divisor)
+        max_norm = self.config.max_grad_norm
+        if max_norm is None:
+            return float(global_norm(gradients))
+        return float(clip_by_global_norm_(gradients, max_norm))
+
+    def _verdict(self, loss: float, norm: float, weight: float) -> str | None:
+        if self.scaler.enabled and weight > 0 and math.isfinite(loss):
+            overflowed = not math.isfinite(norm)
             self.scaler.update(overflowed=overflowed)
             if overflowed and self.scaler.scale > 1.0:
                 return f"float16 overflow, loss scale now {self.scaler.scale:g}"
-        return self.guard.verdict(loss, norm)
+        return self.guard.verdict(loss, norm, weight)
 
     def _sum_over_ranks(
         self, tokens: int, totals: dict[str, list[float]]
@@ -224,28 +248,35 @@ class Trainer:
 
     def _log(self, record: Mapping[str, Any]) -> None:
         if self.group.is_main:
-            for sink in self.sinks:
+            for sink in self._all_sinks:
                 sink.log({"step": self.state.step, **record})
 
     def _call_hooks(self, *, first: bool = False) -> None:
-        last = self.state.step == self.config.steps
+        all_due = first or self.state.step == self.config.steps
         values: dict[str, float | str] = {}
         for hook in self.hooks:
-            if hook.every and (first or last or self.state.step % hook.every == 0):
+            if hook.every and (all_due or self.state.step % hook.every == 0):
                 self.model.eval()
-                values.update(hook(self.model, self.state.step))
+                with preserved_rng():
+                    values.update(hook(self.model, self.state.step))
                 self.model.train()
+        best = self.config.best_metric
+        if best is not None and all_due and best.metric not in values:
+            raise UserError(
+                f"best_metric.metric = '{best.metric}' is measured by no hook; "
+                f"use one of: {', '.join(sorted(values)) or '(there are none)'}"
+            )
         if not values:
             return
         self._log({"event": "evaluation", **values})
-        best = self.config.best_metric
         if best is not None and best.metric in values and not first:
             self._judge(float(values[best.metric]), best)
 
     def _judge(self, value: float, best: EarlyStop) -> None:
         state = self.state
         sign = 1 if best.mode == "min" else -1
-        if state.best_value is None or sign * value < sign * state.best_value:
+        better = state.best_value is None or sign * value < sign * state.best_value
+        if better and not math.isnan(value):
             state.best_value, state.best_step, state.stale_evaluations = value, state.step, 0
             self._save()
             return
@@ -317,9 +348,3 @@ class Trainer:
             "skipped_steps": state.skipped,
             "stopped_early": state.stopped_early,
         }
-
-    def _close_sinks(self) -> None:
-        for sink in self.sinks:
-            close = getattr(sink, "close", None)
-            if close is not None:
-                close()

@@ -19,5 +19,4 @@ class NextToken:
         """Loss of one packed batch, the logits made chunk by chunk."""
         hidden = model.hidden_states(batch.ids, documents=batch.documents)
         loss = linear_cross_entropy(hidden, model.output_weight, batch.targets)
-        weight = float((batch.targets != IGNORE).sum())
-        return ObjectiveOutput(loss, weight)
+        return ObjectiveOutput(loss, weight=(batch.targets != IGNORE).sum())

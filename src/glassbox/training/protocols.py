@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glassbox.models.causal_lm import CausalLM
 
+Number = float | Tensor
 BatchT = TypeVar("BatchT", bound="Batch")
 BatchT_co = TypeVar("BatchT_co", bound="Batch", covariant=True)
 BatchT_contra = TypeVar("BatchT_contra", bound="Batch", contravariant=True)
@@ -34,12 +35,16 @@ class ObjectiveOutput:
     loss_sum: differentiable sum over the valid units (tokens, pairs, completions), in nats.
     weight: how many units that is. The loop divides by the sum of weights over all micro-batches
         and all ranks, so the gradient does not depend on how the units were shared out.
-    metrics: name -> (sum, weight); reported as sum / weight over the whole step.
+    metrics: name -> (sum, weight); reported as sum / weight over the whole step. Every rank gives
+        the same names.
+
+    Numbers may be left on the device as scalar tensors: the loop fetches them once a step, so that
+    no micro-batch waits for the one before it.
     """
 
     loss_sum: Tensor
-    weight: float
-    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    weight: Number
+    metrics: Mapping[str, tuple[Number, Number]] = field(default_factory=dict)
 
 
 class Objective(Protocol[BatchT_contra]):
@@ -53,10 +58,10 @@ class BatchSource(Protocol[BatchT_co]):
     """Where batches come from: a file of shards, or a rollout that generates, scores and yields."""
 
     def next_step(self) -> Sequence[BatchT_co]:
-        """This rank's micro-batches of one optimizer step."""
+        """This rank's micro-batches of one optimizer step, at least one."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its position, as JSON."""
+        """Its position, as JSON. Every rank calls it; rank 0's is saved and serves all ranks."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position; the batches that follow are the ones that would have followed."""
@@ -70,4 +75,6 @@ class Hook(Protocol):
         """Call it after each step that is a multiple of this; 0 never. The last step always counts."""
 
     def __call__(self, model: CausalLM, step: int) -> Mapping[str, float | str]:
-        """Values for metrics.jsonl. It must leave the model and all random state as they were."""
+        """Values for metrics.jsonl. It leaves the model as it was; it may draw random numbers, since
+        the loop puts the generators back.
+        """

@@ -1,8 +1,41 @@
-"""What is summed up between two lines of metrics."""
+"""What is summed up: over the micro-batches of a step, and over the steps of a line of metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassbox.training.protocols import Number, ObjectiveOutput
+
+
+def add_up(outputs: Iterable[ObjectiveOutput]) -> dict[str, list[float]]:
+    """name -> [sum, weight] over micro-batches, the loss among them; waits for the device once."""
+    names: list[str] = []
+    numbers: list[Number] = []
+    for output in outputs:
+        pairs = {**output.metrics, "loss": (output.loss_sum, output.weight)}
+        names.extend(pairs)
+        numbers.extend(number for pair in pairs.values() for number in pair)
+    totals = {"loss": [0.0, 0.0]}
+    values = _to_floats(numbers)
+    for name, value, weight in zip(names, values[::2], values[1::2], strict=True):
+        pair = totals.setdefault(name, [0.0, 0.0])
+        pair[0] += value
+        pair[1] += weight
+    return totals
+
+
+def _to_floats(numbers: Sequence[Number]) -> list[float]:
+    tensors = [number.detach() for number in numbers if isinstance(number, Tensor)]
+    if not tensors:
+        return [float(number) for number in numbers]
+    device = tensors[0].device
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+    fetched = iter(torch.stack([t.to(device=device, dtype=dtype) for t in tensors]).tolist())
+    return [next(fetched) if isinstance(number, Tensor) else float(number) for number in numbers]
 
 
 class Window:
