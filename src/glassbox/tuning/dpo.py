@@ -96,13 +96,18 @@ class Dpo:
             chosen_lengths=chosen_lengths,
             rejected_lengths=rejected_lengths,
         )
-        pairs = float(len(losses))
-        rewards = self.config.beta * torch.stack((chosen, rejected)).detach()
-        margins = rewards[0] - rewards[1]
-        sums = torch.stack((rewards[0], rewards[1], margins, (margins > 0).to(margins))).sum(dim=1)
-        names = ("reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy")
-        metrics = {name: (value, pairs) for name, value in zip(names, sums.tolist(), strict=True)}
-        return ObjectiveOutput(losses.sum(), pairs, metrics)
+        pairs = len(losses)
+        chosen, rejected = (self.config.beta * ratio.detach() for ratio in (chosen, rejected))
+        return ObjectiveOutput(
+            losses.sum(),
+            pairs,
+            {
+                "reward_chosen": (chosen.sum(), pairs),
+                "reward_rejected": (rejected.sum(), pairs),
+                "reward_margin": ((chosen - rejected).sum(), pairs),
+                "reward_accuracy": ((chosen > rejected).sum(), pairs),
+            },
+        )
 
     def _reference_scores(self, model: CausalLM, batch: PreferenceBatch) -> Float[Tensor, " R"]:
         if batch.reference is not None:

@@ -14,7 +14,7 @@ from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
-from glassbox.training.protocols import ObjectiveOutput
+from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.log_probs import answer_log_probs, freeze
 
 Metrics = dict[str, tuple[float, float]]
@@ -178,9 +178,9 @@ class Grpo:
             clip_low=config.clip_low,
             clip_high=config.clip_high,
         )
-        tokens = float(mask.sum())
-        metrics = dict(batch.metrics)
-        metrics["clip_fraction"] = (float((clipped & mask).sum()), tokens)
+        tokens = mask.sum()
+        metrics: dict[str, tuple[Number, Number]] = {**batch.metrics}
+        metrics["clip_fraction"] = ((clipped & mask).sum(), tokens)
         if self.reference is not None:
             assert self.reference is not model, "the reference must not be the trained model"
             with torch.no_grad():
@@ -188,7 +188,7 @@ class Grpo:
                     self.reference, batch.ids, batch.targets, temperature=config.temperature
                 )
             divergence = kl_to_reference(log_probs, reference)
-            metrics["kl"] = (float((divergence.detach() * mask).sum()), tokens)
+            metrics["kl"] = ((divergence.detach() * mask).sum(), tokens)
             losses = losses + config.kl_beta * divergence
         # selected, not multiplied: what stands at masked places can be anything
         per_row = torch.where(mask, losses, torch.zeros_like(losses)).sum(dim=-1)
