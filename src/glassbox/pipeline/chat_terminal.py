@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -44,18 +45,22 @@ def _prompted(lines: Iterable[str], interactive: bool) -> Iterator[str]:
     if not interactive:
         yield from lines
         return
-    try:
+    with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - line editing and history for input()
-    except ImportError:
-        pass
-    while True:
-        try:
-            yield input("> ")
-        except EOFError:
-            print(file=sys.stderr)
-            return
-        except KeyboardInterrupt:
-            print("\n(Ctrl-D leaves)", file=sys.stderr)
+    while (line := _ask()) is not None:
+        yield line
+
+
+def _ask() -> str | None:
+    """One typed line; None at the end of the input, an empty one for Ctrl-C."""
+    try:
+        return input("> ")
+    except EOFError:
+        print(file=sys.stderr)
+        return None
+    except KeyboardInterrupt:
+        print("\n(Ctrl-D leaves)", file=sys.stderr)
+        return ""
 
 
 def _until_dot(source: Iterator[str]) -> Iterator[str]:

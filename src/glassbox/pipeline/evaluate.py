@@ -28,7 +28,7 @@ def evaluate_models(
     """
     results: dict[str, Any] = {}
     for reference in references:
-        model, tokenizer, folder = open_on(reference, device)
+        model, tokenizer, _ = open_on(reference, device)
         if text is not None:
             documents = read_documents(find_corpus(text))
             results[reference] = evaluate_text(model, tokenizer, documents, limit=limit or None)

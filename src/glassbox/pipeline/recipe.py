@@ -30,6 +30,16 @@ class AdamWConfig(Spec):
     foreach: bool = Field(True, description="many tensors a call; false: the plain loop")
 
 
+class MuonConfig(Spec):
+    """Muon for the matrices inside the blocks, AdamW for the rest; train.lr is Muon's."""
+
+    kind: Literal["muon"] = "muon"
+    momentum: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    adamw: AdamWConfig = AdamWConfig()
+    adamw_lr_ratio: float = Field(0.25, gt=0, description="AdamW's learning rate over Muon's")
+
+
 class TokenizerConfig(Spec):
     """A tokenizer to load, or how to train one on the run's own text."""
 
@@ -92,7 +102,7 @@ class StageRecipe(Spec):
     out: str = Field(description="the run folder")
     seed: int = 0
     device: DeviceName = "auto"
-    optim: AdamWConfig = AdamWConfig()
+    optim: Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")] = AdamWConfig()
     train: TrainConfig
     evaluation: EvaluationConfig = EvaluationConfig()
 

@@ -1,0 +1,5 @@
+"""`python -m glassbox`."""
+
+from glassbox.cli.main import main
+
+main()

@@ -1,0 +1,47 @@
+"""glassbox eval: measure models, side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("eval", rich_help_panel="Look")(evaluate)
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Runs, checkpoints or model folders.")],
+    corpus: Annotated[
+        str | None,
+        typer.Option("--corpus", help="A story-world folder; a quickstart knows its own."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Measure loss on this text instead.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", help="Items of each task; 0: all.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the figures as JSON.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Loss, excess over the exact entropy, and accuracy on questions, preferences and sums.
+
+    Example: `glassbox eval runs/quickstart/sft runs/quickstart/grpo --limit 100`
+    """
+    from glassbox.core.files import write_json
+    from glassbox.pipeline.evaluate import evaluate_models
+    from glassbox.pipeline.report import comparison_table
+
+    results = evaluate_models(models, corpus=corpus, text=text, limit=limit, device=device)
+    comparison_table(results)
+    if output is not None:
+        write_json(output, results)
+        print(f"written to {output}", file=sys.stderr)
+    elif not sys.stdout.isatty():
+        print(json.dumps(results, ensure_ascii=False))

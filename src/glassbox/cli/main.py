@@ -1,0 +1,99 @@
+"""The `glassbox` command: what it can do, grouped by the life of a model."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import typer
+
+from glassbox.core.errors import UserError
+
+HELP = """Every part of a large language model, seen through: from text to a model that chats.
+
+Begin with `glassbox quickstart`: in a few minutes on a laptop it makes a corpus, trains a tokenizer and
+a small model, teaches it to chat, to prefer the truth and to count, and shows all of it on one page."""
+
+CONTEXT = {
+    # --max_tokens is --max-tokens: both spellings are in people's fingers
+    "token_normalize_func": lambda name: name.replace("_", "-") if name.startswith("-") else name,
+    "help_option_names": ["-h", "--help"],
+}
+
+app = typer.Typer(
+    help=HELP,
+    rich_markup_mode="markdown",
+    context_settings=CONTEXT,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+COMMANDS = (
+    "quickstart",
+    "train",
+    "data",
+    "tokenizer",
+    "generate",
+    "chat",
+    "evaluate",
+    "report",
+    "recipe",
+)
+"""Modules of this folder, in the order that --help shows; each adds itself with `register(app)`."""
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    for name in COMMANDS:
+        importlib.import_module(f"glassbox.cli.{name}").register(app)
+    return app
+
+
+@app.callback(invoke_without_command=False)
+def _options(
+    ctx: typer.Context,
+    threads: int = typer.Option(
+        0, "--threads", help="Processor threads; 0: as many as torch finds.", show_default=False
+    ),
+) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. What the user can mend is one line on standard error and exit code 2."""
+    try:
+        result: Any = build()(args=arguments, standalone_mode=False)
+    except UserError as error:
+        _stop(str(error), 2)
+    except KeyboardInterrupt:
+        _stop("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        _handle_click(error)
+    else:
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _handle_click(error: Exception) -> None:
+    show = getattr(error, "show", None)
+    if callable(show):  # a wrong option or a missing argument: click's own words
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
+    if type(error).__name__ == "Abort":
+        _stop("stopped", 130)
+    traceback.print_exc()
+    _stop("this is a fault in Glassbox, not in your input; please report the lines above", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"glassbox: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,52 @@
+"""glassbox recipe: list, show and describe recipes."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(
+        help="List, show and check recipes. Example: `glassbox recipe show pretrain.yaml`",
+        no_args_is_help=True,
+    )
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("schema")(schema)
+    app.add_typer(group, name="recipe", rich_help_panel="Look")
+
+
+def list_() -> None:
+    """The recipes that come with Glassbox. Example: `glassbox recipe list`"""
+    from glassbox.pipeline.recipe import list_recipes
+
+    for name, about in list_recipes():
+        print(f"{name:<28} {about}")
+
+
+def show(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path or name.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value words.")] = None,
+) -> None:
+    """Print a recipe resolved: what it extends merged in, every default written out.
+
+    Example: `glassbox recipe show pretrain.yaml train.steps=50`
+    """
+    from glassbox.core.config import dump_yaml
+    from glassbox.pipeline.quickstart import read_any_recipe
+
+    print(dump_yaml(read_any_recipe(recipe, overrides or [])), end="")
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors that complete and check YAML.
+
+    Example: `glassbox recipe schema > recipe.schema.json`
+    """
+    from glassbox.pipeline.recipe import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2, ensure_ascii=False))

@@ -1,0 +1,55 @@
+"""glassbox train: carry out one recipe."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train", rich_help_panel="Train")(train)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe, as in `glassbox recipe list`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value words laid over the recipe.")
+    ] = None,
+) -> int:
+    """Pre-train, fine-tune or align a model as a recipe says; resumes what was interrupted.
+
+    Example: `glassbox train recipes/pretrain.yaml data.path=mybook.txt`
+
+    On several processes: `torchrun --nproc-per-node 2 -m glassbox train recipes/pretrain.yaml`
+    """
+    from glassbox.core.distributed import process_group
+    from glassbox.pipeline.recipe import read_recipe
+    from glassbox.pipeline.stages import run_recipe
+
+    parsed = read_recipe(recipe, overrides or [])
+    with process_group(parsed.device) as group:
+        summary = run_recipe(parsed, group=group)
+        if not group.is_main:
+            return 0
+    status = summary["status"]
+    if status == "interrupted":
+        print(
+            f"interrupted at step {summary['steps']}; run the same command to go on",
+            file=sys.stderr,
+        )
+        return 130
+    if status == "already finished":
+        print(f"'{parsed.out}' is finished; nothing was changed", file=sys.stderr)
+        return 0
+    print(
+        f"done: {summary['steps']} steps, {summary['tokens']:,} tokens, "
+        f"{summary['tokens_per_second']:,.0f} tokens/s, "
+        f"peak memory {summary['peak_memory_bytes'] / 2**20:,.0f} MiB\n"
+        f'go on with: glassbox generate {parsed.out} --prompt "..."   '
+        f"or: glassbox report {parsed.out}",
+        file=sys.stderr,
+    )
+    return 0

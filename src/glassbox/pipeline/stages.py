@@ -1,0 +1,306 @@
+"""One recipe, one run: each stage is an objective and a source, handed to the one loop."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from glassbox.core.devices import resolve_device
+from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
+from glassbox.core.files import write_json
+from glassbox.core.runs import RunFolder
+from glassbox.core.seeding import derive_seed, seed_everything
+from glassbox.data.conversations import read_chats, write_chat_shard
+from glassbox.data.loader import PackedRows, PackedSource
+from glassbox.data.preferences import (
+    PreferenceSource,
+    encode_preferences,
+    read_preferences,
+)
+from glassbox.data.shards import read_shard
+from glassbox.evaluation.hooks import LossHook, SampleHook
+from glassbox.inference import Engine
+from glassbox.models.causal_lm import CausalLM
+from glassbox.optim.adamw import AdamW, Optimizer
+from glassbox.optim.groups import ParameterGroup, decay_groups
+from glassbox.optim.muon import Muon, Together
+from glassbox.pipeline.open_model import open_model
+from glassbox.pipeline.recipe import (
+    AdamWConfig,
+    DpoRecipe,
+    GrpoRecipe,
+    MuonConfig,
+    PretrainRecipe,
+    SftRecipe,
+    StageRecipe,
+)
+from glassbox.pipeline.shards import (
+    heldout_documents,
+    prepare_shard,
+    prepare_tokenizer,
+    training_documents,
+)
+from glassbox.tokenizers import Tokenizer
+from glassbox.training.loop import Trainer, TrainResult
+from glassbox.training.next_token import NextToken
+from glassbox.training.protocols import BatchSource, Hook, Objective
+from glassbox.tuning.dpo import Dpo, reference_log_probs
+from glassbox.tuning.graders import NumericAnswer, read_problems
+from glassbox.tuning.grpo import Grpo
+from glassbox.tuning.rollouts import RolloutSource
+
+
+@dataclass
+class Stage:
+    """What a recipe becomes before the loop runs."""
+
+    model: CausalLM
+    tokenizer: Tokenizer
+    objective: Objective[Any]
+    source: BatchSource[Any]
+    hooks: Sequence[Hook] = ()
+
+
+def run_recipe(recipe: StageRecipe, *, group: Group | None = None) -> dict[str, Any]:
+    """Carry out a recipe in its run folder and return the run's summary.
+
+    A finished folder is left as it is; an interrupted one goes on from its last checkpoint; one of
+    another recipe is refused. The summary's `status` is finished, already finished or interrupted.
+    """
+    group = group or Group()
+    run = RunFolder(recipe.out)
+    with run if group.is_main else contextlib.nullcontext():
+        group.barrier()
+        if run.summary is not None:
+            if group.is_main:
+                run.begin(recipe)
+            return {**run.summary, "status": "already finished"}
+        if group.is_main:
+            run.begin(recipe)
+        result = _train(recipe, run, group)
+        if result.interrupted:
+            return {**result.summary, "status": "interrupted"}
+        summary = {**result.summary, "checkpoint": result.checkpoint.name, "status": "finished"}
+        if group.is_main:
+            run.finish(summary)
+        return summary
+
+
+def _train(recipe: StageRecipe, run: RunFolder, group: Group) -> TrainResult:
+    device = resolve_device(recipe.device, local_rank=group.local_rank)
+    seed_everything(derive_seed(recipe.seed, "init"))
+    stage = BUILDERS[type(recipe)](recipe, run.path, group)
+    stage.model.to(device)
+    optimizer = build_optimizer(recipe.optim, stage.model)
+    trainer = Trainer(
+        stage.model,
+        stage.objective,
+        stage.source,
+        optimizer,
+        recipe.train,
+        folder=run.path,
+        tokenizer=stage.tokenizer,
+        group=group,
+        hooks=stage.hooks,
+        seed=recipe.seed,
+        label=type(recipe).__name__.removesuffix("Recipe").lower(),
+    )
+    return trainer.run()
+
+
+def build_optimizer(config: AdamWConfig | MuonConfig, model: CausalLM) -> Optimizer:
+    """The optimizer that a recipe names, over the model's trainable parameters."""
+    named = list(model.named_parameters())
+    if isinstance(config, AdamWConfig):
+        return _adamw(config, decay_groups(named, config.weight_decay))
+    inside = [(name, p) for name, p in named if name.startswith("blocks.") and p.dim() == 2]
+    taken = {name for name, _ in inside}
+    rest = decay_groups([pair for pair in named if pair[0] not in taken], config.adamw.weight_decay)
+    scaled = [replace(group, lr_scale=config.adamw_lr_ratio) for group in rest]
+    muon = Muon(decay_groups(inside, config.weight_decay), momentum=config.momentum)
+    return Together([muon, _adamw(config.adamw, scaled)])
+
+
+def _adamw(config: AdamWConfig, groups: Sequence[ParameterGroup]) -> AdamW:
+    betas = (config.beta1, config.beta2)
+    return AdamW(groups, betas=betas, eps=config.eps, foreach=config.foreach)
+
+
+def main_rank_first(group: Group, prepare: Callable[[], None]) -> None:
+    """Let rank 0 make the files that all ranks then read."""
+    if group.is_main:
+        prepare()
+    group.barrier()
+
+
+def build_pretrain(recipe: PretrainRecipe, folder: Path, group: Group) -> Stage:
+    """Tokenizer, shards, model and hooks of a pre-training run."""
+    data, config = recipe.data, recipe.tokenizer
+    if recipe.init is not None:
+        model, tokenizer, _ = open_model(recipe.init)
+    else:
+        main_rank_first(group, lambda: _discard(prepare_tokenizer(config, data, folder)))
+        tokenizer = prepare_tokenizer(config, data, folder)
+        model = CausalLM(recipe.model.config(tokenizer.vocab_size))
+    if data.row_length > model.config.context_length:
+        raise UserError(
+            f"data.row_length = {data.row_length} is more than the model's context_length = "
+            f"{model.config.context_length}; lower one or raise the other"
+        )
+
+    def shard(name: str) -> Any:
+        documents = training_documents if name == "train" else heldout_documents
+        return prepare_shard(lambda: documents(data), tokenizer, folder / "data" / name, what=name)
+
+    main_rank_first(group, lambda: _discard([shard("train"), shard("heldout")]))
+    rows = PackedRows(shard("train"), data.row_length, strategy=data.packing)
+    if group.is_main:
+        _describe_rows(rows, model, folder)
+    source = PackedSource(
+        rows,
+        rows_per_step=data.rows_per_step,
+        rows_per_batch=data.rows_per_batch,
+        seed=recipe.seed,
+        group=group,
+    )
+    return Stage(model, tokenizer, NextToken(), source, _hooks(recipe, tokenizer, shard("heldout")))
+
+
+def build_sft(recipe: SftRecipe, folder: Path, group: Group) -> Stage:
+    """Masked shards of conversations, and the same objective as pre-training."""
+    model, tokenizer, _ = open_model(recipe.init)
+    data = recipe.data
+
+    def write(name: str, path: str) -> None:
+        target = folder / "data" / name
+        if not target.with_name(name + ".json").exists():
+            report = write_chat_shard(
+                target, read_chats(path), tokenizer, row_length=data.row_length
+            )
+            _note_lost(report.shortened, report.skipped, "conversations", data.row_length)
+
+    def prepare() -> None:
+        write("train", data.path)
+        if data.heldout_path is not None:
+            write("heldout", data.heldout_path)
+
+    main_rank_first(group, prepare)
+    shard = read_shard(folder / "data" / "train", fingerprint=tokenizer.fingerprint)
+    rows = PackedRows(shard, data.row_length, strategy=data.packing)
+    if group.is_main:
+        _describe_rows(rows, model, folder)
+    source = PackedSource(
+        rows,
+        rows_per_step=data.rows_per_step,
+        rows_per_batch=data.rows_per_batch,
+        seed=recipe.seed,
+        group=group,
+    )
+    heldout = None
+    if data.heldout_path is not None:
+        heldout = read_shard(folder / "data" / "heldout", fingerprint=tokenizer.fingerprint)
+    return Stage(model, tokenizer, NextToken(), source, _hooks(recipe, tokenizer, heldout))
+
+
+def build_dpo(recipe: DpoRecipe, folder: Path, group: Group) -> Stage:
+    """Pairs, each with its log-probabilities under the model as it was at the start, frozen."""
+    model, tokenizer, _ = open_model(recipe.init)
+    device = resolve_device(recipe.device, local_rank=group.local_rank)
+    data = recipe.data
+    pairs, report = encode_preferences(
+        read_preferences(data.path), tokenizer, max_length=data.max_length
+    )
+    _note_lost(report.shortened, report.skipped, "pairs", data.max_length)
+    source = PreferenceSource(
+        pairs,
+        pairs_per_step=data.pairs_per_step,
+        pairs_per_batch=data.pairs_per_batch,
+        seed=recipe.seed,
+        group=group,
+        reference=reference_log_probs(model.to(device), pairs, precision=recipe.train.precision),
+    )
+    return Stage(model, tokenizer, Dpo(recipe.dpo), source, _hooks(recipe, tokenizer, None))
+
+
+def build_grpo(recipe: GrpoRecipe, folder: Path, group: Group) -> Stage:
+    """Rollouts through the inference engine, graded by their final answers."""
+    model, tokenizer, _ = open_model(recipe.init)
+    device = resolve_device(recipe.device, local_rank=group.local_rank)
+    model.to(device)
+    reference = None
+    if recipe.grpo.kl_beta:
+        reference, _, _ = open_model(recipe.init)
+        reference.to(device)
+    source = RolloutSource(
+        Engine(model, tokenizer, max_batch=recipe.grpo.prompts_per_step * recipe.grpo.group_size),
+        read_problems(recipe.data.path),
+        NumericAnswer(),
+        recipe.grpo,
+        seed=recipe.seed,
+        group=group,
+        precision=recipe.train.precision,
+    )
+    _note_lost(0, source.num_skipped, "problems", model.config.context_length)
+    objective = Grpo(recipe.grpo, reference)
+    return Stage(model, tokenizer, objective, source, _hooks(recipe, tokenizer, None))
+
+
+BUILDERS: dict[type[StageRecipe], Callable[[Any, Path, Group], Stage]] = {
+    PretrainRecipe: build_pretrain,
+    SftRecipe: build_sft,
+    DpoRecipe: build_dpo,
+    GrpoRecipe: build_grpo,
+}
+
+
+def _hooks(recipe: StageRecipe, tokenizer: Tokenizer, heldout: Any) -> list[Hook]:
+    config = recipe.evaluation
+    hooks: list[Hook] = []
+    if heldout is not None and config.every:
+        hooks.append(LossHook(heldout, every=config.every, documents=config.documents))
+    if config.prompts and config.sample_every:
+        hooks.append(
+            SampleHook(
+                tokenizer,
+                config.prompts,
+                every=config.sample_every,
+                max_tokens=config.max_tokens,
+                seed=recipe.seed,
+            )
+        )
+    return hooks
+
+
+def _describe_rows(rows: PackedRows, model: CausalLM, folder: Path) -> None:
+    facts = {
+        "documents": rows.shard.num_documents,
+        "tokens": rows.shard.num_tokens,
+        "rows": len(rows),
+        "row_length": rows.row_length,
+        "fill_rate": rows.fill_rate,
+        "parameters": model.num_parameters,
+    }
+    write_json(folder / "data.json", facts)
+    print(
+        f"  {facts['documents']:,} documents, {facts['tokens']:,} tokens in {len(rows):,} rows of "
+        f"{rows.row_length} ({100 * rows.fill_rate:.1f}% full); {model.num_parameters:,} parameters",
+        file=sys.stderr,
+    )
+
+
+def _note_lost(shortened: int, skipped: int, what: str, room: int) -> None:
+    if shortened or skipped:
+        print(
+            f"  of the {what}, {shortened} lost their first turns and {skipped} were left out "
+            f"to fit into {room} tokens",
+            file=sys.stderr,
+        )
+
+
+def _discard(_: object) -> None:
+    """Rank 0 makes the files here only for their sake; every rank reads them after."""
