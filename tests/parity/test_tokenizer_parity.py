@@ -25,6 +25,7 @@ from glassbox.tokenizers import (
     Tokenizer,
     train_bpe,
 )
+from glassbox.tokenizers.bpe import BytePairModel
 
 CORPUS = [
     "The cat sat on the mat. The cat's hat isn't a bat's hat!\n\nShe said: \"we'll see 1234 cats\".",
@@ -83,19 +84,28 @@ def as_reference(tokenizer: Tokenizer, folder: Path, *, allow_special: bool) -> 
     return reference
 
 
-@pytest.fixture(scope="module", params=[*PATTERNS, "nfc"])
+@pytest.fixture(scope="module", params=[*PATTERNS, "nfc", "whole words", "digits"])
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Tokenizer, dict[bool, Any]]:
     """Our tokenizer, and `tokenizers` reading its file, without and with special tokens allowed."""
-    name = "qwen2" if request.param == "nfc" else request.param
+    name = request.param if request.param in PATTERNS else "qwen2"
     specials = [*SPECIAL_TOKENS, "<|im_end|>>", "ab<"]
     ours = train_bpe(CORPUS, 420, pattern=name, special_tokens=specials)
     if request.param == "nfc":
         words = PreTokenizer(ours.pretokenizer.stages, nfc=True)
         extra = [AddedToken("<think>", 420, special=False), AddedToken("\n \n", 421, special=False)]
         ours = Tokenizer(ours.model, words, [*ours.added, *extra])
-    folder = tmp_path_factory.mktemp(request.param)
+    elif request.param == "whole words":  # as Llama 3: a word in the vocabulary needs no merges
+        model = BytePairModel(ours.model.vocab, ours.model.merges[::2], ignore_merges=True)
+        merges = [m for m in model.merges if all(len(t) == 1 for t in m)]
+        model = BytePairModel(model.vocab, merges, ignore_merges=True)
+        ours = Tokenizer(model, ours.pretokenizer, ours.added)
+    elif request.param == "digits":  # as SmolLM2, and with tokens looked for in a second pass
+        words = PreTokenizer((r"\p{N}", PATTERNS["gpt2"]))
+        late = AddedToken("b<|im_", 420, special=False, normalized=True)
+        ours = Tokenizer(ours.model, words, [*ours.added, late])
+    folder = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
     references = {allow: as_reference(ours, folder, allow_special=allow) for allow in (False, True)}
     return ours, references
 
@@ -142,7 +152,13 @@ def test_merges_of_long_runs_are_those_of_tokenizers(texts: list[str]) -> None:
 # ---- encoding -----------------------------------------------------------------------------------
 
 
-@given(parts=st.lists(st.one_of(TEXT, st.sampled_from([*SPECIAL_TOKENS, "ab<", "<think>"]))))
+@given(
+    parts=st.lists(
+        st.one_of(
+            TEXT, st.sampled_from([*SPECIAL_TOKENS, "ab<", "<think>", "b<|im_", " cat", "The"])
+        )
+    )
+)
 @settings(max_examples=120, deadline=None)
 def test_ids_are_those_of_tokenizers(
     pair: tuple[Tokenizer, dict[bool, Any]], parts: list[str]
@@ -153,6 +169,7 @@ def test_ids_are_those_of_tokenizers(
         expected = reference.encode(text).ids
         assert ours.encode(text, allow_special=allow) == expected
         assert ours.encode_plain(text, allow_special=allow) == expected
+        assert list(ours.encode_stream(parts, allow_special=allow)) == expected
 
 
 @given(ids=st.lists(st.integers(0, 419), max_size=40), skip=st.booleans())

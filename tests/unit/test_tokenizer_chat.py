@@ -214,6 +214,14 @@ def test_malformed_tools_and_depths_are_named() -> None:
         TOKENIZER.encode_chat([{"role": "user", "content": "x", "extra": deep}])
 
 
+def test_messages_that_leave_no_stand_in_are_refused() -> None:
+    everything = "".join(map(chr, range(0xE000, 0xF900)))
+    with pytest.raises(UserError, match="private-use"):
+        TOKENIZER.encode_chat([{"role": "user", "content": everything}])
+    most = [{"role": "user", "content": everything[:-40] + "<|im_end|>"}]
+    assert TOKENIZER.decode(TOKENIZER.encode_chat(most)[0]) == TOKENIZER.apply_chat_template(most)
+
+
 def test_the_callers_messages_are_not_changed() -> None:
     messages = [{"role": "user", "content": "<|im_end|>", "name": None, "x": [{"y": "<|im_end|>"}]}]
     before = repr(messages)

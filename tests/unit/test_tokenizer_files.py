@@ -190,6 +190,20 @@ def test_digits_and_both_spellings_of_merges_are_read(raw: dict[str, Any]) -> No
     assert parse_tokenizer(other).pretokenizer.split("a 123 b") == ["a", " ", "123", " b"]
 
 
+def test_sequences_of_one_and_incomplete_alphabets(raw: dict[str, Any]) -> None:
+    other = copy.deepcopy(raw)
+    other["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
+    other["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteLevel"}]}
+    assert parse_tokenizer(other).pretokenizer.nfc
+    other["added_tokens"][0]["normalized"] = True
+    with pytest.raises(UserError, match="normalized = true is not supported beside an NFC"):
+        parse_tokenizer(other)
+    other["normalizer"] = None
+    del other["model"]["vocab"]["!"]
+    with pytest.raises(UserError, match=r"lacks 1 of the 256 bytes, first byte 33 \('!'\)"):
+        parse_tokenizer(other)
+
+
 def test_config_is_read_in_both_spellings() -> None:
     config = parse_config({"eos_token": {"content": "<e>"}, "bos_token": "<b>", "pad_token": None})
     assert config.roles == {"eos_token": "<e>", "bos_token": "<b>"}

@@ -48,7 +48,8 @@ class BytePairModel:
         self.tokens = {number: to_bytes(token) for token, number in self.vocab.items()}
         if len(self.tokens) != len(self.vocab):
             raise UserError("two tokens of the vocabulary have the same id; each needs its own")
-        self.ranks: dict[tuple[int, int], tuple[int, int]] = {}
+        self.ranks: dict[tuple[int, int], int] = {}
+        self.joined: list[int] = []  # by rank
         for rank, (left, right) in enumerate(self.merges):
             for token in (left, right, left + right):
                 if token not in self.vocab:
@@ -56,7 +57,8 @@ class BytePairModel:
                         f"merges[{rank}] = {left!r} {right!r}: {token!r} is not in the vocabulary"
                     )
             pair = self.vocab[left], self.vocab[right]
-            self.ranks[pair] = rank, self.vocab[left + right]
+            self.ranks[pair] = rank
+            self.joined.append(self.vocab[left + right])
 
     def encode_word_plain(self, word: bytes) -> list[int]:
         """Ids of one word: among the pairs present, join the leftmost of lowest rank, and repeat."""
@@ -64,11 +66,11 @@ class BytePairModel:
             return [whole]
         ids = [self.byte_ids[byte] for byte in word]
         while True:
-            found = [(self.ranks[p][0], i) for i, p in enumerate(pairwise(ids)) if p in self.ranks]
+            found = [(self.ranks[p], i) for i, p in enumerate(pairwise(ids)) if p in self.ranks]
             if not found:
                 return ids
-            _, i = min(found)
-            ids[i : i + 2] = [self.ranks[ids[i], ids[i + 1]][1]]
+            rank, i = min(found)
+            ids[i : i + 2] = [self.joined[rank]]
 
     def encode_word(self, word: bytes) -> list[int]:
         """`encode_word_plain`, fast."""
@@ -78,42 +80,39 @@ class BytePairModel:
         return self._merge_short(ids) if len(ids) <= _SHORT else self._merge_long(ids)
 
     def _merge_short(self, ids: list[int]) -> list[int]:
-        find, nothing = self.ranks.get, (_NEVER, -1)
-        # found[i] is the merge of ids[i] and ids[i + 1]; only its two neighbours change with a join
-        found = [find(pair, nothing) for pair in pairwise(ids)]
-        while found:
-            best = min(found)
-            if best is nothing:
-                break
-            i = found.index(best)
-            joined = best[1]
-            ids[i : i + 2] = [joined]
-            del found[i]
+        find = self.ranks.get
+        # found[i] is the rank of ids[i] and ids[i + 1]; a join changes only its two neighbours
+        found = [find(pair, _NEVER) for pair in pairwise(ids)]
+        while found and (rank := min(found)) != _NEVER:
+            i = found.index(rank)
+            ids[i] = joined = self.joined[rank]
+            del ids[i + 1], found[i]
             if i > 0:
-                found[i - 1] = find((ids[i - 1], joined), nothing)
+                found[i - 1] = find((ids[i - 1], joined), _NEVER)
             if i < len(found):
-                found[i] = find((joined, ids[i + 1]), nothing)
+                found[i] = find((joined, ids[i + 1]), _NEVER)
         return ids
 
     def _merge_long(self, ids: list[int]) -> list[int]:
         find, end = self.ranks.get, len(ids)
         follow = list(range(1, end + 1))
         precede = list(range(-1, end - 1))
-        heap = [(m[0], i, m[1]) for i, pair in enumerate(pairwise(ids)) if (m := find(pair))]
+        heap = [(r, i) for i, pair in enumerate(pairwise(ids)) if (r := find(pair)) is not None]
         heapq.heapify(heap)
         while heap:
-            rank, i, joined = heapq.heappop(heap)
+            rank, i = heapq.heappop(heap)
             j = follow[i]
-            if j == end or ids[i] < 0 or find((ids[i], ids[j]), (-1,))[0] != rank:
+            if j == end or ids[i] < 0 or find((ids[i], ids[j])) != rank:
                 continue  # one of the two was joined to something else meanwhile
+            joined = self.joined[rank]
             ids[i], ids[j] = joined, -1
             k = follow[i] = follow[j]
             if k < end:
                 precede[k] = i
-                if (m := find((joined, ids[k]))) is not None:
-                    heapq.heappush(heap, (m[0], i, m[1]))
-            if (h := precede[i]) >= 0 and (m := find((ids[h], joined))) is not None:
-                heapq.heappush(heap, (m[0], h, m[1]))
+                if (r := find((joined, ids[k]))) is not None:
+                    heapq.heappush(heap, (r, i))
+            if (h := precede[i]) >= 0 and (r := find((ids[h], joined))) is not None:
+                heapq.heappush(heap, (r, h))
         return [number for number in ids if number >= 0]
 
 
