@@ -52,7 +52,11 @@ def _explain(spec: type[BaseModel], fault: Mapping[str, Any]) -> str:
     if fault["type"] in ("union_tag_not_found", "union_tag_invalid"):
         kinds = [tag for model in _models_at(spec, location) if (tag := _tag(model))]
         given = fault["input"].get("kind") if isinstance(fault["input"], Mapping) else None
-        near = difflib.get_close_matches(str(given), kinds, n=1, cutoff=0.5)
+        near = (
+            difflib.get_close_matches(given, kinds, n=1, cutoff=0.5)
+            if isinstance(given, str)
+            else []
+        )
         remedy = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(kinds)}"
         if fault["type"] == "union_tag_not_found":
             return f"missing key '{key}.kind'; {remedy}"
@@ -66,7 +70,8 @@ def _explain(spec: type[BaseModel], fault: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     """A repr for one line of a message: recursion and endless lists cut off."""
     cutter = reprlib.Repr()
-    cutter.maxstring = cutter.maxother = 60
+    cutter.maxstring = cutter.maxother = 40
+    cutter.maxlist = cutter.maxdict = 3
     cutter.maxlevel = 2
     return cutter.repr(value)
 

@@ -60,6 +60,14 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
 class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _RESOLVERS  # so that words which look like numbers are quoted
 
+    def represent_text(self, text: str) -> yaml.Node:
+        # PyYAML folds these line breaks into spaces, unless they stand escaped in double quotes
+        style = '"' if any(mark in text for mark in "\x85\u2028\u2029\ufeff") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def read_yaml(text: str, where: str) -> Any:
     """The value of a YAML text. Raises UserError beginning with `where` and the line.
