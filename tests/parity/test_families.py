@@ -1,0 +1,334 @@
+"""Every family against transformers on random weights: logits, gradients, files, generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import ModelConfig
+from glassbox.models.families import (
+    FAMILIES,
+    family_named,
+    family_of,
+    from_hf_config,
+    from_hf_weights,
+    presets,
+    to_hf_config,
+    to_hf_weights,
+)
+from glassbox.models.huggingface import load_pretrained, save_pretrained
+from glassbox.ops.cross_entropy import IGNORE, linear_cross_entropy
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tiny config in Hugging Face's words."""
+
+    model_type: str
+    words: dict[str, Any] = field(default_factory=dict)
+
+
+def llama(**words: Any) -> Case:
+    small = {
+        "vocab_size": 61,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "eos_token_id": None,
+    }
+    return Case("llama", small | words)
+
+
+def gpt2(**words: Any) -> Case:
+    small = {
+        "vocab_size": 61,
+        "n_embd": 24,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 64,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "eos_token_id": None,
+    }
+    return Case("gpt2", small | words)
+
+
+CASES = {
+    "llama": llama(),
+    "llama grouped": llama(num_key_value_heads=2),
+    "llama multi-query, tied": llama(num_key_value_heads=1, tie_word_embeddings=True),
+    "llama odd heads": llama(hidden_size=30, num_attention_heads=3, num_key_value_heads=3),
+    "llama biases": llama(attention_bias=True, mlp_bias=True, num_key_value_heads=2),
+    "llama own head_dim": llama(head_dim=10, num_key_value_heads=2),
+    "llama theta": llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
+    "llama eps": llama(rms_norm_eps=0.1),
+    "gpt2": gpt2(),
+    "gpt2 odd heads": gpt2(n_head=3),
+    "gpt2 inner": gpt2(n_inner=20),
+    "gpt2 exact gelu": gpt2(activation_function="gelu"),
+    "gpt2 untied": gpt2(tie_word_embeddings=False),
+    "gpt2 eps": gpt2(layer_norm_epsilon=0.1),
+}
+# float32: some tens of products deep, sums in another order; both lie this near to the exact value
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def reference(case: Case, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
+    """Theirs, eager attention, every weight random (norms and biases too)."""
+    config = transformers.AutoConfig.for_model(case.model_type, **case.words)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            around = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
+            parameter.copy_(around + 0.15 * torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype)
+
+
+def ours_from(theirs: transformers.PreTrainedModel) -> CausalLM:
+    config = from_hf_config(theirs.config.to_dict())
+    with torch.device("meta"):
+        model = CausalLM(config)
+    # copies, so that a gradient or an update of one side never shows on the other
+    state = {
+        name: part.clone() for name, part in from_hf_weights(config, theirs.state_dict()).items()
+    }
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_()
+
+
+def ids_of(case: Case, batch: int = 2, length: int = 11) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(case.words["vocab_size"], (batch, length), generator=generator)
+
+
+def their_gradients(theirs: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in theirs.named_parameters()}
+
+
+def compare_gradients(ours: CausalLM, theirs: transformers.PreTrainedModel, **tolerance: float):
+    mapped = to_hf_weights(
+        ours.config, {name: parameter.grad for name, parameter in ours.named_parameters()}
+    )
+    expected = their_gradients(theirs)
+    assert mapped.keys() == expected.keys()
+    for name, grad in expected.items():
+        assert float(grad.abs().max()) > 0, name
+        # relative to the largest entry: a bias of the keys has an exact gradient of zero, and both
+        # libraries find their own rounding error there
+        scale = max(float(grad.abs().max()), 1e-2)
+        torch.testing.assert_close(mapped[name] / scale, grad / scale, msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_logits_and_gradients(case):
+    theirs = reference(case)
+    ours = ours_from(theirs)
+    ids = ids_of(case)
+    expected = theirs(input_ids=ids, labels=ids)
+    logits = ours(ids)
+    torch.testing.assert_close(logits, expected.logits, **FLOAT32)
+    targets = torch.cat((ids[:, 1:], torch.full((2, 1), IGNORE)), 1)
+    loss = linear_cross_entropy(ours.hidden_states(ids), ours.output_weight, targets) / 20
+    torch.testing.assert_close(loss, expected.loss, rtol=1e-6, atol=1e-6)
+    loss.backward()
+    expected.loss.backward()
+    compare_gradients(ours, theirs, **FLOAT32)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("gpt2")])
+def test_logits_and_gradients_in_float64(name):
+    """Only where theirs stays in float64: Llama's norm and softmax go through float32 there."""
+    case = CASES[name]
+    theirs = reference(case, torch.float64)
+    ours = ours_from(theirs)
+    ids = ids_of(case)
+    expected, logits = theirs(input_ids=ids).logits, ours(ids)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2)).double()
+    (expected * weights).sum().backward()
+    (logits * weights).sum().backward()
+    compare_gradients(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["llama grouped", "gpt2"])
+def test_rows_padded_on_the_right_have_the_logits_of_their_mask(name):
+    case = CASES[name]
+    theirs = reference(case)
+    ours = ours_from(theirs)
+    ids = ids_of(case, batch=3, length=9)
+    lengths = torch.tensor([9, 4, 1])
+    mask = torch.arange(9) < lengths[:, None]
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, attention_mask=mask.long()).logits
+        torch.testing.assert_close(ours(ids)[mask], expected[mask], **FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["llama own head_dim", "llama biases", "gpt2"])
+def test_greedy_generation_with_our_cache_is_theirs(name):
+    case = CASES[name]
+    theirs = reference(case)
+    ours = ours_from(theirs)
+    ids = ids_of(case, batch=2, length=5)
+    config = transformers.GenerationConfig(
+        max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None
+    )
+    expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    state = ours.init_state(2, 17)
+    tokens, new, start = ids, ids, 0
+    with torch.no_grad():
+        for _ in range(12):
+            positions = torch.arange(start, start + new.shape[1])[None]
+            start += new.shape[1]
+            new = ours(new, positions=positions, state=state)[:, -1:].argmax(-1)
+            tokens = torch.cat((tokens, new), 1)
+    assert tokens.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_files_written_here_open_there_and_the_other_way_round(case, tmp_path):
+    theirs = reference(case)
+    ours = ours_from(theirs)
+    ids = ids_of(case)
+    save_pretrained(ours, tmp_path / "ours")
+    opened = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager"
+    )
+    assert type(opened).__name__ == family_named(case.model_type).architecture
+    for name, parameter in theirs.state_dict().items():
+        assert torch.equal(opened.state_dict()[name], parameter), name
+    with torch.no_grad():
+        assert torch.equal(opened(ids).logits, theirs(ids).logits)
+    again = load_pretrained(tmp_path / "ours")
+    assert again.config == ours.config
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+    theirs.save_pretrained(tmp_path / "theirs")
+    back = load_pretrained(tmp_path / "theirs")
+    opened.save_pretrained(tmp_path / "theirs again")  # keeps our own key in config.json
+    through = load_pretrained(tmp_path / "theirs again")
+    assert through.config == ours.config
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor)
+        assert torch.equal(through.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dtype_of_a_saved_model_is_read_by_both(dtype, tmp_path):
+    ours = ours_from(reference(CASES["llama grouped"])).to(dtype)
+    save_pretrained(ours, tmp_path)
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path).dtype == dtype
+    assert load_pretrained(tmp_path).output_weight.dtype == dtype
+    assert load_pretrained(tmp_path, dtype=torch.float32).output_weight.dtype == torch.float32
+
+
+def test_rope_base_reaches_transformers(tmp_path):
+    """A wrong base on export would pass every test of a model with the default one."""
+    save_pretrained(ours_from(reference(CASES["llama theta"])), tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert config.rope_parameters["rope_theta"] == 500.0
+
+
+def test_sharded_files(tmp_path):
+    theirs = reference(CASES["llama biases"])
+    theirs.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    assert not (tmp_path / "model.safetensors").exists()
+    ids = ids_of(CASES["llama biases"])
+    with torch.no_grad():
+        torch.testing.assert_close(load_pretrained(tmp_path)(ids), theirs(ids).logits, **FLOAT32)
+
+
+def test_files_of_the_bare_model_lack_the_prefix(tmp_path):
+    """As the published GPT-2's do: `h.0.ln_1.weight`, `wte.weight`."""
+    theirs = reference(CASES["gpt2"])
+    theirs.transformer.save_pretrained(tmp_path)
+    ids = ids_of(CASES["gpt2"])
+    with torch.no_grad():
+        torch.testing.assert_close(load_pretrained(tmp_path)(ids), theirs(ids).logits, **FLOAT32)
+
+
+def test_the_gpt2_of_124m_parameters():
+    """The published config, random weights."""
+    with torch.device("meta"):
+        theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    theirs = theirs.to_empty(device="cpu").eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.uniform_(-0.05, 0.05, generator=generator)
+    theirs.tie_weights()
+    ours = ours_from(theirs).eval()
+    assert ours.num_parameters == theirs.num_parameters() == 124_439_808
+    ids = torch.randint(50257, (1, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, **FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+        ("smollm2-135m", 134_515_008),
+        ("llama-2-7b", 6_738_415_616),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(name, parameters):
+    with torch.device("meta"):
+        assert CausalLM(presets()[name]).num_parameters == parameters
+        words = to_hf_config(presets()[name])
+        config = transformers.AutoConfig.for_model(words.pop("model_type"), **words)
+        assert transformers.AutoModelForCausalLM.from_config(config).num_parameters() == parameters
+
+
+def test_every_preset_belongs_to_its_family_and_survives_the_way_there_and_back():
+    for family in FAMILIES:
+        for config in family.presets.values():
+            assert family_of(config) is family
+            words = to_hf_config(config)
+            assert words is not None
+            assert to_hf_config(from_hf_config(words)) == words
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_weight_maps_are_inverse_and_linear(case):
+    config = from_hf_config({"model_type": case.model_type, **case.words})
+    first, second = CausalLM(config).state_dict(), CausalLM(config).state_dict()
+    back = from_hf_weights(config, to_hf_weights(config, first))
+    assert back.keys() == first.keys()
+    assert all(torch.equal(back[name], first[name]) for name in first)
+    total = to_hf_weights(config, {name: first[name] + second[name] for name in first})
+    a, b = to_hf_weights(config, first), to_hf_weights(config, second)
+    assert all(torch.equal(total[name], a[name] + b[name]) for name in total)
+
+
+def test_what_no_family_can_express():
+    raw = presets()["llama-tiny"].model_dump(mode="json")
+
+    def changed(**mixer: Any) -> ModelConfig:
+        block = raw["blocks"][0]["block"]
+        spec = {"block": {**block, "mixer": {**block["mixer"], **mixer}}, "times": 2}
+        return ModelConfig.model_validate({**raw, "blocks": [spec]})
+
+    assert family_of(changed()) is not None
+    assert family_of(changed(positions=None)) is None
+    assert family_of(changed(positions={"kind": "rotary", "layout": "interleaved"})) is None
+    assert family_of(changed(positions={"kind": "rotary", "fraction": 0.5})) is None
+    assert family_of(changed(qkv_bias=True)) is None
+    assert family_of(changed(head_dim=7)) is None
+    assert family_of(changed(num_heads=5, num_kv_heads=1, head_dim=8)) is None
+    assert family_of(ModelConfig.model_validate({**raw, "learned_positions": True})) is None
+    assert family_of(ModelConfig.model_validate({**raw, "final_norm": {"kind": "rms_norm", "eps": 1.0}})) is None  # fmt: skip
