@@ -75,7 +75,8 @@ def wilson_interval(successes: int, n: int, *, z: float = 1.959964) -> tuple[flo
     p, square = proportion(successes, n).value, z * z / n
     centre = p + square / 2
     half = z * math.sqrt(p * (1 - p) / n + square / (4 * n))
-    return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
+    low, high = (centre - half) / (1 + square), (centre + half) / (1 + square)
+    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:

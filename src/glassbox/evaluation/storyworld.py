@@ -27,8 +27,7 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.tokenizers import Tokenizer
 
 Row = dict[str, Any]
-ANSWER_TOKENS = 48
-SOLUTION_TOKENS = 96
+SPARE_TOKENS = 16
 NUM_EXAMPLES = 4
 
 
@@ -111,12 +110,12 @@ def judge_questions(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row]) 
     Greedy answers to the chat prompt of training. A model that has seen no chats gets the same
     prompt and fails: that is the figure before fine-tuning.
     """
-    answers = answer_greedily(model, tokenizer, [row["prompt"] for row in rows], ANSWER_TOKENS)
+    expected = [row["answer"] for row in rows]
+    answers = answer_greedily(model, tokenizer, [row["prompt"] for row in rows], expected)
     right = [
         check_answer(question_from_json(row), answer)
         for row, answer in zip(rows, answers, strict=True)
     ]
-    expected = [row["answer"] for row in rows]
     return {
         **accuracy(right, [row["kind"] for row in rows]),
         "examples": _examples(rows, expected, answers, right),
@@ -129,7 +128,8 @@ def judge_arithmetic(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row])
     Kinds are the numbers of steps of the reference solution. `steps_right` is the share of
     solutions whose every written step is true, whatever the answer.
     """
-    answers = answer_greedily(model, tokenizer, [row["prompt"] for row in rows], SOLUTION_TOKENS)
+    expected = [row["solution"] for row in rows]
+    answers = answer_greedily(model, tokenizer, [row["prompt"] for row in rows], expected)
     right = [
         extract_answer(answer) == row["answer"] for row, answer in zip(rows, answers, strict=True)
     ]
@@ -139,7 +139,7 @@ def judge_arithmetic(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row])
         "steps_right": accuracy([check_steps(answer) for answer in answers], [""] * len(rows))[
             "accuracy"
         ],
-        "examples": _examples(rows, [row["solution"] for row in rows], answers, right),
+        "examples": _examples(rows, expected, answers, right),
     }
 
 
@@ -172,11 +172,19 @@ def judge_preferences(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row]
 
 
 def answer_greedily(
-    model: CausalLM, tokenizer: Tokenizer, prompts: Sequence[list[Row]], max_tokens: int
+    model: CausalLM, tokenizer: Tokenizer, prompts: Sequence[list[Row]], expected: Sequence[str]
 ) -> list[str]:
-    """What the model says after each chat prompt, up to the end of its turn."""
-    stop = tuple(end_of_turn_ids(tokenizer))
-    params = SamplingParams(max_tokens=max_tokens, temperature=0.0, stop_token_ids=stop, seed=0)
+    """What the model says after each chat prompt, up to the end of its turn.
+
+    An answer may be a little longer than the longest expected one; beyond that it is wrong anyway.
+    """
+    longest = max(len(tokenizer.encode(text)) for text in expected)
+    params = SamplingParams(
+        max_tokens=longest + SPARE_TOKENS,
+        temperature=0.0,
+        stop_token_ids=tuple(end_of_turn_ids(tokenizer)),
+        seed=0,
+    )
     ids = [tokenizer.encode_chat_prompt(prompt) for prompt in prompts]
     completions = Engine(model, tokenizer).generate(ids, params, truncate_prompt=True)
     return [completion.text or "" for completion in completions]
