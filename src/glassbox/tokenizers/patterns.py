@@ -7,6 +7,9 @@
 | `llama3` | as `gpt4`; spelled as published with Llama 3                | | | |
 | `qwen2`  | as `gpt4`              | as `gpt4`                  | one by one  | as `gpt4`                    |
 
+Letters and digits are what the `regex` package takes for such: characters that Unicode added last may
+be unknown to `tokenizers`, whose own edition is older or newer.
+
 In all of them a run of spaces leaves its last space to the word that follows.
 Sources: the code released with GPT-2; tiktoken's `cl100k_base`; the `tokenizer.json` files of Llama 3
 and Qwen2. Tested against: `tokenizers`.
