@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -237,6 +238,8 @@ def test_rope_base_reaches_transformers(tmp_path):
     save_pretrained(ours_from(reference(CASES["llama theta"])), tmp_path)
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     assert config.rope_parameters["rope_theta"] == 500.0
+    words = json.loads((tmp_path / "config.json").read_text())
+    assert words["rope_theta"] == 500.0  # where transformers 4 looks
 
 
 def test_sharded_files(tmp_path):

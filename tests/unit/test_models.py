@@ -19,6 +19,7 @@ from glassbox.layers.norms import LayerNorm
 from glassbox.models.causal_lm import CausalLM, positions_in_documents
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig, Repeat
 from glassbox.models.shapes import GPT2Shape, LlamaShape
+from glassbox.ops.cross_entropy import linear_cross_entropy
 
 LLAMA = LlamaShape(
     hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, ffn_size=40, context_length=32
@@ -145,6 +146,41 @@ def test_a_config_is_data():
         parse(ModelConfig, raw)
     with pytest.raises(UserError, match="give head_dim"):
         parse(ModelConfig, {**HYBRID.model_dump(mode="json"), "hidden_size": 25})
+
+
+def loss_and_gradients(model, hidden_states, ids, documents):
+    model.zero_grad()
+    loss = linear_cross_entropy(hidden_states(ids, documents=documents), model.output_weight, ids)
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten().float() for p in model.parameters()])
+
+
+def test_autocast_trains_in_bfloat16_and_stays_near_float32():
+    torch.manual_seed(0)
+    model = CausalLM(LLAMA.model_copy(update={"init": Initialization(std=0.2)}))
+    ids, documents = ids_of(2, 140), (torch.arange(140) // 50).expand(2, 140)
+    exact_loss, exact = loss_and_gradients(model, model.hidden_states, ids, documents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, rough = loss_and_gradients(model, model.hidden_states, ids, documents)
+    assert loss.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    # bfloat16 keeps 8 bits: about 2^-8 a product, some tens of products deep
+    assert abs(loss / exact_loss - 1) < 0.01
+    assert float((rough - exact).norm() / exact.norm()) < 0.05
+
+
+def test_a_compiled_model_is_one_graph_with_the_same_gradients():
+    """The hand-written derivatives step aside, so that the compiler can fuse."""
+    torch.manual_seed(0)
+    shape = LlamaShape(hidden_size=16, num_layers=1, num_heads=2, ffn_size=24, context_length=140)
+    model = CausalLM(shape.config(50))
+    ids, documents = ids_of(1, 140), (torch.arange(140) // 50)[None]
+    loss, gradients = loss_and_gradients(model, model.hidden_states, ids, documents)
+    compiled = torch.compile(model.hidden_states, backend="aot_eager", fullgraph=True)
+    compiled_loss, compiled_gradients = loss_and_gradients(model, compiled, ids, documents)
+    torch.testing.assert_close(compiled_loss, loss)
+    # float32: the plain versions sum in another order
+    torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-4, atol=1e-5)
 
 
 # --- initialization --------------------------------------------------------------------------

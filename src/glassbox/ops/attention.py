@@ -124,7 +124,8 @@ def _attention_cpu(
     q, k, v = q.to(wide), k.to(wide), v.to(wide)
     grouped = q.shape[1] != k.shape[1]
     with torch.autocast("cpu", enabled=False):
-        if not square_causal or length < 2 * CPU_BLOCK:
+        whole = not square_causal or length < 2 * CPU_BLOCK or torch.compiler.is_compiling()
+        if whole:
             if mask is None and length > 1:
                 mask = _offset_causal(length, keys, q.device)
             mixed = F.scaled_dot_product_attention(

@@ -46,8 +46,8 @@ def apply_rotary_plain(
     first, second = _halves(cos.shape[-1], layout)
     a, b = x[..., first].to(_wide(x)), x[..., second].to(_wide(x))
     result = x.clone()
-    result[..., first] = (a * cos - b * sin).to(x.dtype)
-    result[..., second] = (b * cos + a * sin).to(x.dtype)
+    result[..., first] = a * cos - b * sin
+    result[..., second] = b * cos + a * sin
     return result
 
 
@@ -80,6 +80,8 @@ def apply_rotary(
 
     Tested against: `apply_rotary_plain`.
     """
+    if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
+        return apply_rotary_plain(x, cos, sin, layout=layout)
     wide = x.to(_wide(x))
     turned: Tensor = _Rotary.apply(wide, cos.to(wide.dtype), sin.to(wide.dtype), layout)
     return turned.to(x.dtype)
