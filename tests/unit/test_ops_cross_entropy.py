@@ -146,7 +146,7 @@ def test_autocast_multiplies_in_bfloat16_and_sums_in_float32(function):
     assert not torch.equal(rough[0], exact[0])
     for a, b in zip(rough, exact, strict=True):
         # bfloat16 products: 2^-8 of each addend, which partly cancel in the sums
-        assert float((a - b).norm() / b.norm()) < 0.02
+        assert ((a - b).norm() / b.norm()).item() < 0.02
 
 
 def test_float16_survives_a_loss_scale_beyond_its_range():
