@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,14 +33,14 @@ def evaluate(
 
     Example: `glassbox eval runs/quickstart/sft runs/quickstart/grpo --limit 100`
     """
+    from rich.console import Console
+
     from glassbox.core.files import write_json
     from glassbox.pipeline.evaluate import evaluate_models
-    from glassbox.pipeline.report import comparison_table
+    from glassbox.pipeline.report_table import comparison_table
 
     results = evaluate_models(models, corpus=corpus, text=text, limit=limit, device=device)
-    comparison_table(results)
+    Console().print(comparison_table(results))
     if output is not None:
         write_json(output, results)
         print(f"written to {output}", file=sys.stderr)
-    elif not sys.stdout.isatty():
-        print(json.dumps(results, ensure_ascii=False))

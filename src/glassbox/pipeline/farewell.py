@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from glassbox.inference import ChatSession, Engine, SamplingParams
 from glassbox.pipeline.open_model import open_model
-from glassbox.pipeline.report import comparison_table
+from glassbox.pipeline.report_table import comparison_table
 
 QUESTIONS = {
     "en": (
@@ -29,7 +31,7 @@ def farewell(out: str) -> None:
     folder = Path(out)
     evaluations = json.loads((folder / "evaluations.json").read_text(encoding="utf-8"))
     print()
-    comparison_table(evaluations)
+    Console().print(comparison_table(evaluations))
     model, tokenizer, _ = open_model(folder)
     if len(evaluations) > 1:
         language = json.loads((folder / "corpus" / "manifest.json").read_text("utf-8"))["language"]
