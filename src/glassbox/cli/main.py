@@ -39,6 +39,7 @@ COMMANDS = (
     "tokenizer",
     "generate",
     "chat",
+    "serve",
     "evaluate",
     "report",
     "recipe",

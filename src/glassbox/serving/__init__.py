@@ -1,1 +1,1 @@
-"""Serving a model. Knows only the engine."""
+"""Serving a model over HTTP. Knows only the engine's streams."""

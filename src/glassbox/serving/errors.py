@@ -1,0 +1,137 @@
+"""Errors as clients of this API know them: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import Response
+
+from glassbox.core.errors import UserError
+
+_MAX_CHARS = 600
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class ApiError(HTTPException):
+    """A refusal, with its status and what the error object says."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers=dict(headers or {}))
+        self.param = param
+        self.code = code
+
+
+def json_bytes(content: Any) -> bytes:
+    """Compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, stays an escape.
+
+    >>> json_bytes({"a": "\\u00e9\\ud800"})
+    b'{"a":"\\xc3\\xa9\\\\ud800"}'
+    """
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
+class Json(Response):
+    """A JSON response."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Bytes of the body."""
+        return json_bytes(content)
+
+
+def error_object(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """The body of an error."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    if len(message) > _MAX_CHARS:
+        message = message[:_MAX_CHARS] + "..."
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_response(error: StarletteHTTPException) -> Json:
+    """An HTTP error, ours or the framework's, in the shape clients expect."""
+    param, code = getattr(error, "param", None), getattr(error, "code", None)
+    body = error_object(error.status_code, str(error.detail), param, code)
+    return Json(body, error.status_code, error.headers)
+
+
+def refusal(faults: Iterable[Mapping[str, Any]], known: Iterable[str] = ()) -> ApiError:
+    """One 400 that names every parameter that pydantic found fault with; `param` is the first."""
+    found: dict[str, str] = {}
+    for fault in faults:
+        location = [str(part) for part in fault["loc"]]
+        if fault["type"] == "json_invalid":
+            where = location[-1]
+            reason = fault.get("ctx", {}).get("error", fault["msg"])
+            return ApiError(400, f"the body is no JSON: {reason} at character {where}")
+        # of a union's several complaints about one value, the first will do
+        found.setdefault(".".join(location) or "body", _explain(fault, location, known))
+    return ApiError(
+        400, "; ".join(found.values()), param=next(iter(found)), code="invalid_parameter"
+    )
+
+
+def _explain(fault: Mapping[str, Any], location: list[str], known: Iterable[str]) -> str:
+    key = ".".join(location)
+    if fault["type"] == "missing":
+        return f"'{key}' is missing" if key else "the body is missing; send a JSON object"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], list(known), n=1, cutoff=0.75)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"'{key}' is not supported by this server{hint}"
+    if not key:
+        return "the body is no JSON object; send one, with Content-Type: application/json"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"'{key}' = {_short(fault.get('input'))}: {message}"
+
+
+def _short(value: Any) -> str:
+    cutter = reprlib.Repr()
+    cutter.maxstring = cutter.maxother = cutter.maxlong = 40
+    cutter.maxlist = cutter.maxdict = 3
+    cutter.maxlevel = 2
+    return cutter.repr(value)
+
+
+def add_handlers(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
+    """Answer everything that goes wrong in one shape. `bodies` says what each path reads."""
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StarletteHTTPException)
+        return error_response(error)
+
+    async def on_body(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        faults = [{**fault, "loc": fault["loc"][1:]} for fault in error.errors()]
+        body = bodies.get(request.url.path)
+        return error_response(refusal(faults, () if body is None else body.model_fields))
+
+    async def on_user(request: Request, error: Exception) -> Response:
+        return error_response(ApiError(400, str(error)))
+
+    async def on_fault(request: Request, error: Exception) -> Response:
+        return error_response(ApiError(500, "the server failed on this request; its log says how"))
+
+    app.add_exception_handler(StarletteHTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_body)
+    app.add_exception_handler(UserError, on_user)
+    app.add_exception_handler(Exception, on_fault)

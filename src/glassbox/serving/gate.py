@@ -1,0 +1,116 @@
+"""What a request must pass before it is read: the key, the name it asks for, its size."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from glassbox.serving.errors import ApiError, error_response
+
+_OPEN_PATHS = ("/health",)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("example.org")
+    (True, True, False, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Gate:
+    """Refuses, before the body is read, who has no key; and while it is read, what is too large.
+
+    Without keys only this machine may ask, and by a name of this machine: a web page that has its
+    own name point here (DNS rebinding) is a stranger all the same. Keys are kept as hashes and
+    compared in constant time.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Sequence[str], max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI call."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        error = self._refuse(scope["path"], headers)
+        if error is not None:
+            await error_response(error)(scope, receive, send)
+            return
+        await self.app(scope, self._bounded(receive), send)
+
+    def _refuse(self, path: str, headers: Headers) -> ApiError | None:
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared[:20]) > self.max_body_bytes:
+            return self._too_large()
+        if self._digests:
+            return None if path in _OPEN_PATHS or self._has_key(headers) else _no_key()
+        host = headers.get("host", "localhost")
+        if is_loopback(_without_port(host)):
+            return None
+        return ApiError(
+            403,
+            "this server has no API key and answers only to localhost, 127.0.0.1 or [::1]; "
+            "start it with --api-key-file to use another name",
+            code="host_not_allowed",
+        )
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        digest = _digest(given.strip().encode("latin-1"))
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        taken = 0
+
+        async def bounded() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.max_body_bytes:
+                raise self._too_large()
+            return message
+
+        return bounded
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413,
+            f"the body is larger than this server's limit of {self.max_body_bytes} bytes",
+            code="body_too_large",
+        )
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _no_key() -> ApiError:
+    return ApiError(
+        401,
+        "no valid API key; send 'Authorization: Bearer KEY'",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
