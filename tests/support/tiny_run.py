@@ -6,6 +6,7 @@ python tests/support/tiny_run.py FOLDER key=value ...
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -160,6 +161,20 @@ def tiny_trainer(
         group=group,
         **given,
     )
+
+
+class Signal:
+    """A hook that wishes the run to stop."""
+
+    every = 1
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __call__(self, model: CausalLM, step: int) -> dict[str, float | str]:
+        if step == self.at:
+            signal.raise_signal(signal.SIGTERM)
+        return {}
 
 
 class Spoiled:
