@@ -1,0 +1,91 @@
+"""Several ranks, started by torchrun as users start them, over gloo on the loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from support.tiny_run import everything, last_weights, metrics
+
+SUPPORT = Path(__file__).parents[1] / "support"
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(SUPPORT.parent),
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+
+
+def torchrun(ranks: int, script: str, *arguments: object) -> None:
+    command = [sys.executable]
+    if ranks > 1:
+        # rendezvous at a free port of its own
+        command += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
+    command += [str(SUPPORT / script), *map(str, arguments)]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_ranks_give_the_curve_and_the_weights_of_one(tmp_path: Path) -> None:
+    """The same 8 rows a step: 8 at once, or 4 on each of two ranks, or two times 2 on each.
+
+    Each rank begins with other weights, and must take rank 0's. In float64 the sums differ by
+    rounding alone, about 1e-15 a term; AdamW divides by sqrt(v), which is small where gradients are,
+    so ten steps of 0.01 may enlarge that to about 1e-10.
+    """
+    options = ["dropout=0", "wide=true", "log_every=1", "steps=10", "seed_by_rank=true"]
+    torchrun(1, "tiny_run.py", tmp_path / "one", *options, "rows_per_batch=8")
+    torchrun(2, "tiny_run.py", tmp_path / "two", *options, "rows_per_batch=4")
+    torchrun(2, "tiny_run.py", tmp_path / "four", *options, "rows_per_batch=2")
+    one = metrics(tmp_path / "one")
+    weights = last_weights(tmp_path / "one")
+    for name in ("two", "four"):
+        other = metrics(tmp_path / name)
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert mine.keys() == theirs.keys()
+            for key, value in mine.items():
+                if isinstance(value, float):
+                    assert abs(value - theirs[key]) < 1e-9, (name, mine, theirs)
+                else:
+                    assert value == theirs[key]
+        for key, tensor in last_weights(tmp_path / name).items():
+            torch.testing.assert_close(tensor, weights[key], rtol=0, atol=1e-9)
+
+
+def test_a_run_goes_on_on_another_number_of_ranks_and_to_the_same_bits_on_its_own(
+    tmp_path: Path,
+) -> None:
+    options = ["dropout=0.2", "wide=true", "log_every=1", "checkpoint_every=4", "keep_last=9"]
+    whole = tmp_path / "two"
+    torchrun(2, "tiny_run.py", whole, *options)
+    files = sorted(p.name for p in (whole / "checkpoints/step-00000004/training").iterdir())
+    assert files[1:5] == [
+        "rng-0000.json",
+        "rng-0000.safetensors",
+        "rng-0001.json",
+        "rng-0001.safetensors",
+    ]
+    for name, ranks in (("again", 2), ("alone", 1)):
+        folder = tmp_path / name
+        shutil.copytree(whole, folder)
+        for later in ("step-00000008", "step-00000012"):
+            shutil.rmtree(folder / "checkpoints" / later)
+        torchrun(ranks, "tiny_run.py", folder, *options)
+    again = everything(tmp_path / "again")
+    assert again == everything(whole)  # dropout included: every rank's random state is saved
+    rows = [[r["tokens"] for r in metrics(tmp_path / n) if "tokens" in r] for n in ("two", "alone")]
+    assert rows[0] == rows[1]
+    source = [everything(tmp_path / n)["state"]["source"] for n in ("two", "alone")]
+    assert source[0] == source[1]
+
+
+def test_process_groups_do_what_they_say_on_every_rank(tmp_path: Path) -> None:
+    torchrun(2, "ranks.py", tmp_path)
