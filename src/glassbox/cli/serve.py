@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from glassbox.core.errors import UserError
+
+if TYPE_CHECKING:
+    from glassbox.serving.app import Service
 
 
 def register(app: typer.Typer) -> None:
@@ -54,28 +57,35 @@ def serve(
         raise UserError(
             f"serving needs {' and '.join(missing)}: run  pip install 'glassbox-lm[serve]'"
         )
+    from glassbox.serving.server import listen, read_keys, run
+
+    keys = read_keys(api_key_file)
+    with listen(host, port, keys=keys) as listening:  # before what takes time
+        service = _service(
+            model, name, device, max_tokens=max_tokens, max_running=max_running, max_queue=max_queue
+        )
+        from glassbox.serving.app import build_app
+
+        app = build_app(service, keys=keys)
+        run(app, listening, name=service.name, drain_seconds=drain_seconds)
+
+
+def _service(model: str, name: str | None, device: str, **limits: int) -> Service:
     from functools import partial
 
     from glassbox.core.config import parse
     from glassbox.inference import Engine
     from glassbox.pipeline.open_model import open_on
     from glassbox.pipeline.prompts import plain_prompt
-    from glassbox.serving.app import Service, build_app
+    from glassbox.serving.app import Service
     from glassbox.serving.bodies import Limits
-    from glassbox.serving.server import listen, read_keys, run
 
-    given = {"max_tokens": max_tokens, "max_running": max_running, "max_queue": max_queue}
-    limits = parse(Limits, given, where="glassbox serve")
-    keys = read_keys(api_key_file)
-    with listen(host, port, keys=keys) as listening:
-        loaded, tokenizer, _ = open_on(model, device)
-        service = Service(
-            Engine(loaded, tokenizer),
-            tokenizer,
-            name=name or Path(model).resolve().name,
-            limits=limits,
-            encode_prompt=partial(plain_prompt, tokenizer),
-        )
-        run(
-            build_app(service, keys=keys), listening, name=service.name, drain_seconds=drain_seconds
-        )
+    checked = parse(Limits, limits, where="glassbox serve")
+    loaded, tokenizer, _ = open_on(model, device)
+    return Service(
+        Engine(loaded, tokenizer),
+        tokenizer,
+        name=name or Path(model).resolve().name,
+        limits=checked,
+        encode_prompt=partial(plain_prompt, tokenizer),
+    )
