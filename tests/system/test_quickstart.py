@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.support.kill_quickstart import fingerprints, interrupted_run
+from support.kill_quickstart import fingerprints, interrupted_run
 
 TINY = [
     "sizes.train_bytes=60000",
