@@ -29,7 +29,7 @@ bench: $(VENV)/.installed-test ## measure speed against peers, in turns
 	for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 golden: $(VENV)/.installed-test ## record the golden loss curve anew (say why in the commit)
-	$(BIN)/python tests/golden/record.py
+	$(BIN)/python tests/golden/loss_curve.py --write
 
 clean: ## remove what was built, not what was trained
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov

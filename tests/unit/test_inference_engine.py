@@ -193,12 +193,12 @@ def test_modules_keep_their_training_flags_and_no_gradient_is_kept():
     first = engine.generate([[1, 2]], greedy)
     assert first == engine.generate([[1, 2]], greedy)  # dropout is off
     stream = engine.stream([1, 2], greedy)
-    next(stream)
+    streamed = [next(stream).token_id]
     assert [module.training for module in model.modules()] == flags  # between two tokens too
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
-    model(torch.tensor([[1, 2]])).sum().backward()
-    stream.close()
+    model(torch.tensor([[1, 2]])).sum().backward()  # the caller trains on while it streams
+    assert [*streamed, *(event.token_id for event in stream)] == first[0].token_ids
     with pytest.raises(UserError, match="NaN"):
         _with_nan(model, lambda: engine.generate([[1, 2]], greedy))
     assert [module.training for module in model.modules()] == flags

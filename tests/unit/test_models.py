@@ -192,10 +192,11 @@ def deviation(tensor: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("scale_residual", [True, False])
 @pytest.mark.parametrize("gpt2", [True, False])
-def test_fresh_weights_follow_the_table(gpt2, scale_residual):
+@pytest.mark.parametrize("embedding_std", [None, 1.0])
+def test_fresh_weights_follow_the_table(gpt2, scale_residual, embedding_std):
     """Every row of docs/initialization.md, by name."""
     torch.manual_seed(0)
-    init = Initialization(std=0.05, scale_residual=scale_residual)
+    init = Initialization(std=0.05, scale_residual=scale_residual, embedding_std=embedding_std)
     shape = (
         GPT2Shape(hidden_size=192, num_layers=3, num_heads=4, context_length=200, init=init)
         if gpt2
@@ -216,6 +217,8 @@ def test_fresh_weights_follow_the_table(gpt2, scale_residual):
         else:
             narrow = kind in {"blocks.N.mixer.output.weight", "blocks.N.ffn.down.weight"}
             std = 0.05 / math.sqrt(2 * 3) if narrow and scale_residual else 0.05
+            if kind.endswith("embedding.weight") and embedding_std is not None:
+                std = embedding_std
             # n draws: the deviation's own relative error is 1 / sqrt(2 n); five of them
             error = 5 / math.sqrt(2 * parameter.numel())
             assert abs(deviation(parameter) / std - 1) < error, name

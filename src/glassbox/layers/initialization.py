@@ -13,17 +13,23 @@ from torch import Tensor, nn
 class Draw:
     """What a model tells its layers: the standard deviations, and where the numbers come from.
 
-    residual_std is for the last matrix of a branch, whose output is added to the residual stream.
+    residual_std is for the last matrix of a branch, whose output is added to the residual stream,
+    embedding_std for the vectors of tokens and positions.
     """
 
     std: float
     residual_std: float
+    embedding_std: float
     generator: torch.Generator | None = None
 
     def normal(self, weight: Tensor, *, into_residual: bool = False) -> None:
         """Fill in place from N(0, std^2), or N(0, residual_std^2)."""
         std = self.residual_std if into_residual else self.std
         nn.init.normal_(weight, std=std, generator=self.generator)
+
+    def embedding(self, weight: Tensor) -> None:
+        """Fill in place from N(0, embedding_std^2)."""
+        nn.init.normal_(weight, std=self.embedding_std, generator=self.generator)
 
 
 @runtime_checkable

@@ -62,7 +62,7 @@ class Embedding(nn.Module):
 
     def initialize(self, draw: Draw) -> None:
         """Rows normal."""
-        draw.normal(self.weight)
+        draw.embedding(self.weight)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows inside the parentheses."""

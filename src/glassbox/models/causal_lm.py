@@ -45,7 +45,8 @@ class CausalLM(nn.Module):
         init = self.config.init
         branches = sum(2 - (spec.ffn is None) for spec in self.config.layers())
         residual_std = init.std / math.sqrt(branches) if init.scale_residual else init.std
-        draw = Draw(init.std, residual_std, generator)
+        embedding_std = init.std if init.embedding_std is None else init.embedding_std
+        draw = Draw(init.std, residual_std, embedding_std, generator)
         for module in self.modules():
             if module is not self and isinstance(module, Initializes):
                 module.initialize(draw)

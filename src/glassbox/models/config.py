@@ -39,6 +39,7 @@ class Initialization(Spec):
 
     std: float = Field(0.02, gt=0)
     scale_residual: bool = True
+    embedding_std: float | None = Field(None, gt=0, description="of the embeddings; None: std")
 
 
 class ModelConfig(Spec):
