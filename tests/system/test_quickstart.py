@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.kill_quickstart import fingerprints, interrupted_run
 
 TINY = [
