@@ -482,6 +482,7 @@ def test_terminal_table_has_every_figure_with_its_error() -> None:
     narrow = printed({"a": evaluation(0.6, 0.0, 0.5, 0.1)}, width=80)
     assert max(map(len, narrow.splitlines())) <= 80
     assert "±0.005" in narrow
+    assert "Preferences" in narrow
 
 
 def test_table_of_plain_text_and_of_nothing() -> None:
@@ -499,13 +500,23 @@ def test_table_of_plain_text_and_of_nothing() -> None:
     assert printed({}).strip() == ""
 
 
-def test_ties_are_all_best_and_a_lone_model_is_not() -> None:
-    same = {"a": evaluation(0.5, 0.5, 0.5, 0.5), "b": evaluation(0.5, 0.5, 0.5, 0.4)}
-    _, rows = tabulate(same)
-    assert [cell is not None and cell.best for cell in rows[0].cells] == [True] * 6
-    assert [cell is not None and cell.best for cell in rows[1].cells] == [True] * 5 + [False]
-    _, (row,) = tabulate({"a": same["a"]})
-    assert not any(cell is not None and cell.best for cell in row.cells)
+def test_all_that_tie_are_best_unless_that_is_all() -> None:
+    three = {
+        "a": evaluation(0.5, 0.5, 0.5, 0.5),
+        "b": evaluation(0.5, 0.5, 0.5, 0.4),
+        "c": evaluation(0.6, 0.4, 0.5, 0.3),
+    }
+
+    def marks(names: str) -> list[list[bool]]:
+        _, rows = tabulate({name: three[name] for name in names})
+        return [[cell is not None and cell.best for cell in row.cells] for row in rows]
+
+    assert marks("abc") == [
+        [True, True, True, True, False, True],
+        [True, True, True, True, False, False],
+        [False] * 6,
+    ]
+    assert marks("a") == [[False] * 6]
 
 
 @pytest.mark.parametrize("raw", [None, 3, {}, {"value": None}, {"value": math.nan}, {"value": "1"}])
@@ -552,6 +563,14 @@ def test_series_takes_finite_numbers_alone() -> None:
     assert line is not None
     assert line.steps.tolist() == [1, 6]
     assert series(records, "b") is None
+
+
+def test_a_curve_of_zeros_has_plain_ticks() -> None:
+    zeros = Line("", np.arange(1.0, 9.0), np.zeros(8))
+    ticks = re.findall(r">([^<>\s]+)</text>", Chart("T", "", [zeros], from_zero=True).to_svg())
+    assert "0" in ticks
+    assert "1" in ticks
+    assert not any("e" in tick for tick in ticks if tick != "step")
 
 
 @pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [-3.0, -3.0], [1e-9, 1e9], [0.5] * 3])

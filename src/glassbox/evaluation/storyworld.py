@@ -34,11 +34,11 @@ NUM_EXAMPLES = 4
 class Limits(Spec):
     """How many items of each task are evaluated; 0 takes all that there are."""
 
-    documents: int = Field(120, ge=0)
-    unseen: int = Field(120, ge=0)
-    questions: int = Field(200, ge=0)
-    preferences: int = Field(200, ge=0)
-    arithmetic: int = Field(200, ge=0)
+    documents: int = Field(0, ge=0)
+    unseen: int = Field(0, ge=0)
+    questions: int = Field(0, ge=0)
+    preferences: int = Field(0, ge=0)
+    arithmetic: int = Field(0, ge=0)
 
 
 class Task(NamedTuple):
@@ -64,7 +64,7 @@ def evaluate_story_world(
     "questions", "preferences", "arithmetic": accuracy, kinds, and examples}, each figure as
     {"value", "standard_error", "n"}. A task whose file is not there is left out.
 
-    limits: by task (the keys of `Limits`), one for all tasks, or None for the defaults; 0 is all.
+    limits: by task (the keys of `Limits`), or one for all tasks; 0, and None, take all.
         The items are chosen by `seed` alone, so that models are compared on the same ones.
     Raises UserError where the folder holds none of the files.
     """

@@ -55,6 +55,7 @@ STYLE: Any = {
     "ytick.color": FAINT,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "xtick.major.pad": 5,
 }
 
 
@@ -81,6 +82,7 @@ class Chart:
     percent: bool = False
     from_zero: bool = False
     small: bool = False
+    log: bool = False
 
     def to_svg(self) -> Markup:
         """The drawing as an <svg> element."""
@@ -123,7 +125,8 @@ def stage_charts(stage: StageRun, evaluation: Mapping[str, Any]) -> list[Chart]:
         unit = "nats a pair" if stage.name == "dpo" else "nats a token"
         curves = [loss, *([heldout] if heldout is not None else [])]
         title = "Policy loss" if stage.name == "grpo" else "Loss"
-        charts.append(Chart(title, unit, curves, levels, small=stage.name == "grpo"))
+        policy = stage.name == "grpo"
+        charts.append(Chart(title, unit, curves, levels, small=policy, log=not policy))
     for key, title, unit, percent, small in (
         ("reward", "Reward", "mean over answers", False, False),
         ("reward_margin", "Reward margin", "nats, chosen over rejected", False, False),
@@ -191,9 +194,9 @@ def _draw_lines(axes: Any, chart: Chart) -> list[tuple[float, str, str]]:
         else:
             steps, values = thin(line.steps, line.values)
             if line.noisy and len(values) >= SMOOTH_FROM:
-                axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.4)
+                axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.4, clip_on=False)
                 values = smooth(values)
-            axes.plot(steps, values, color=color, linewidth=1.6, solid_joinstyle="round")
+            axes.plot(steps, values, color=color, linewidth=1.6, clip_on=False)
         if line.label and len(chart.lines) > 1:
             ends.append((float(values[-1]), line.label, color))
     return ends
@@ -231,7 +234,7 @@ def _scale(axes: Any, chart: Chart) -> None:
         axes.set_ylim(min(0.0, low), max(1.0, high) * 1.04)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f}%"))
-    elif low > 0 and high / low > 6 and not chart.from_zero:
+    elif chart.log and low > 0 and high / low > 6:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.35, high * 1.1)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -279,14 +282,19 @@ def short_number(x: float, largest: float | None = None) -> str:
 
     >>> short_number(0), short_number(4000, 12000), short_number(0.003), short_number(2.5e6)
     ('0', '4k', '0.003', '2.5M')
+    >>> short_number(0.00012)
+    '1.2e-4'
     """
-    reach = abs(x) if largest is None else largest
+    reach = max(abs(x), largest or 0.0)
     for least, size, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if reach >= least and abs(x) > 1e-12:
             return f"{x / size:.3g}{letter}"
-    return "0" if abs(x) < 1e-12 else f"{x:.4g}"
+    if abs(x) < 1e-12:
+        return "0"
+    return _EXPONENT.sub("e-", f"{x:.2e}") if reach < 1e-3 else f"{x:.4g}"
 
 
+_EXPONENT = re.compile(r"\.?0*e-0?")
 _BEFORE = re.compile(r"\A.*?(?=<svg)", re.S)
 _METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.S)
 _NAMESPACE = re.compile(r"\s+xmlns(?::\w+)?=\"[^\"]*\"")

@@ -88,7 +88,7 @@ def tabulate(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[Column]
     """The columns that some evaluation has a figure for, and a row of cells for each evaluation.
 
     Perplexity and bits per byte stand in where no exact entropy is known. The best of a column is
-    marked where there are two or more to compare.
+    marked where its figures differ.
     """
     found = {c: [c.of(evaluation) for evaluation in evaluations.values()] for c in COLUMNS}
     exact = any(estimate is not None for estimate in found[COLUMNS[1]])
@@ -101,11 +101,12 @@ def tabulate(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[Column]
     for column in columns:
         values = [estimate.value for estimate in found[column] if estimate is not None]
         best = min(values) if column.best == "min" else max(values)
+        differ = min(values) < max(values)
         for row, estimate in zip(rows, found[column], strict=True):
             cell = None
             if estimate is not None:
                 value, error = column.show(estimate)
-                cell = Cell(value, error, estimate.n, len(values) > 1 and estimate.value == best)
+                cell = Cell(value, error, estimate.n, differ and estimate.value == best)
             row.cells.append(cell)
     return columns, rows
 
@@ -118,10 +119,15 @@ def comparison_table(
     Each figure with its standard error; the best of each column is bold and starred.
     """
     columns, rows = tabulate(evaluations)
-    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption_justify="left"
+    )
     table.add_column("")
     for column in columns:
-        table.add_column(f"{column.title}\n[dim]{column.unit}[/dim]", justify="right")
+        longest = max(map(len, f"{column.title} {column.unit}".split()))
+        table.add_column(
+            f"{column.title}\n[dim]{column.unit}[/dim]", justify="right", min_width=longest
+        )
     for row in rows:
         name = Text((titles or {}).get(row.name, row.name))
         table.add_row(name, *(_terminal_cell(cell) for cell in row.cells))
