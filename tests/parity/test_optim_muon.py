@@ -60,7 +60,10 @@ def test_equals_torch_muon(batched: bool, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_batched_equals_plain() -> None:
     ours, theirs = random_parameters(2), random_parameters(2)
-    one, other = Muon([ParameterGroup(ours)], batched=True), Muon([ParameterGroup(theirs)], batched=False)
+    one, other = (
+        Muon([ParameterGroup(ours)], batched=True),
+        Muon([ParameterGroup(theirs)], batched=False),
+    )
     for step in range(4):
         gradients = random_parameters(10 + step)
         for name in ours:

@@ -58,9 +58,7 @@ def test_json_lines_and_folders(tmp_path: Path) -> None:
     assert list(read_documents(tmp_path)) == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize(
-    "line", ["{", "[1]", '{"txt": "x"}', '{"text": 3}', "null", "[" * 100_000]
-)
+@pytest.mark.parametrize("line", ["{", "[1]", '{"txt": "x"}', '{"text": 3}', "null", "[" * 100_000])
 def test_bad_json_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"text": "fine"}\n' + line + "\n")

@@ -95,16 +95,15 @@ def test_turns_join_the_history_and_are_read_again():
 
 
 def test_the_oldest_turns_leave_first_and_the_system_message_never():
-    used = engine(context_length=160)
-    session = ChatSession(
-        used, tokenizer(), system="Stay.", params=SamplingParams(max_tokens=20, temperature=0)
-    )
+    used = engine(context_length=200)
+    params = SamplingParams(max_tokens=8, temperature=0)
+    session = ChatSession(used, tokenizer(), system="Stay.", params=params)
     for i in range(6):
-        list(session.send(f"turn {i}"))
+        list(session.send(f"turn {i}, a question longer than its answer"))
         text = tokenizer().decode(used.prompts[-1])
-        assert len(used.prompts[-1]) + 20 <= 160
+        assert len(used.prompts[-1]) + 8 <= 200
         assert text.startswith("<|im_start|>system\nStay.<|im_end|>\n<|im_start|>user\nturn")
-        assert f"turn {i}<|im_end|>" in text
+        assert f"turn {i}, a question longer than its answer<|im_end|>" in text
         kept = [j for j in range(i + 1) if f"turn {j}" in text]
         assert kept == list(range(kept[0], i + 1))  # the latest ones, without a gap
     assert kept[0] > 0

@@ -34,7 +34,9 @@ TOLERANCE = {"rtol": 1e-9, "atol": 1e-10}
 @pytest.fixture(params=MIXERS.values(), ids=MIXERS.keys())
 def mixer(request):
     layer = build(request.param, SIZE).double()
-    draw = Draw(std=0.5, residual_std=0.5, embedding_std=0.5, generator=torch.Generator().manual_seed(0))
+    draw = Draw(
+        std=0.5, residual_std=0.5, embedding_std=0.5, generator=torch.Generator().manual_seed(0)
+    )
     for module in layer.modules():
         if isinstance(module, Initializes):
             module.initialize(draw)

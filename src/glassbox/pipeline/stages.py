@@ -24,7 +24,7 @@ from glassbox.data.preferences import (
 )
 from glassbox.data.shards import read_shard
 from glassbox.evaluation.hooks import LossHook, SampleHook
-from glassbox.inference import Engine
+from glassbox.inference import Engine, end_of_turn_ids
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.adamw import AdamW, Optimizer
 from glassbox.optim.groups import ParameterGroup, decay_groups
@@ -64,6 +64,7 @@ class Stage:
     objective: Objective[Any]
     source: BatchSource[Any]
     hooks: Sequence[Hook] = ()
+    chats: bool = True
 
 
 def run_recipe(recipe: StageRecipe, *, group: Group | None = None) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def _train(recipe: StageRecipe, run: RunFolder, group: Group) -> TrainResult:
         tokenizer=stage.tokenizer,
         group=group,
         hooks=stage.hooks,
+        stop_token_ids=end_of_turn_ids(stage.tokenizer) if stage.chats else (),
         seed=recipe.seed,
         label=type(recipe).__name__.removesuffix("Recipe").lower(),
     )
@@ -168,7 +170,8 @@ def build_pretrain(recipe: PretrainRecipe, folder: Path, group: Group) -> Stage:
         seed=recipe.seed,
         group=group,
     )
-    return Stage(model, tokenizer, NextToken(), source, _hooks(recipe, tokenizer, shard("heldout")))
+    hooks = _hooks(recipe, tokenizer, shard("heldout"))
+    return Stage(model, tokenizer, NextToken(), source, hooks, chats=False)
 
 
 def build_sft(recipe: SftRecipe, folder: Path, group: Group) -> Stage:

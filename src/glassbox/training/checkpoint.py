@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,12 +65,13 @@ def save_checkpoint(
     state: dict[str, Any],
     rng: tuple[dict[str, Any], dict[str, Tensor]],
     group: Group,
+    stop_token_ids: Sequence[int] = (),
 ) -> Path:
     """Write a checkpoint in a folder of another name, then rename it, then mark it COMPLETE.
 
     Every rank calls it; rank 0 writes the model and the optimizer, each rank its own random state.
     A step whose complete checkpoint is there is left as it is. Raises UserError where the disk is
-    full; what was there before stays as it was.
+    full; what was there before stays as it was. `stop_token_ids` go into generation_config.json.
     """
     final = folder / checkpoint_name(step)
     if (final / COMPLETE).exists():
@@ -87,7 +89,7 @@ def save_checkpoint(
         write_json(training / f"rng-{group.rank:04d}.json", values, indent=None)
         write_bytes(training / f"rng-{group.rank:04d}.safetensors", safetensors.torch.save(tensors))
         if group.is_main:
-            save_pretrained(model, temporary, tokenizer=tokenizer)
+            save_pretrained(model, temporary, tokenizer=tokenizer, stop_token_ids=stop_token_ids)
             optimizer_bytes = safetensors.torch.save(
                 {key: tensor.detach().cpu().contiguous() for key, tensor in optimizer_state.items()}
             )

@@ -90,6 +90,7 @@ class Trainer:
         sinks: Sequence[MetricsSink] = (),
         seed: int = 0,
         label: str = "train",
+        stop_token_ids: Sequence[int] = (),
     ) -> None:
         self.model = model
         self.objective: Objective[Any] = objective
@@ -99,6 +100,7 @@ class Trainer:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.tokenizer = tokenizer
+        self.stop_token_ids = tuple(stop_token_ids)
         self.group = group or Group()
         self.hooks = hooks
         self.sinks = list(sinks)
@@ -306,6 +308,7 @@ class Trainer:
             },
             rng=rng_state(),
             group=self.group,
+            stop_token_ids=self.stop_token_ids,
         )
         if self.group.is_main:
             prune_checkpoints(

@@ -23,7 +23,7 @@ _CHAT_WEIGHTS = Weights([0.5, 0.12, 0.06, 0.08, 0.13, 0.05, 0.06])
 _HELDOUT_WEIGHTS = Weights([0.5, 0.12, 0.06, 0.08, 0.13, 0.05])
 _UNSEEN_WEIGHTS = Weights([0.5, 0.12, 0.06, 0.08])
 ASPECTS = ("truth", "consistency", "topic")
-_MAX_TURNS = 3
+_MAX_TURNS = 5
 
 
 def user(content: str) -> Message:

@@ -14,7 +14,7 @@ from glassbox.data.storyworld.story import Combinations, Story
 from glassbox.data.storyworld.template import Language
 
 DOCUMENT_KINDS = ("story", "story_questions", "arithmetic")
-NUM_QUESTIONS = (2, 3)
+NUM_QUESTIONS = (4, 5, 6, 7)
 
 
 class World(NamedTuple):
