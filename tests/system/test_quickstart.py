@@ -78,7 +78,7 @@ def test_leaves_everything_it_promises(finished: Path) -> None:
     assert "<svg" in page
     assert not re.search(r"(src|href)=[\"']https?://", page)
     said = (finished / "stdout.txt").read_text(encoding="utf-8")
-    for word in ("chat", "generate", "eval", "report"):
+    for word in ("chat", "generate", "serve", "eval", "report"):
         assert f"glassbox {word} {finished}" in said
     assert "Traceback" not in (finished / "stderr.txt").read_text()
 

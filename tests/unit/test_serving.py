@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import queue
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,11 @@ from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
 from glassbox.inference.engine import TokenEvent
 from glassbox.inference.randomness import derive_seed
 from glassbox.inference.text import TextStream
+from glassbox.layers.attention import KeyValueState
 from glassbox.serving.app import Service, build_app
 from glassbox.serving.bodies import Limits
 from glassbox.serving.server import address, listen, read_keys
+from glassbox.serving.worker import Delta, Item, Job, Worker
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -39,6 +44,11 @@ URL = "http://127.0.0.1"
 
 def plain(text: str) -> list[int]:
     return [TOKENIZER.eos_id, *TOKENIZER.encode(text)]
+
+
+def tiny_engine() -> Engine:
+    """One with room for an answer that is long in coming."""
+    return Engine(tiny_chat_model(TOKENIZER, context_length=30_000), TOKENIZER)
 
 
 def service(engine: Any = ENGINE, **limits: int) -> Service:
@@ -262,6 +272,28 @@ def test_a_failure_has_a_status_before_the_first_token_and_an_event_after_it(
         else:
             assert events(streamed)[-1]["error"] == found
         assert client.get("/health").json() == {"status": "ok", "running": 0, "waiting": 0}
+
+
+def test_a_hang_up_frees_the_cache() -> None:
+    def num_caches() -> int:
+        return sum(isinstance(thing, KeyValueState) for thing in gc.get_objects())
+
+    worker = Worker(max_running=1, max_queue=0)
+    worker.start()
+    items: queue.Queue[Item] = queue.Queue()
+    job = Job(
+        [tiny_engine().stream([5], SamplingParams(max_tokens=20_000, temperature=0))], items.put
+    )
+    worker.submit(job)
+    assert isinstance(items.get(timeout=60), Delta)
+    assert num_caches() == 2  # one a layer
+    worker.abort(job)
+    until = time.monotonic() + 60
+    while worker.num_running:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    assert num_caches() == 0
+    worker.close()
 
 
 def test_a_full_line_says_when_to_come_back() -> None:

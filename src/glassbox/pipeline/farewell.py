@@ -51,6 +51,7 @@ def farewell(out: str) -> None:
 
   glassbox chat {out}
   glassbox generate {out} --prompt "Once upon a time"
+  glassbox serve {out}
   glassbox eval {out}
   glassbox report {out}
   glassbox train recipes/pretrain.yaml data.path=mybook.txt
