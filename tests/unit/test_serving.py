@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib.util
 import json
@@ -24,6 +25,7 @@ from glassbox.inference.engine import TokenEvent
 from glassbox.inference.randomness import derive_seed
 from glassbox.inference.text import TextStream
 from glassbox.layers.attention import KeyValueState
+from glassbox.serving.answers import Answer, ChatShape
 from glassbox.serving.app import Service, build_app
 from glassbox.serving.bodies import Limits
 from glassbox.serving.server import address, listen, read_keys
@@ -276,7 +278,7 @@ def test_a_failure_has_a_status_before_the_first_token_and_an_event_after_it(
 
 def test_a_hang_up_frees_the_cache() -> None:
     def num_caches() -> int:
-        return sum(isinstance(thing, KeyValueState) for thing in gc.get_objects())
+        return sum(type(thing) is KeyValueState for thing in gc.get_objects())
 
     worker = Worker(max_running=1, max_queue=0)
     worker.start()
@@ -294,6 +296,40 @@ def test_a_hang_up_frees_the_cache() -> None:
         time.sleep(0.001)
     assert num_caches() == 0
     worker.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_still_listens_when_the_time_to_drain_is_over_is_told(stream: bool) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def serve(worker: Worker) -> None:
+        begun = asyncio.Event()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            begun.set()
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        endless = tiny_engine().stream([5], SamplingParams(max_tokens=20_000, temperature=0))
+        answer = Answer(
+            worker, [endless], ChatShape(), model="tiny", prompt_tokens=1, stream=stream
+        )
+        task = asyncio.create_task(answer({"type": "http"}, receive, send))
+        await (begun.wait() if stream else asyncio.sleep(0.1))
+        task.cancel()  # as uvicorn does
+        await task
+
+    worker = Worker(max_running=1, max_queue=0)
+    worker.start()
+    asyncio.run(serve(worker))
+    worker.close()
+    said = b"".join(message.get("body", b"") for message in sent)
+    assert sent[0]["status"] == (200 if stream else 503)
+    assert b'"message":"the server is shutting down","type":"server_error"' in said
+    assert said.endswith(b"\n\ndata: [DONE]\n\n") == stream
+    assert not sent[-1].get("more_body")
 
 
 def test_a_full_line_says_when_to_come_back() -> None:

@@ -17,6 +17,8 @@ from glassbox.serving.worker import Closed, Delta, End, Failure, Item, Job, Queu
 
 Choice = dict[str, Any]
 
+_LAST_WORDS_SECONDS = 1.0
+
 
 class Shape(Protocol):
     """What tells a completion's JSON from a chat's."""
@@ -143,6 +145,9 @@ class Answer(Response):
         answer = asyncio.create_task(self._answer(scope, receive, send))
         try:
             await asyncio.wait((gone, answer), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the time to drain in is over: say so to who still listens
+            self._items.put_nowait(Failure("the server is shutting down", status=503))
+            await asyncio.wait((answer,), timeout=_LAST_WORDS_SECONDS)
         finally:
             self._worker.abort(self._job)
             gone.cancel()
@@ -155,7 +160,7 @@ class Answer(Response):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         first = await self._items.get()
         if isinstance(first, Failure):
-            await error_response(ApiError(500, first.message))(scope, receive, send)
+            await error_response(ApiError(first.status, first.message))(scope, receive, send)
         elif self._stream:
             await self._send_events(first, send)
         else:
@@ -175,7 +180,7 @@ class Answer(Response):
         num_tokens = 0
         async for item in self._rest(first):
             if isinstance(item, Failure):
-                return error_response(ApiError(500, item.message))
+                return error_response(ApiError(item.status, item.message))
             if isinstance(item, Delta):
                 num_tokens += 1
                 said = texts.setdefault(item.index, [])
@@ -204,7 +209,7 @@ class Answer(Response):
         async for item in self._rest(first):
             events: list[dict[str, Any]] = []
             if isinstance(item, Failure):
-                events.append(error_object(500, item.message))
+                events.append(error_object(item.status, item.message))
             elif isinstance(item, Delta):
                 num_tokens += 1
                 choices = self._shape.piece(item.index, item.text, item.finish_reason)

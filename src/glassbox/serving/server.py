@@ -84,6 +84,7 @@ def run(app: FastAPI, listening: socket.socket, *, name: str, drain_seconds: int
         log_config=None,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=drain_seconds,
     )
     server = uvicorn.Server(config)

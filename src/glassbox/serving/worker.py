@@ -33,6 +33,7 @@ class Failure:
     """The request came to grief; the message is fit for its caller."""
 
     message: str
+    status: int = 500
 
 
 @dataclass(frozen=True)
