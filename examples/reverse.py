@@ -18,6 +18,7 @@ import torch
 from glassbox.data.loader import TokenBatch
 from glassbox.inference import Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import Initialization
 from glassbox.models.shapes import LlamaShape
 from glassbox.optim.adamw import AdamW
 from glassbox.optim.groups import decay_groups
@@ -52,7 +53,15 @@ class Reversals:
 
 
 def main(folder: Path) -> float:
-    shape = LlamaShape(hidden_size=48, num_layers=2, num_heads=2, ffn_size=96, context_length=16)
+    shape = LlamaShape(
+        hidden_size=48,
+        num_layers=2,
+        num_heads=2,
+        ffn_size=96,
+        context_length=16,
+        tie_embeddings=False,
+        init=Initialization(embedding_std=1.0),
+    )
     model = CausalLM(shape.config(vocab_size=LETTERS + 1))
     optimizer = AdamW(decay_groups(model.named_parameters(), weight_decay=0.01))
     config = TrainConfig(steps=400, lr=5e-3, schedule=WarmupCosine(warmup_steps=20))

@@ -51,7 +51,7 @@ def test_killed_before_any_change_of_a_file(tmp_path: Path) -> None:
 def test_killed_at_random_moments_again_and_again(tmp_path: Path) -> None:
     options = ["steps=40", "checkpoint_every=1", "evaluate_every=5", "dropout=0.2"]
     seed = random.randrange(10**6)
-    assert kills(tmp_path, f"random={seed}", *options) >= 4, f"seed {seed}"
+    assert kills(tmp_path, f"random={seed}", *options) >= 2, f"seed {seed}"
     assert everything(tmp_path / "killed") == everything(tmp_path / "whole"), f"seed {seed}"
 
 

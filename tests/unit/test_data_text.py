@@ -13,6 +13,7 @@ from glassbox.core.errors import UserError
 from glassbox.data import text as module
 from glassbox.data.text import (
     find_corpus,
+    heldout_share,
     is_heldout,
     read_documents,
     split_passages,
@@ -97,3 +98,10 @@ def test_heldout_is_decided_by_the_text_alone(text: str, share: float) -> None:
 def test_heldout_share_is_about_what_was_asked() -> None:
     taken = sum(is_heldout(f"document {i}", 0.1) for i in range(5000))
     assert 400 < taken < 600  # 500 expected, standard deviation 21
+
+
+def test_few_documents_still_hold_one_out() -> None:
+    texts = [f"passage {i}" for i in range(4)]
+    share = heldout_share(texts, 1e-6)
+    assert sum(is_heldout(text, share) for text in texts) == 1
+    assert heldout_share([f"document {i}" for i in range(1000)], 0.1) == 0.1

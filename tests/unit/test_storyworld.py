@@ -39,7 +39,7 @@ from glassbox.data.storyworld import (
 from glassbox.data.storyworld.chats import ASPECTS, CHAT_KINDS
 from glassbox.data.storyworld.choice import Sampler
 from glassbox.data.storyworld.plots import OWNING, WANTING
-from glassbox.data.storyworld.programs import DOCUMENT_KINDS, write_story
+from glassbox.data.storyworld.programs import DOCUMENT_KINDS, NUM_QUESTIONS, write_story
 from glassbox.data.storyworld.questions import question_about
 
 LANGUAGES = ["en", "zh"]
@@ -412,15 +412,17 @@ def test_right_answers_can_be_told_after_a_story_and_wrong_ones_cannot(config):
     phrases = load_language(config.language).phrases
     for seed, (story, text) in enumerate(stories(config, 8)):
         rng = random.Random(seed)
-        first, second = (
-            question_about(story, text, ask, Sampler(rng), rng) for ask in rng.sample(story.asks, 2)
+        *earlier, last = (
+            question_about(story, text, ask, Sampler(rng), rng)
+            for ask in rng.sample(story.asks, NUM_QUESTIONS[0])
         )
-        head = (
-            f"{text}\n\n{phrases['question']}{first.question}\n{phrases['answer']}{first.sentence}"
-        )
-        head += f"\n{phrases['question']}{second.question}\n{phrases['answer']}"
-        assert score(program, head + second.sentence).derivations == 1
-        for wrong in second.wrong:
+        head = f"{text}\n"
+        for asked in earlier:
+            head += f"\n{phrases['question']}{asked.question}"
+            head += f"\n{phrases['answer']}{asked.sentence}"
+        head += f"\n{phrases['question']}{last.question}\n{phrases['answer']}"
+        assert score(program, head + last.sentence).derivations == 1
+        for wrong in last.wrong:
             assert score(program, head + wrong).derivations == 0
 
 

@@ -19,7 +19,7 @@ a small model, teaches it to chat, to prefer the truth and to count, and shows a
 
 CONTEXT = {
     # --max_tokens is --max-tokens: both spellings are in people's fingers
-    "token_normalize_func": lambda name: name.replace("_", "-") if name.startswith("-") else name,
+    "token_normalize_func": lambda name: name.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
 }
 

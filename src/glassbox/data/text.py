@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -150,5 +151,20 @@ def is_heldout(text: str, share: float) -> bool:
 
     Equal documents fall on the same side, in any order and in any file, so the two sets share none.
     """
+    return _place(text) < share
+
+
+def _place(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone, evenly spread over texts."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def heldout_share(texts: Iterable[str], share: float) -> float:
+    """`share`, or, where so few texts are there that none falls below it, enough for one of them."""
+    lowest = 1.0
+    for text in texts:
+        lowest = min(lowest, _place(text))
+        if lowest < share:
+            return share
+    return math.nextafter(lowest, 2.0)

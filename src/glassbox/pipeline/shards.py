@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glassbox.core.errors import UserError
 from glassbox.data.shards import Shard, read_shard, write_shard
-from glassbox.data.text import find_corpus, is_heldout, read_documents
+from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
 from glassbox.pipeline.recipe import TextData, TokenizerConfig
 from glassbox.tokenizers import Tokenizer, train_bpe
 
@@ -23,6 +23,7 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     kept = folder / "tokenizer"
     if (kept / "tokenizer.json").exists():
         return Tokenizer.load(kept)
+    find_corpus(data.path)  # a wrong path is told before anything else
     print(f"  training a tokenizer of {config.vocab_size} entries on {data.path}", file=sys.stderr)
     texts = training_documents(data)
     tokenizer = train_bpe(texts, config.vocab_size, pattern=config.pattern)
@@ -32,11 +33,12 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
 
 def training_documents(data: TextData) -> Iterator[str]:
     """The documents of `data.path` that are not held out."""
-    documents = read_documents(find_corpus(data.path))
+    path = find_corpus(data.path)
     if data.heldout_path is not None:
-        yield from documents
+        yield from read_documents(path)
         return
-    yield from (text for text in documents if not is_heldout(text, data.heldout_share))
+    share = heldout_share(read_documents(path), data.heldout_share)
+    yield from (text for text in read_documents(path) if not is_heldout(text, share))
 
 
 def heldout_documents(data: TextData) -> Iterator[str]:
@@ -44,8 +46,9 @@ def heldout_documents(data: TextData) -> Iterator[str]:
     if data.heldout_path is not None:
         yield from read_documents(find_corpus(data.heldout_path))
         return
-    documents = read_documents(find_corpus(data.path))
-    yield from (text for text in documents if is_heldout(text, data.heldout_share))
+    path = find_corpus(data.path)
+    share = heldout_share(read_documents(path), data.heldout_share)
+    yield from (text for text in read_documents(path) if is_heldout(text, share))
 
 
 def prepare_shard(
