@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from glassbox.core.errors import UserError
 
@@ -23,7 +24,18 @@ CONTEXT = {
     "help_option_names": ["-h", "--help"],
 }
 
+
+class ByLife(TyperGroup):
+    """Lists commands in the order of a model's life; typer alone puts groups of commands last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All commands, in the order of COMMANDS."""
+        order = {name.replace("evaluate", "eval"): place for place, name in enumerate(COMMANDS)}
+        return sorted(super().list_commands(ctx), key=lambda name: order.get(name, len(order)))
+
+
 app = typer.Typer(
+    cls=ByLife,
     help=HELP,
     rich_markup_mode="markdown",
     context_settings=CONTEXT,
@@ -34,9 +46,9 @@ app = typer.Typer(
 
 COMMANDS = (
     "quickstart",
-    "train",
     "data",
     "tokenizer",
+    "train",
     "generate",
     "chat",
     "serve",
