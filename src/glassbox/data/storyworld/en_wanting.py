@@ -12,11 +12,6 @@ WANTING = {
         Long ago, near {home}, there lived {trait.a} {kind} by the name of {hero}.
         Everyone near {home} knew {hero}, {trait.a} {kind}.
     """,
-    "closing": """
-        Near {home} they still tell of {hero} the {kind}.
-        Everybody near {home} was glad for {hero} the {kind}.
-        So ends the tale of {hero}, the {kind} who lived near {home}.
-    """,
     "want.thing": """
         More than anything, {hero.he} wanted {thing.a}.
         {hero.He} had wanted {thing.a} for a whole year.

@@ -401,7 +401,6 @@ def tell_story(s: Story) -> None:
     plot = s.chooser.pick(WANTING if wants else OWNING)
     s.plot = plot.__name__
     plot(s)
-    s.tell("closing")
     s.tell("moral." + s.plot)
     s.name_cast()
     s.ask("list", "names")

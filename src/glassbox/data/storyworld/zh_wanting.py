@@ -11,11 +11,6 @@ WANTING = {
         {home.near}附近人人都认识{hero}，一{kind.m}{trait}的{kind}。
         有一{kind.m}{trait}的{kind}住在{home.near}附近，大家都叫{hero.he}{hero}。
     """,
-    "closing": """
-        直到今天，{home.near}附近的人还会说起{kind}{hero}。
-        {home.near}附近的人都替{kind}{hero}高兴。
-        住在{home.near}附近的{kind}{hero}的故事就到这里。
-    """,
     "want.thing": """
         {hero.he}最想要的是{thing.a}。
         {hero.he}想要{thing.a}，已经想了整整一年。
