@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -64,15 +63,6 @@ def open_model(
             f"{model.config.vocab_size}; these files do not belong together"
         )
     return model, tokenizer, folder
-
-
-def last_summary(folder: Path) -> dict[str, object]:
-    """What a finished run wrote into DONE.json; empty where it has not finished."""
-    try:
-        content = json.loads((folder / "DONE.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def open_on(reference: str | Path, device_name: str) -> tuple[CausalLM, Tokenizer, Path]:
