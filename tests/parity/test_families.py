@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 import torch
@@ -23,62 +21,10 @@ from glassbox.models.families import (
     to_hf_weights,
 )
 from glassbox.models.huggingface import load_pretrained, save_pretrained
-from glassbox.ops.cross_entropy import IGNORE, linear_cross_entropy
+from glassbox.ops.cross_entropy import IGNORE
+from support.families import Case, all_cases
 
-
-@dataclass(frozen=True)
-class Case:
-    """One tiny config in Hugging Face's words."""
-
-    model_type: str
-    words: dict[str, Any] = field(default_factory=dict)
-
-
-def llama(**words: Any) -> Case:
-    small = {
-        "vocab_size": 61,
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5,
-        "eos_token_id": None,
-    }
-    return Case("llama", small | words)
-
-
-def gpt2(**words: Any) -> Case:
-    small = {
-        "vocab_size": 61,
-        "n_embd": 24,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 64,
-        "attn_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-        "eos_token_id": None,
-    }
-    return Case("gpt2", small | words)
-
-
-CASES = {
-    "llama": llama(),
-    "llama grouped": llama(num_key_value_heads=2),
-    "llama multi-query, tied": llama(num_key_value_heads=1, tie_word_embeddings=True),
-    "llama odd heads": llama(hidden_size=30, num_attention_heads=3, num_key_value_heads=3),
-    "llama biases": llama(attention_bias=True, mlp_bias=True, num_key_value_heads=2),
-    "llama own head_dim": llama(head_dim=10, num_key_value_heads=2),
-    "llama theta": llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
-    "llama eps": llama(rms_norm_eps=0.1),
-    "gpt2": gpt2(),
-    "gpt2 odd heads": gpt2(n_head=3),
-    "gpt2 inner": gpt2(n_inner=20),
-    "gpt2 exact gelu": gpt2(activation_function="gelu"),
-    "gpt2 untied": gpt2(tie_word_embeddings=False),
-    "gpt2 eps": gpt2(layer_norm_epsilon=0.1),
-}
+CASES = all_cases()
 # float32: some tens of products deep, sums in another order; both lie this near to the exact value
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -139,7 +85,7 @@ def test_logits_and_gradients(case):
     logits = ours(ids)
     torch.testing.assert_close(logits, expected.logits, **FLOAT32)
     targets = torch.cat((ids[:, 1:], torch.full((2, 1), IGNORE)), 1)
-    loss = linear_cross_entropy(ours.hidden_states(ids), ours.output_weight, targets) / 20
+    loss = ours.cross_entropy(ours.hidden_states(ids), targets) / 20
     torch.testing.assert_close(loss, expected.loss, rtol=1e-6, atol=1e-6)
     loss.backward()
     expected.loss.backward()

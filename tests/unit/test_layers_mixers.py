@@ -1,32 +1,17 @@
-"""What every mixer must do. A later mixer is one more row of MIXERS."""
+"""What every mixer must do. A later mixer adds its specs in `support/mixers`."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from glassbox.core.config import Spec
-from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw, Initializes
 from glassbox.models.block import build
 from glassbox.models.causal_lm import positions_in_documents
+from support.mixers import SIZE, all_mixers
 
-SIZE = 12
-MIXERS: dict[str, Spec] = {
-    "multi-head, no positions": GroupedQuery(num_heads=3),
-    "multi-head": GroupedQuery(num_heads=3, positions=Rotary()),
-    "grouped": GroupedQuery(num_heads=6, num_kv_heads=2, positions=Rotary(base=100.0)),
-    "multi-query, biases": GroupedQuery(
-        num_heads=3, num_kv_heads=1, positions=Rotary(), qkv_bias=True, output_bias=True
-    ),
-    "own head_dim, partial, interleaved": GroupedQuery(
-        num_heads=5,
-        num_kv_heads=5,
-        head_dim=6,
-        positions=Rotary(fraction=0.7, layout="interleaved"),
-    ),
-}
+MIXERS = all_mixers()
 # float64: kernels of different shapes sum in another order
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-10}
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from glassbox.core.errors import UserError
 from glassbox.inference.wave import evaluating
 from glassbox.models.causal_lm import CausalLM
-from glassbox.ops.cross_entropy import linear_token_log_probs
 
 BATCH_TOKENS = 4096
 
@@ -124,6 +123,6 @@ def _score(
     ragged = None if bool((lengths == longest).all()) else lengths.to(device)
     hidden = model.hidden_states(ids.to(device), lengths=ragged)
     chosen = hidden[torch.cat(rows).to(device), torch.cat(columns).to(device)]
-    scores = linear_token_log_probs(chosen, model.output_weight, torch.cat(targets).to(device))
+    scores = model.token_log_probs(chosen, torch.cat(targets).to(device))
     values = scores.to("cpu", torch.float64).numpy()
     return np.split(values, np.cumsum([len(target) for target in targets])[:-1])

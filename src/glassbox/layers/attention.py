@@ -56,6 +56,11 @@ class GroupedQuery(Spec):
         """K: the key/value heads, H where none are named."""
         return self.num_kv_heads or self.num_heads
 
+    def resolve(self, hidden_size: int) -> GroupedQuery:
+        """The same layer with every default spelled out."""
+        head_dim = self.resolved_head_dim(hidden_size)
+        return self.model_copy(update={"num_kv_heads": self.kv_heads, "head_dim": head_dim})
+
     def resolved_head_dim(self, hidden_size: int) -> int:
         """Dh: as given, or hidden_size / num_heads. Raises ValueError where that is no whole number."""
         if self.head_dim is not None:

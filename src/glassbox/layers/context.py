@@ -17,6 +17,33 @@ from glassbox.ops.rotary import rotary_frequencies, rotary_tables
 
 
 @dataclass
+class Auxiliary:
+    """What layers have to say beside their output, collected over one pass of a model.
+
+    losses: name -> one scalar a layer, already times its weight: the mean over this pass's tokens,
+        so that the objective adds `total_loss` times its own weight.
+    measures: name -> one tensor a layer (the tokens each expert received, ...), detached.
+    Layers add to it only where a caller asked for it: `context.auxiliary` is None otherwise.
+    """
+
+    losses: dict[str, list[Tensor]] = field(default_factory=dict)
+    measures: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add_loss(self, name: str, value: Float[Tensor, ""]) -> None:
+        """Add one layer's weighted loss."""
+        self.losses.setdefault(name, []).append(value)
+
+    def add_measure(self, name: str, value: Tensor) -> None:
+        """Add one layer's measurement."""
+        self.measures.setdefault(name, []).append(value.detach())
+
+    def total_loss(self) -> Float[Tensor, ""] | None:
+        """The sum of all layers' losses, or None where no layer had one."""
+        values = [value for layer in self.losses.values() for value in layer]
+        return torch.stack(values).sum() if values else None
+
+
+@dataclass
 class Context:
     """Where each token stands.
 
@@ -27,6 +54,7 @@ class Context:
     lengths: (B,), how many tokens of each row are real; None where all are. Attention needs it not
         (padding stands behind, out of sight), mixers with a running state do.
     key_length: S, how many slots of the cache may be looked at; None without a state.
+    auxiliary: where layers put losses and measurements of their own; None where nobody asked.
 
     Raises ValueError for documents together with a state: positions that start anew would write
     two documents into the same slots.
@@ -36,6 +64,7 @@ class Context:
     documents: Int[Tensor, "B T"] | None = None
     lengths: Int[Tensor, " B"] | None = None
     key_length: int | None = None
+    auxiliary: Auxiliary | None = field(default=None, repr=False)
     _mask: Tensor | None = field(default=None, repr=False)
     _tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False

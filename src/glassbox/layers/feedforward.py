@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from glassbox.core.config import Spec
+from glassbox.layers.context import Context
 from glassbox.layers.linear import Linear
 from glassbox.ops.activations import gelu, swiglu
 
@@ -39,7 +40,9 @@ class GeluLayer(nn.Module):
         self.up = Linear(hidden_size, spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], context: Context | None = None
+    ) -> Float[Tensor, "B T D"]:
         """Widen, bend, narrow."""
         return self.down(gelu(self.up(x), tanh=self.tanh))
 
@@ -52,6 +55,8 @@ class SwiGluLayer(nn.Module):
         self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], context: Context | None = None
+    ) -> Float[Tensor, "B T D"]:
         """Widen twice, gate, narrow."""
         return self.down(swiglu(self.gate_up(x)))

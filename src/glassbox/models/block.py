@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from glassbox.layers.attention import GroupedQuery, GroupedQueryAttention
 from glassbox.layers.context import Context
 from glassbox.layers.feedforward import Gelu, GeluLayer, SwiGlu, SwiGluLayer
 from glassbox.layers.norms import LayerNorm, LayerNormLayer, RmsNorm, RmsNormLayer
+from glassbox.layers.state import State
 from glassbox.models.config import BlockSpec
 
 MODULES: dict[type[Spec], Callable[[Any, int], nn.Module]] = {
@@ -26,53 +28,95 @@ MODULES: dict[type[Spec], Callable[[Any, int], nn.Module]] = {
 }
 
 
-class State(Protocol):
-    """What a mixer keeps of the tokens so far: a cache, or a running state of fixed size."""
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch, in this order."""
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory held."""
-
-
 def build(spec: Spec, hidden_size: int) -> nn.Module:
     """The module of a spec."""
     return MODULES[type(spec)](spec, hidden_size)
 
 
-class Block(nn.Module):
-    """x + mixer(norm(x)), then x + ffn(norm(x)): the pre-norm residual layout.
+@dataclass
+class BlockState:
+    """What one block keeps of the tokens so far; only a feed-forward that shifts tokens has a part."""
 
-    Source: Radford et al. 2019, section 2.3; Xiong et al., arXiv:2002.04745.
+    mixer: State
+    ffn: State | None = None
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch, in this order."""
+        self.mixer.reorder(rows)
+        if self.ffn is not None:
+            self.ffn.reorder(rows)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory held."""
+        return self.mixer.cache_bytes + (0 if self.ffn is None else self.ffn.cache_bytes)
+
+
+class Block(nn.Module):
+    """A mixer and a feed-forward on the residual stream, in the layout that `BlockSpec` names.
+
+    Source: pre Radford et al. 2019, section 2.3; post (norm of the branch's output, not of the sum)
+    OLMo 2, arXiv:2501.00656; sandwich Gemma 2, arXiv:2408.00118; parallel GPT-J and GPT-NeoX,
+    arXiv:2204.06745. Tested against: transformers, by the families that use each.
     """
 
     def __init__(self, spec: BlockSpec, hidden_size: int, dropout: float) -> None:
         super().__init__()
+        self.residual = spec.residual
+        self.scale = spec.residual_scale
         self.dropout = dropout
-        self.mixer_norm = build(spec.norm, hidden_size)
+        before, after = spec.residual != "post", spec.residual in ("post", "sandwich")
+        has_ffn = spec.ffn is not None
+
+        def norm(wanted: bool) -> nn.Module | None:
+            return build(spec.norm, hidden_size) if wanted else None
+
+        self.mixer_norm = norm(before)
         self.mixer = build(spec.mixer, hidden_size)
-        self.ffn_norm = None if spec.ffn is None else build(spec.norm, hidden_size)
+        self.mixer_out_norm = norm(after)
+        self.ffn_norm = norm(before and has_ffn and not spec.shared_norm)
         self.ffn = None if spec.ffn is None else build(spec.ffn, hidden_size)
+        self.ffn_out_norm = norm(after and has_ffn)
 
     def forward(
-        self, hidden: Float[Tensor, "B T D"], context: Context, state: State | None = None
+        self, hidden: Float[Tensor, "B T D"], context: Context, state: BlockState | None = None
     ) -> Float[Tensor, "B T D"]:
         """Both branches, each added to the residual stream."""
-        hidden = hidden + self._drop(self.mixer(self.mixer_norm(hidden), context, state))
-        if self.ffn is not None and self.ffn_norm is not None:
-            hidden = hidden + self._drop(self.ffn(self.ffn_norm(hidden)))
-        return hidden
+        normed = hidden if self.mixer_norm is None else self.mixer_norm(hidden)
+        mixed = self.mixer(normed, context, None if state is None else state.mixer)
+        middle = hidden + self._branch(mixed, self.mixer_out_norm)
+        if self.ffn is None:
+            return middle
+        source = hidden if self.residual == "parallel" else middle
+        if self.ffn_norm is not None:
+            normed = self.ffn_norm(source)
+        elif self.residual == "post":
+            normed = source  # where a parallel block shares its norm, `normed` is the mixer's
+        if state is not None and state.ffn is not None:
+            changed = self.ffn(normed, context, state.ffn)
+        else:
+            changed = self.ffn(normed, context)
+        return middle + self._branch(changed, self.ffn_out_norm)
 
-    def _drop(self, branch: Tensor) -> Tensor:
-        if self.dropout == 0 or not self.training:
-            return branch
-        return F.dropout(branch, self.dropout)
+    def _branch(self, branch: Tensor, norm: nn.Module | None) -> Tensor:
+        if norm is not None:
+            branch = norm(branch)
+        if self.scale != 1.0:
+            branch = branch * self.scale
+        if self.dropout and self.training:
+            branch = F.dropout(branch, self.dropout)
+        return branch
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
-    ) -> State:
-        """An empty state of this block's mixer."""
+    ) -> BlockState:
+        """An empty state of this block's mixer, and of its feed-forward where that keeps one."""
         mixer: Any = self.mixer
-        return mixer.init_state(batch_size, max_length, device=device, dtype=dtype)
+        ffn: Any = self.ffn
+        size = (batch_size, max_length)
+        return BlockState(
+            mixer.init_state(*size, device=device, dtype=dtype),
+            ffn.init_state(*size, device=device, dtype=dtype)
+            if hasattr(ffn, "init_state")
+            else None,
+        )

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glassbox.core.errors import UserError
-from glassbox.layers.context import Context
+from glassbox.layers.context import Auxiliary, Context
 from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
-from glassbox.models.block import Block, State, build
+from glassbox.models.block import Block, BlockState, build
 from glassbox.models.config import ModelConfig
+from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
 
 
 class CausalLM(nn.Module):
@@ -31,9 +32,16 @@ class CausalLM(nn.Module):
         self.position_embedding = (
             Embedding(config.context_length, size) if config.learned_positions else None
         )
+        self.embedding_norm = (
+            None if config.embedding_norm is None else build(config.embedding_norm, size)
+        )
         self.blocks = nn.ModuleList(Block(spec, size, config.dropout) for spec in config.layers())
         self.final_norm = build(config.final_norm, size)
-        self.head = None if config.tie_embeddings else Linear(size, config.vocab_size)
+        self.head = (
+            None
+            if config.tie_embeddings
+            else Linear(size, config.vocab_size, bias=config.head_bias)
+        )
         self.initialize()
 
     @torch.no_grad()
@@ -57,6 +65,11 @@ class CausalLM(nn.Module):
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
+    def output_bias(self) -> Float[Tensor, " V"] | None:
+        """What is added to the logits, where the model has it."""
+        return None if self.head is None else self.head.bias
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embedding.weight.device
@@ -68,7 +81,7 @@ class CausalLM(nn.Module):
 
     def init_state(
         self, batch_size: int, max_length: int, dtype: torch.dtype | None = None
-    ) -> list[State]:
+    ) -> list[BlockState]:
         """One empty state a layer, for up to `max_length` tokens in each of `batch_size` rows."""
         dtype = self.embedding.weight.dtype if dtype is None else dtype
         return [
@@ -83,10 +96,11 @@ class CausalLM(nn.Module):
         positions: Int[Tensor, "#B T"] | None = None,
         documents: Int[Tensor, "B T"] | None = None,
         lengths: Int[Tensor, " B"] | None = None,
-        state: list[State] | None = None,
+        state: list[BlockState] | None = None,
         key_length: int | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Final-norm outputs, from which `logits` or a fused loss goes on.
+        """Final-norm outputs times `logit_scale`, from which `logits` or a fused loss goes on.
 
         positions count from each document's start (0, 1, 2, ... unless given). With `documents`,
         several are packed in a row and none sees another. With `state`, `positions` are also cache
@@ -113,19 +127,46 @@ class CausalLM(nn.Module):
             documents=documents,
             lengths=lengths,
             key_length=None if state is None else key_length,
+            auxiliary=auxiliary,
         )
         hidden = self.embedding(ids)
+        if self.config.embedding_scale != 1.0:
+            hidden = hidden * self.config.embedding_scale
         if self.position_embedding is not None:
             hidden = hidden + self.position_embedding(positions)
+        if self.embedding_norm is not None:
+            hidden = self.embedding_norm(hidden)
         if self.config.dropout and self.training:
             hidden = F.dropout(hidden, self.config.dropout)
         for index, block in enumerate(self.blocks):
             hidden = block(hidden, context, None if state is None else state[index])
-        return self.final_norm(hidden)
+        hidden = self.final_norm(hidden)
+        return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
 
     def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
-        """Scores of every token of the vocabulary."""
-        return F.linear(hidden, self.output_weight)
+        """Scores of every token of the vocabulary, from what `hidden_states` returned."""
+        logits = F.linear(hidden, self.output_weight, self.output_bias)
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def cross_entropy(
+        self,
+        hidden: Float[Tensor, "*shape D"],
+        targets: Int[Tensor, "*shape"],
+        weights: Float[Tensor, "*shape"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Summed -w log p(target) from what `hidden_states` returned, the logits never all existing."""
+        return linear_cross_entropy(hidden, self.output_weight, targets, weights)
+
+    def token_log_probs(
+        self,
+        hidden: Float[Tensor, "*shape D"],
+        targets: Int[Tensor, "*shape"],
+        *,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "*shape"]:
+        """log p(target) a position from what `hidden_states` returned, zero where IGNORE."""
+        return linear_token_log_probs(hidden, self.output_weight, targets, temperature=temperature)
 
     def forward(
         self,
@@ -134,7 +175,7 @@ class CausalLM(nn.Module):
         positions: Int[Tensor, "#B T"] | None = None,
         documents: Int[Tensor, "B T"] | None = None,
         lengths: Int[Tensor, " B"] | None = None,
-        state: list[State] | None = None,
+        state: list[BlockState] | None = None,
         key_length: int | None = None,
     ) -> Float[Tensor, "B T V"]:
         """Logits of the next token at every position; the arguments are those of `hidden_states`."""

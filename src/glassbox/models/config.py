@@ -11,17 +11,31 @@ from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.feedforward import Gelu, SwiGlu
 from glassbox.layers.norms import LayerNorm, RmsNorm
 
+Mixer = GroupedQuery  # a second one makes this a union, discriminated on `kind`
 FeedForward = Annotated[Gelu | SwiGlu, Field(discriminator="kind")]
 Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]
 
 
 class BlockSpec(Spec):
-    """One block: a mixer over time, then a feed-forward over channels, each on the residual stream."""
+    """One block: a mixer over time, then a feed-forward over channels, each on the residual stream.
 
-    mixer: GroupedQuery
+    residual, with f a branch and n its norm (the second one for sandwich):
+    pre x + f(n(x)); post x + n(f(x)); sandwich x + n2(f(n(x)));
+    parallel x + mixer(n(x)) + ffn(n2(x)), or of one shared norm with `shared_norm`.
+    """
+
+    mixer: Mixer
     ffn: FeedForward | None
     norm: Norm = RmsNorm()
-    residual: Literal["pre"] = "pre"
+    residual: Literal["pre", "post", "sandwich", "parallel"] = "pre"
+    shared_norm: bool = Field(False, description="parallel only: both branches read one norm")
+    residual_scale: float = Field(1.0, gt=0, description="times each branch before it is added")
+
+    @model_validator(mode="after")
+    def _norms_fit(self) -> BlockSpec:
+        if self.shared_norm and self.residual != "parallel":
+            raise ValueError(f"shared_norm needs residual = parallel, not '{self.residual}'")
+        return self
 
 
 class Repeat(Spec):
@@ -57,13 +71,20 @@ class ModelConfig(Spec):
     )
     final_norm: Norm = RmsNorm()
     tie_embeddings: bool = True
+    embedding_norm: Norm | None = Field(None, description="on the embedding, as BLOOM")
+    embedding_scale: float = Field(1.0, gt=0, description="times the token embedding")
+    logit_scale: float = Field(1.0, gt=0, description="times the logits")
+    logit_softcap: float | None = Field(None, gt=0, description="c: logits become c tanh(logits/c)")
+    head_bias: bool = Field(False, description="a bias on the logits; not with tied embeddings")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the embedding and each residual branch")
     init: Initialization = Initialization()
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:
         for repeat in self.blocks:
-            repeat.block.mixer.resolved_head_dim(self.hidden_size)
+            repeat.block.mixer.resolve(self.hidden_size)
+        if self.head_bias and self.tie_embeddings:
+            raise ValueError("head_bias = true needs tie_embeddings = false")
         return self
 
     def layers(self) -> list[BlockSpec]:

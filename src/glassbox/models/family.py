@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,9 +26,11 @@ class WeightRule:
     """One tensor of ours and the tensors of theirs that it is made of.
 
     Ours is cut along its first axis into `sizes` rows; each part, transposed where `transpose`,
-    is one of `theirs`. The map is linear and loses nothing, so it carries gradients as well.
+    is one of `theirs`. The map is linear and loses nothing, so it carries gradients as well. A
+    subclass maps otherwise, and says in `views` whether its parts are views of ours.
     """
 
+    views: ClassVar[bool] = True
     ours: str
     theirs: tuple[str, ...]
     sizes: tuple[int, ...] = ()
@@ -136,12 +138,8 @@ def canonical(config: ModelConfig) -> ModelConfig:
     """
     repeats: list[Repeat] = []
     for layer in config.layers():
-        mixer = layer.mixer
-        sizes = {
-            "num_kv_heads": mixer.kv_heads,
-            "head_dim": mixer.resolved_head_dim(config.hidden_size),
-        }
-        spec = layer.model_copy(update={"mixer": mixer.model_copy(update=sizes)})
+        mixer = layer.mixer.resolve(config.hidden_size)
+        spec = layer.model_copy(update={"mixer": mixer})
         if repeats and repeats[-1].block == spec:
             repeats[-1] = Repeat(block=spec, times=repeats[-1].times + 1)
         else:

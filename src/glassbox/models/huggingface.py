@@ -169,6 +169,9 @@ def _fill(model: CausalLM, folder: Path, *, allocate_on: torch.device | None) ->
             own = model.state_dict()
         with torch.no_grad():
             for rule in rules:
+                if not rule.views:
+                    own[rule.ours].copy_(rule.join([files.get(stored[n]) for n in rule.theirs]))
+                    continue
                 for name, part in rule.split(own[rule.ours]).items():
                     part.copy_(files.get(stored[name]))
 

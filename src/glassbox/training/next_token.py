@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glassbox.data.loader import TokenBatch
 from glassbox.models.causal_lm import CausalLM
-from glassbox.ops.cross_entropy import IGNORE, linear_cross_entropy
+from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.protocols import ObjectiveOutput
 
 
@@ -18,5 +18,5 @@ class NextToken:
     def __call__(self, model: CausalLM, batch: TokenBatch) -> ObjectiveOutput:
         """Loss of one packed batch, the logits made chunk by chunk."""
         hidden = model.hidden_states(batch.ids, documents=batch.documents)
-        loss = linear_cross_entropy(hidden, model.output_weight, batch.targets)
+        loss = model.cross_entropy(hidden, batch.targets)
         return ObjectiveOutput(loss, weight=(batch.targets != IGNORE).sum())

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.models.causal_lm import CausalLM
-from glassbox.ops.cross_entropy import IGNORE, linear_token_log_probs
+from glassbox.ops.cross_entropy import IGNORE
 
 
 def answer_log_probs(
@@ -25,9 +25,8 @@ def answer_log_probs(
     """
     hidden = model.hidden_states(ids)
     wanted = (targets.reshape(-1) != IGNORE).nonzero().squeeze(1)
-    scored = linear_token_log_probs(
+    scored = model.token_log_probs(
         hidden.reshape(-1, hidden.shape[-1]).index_select(0, wanted),
-        model.output_weight,
         targets.reshape(-1).index_select(0, wanted),
         temperature=temperature,
     )

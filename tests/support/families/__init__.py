@@ -1,0 +1,26 @@
+"""Tiny configs of every family, in Hugging Face's words: a module here adds its own in CASES."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tiny config in Hugging Face's words."""
+
+    model_type: str
+    words: dict[str, Any] = field(default_factory=dict)
+
+
+def all_cases() -> dict[str, Case]:
+    """name -> case, of all modules of this package."""
+    found: dict[str, Case] = {}
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
+        cases = importlib.import_module(f"{__name__}.{module.name}").CASES
+        assert not found.keys() & cases.keys()
+        found |= cases
+    return found

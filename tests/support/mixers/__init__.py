@@ -1,0 +1,21 @@
+"""Every mixer that the common tests hold: a module here adds its own by naming specs in MIXERS."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from glassbox.core.config import Spec
+
+SIZE = 12
+"""hidden_size of the common tests."""
+
+
+def all_mixers() -> dict[str, Spec]:
+    """name -> spec, of all modules of this package."""
+    found: dict[str, Spec] = {}
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
+        mixers = importlib.import_module(f"{__name__}.{module.name}").MIXERS
+        assert not found.keys() & mixers.keys()
+        found |= mixers
+    return found
