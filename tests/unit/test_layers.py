@@ -8,7 +8,16 @@ from torch import nn
 
 from glassbox.layers.attention import GroupedQuery, GroupedQueryAttention, KeyValueState, Rotary
 from glassbox.layers.context import Context
-from glassbox.layers.feedforward import Gelu, GeluLayer, SwiGlu, SwiGluLayer
+from glassbox.layers.feedforward import (
+    GeGlu,
+    GeGluLayer,
+    Gelu,
+    GeluLayer,
+    Relu2,
+    Relu2Layer,
+    SwiGlu,
+    SwiGluLayer,
+)
 from glassbox.layers.linear import Embedding, Linear
 
 
@@ -48,12 +57,18 @@ def test_embedding_is_torchs_also_where_ids_repeat():
 def test_feed_forward_layers_are_their_formulas(bias):
     gelu = GeluLayer(Gelu(size=7, tanh=False, bias=bias), 4)
     swiglu = SwiGluLayer(SwiGlu(size=7, bias=bias), 4)
-    for parameter in [*gelu.parameters(), *swiglu.parameters()]:
-        nn.init.normal_(parameter)
+    geglu = GeGluLayer(GeGlu(size=7, tanh=False, bias=bias), 4)
+    relu2 = Relu2Layer(Relu2(size=7, bias=bias), 4)
+    for layer in (gelu, swiglu, geglu, relu2):
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter)
     x = torch.randn(2, 3, 4)
     torch.testing.assert_close(gelu(x), gelu.down(nn.GELU()(gelu.up(x))))
     gate, up = swiglu.gate_up(x)[..., :7], swiglu.gate_up(x)[..., 7:]
     torch.testing.assert_close(swiglu(x), swiglu.down(nn.SiLU()(gate) * up))
+    gate, up = geglu.gate_up(x)[..., :7], geglu.gate_up(x)[..., 7:]
+    torch.testing.assert_close(geglu(x), geglu.down(nn.GELU()(gate) * up))
+    torch.testing.assert_close(relu2(x), relu2.down(nn.ReLU()(relu2.up(x)) ** 2))
 
 
 def test_masks_and_tables_are_made_once_a_pass_not_once_a_layer():

@@ -10,7 +10,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glassbox.ops.activations import gelu, gelu_plain, silu, silu_plain, swiglu, swiglu_plain
+from glassbox.ops.activations import (
+    geglu,
+    geglu_plain,
+    gelu,
+    gelu_plain,
+    relu2,
+    relu2_plain,
+    silu,
+    silu_plain,
+    swiglu,
+    swiglu_plain,
+)
 from glassbox.ops.norms import layer_norm, layer_norm_plain, rms_norm, rms_norm_plain
 from glassbox.ops.rotary import (
     apply_rotary,
@@ -60,15 +71,23 @@ def double(*shape: int) -> torch.Tensor:
         (lambda x: gelu(x, tanh=True), lambda x: gelu_plain(x, tanh=True)),
         (silu, silu_plain),
         (swiglu, lambda x: swiglu_plain(*x.chunk(2, -1))),
+        (geglu, lambda x: geglu_plain(*x.chunk(2, -1))),
+        (
+            lambda x: geglu(x, tanh=False),
+            lambda x: F.gelu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
+        ),
+        (relu2, relu2_plain),
+        (relu2_plain, lambda x: F.relu(x) ** 2),
     ],
 )
 def test_functions_and_gradients(ours, reference):
     compare(ours, reference, 3 * double(4, 5, 8), **EXACT)
 
 
-def test_swiglu_of_a_strided_input_and_gradient():
+@pytest.mark.parametrize(("fast", "plain"), [(swiglu, swiglu_plain), (geglu, geglu_plain)])
+def test_gated_products_of_a_strided_input_and_gradient(fast, plain):
     x = double(8, 6).t()
-    compare(swiglu, lambda x: swiglu_plain(*x.chunk(2, -1)), x, **EXACT)
+    compare(fast, lambda x: plain(*x.chunk(2, -1)), x, **EXACT)
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=8), st.floats(-1e4, 1e4))
@@ -131,9 +150,12 @@ def test_norms_plain_against_torch():
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
 def test_norms_fast_against_plain(shape):
     x, w, b = double(*shape), double(5), double(5)
-    compare(
-        lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: rms_norm_plain(x, w, 1e-5), x, w, **EXACT
-    )
+    for offset in (False, True):
+        compare(
+            lambda x, w, offset=offset: rms_norm(x, w, 1e-5, offset=offset),
+            lambda x, w, offset=offset: rms_norm_plain(x, w, 1e-5, offset=offset),
+            x, w, **EXACT,
+        )  # fmt: skip
     for bias in (b, None):
         compare(
             lambda x, w, bias=bias: layer_norm(x, w, bias, 1e-5),
@@ -164,11 +186,22 @@ def test_rms_norm_in_bfloat16_keeps_statistics_in_float32(norm):
     torch.testing.assert_close(result.float(), exact, rtol=2**-8, atol=0)
 
 
+def test_one_plus_w_keeps_its_digits_in_bfloat16():
+    """1 + 2^-9 is no bfloat16 number: added before widening, the weight would be lost."""
+    x, w = torch.randn(4, 64).bfloat16(), torch.full((64,), 2.0**-9).bfloat16()
+    exact = rms_norm_plain(x.float(), 1 + w.float(), 1e-6).bfloat16()
+    for norm in (rms_norm, rms_norm_plain):
+        assert torch.equal(norm(x, w, 1e-6, offset=True), exact)
+        assert not torch.equal(norm(x, torch.zeros_like(w), 1e-6, offset=True), exact)
+
+
 def test_fast_functions_refuse_a_second_derivative():
     """They would be wrong in silence: their backward passes are not recorded."""
     cos, sin = rotary_tables(torch.arange(3), rotary_frequencies(4, 10.0))
     for function in (
         swiglu,
+        geglu,
+        relu2,
         lambda x: rms_norm(x, torch.ones(4), 1e-5),
         lambda x: apply_rotary(x, cos, sin),
     ):

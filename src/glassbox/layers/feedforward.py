@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.linear import Linear
-from glassbox.ops.activations import gelu, swiglu
+from glassbox.ops.activations import geglu, gelu, relu2, swiglu
 
 
 class Gelu(Spec):
@@ -27,6 +27,23 @@ class SwiGlu(Spec):
     """down(silu(gate(x)) * up(x)): Llama's gated perceptron. Source: arXiv:2002.05202."""
 
     kind: Literal["swiglu"] = "swiglu"
+    size: int = Field(gt=0, description="width of the middle, F")
+    bias: bool = False
+
+
+class GeGlu(Spec):
+    """down(gelu(gate(x)) * up(x)): Gemma's gated perceptron. Source: arXiv:2002.05202."""
+
+    kind: Literal["geglu"] = "geglu"
+    size: int = Field(gt=0, description="width of the middle, F")
+    tanh: bool = Field(True, description="the tanh form, as Gemma, or the exact one")
+    bias: bool = False
+
+
+class Relu2(Spec):
+    """down(relu(up(x))^2): a sparse middle, cheap to compute. Source: arXiv:2109.08668."""
+
+    kind: Literal["relu2"] = "relu2"
     size: int = Field(gt=0, description="width of the middle, F")
     bias: bool = False
 
@@ -60,3 +77,34 @@ class SwiGluLayer(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Widen twice, gate, narrow."""
         return self.down(swiglu(self.gate_up(x)))
+
+
+class GeGluLayer(nn.Module):
+    """Module of `GeGlu`; gate and up are one matrix, (2F, D), so that they are one product."""
+
+    def __init__(self, spec: GeGlu, hidden_size: int) -> None:
+        super().__init__()
+        self.tanh = spec.tanh
+        self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
+        self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], context: Context | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Widen twice, gate, narrow."""
+        return self.down(geglu(self.gate_up(x), tanh=self.tanh))
+
+
+class Relu2Layer(nn.Module):
+    """Module of `Relu2`."""
+
+    def __init__(self, spec: Relu2, hidden_size: int) -> None:
+        super().__init__()
+        self.up = Linear(hidden_size, spec.size, bias=spec.bias)
+        self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], context: Context | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Widen, cut at zero and square, narrow."""
+        return self.down(relu2(self.up(x)))

@@ -19,6 +19,9 @@ class RmsNorm(Spec):
 
     kind: Literal["rms_norm"] = "rms_norm"
     eps: float = Field(1e-5, gt=0)
+    offset: bool = Field(
+        False, description="the factor is 1 + w, and w starts at zero, as in Gemma"
+    )
 
 
 class LayerNorm(Spec):
@@ -30,20 +33,21 @@ class LayerNorm(Spec):
 
 
 class RmsNormLayer(nn.Module):
-    """Module of `RmsNorm`; its weight starts at one."""
+    """Module of `RmsNorm`; its factor starts at one."""
 
     def __init__(self, spec: RmsNorm, size: int) -> None:
         super().__init__()
         self.eps = spec.eps
-        self.weight = nn.Parameter(torch.ones(size))
+        self.offset = spec.offset
+        self.weight = nn.Parameter(torch.zeros(size) if spec.offset else torch.ones(size))
 
     def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
         """Normalise the last axis."""
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps, offset=self.offset)
 
     def initialize(self, draw: Draw) -> None:
-        """Weight one."""
-        nn.init.ones_(self.weight)
+        """Factor one."""
+        nn.init.constant_(self.weight, 0.0 if self.offset else 1.0)
 
 
 class LayerNormLayer(nn.Module):

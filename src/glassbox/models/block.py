@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.attention import GroupedQuery, GroupedQueryAttention
 from glassbox.layers.context import Context
-from glassbox.layers.feedforward import Gelu, GeluLayer, SwiGlu, SwiGluLayer
+from glassbox.layers.feedforward import (
+    GeGlu,
+    GeGluLayer,
+    Gelu,
+    GeluLayer,
+    Relu2,
+    Relu2Layer,
+    SwiGlu,
+    SwiGluLayer,
+)
 from glassbox.layers.norms import LayerNorm, LayerNormLayer, RmsNorm, RmsNormLayer
 from glassbox.layers.state import State
 from glassbox.models.config import BlockSpec
@@ -23,6 +32,8 @@ MODULES: dict[type[Spec], Callable[[Any, int], nn.Module]] = {
     GroupedQuery: GroupedQueryAttention,
     Gelu: GeluLayer,
     SwiGlu: SwiGluLayer,
+    GeGlu: GeGluLayer,
+    Relu2: Relu2Layer,
     RmsNorm: RmsNormLayer,
     LayerNorm: LayerNormLayer,
 }

@@ -10,14 +10,19 @@ from torch.autograd.function import once_differentiable
 
 
 def rms_norm_plain(
-    x: Float[Tensor, "*shape D"], weight: Float[Tensor, " D"], eps: float
+    x: Float[Tensor, "*shape D"], weight: Float[Tensor, " D"], eps: float, *, offset: bool = False
 ) -> Float[Tensor, "*shape D"]:
     """Scale to unit root mean square: w * x / sqrt(mean(x^2) + eps), computed in float32 or wider.
 
-    Source: Zhang and Sennrich, arXiv:1910.07467. Tested against: transformers LlamaRMSNorm.
+    With `offset` the factor is 1 + w, so that weight decay draws it to one, not to nothing (Gemma);
+    it is multiplied before the result is narrowed to x's dtype, as 1 + w has more digits than w.
+    Source: Zhang and Sennrich, arXiv:1910.07467. Tested against: transformers LlamaRMSNorm and
+    Gemma2RMSNorm.
     """
     wide = x if x.dtype == torch.float64 else x.float()
     scale = torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + eps)
+    if offset:
+        return (wide * scale * (1 + weight.to(wide.dtype))).to(x.dtype)
     return weight.to(x.dtype) * (wide * scale).to(x.dtype)
 
 
@@ -48,18 +53,21 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def rms_norm(
-    x: Float[Tensor, "*shape D"], weight: Float[Tensor, " D"], eps: float
+    x: Float[Tensor, "*shape D"], weight: Float[Tensor, " D"], eps: float, *, offset: bool = False
 ) -> Float[Tensor, "*shape D"]:
     """`rms_norm_plain`, lean: one hand-written derivative on the CPU, torch's fused kernel elsewhere.
 
     First derivatives only. Tested against: `rms_norm_plain`.
     """
     if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
-        return rms_norm_plain(x, weight, eps)
-    if x.device.type != "cpu":
+        return rms_norm_plain(x, weight, eps, offset=offset)
+    if x.device.type != "cpu" and not offset:
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
     wide = x if x.dtype == torch.float64 else x.float()
-    normal: Tensor = _RmsNorm.apply(wide, weight.to(wide.dtype), eps)
+    factor = weight.to(wide.dtype) + 1 if offset else weight.to(wide.dtype)
+    if x.device.type != "cpu":
+        return F.rms_norm(wide, (x.shape[-1],), factor, eps).to(x.dtype)
+    normal: Tensor = _RmsNorm.apply(wide, factor, eps)
     return normal.to(x.dtype)
 
 
