@@ -136,6 +136,26 @@ def test_tied_and_untied_heads():
     assert sum(state.cache_bytes for state in tied.init_state(3, 10)) == 2 * 2 * 3 * 2 * 10 * 6 * 4
 
 
+def test_losses_of_capped_and_biased_logits_are_those_of_the_logits():
+    config = {"logit_softcap": 2.0, "head_bias": True, "logit_scale": 3.0, "tie_embeddings": False}
+    model = CausalLM(LLAMA.model_copy(update={**config, "init": Initialization(std=0.5)})).double()
+    torch.nn.init.normal_(model.head.bias)
+    ids = ids_of(2, 9)
+    hidden = model.hidden_states(ids)
+    logits = model.logits(hidden)
+    assert 1.5 < float(logits.abs().max()) < 2.0
+    log_probs = logits.log_softmax(-1).gather(-1, ids[..., None]).squeeze(-1)
+    torch.testing.assert_close(model.token_log_probs(hidden, ids), log_probs)
+    loss = model.cross_entropy(hidden, ids)
+    torch.testing.assert_close(loss, -log_probs.sum())
+    z = model.cross_entropy(hidden, ids, z_loss=0.1) - loss
+    torch.testing.assert_close(z, 0.1 * logits.logsumexp(-1).pow(2).sum())
+    fused = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    plain = torch.autograd.grad(-log_probs.sum(), list(model.parameters()))
+    for a, b in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_a_config_is_data():
     assert HYBRID.num_layers == 3
     assert [layer.ffn is None for layer in HYBRID.layers()] == [True, False, False]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glassbox.ops.activations import soft_cap
 from glassbox.ops.cross_entropy import (
     IGNORE,
     cross_entropy_plain,
@@ -53,6 +54,85 @@ def test_plain_against_torch(ignored):
                 x.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
             ),
             logits,
+        ),
+    )
+
+
+def head_of(hidden, weight, bias, softcap):
+    logits = hidden @ weight.T if bias is None else hidden @ weight.T + bias
+    return logits if softcap is None else soft_cap(logits, softcap)
+
+
+def test_z_loss_against_torch():
+    hidden, weight, targets, weights = problem(ignored=0.0)
+    logits = hidden @ weight.T
+
+    def by_torch(x):
+        losses = F.cross_entropy(x.flatten(0, 1), targets.flatten(), reduction="none")
+        return ((losses + 0.1 * x.flatten(0, 1).logsumexp(-1) ** 2) * weights.flatten()).sum()
+
+    same(
+        with_gradients(lambda x: cross_entropy_plain(x, targets, weights, z_loss=0.1), logits),
+        with_gradients(by_torch, logits),
+    )
+
+
+@given(
+    chunk=st.integers(1, 12),
+    ignored=st.sampled_from([0.0, 0.4, 1.0]),
+    weighted=st.booleans(),
+    biased=st.booleans(),
+    softcap=st.sampled_from([None, 1.5, 30.0]),
+    z_loss=st.sampled_from([0.0, 0.3]),
+)
+@settings(max_examples=60, deadline=None)
+def test_fused_loss_with_bias_cap_and_z_against_plain(
+    chunk, ignored, weighted, biased, softcap, z_loss
+):
+    hidden, weight, targets, weights = problem((5, 2), ignored=ignored)
+    scale = weights if weighted else None
+    leaves = [hidden, weight, *([torch.linspace(-1, 1, 7).double()] if biased else [])]
+    same(
+        with_gradients(
+            lambda h, w, b=None: linear_cross_entropy(
+                h, w, targets, scale, bias=b, softcap=softcap, z_loss=z_loss, chunk=chunk
+            ),
+            *leaves,
+        ),
+        with_gradients(
+            lambda h, w, b=None: cross_entropy_plain(
+                head_of(h, w, b, softcap), targets, scale, z_loss=z_loss
+            ),
+            *leaves,
+        ),
+    )
+
+
+@given(
+    chunk=st.integers(1, 12),
+    ignored=st.sampled_from([0.0, 0.4, 1.0]),
+    biased=st.booleans(),
+    softcap=st.sampled_from([None, 1.5, 30.0]),
+    temperature=st.sampled_from([0.5, 1.0]),
+)
+@settings(max_examples=40, deadline=None)
+def test_fused_log_probs_with_bias_and_cap_against_plain(
+    chunk, ignored, biased, softcap, temperature
+):
+    hidden, weight, targets, _ = problem((5, 2), ignored=ignored)
+    leaves = [hidden, weight, *([torch.linspace(-1, 1, 7).double()] if biased else [])]
+    same(
+        with_gradients(
+            lambda h, w, b=None: linear_token_log_probs(
+                h, w, targets, bias=b, softcap=softcap, temperature=temperature, chunk=chunk
+            ),
+            *leaves,
+        ),
+        with_gradients(
+            lambda h, w, b=None: token_log_probs_plain(
+                head_of(h, w, b, softcap) / temperature, targets
+            ),
+            *leaves,
         ),
     )
 
@@ -114,6 +194,12 @@ def test_a_frozen_side_gets_no_gradient_and_the_other_the_same(function):
     only_weight = with_gradients(lambda w: function(hidden, w, targets), weight)
     assert torch.equal(only_hidden[1], both[1])
     assert torch.equal(only_weight[1], both[2])
+    bias = torch.linspace(-1, 1, 7).double()
+    all_three = with_gradients(
+        lambda h, w, b: function(h, w, targets, bias=b), hidden, weight, bias
+    )
+    only_bias = with_gradients(lambda b: function(hidden, weight, targets, bias=b), bias)
+    assert torch.equal(only_bias[1], all_three[3])
 
 
 def test_without_grad_mode_no_gradient_is_made(monkeypatch):

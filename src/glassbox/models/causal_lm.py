@@ -15,6 +15,7 @@ from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
 from glassbox.models.block import Block, BlockState, build
 from glassbox.models.config import ModelConfig
+from glassbox.ops.activations import soft_cap
 from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
 
 
@@ -147,16 +148,29 @@ class CausalLM(nn.Module):
         """Scores of every token of the vocabulary, from what `hidden_states` returned."""
         logits = F.linear(hidden, self.output_weight, self.output_bias)
         cap = self.config.logit_softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return logits if cap is None else soft_cap(logits, cap)
 
     def cross_entropy(
         self,
         hidden: Float[Tensor, "*shape D"],
         targets: Int[Tensor, "*shape"],
         weights: Float[Tensor, "*shape"] | None = None,
+        *,
+        z_loss: float = 0.0,
     ) -> Float[Tensor, ""]:
-        """Summed -w log p(target) from what `hidden_states` returned, the logits never all existing."""
-        return linear_cross_entropy(hidden, self.output_weight, targets, weights)
+        """Summed -w log p(target) from what `hidden_states` returned, the logits never all existing.
+
+        `z_loss` times w (log sum exp logits)^2 is added.
+        """
+        return linear_cross_entropy(
+            hidden,
+            self.output_weight,
+            targets,
+            weights,
+            bias=self.output_bias,
+            softcap=self.config.logit_softcap,
+            z_loss=z_loss,
+        )
 
     def token_log_probs(
         self,
@@ -166,7 +180,14 @@ class CausalLM(nn.Module):
         temperature: float = 1.0,
     ) -> Float[Tensor, "*shape"]:
         """log p(target) a position from what `hidden_states` returned, zero where IGNORE."""
-        return linear_token_log_probs(hidden, self.output_weight, targets, temperature=temperature)
+        return linear_token_log_probs(
+            hidden,
+            self.output_weight,
+            targets,
+            bias=self.output_bias,
+            softcap=self.config.logit_softcap,
+            temperature=temperature,
+        )
 
     def forward(
         self,

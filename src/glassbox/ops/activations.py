@@ -27,6 +27,17 @@ def gelu(x: Float[Tensor, "*shape"], *, tanh: bool = False) -> Float[Tensor, "*s
     return F.gelu(x, approximate="tanh" if tanh else "none")
 
 
+def soft_cap(x: Float[Tensor, "*shape"], cap: float) -> Float[Tensor, "*shape"]:
+    """c tanh(x / c): x itself near zero, never beyond +-c.
+
+    Source: Gemma 2, arXiv:2408.00118, section 2. Tested against: transformers.
+
+    >>> soft_cap(torch.tensor([0.01, 1000.0]), 30.0).tolist()
+    [0.009999999776482582, 30.0]
+    """
+    return cap * torch.tanh(x / cap)
+
+
 def silu_plain(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """x * sigmoid(x), sigmoid(x) = 1 / (1 + exp(-x)). Source: arXiv:1606.08415. Tested against: torch."""
     return x * torch.sigmoid(x)

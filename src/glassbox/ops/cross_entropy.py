@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from glassbox.ops.softmax import log_softmax
+from glassbox.ops.activations import soft_cap
+from glassbox.ops.softmax import log_softmax, log_sum_exp
 
 IGNORE = -100
 """A target of this value is not trained on; the number is torch's and transformers' convention."""
@@ -28,13 +29,31 @@ def cross_entropy_plain(
     logits: Float[Tensor, "*shape V"],
     targets: Int[Tensor, "*shape"],
     weights: Float[Tensor, "*shape"] | None = None,
+    *,
+    z_loss: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Summed loss -sum_i w_i log p(target_i), in nats; IGNORE targets add nothing.
+    """Summed loss sum_i w_i (-log p(target_i) + z (log Z_i)^2), in nats; IGNORE targets add nothing.
 
+    Z_i = sum exp(logits_i); a small `z_loss` z keeps the logits from drifting off together, which
+    the probabilities alone do not feel. Source: PaLM, arXiv:2204.02311, section 5.
     Tested against: torch.nn.functional.cross_entropy(reduction="sum").
     """
     losses = -token_log_probs_plain(logits, targets)
+    if z_loss:
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        losses = losses + z_loss * log_sum_exp(wide).pow(2) * (targets != IGNORE)
     return (losses if weights is None else losses * weights).sum()
+
+
+def _logits(rows: Tensor, projection: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    """Logits of some rows; capped ones in float32 or wider, where tanh keeps its digits."""
+    logits = rows @ projection.t() if bias is None else torch.addmm(bias, rows, projection.t())
+    return logits if softcap is None else soft_cap(logits.to(_wide(logits)), softcap)
+
+
+def _uncap(grad: Tensor, capped: Tensor, softcap: float | None) -> Tensor:
+    """In place through c tanh(x / c), whose derivative is 1 - (capped / c)^2."""
+    return grad if softcap is None else grad.mul_(1 - (capped / softcap).square_())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -45,52 +64,59 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         weights: Tensor | None,
         chunk: int,
+        softcap: float | None,
+        z_loss: float,
         grad_enabled: bool,  # inside a Function it reads False, and needs_input_grad ignores it
     ) -> Tensor:
-        needs = ctx.needs_input_grad  # type: ignore[attr-defined]
-        need_hidden, need_weight = grad_enabled and needs[0], grad_enabled and needs[1]
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
+        needs = [grad_enabled and need for need in ctx.needs_input_grad[:3]]  # type: ignore[attr-defined]
+        grad_hidden = torch.empty_like(hidden) if needs[0] else None
+        grad_weight = torch.zeros_like(weight) if needs[1] else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
         total = hidden.new_zeros((), dtype=_sum_dtype(hidden))
         projection = weight.to(hidden.dtype)
+        offset = None if bias is None else bias.to(hidden.dtype)
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
             target = targets[rows]
             valid = target != IGNORE
             index = torch.where(valid, target, 0).unsqueeze(-1)
             scale = valid.to(torch.float32) if weights is None else valid * weights[rows]
-            logits = hidden[rows] @ projection.t()
+            logits = _logits(hidden[rows], projection, offset, softcap)
             log_probs = torch.log_softmax(logits, dim=-1, dtype=_wide(logits))
-            total -= (log_probs.gather(-1, index).squeeze(-1) * scale).sum(dtype=total.dtype)
-            if not (need_hidden or need_weight):
+            chosen = log_probs.gather(-1, index).squeeze(-1)
+            total -= (chosen * scale).sum(dtype=total.dtype)
+            # d loss / d logits = scale * (p - onehot), and z's share 2 z log Z p
+            pull = scale
+            if z_loss:
+                log_z = logits.gather(-1, index).squeeze(-1) - chosen
+                total += (z_loss * log_z.square() * scale).sum(dtype=total.dtype)
+                pull = scale * (1 + 2 * z_loss * log_z)
+            if not any(needs):
                 continue
-            # d loss / d logits = scale * (p - onehot)
-            grad = log_probs.exp_().mul_(scale.unsqueeze(-1))
+            grad = log_probs.exp_().mul_(pull.unsqueeze(-1))
             grad.scatter_add_(-1, index, -scale.unsqueeze(-1).to(grad.dtype))
+            grad = _uncap(grad, logits, softcap)
+            if grad_bias is not None:
+                grad_bias += grad.sum(dim=0)
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, projection, out=grad_hidden[rows])
             if grad_weight is not None:
                 grad_weight += grad.t() @ hidden[rows]
-        ctx.save_for_backward(grad_hidden, grad_weight)  # type: ignore[arg-type]
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)  # type: ignore[arg-type]
         return total.to(_wide(hidden))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor):  # type: ignore[no-untyped-def]
-        grad_hidden, grad_weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        return (
-            # upstream stays float32: a loss scale of 65536 is no float16 number
-            None if grad_hidden is None else grad_hidden * upstream,
-            None if grad_weight is None else grad_weight * upstream,
-            None,
-            None,
-            None,
-            None,
-        )
+        grads = ctx.saved_tensors  # type: ignore[attr-defined]
+        # upstream stays float32: a loss scale of 65536 is no float16 number
+        scaled = (None if grad is None else grad * upstream for grad in grads)
+        return (*scaled, None, None, None, None, None, None)
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -101,46 +127,55 @@ class _LinearLogProbs(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         chunk: int,
+        softcap: float | None,
         temperature: float,
     ) -> Tensor:
         projection = weight.to(hidden.dtype)
+        offset = None if bias is None else bias.to(hidden.dtype)
         chosen = torch.empty(hidden.shape[0], dtype=_wide(hidden), device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
             valid = targets[rows] != IGNORE
             index = torch.where(valid, targets[rows], 0).unsqueeze(-1)
-            logits = (hidden[rows] @ projection.t()).to(chosen.dtype) / temperature
+            logits = _logits(hidden[rows], projection, offset, softcap)
+            logits = logits.to(chosen.dtype) / temperature
             picked = logits.gather(-1, index).squeeze(-1) - logits.logsumexp(dim=-1)
             chosen[rows] = torch.where(valid, picked, 0.0)
-        ctx.save_for_backward(hidden, weight, targets)
-        ctx.chunk, ctx.temperature = chunk, temperature  # type: ignore[attr-defined]
+        ctx.save_for_backward(hidden, weight, bias, targets)  # type: ignore[arg-type]
+        ctx.chunk, ctx.softcap, ctx.temperature = chunk, softcap, temperature  # type: ignore[attr-defined]
         return chosen
 
     @staticmethod
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor):  # type: ignore[no-untyped-def]
-        hidden, weight, targets = ctx.saved_tensors  # type: ignore[attr-defined]
-        chunk, temperature = ctx.chunk, ctx.temperature  # type: ignore[attr-defined]
+        hidden, weight, bias, targets = ctx.saved_tensors  # type: ignore[attr-defined]
+        chunk, softcap, temperature = ctx.chunk, ctx.softcap, ctx.temperature  # type: ignore[attr-defined]
+        needs = ctx.needs_input_grad  # type: ignore[attr-defined]
         projection = weight.to(hidden.dtype)
-        need_hidden, need_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
+        offset = None if bias is None else bias.to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden) if needs[0] else None
+        grad_weight = torch.zeros_like(weight) if needs[1] else None
+        grad_bias = torch.zeros_like(bias) if needs[2] else None
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
             valid = targets[rows] != IGNORE
             index = torch.where(valid, targets[rows], 0).unsqueeze(-1)
-            logits = (hidden[rows] @ projection.t()).to(upstream.dtype) / temperature
+            logits = _logits(hidden[rows], projection, offset, softcap).to(upstream.dtype)
             scale = torch.where(valid, upstream[rows], 0.0).unsqueeze(-1) / temperature
-            grad = torch.softmax(logits, dim=-1).mul_(-scale)
+            grad = torch.softmax(logits / temperature, dim=-1).mul_(-scale)
             grad.scatter_add_(-1, index, scale)
+            grad = _uncap(grad, logits, softcap)
+            if grad_bias is not None:
+                grad_bias += grad.sum(dim=0)
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, projection, out=grad_hidden[rows])
             if grad_weight is not None:
                 grad_weight += grad.t() @ hidden[rows]
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -167,18 +202,29 @@ def linear_cross_entropy(
     targets: Int[Tensor, "*shape"],
     weights: Float[Tensor, "*shape"] | None = None,
     *,
+    bias: Float[Tensor, " V"] | None = None,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
     chunk: int = 1024,
 ) -> Float[Tensor, ""]:
-    """`cross_entropy_plain(hidden @ weight.T, ...)` without ever holding all logits.
+    """`cross_entropy_plain(soft_cap(hidden @ weight.T + bias), ...)` without ever holding all logits.
 
-    At most `chunk` rows of logits exist; both gradients are computed in the forward pass, so the
+    At most `chunk` rows of logits exist; all gradients are computed in the forward pass, so the
     backward pass costs one scaling. The weights are constants. First derivatives only.
     Tested against: `cross_entropy_plain`.
     """
     assert weights is None or not weights.requires_grad, "no gradient is made for the weights"
     scale = None if weights is None else weights.reshape(-1)
     loss: Tensor = _LinearCrossEntropy.apply(
-        _rows(hidden), weight, targets.reshape(-1), scale, chunk, torch.is_grad_enabled()
+        _rows(hidden),
+        weight,
+        bias,
+        targets.reshape(-1),
+        scale,
+        chunk,
+        softcap,
+        z_loss,
+        torch.is_grad_enabled(),
     )
     return loss
 
@@ -188,15 +234,17 @@ def linear_token_log_probs(
     weight: Float[Tensor, "V D"],
     targets: Int[Tensor, "*shape"],
     *,
+    bias: Float[Tensor, " V"] | None = None,
+    softcap: float | None = None,
     temperature: float = 1.0,
     chunk: int = 1024,
 ) -> Float[Tensor, "*shape"]:
-    """log softmax(hidden @ weight.T / temperature)[target] a position, zero where IGNORE.
+    """log softmax(logits / temperature)[target] a position, zero where IGNORE.
 
-    At most `chunk` rows of logits exist at a time, in both passes. First derivatives only.
+    The logits are hidden @ weight.T + bias, capped where `softcap` says so. At most `chunk` rows of logits exist at a time, in both passes. First derivatives only.
     Tested against: `token_log_probs_plain`.
     """
     chosen: Tensor = _LinearLogProbs.apply(
-        _rows(hidden), weight, targets.reshape(-1), chunk, temperature
+        _rows(hidden), weight, bias, targets.reshape(-1), chunk, softcap, temperature
     )
     return chosen.reshape(targets.shape)
