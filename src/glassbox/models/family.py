@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -74,6 +75,31 @@ class HfConfig:
             raise UserError(f"{self.where}: '{key}' = {value!r} is no finite number")
         return value
 
+    def find(self, key: str, kind: type[Value], missing: Value | None = None) -> Value | None:
+        """The value of a key that may be null: None there, and `missing` where the key is not."""
+        if key in self.raw and self.raw[key] is None:
+            return None
+        return missing if key not in self.raw else self.get(key, kind)
+
+    def find_list(self, key: str, kind: type[Value]) -> list[Value] | None:
+        """The list under a key, each entry checked; None where the key is missing or null."""
+        values = self.raw.get(key)
+        if values is None:
+            return None
+        if not isinstance(values, list | tuple):
+            raise UserError(f"{self.where}: '{key}' = {values!r} is no list")
+        entries = HfConfig({f"{key}[{i}]": v for i, v in enumerate(values)}, self.where)
+        return [entries.get(entry, kind) for entry in entries.raw]
+
+    def inner(self, key: str) -> HfConfig | None:
+        """The mapping under a key, or None where it is missing, null or empty."""
+        nested = self.raw.get(key)
+        if nested is None or nested == {}:
+            return None
+        if not isinstance(nested, Mapping):
+            raise UserError(f"{self.where}: '{key}' = {nested!r} is no mapping")
+        return HfConfig(nested, f"{self.where}, '{key}'")
+
     def refuse_unless(self, key: str, known: Sequence[Any]) -> None:
         """Raise UserError where a key asks for something that the family does not build."""
         value = self.raw.get(key)
@@ -136,13 +162,14 @@ def canonical(config: ModelConfig) -> ModelConfig:
 
     Dropout and initialization concern training alone and are set to their defaults.
     """
-    repeats: list[Repeat] = []
-    for layer in config.layers():
-        mixer = layer.mixer.resolve(config.hidden_size)
-        spec = layer.model_copy(update={"mixer": mixer})
-        if repeats and repeats[-1].block == spec:
-            repeats[-1] = Repeat(block=spec, times=repeats[-1].times + 1)
-        else:
-            repeats.append(Repeat(block=spec))
+    layers = [
+        layer.model_copy(update={"mixer": layer.mixer.resolve(config.hidden_size)})
+        for layer in config.layers()
+    ]
     training_only = {"dropout": 0.0, "init": Initialization()}
-    return config.model_copy(update={"blocks": tuple(repeats), **training_only})
+    return config.model_copy(update={"blocks": repeats(layers), **training_only})
+
+
+def repeats(layers: Sequence[BlockSpec]) -> tuple[Repeat, ...]:
+    """The layers with equal neighbours counted instead of repeated."""
+    return tuple(Repeat(block=spec, times=len(list(run))) for spec, run in groupby(layers))
