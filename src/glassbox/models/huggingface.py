@@ -26,11 +26,15 @@ from glassbox.models.families import (
     to_hf_weights,
 )
 from glassbox.models.family import Family, WeightRule, canonical
-from glassbox.models.tensor_files import SINGLE, TensorFiles, read_json, write_tensors
+from glassbox.models.tensor_files import TensorFiles, read_json, write_sharded
+from glassbox.models.tensor_source import TensorSource
 from glassbox.tokenizers import Tokenizer
 
 OWN_KEY = "glassbox"
 """Key of config.json that holds our config, and `model_type` of a model that is ours alone."""
+
+MAX_SHARD_BYTES = 5 * 10**9
+"""Largest weights that are written as one file."""
 
 DTYPES = {
     "float64": ("F64", torch.float64),
@@ -66,10 +70,11 @@ def save_pretrained(
     tokenizer: Tokenizer | None = None,
     stop_token_ids: Sequence[int] = (),
     extra: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors and the tokenizer's files.
 
-    `stop_token_ids` end generation besides the tokenizer's end of text (a chat's end of turn).
+    Weights of more than `max_shard_bytes` become several files with an index. `stop_token_ids` end generation besides the tokenizer's end of text (a chat's end of turn).
     `extra` is added to config.json. Each file is whole or not there.
     Tested against: transformers AutoModelForCausalLM.from_pretrained, the same logits.
     """
@@ -89,7 +94,7 @@ def save_pretrained(
     stops = [*([] if roles["eos_token_id"] is None else [roles["eos_token_id"]]), *stop_token_ids]
     stops = list(dict.fromkeys(stops))
     generation = {**roles, "eos_token_id": stops[0] if len(stops) == 1 else stops or None}
-    write_tensors(folder / SINGLE, state)
+    write_sharded(folder, state, max_bytes=max_shard_bytes)
     write_json(folder / "generation_config.json", generation)
     if tokenizer is not None:
         tokenizer.save(folder)
@@ -114,13 +119,55 @@ def load_pretrained(
     Raises UserError naming file, tensor, what was expected and what was found.
     """
     folder = Path(folder)
-    config, _, raw = _read_config(folder)
+    described = _read_config(folder)
+    with TensorFiles(folder) as source:
+        return _load(source, described, folder, device=device, dtype=dtype)
+
+
+def load_weights(
+    source: TensorSource,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> CausalLM:
+    """`load_pretrained` with the weights from elsewhere than the folder of config.json."""
+    return _load(source, _read_config(folder), folder, device=device, dtype=dtype)
+
+
+def _load(
+    source: TensorSource,
+    described: tuple[ModelConfig, Family | None, dict[str, Any]],
+    folder: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> CausalLM:
+    config, family, raw = described
+    name = _saved_dtype(raw, folder)
     if dtype is None:
-        dtype = DTYPES[_saved_dtype(raw, folder) or "float32"][1]
+        dtype = DTYPES[name or "float32"][1]
+    wanted = name if OWN_KEY in raw else None
+    return build_from(source, config, family, device=device, dtype=dtype, wanted=wanted)
+
+
+def build_from(
+    source: TensorSource,
+    config: ModelConfig,
+    family: Family | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    wanted: str | None = None,
+) -> CausalLM:
+    """A model of this config with weights under the family's names, or under ours where it is None.
+
+    Everything is checked before anything is allocated. wanted: the only dtype that is accepted.
+    """
     with torch.device("meta"):
         model = CausalLM(config)
     model = model.to(dtype)
-    _fill(model, folder, allocate_on=torch.device(device))
+    _fill(model, source, config, family, wanted=wanted, allocate_on=torch.device(device))
     return model.eval()
 
 
@@ -130,7 +177,7 @@ def load_pretrained_into(model: CausalLM, folder: Path | str) -> None:
     Raises UserError where the folder's config is another model's, or as `load_pretrained` does.
     Nothing is copied unless every tensor is there in its shape.
     """
-    config = load_config(folder)
+    config, family, raw = _read_config(Path(folder))
     ours, theirs = canonical(model.config), canonical(config)
     for key in type(ours).model_fields:
         if getattr(ours, key) != getattr(theirs, key):
@@ -138,42 +185,48 @@ def load_pretrained_into(model: CausalLM, folder: Path | str) -> None:
                 f"'{Path(folder) / 'config.json'}' is another model's: its '{key}' is "
                 f"{_short(getattr(theirs, key))}, expected {_short(getattr(ours, key))}"
             )
-    _fill(model, Path(folder), allocate_on=None)
+    wanted = _saved_dtype(raw, Path(folder)) if OWN_KEY in raw else None
+    with TensorFiles(Path(folder)) as source:
+        _fill(model, source, config, family, wanted=wanted, allocate_on=None)
 
 
-def _fill(model: CausalLM, folder: Path, *, allocate_on: torch.device | None) -> None:
-    config, family, raw = _read_config(folder)
+def _fill(
+    model: CausalLM,
+    source: TensorSource,
+    config: ModelConfig,
+    family: Family | None,
+    *,
+    wanted: str | None,
+    allocate_on: torch.device | None,
+) -> None:
     own = {_bare(name): tensor for name, tensor in model.state_dict().items()}
     rules = [WeightRule(name, (name,)) for name in own] if family is None else family.rules(config)
     assert {rule.ours for rule in rules} == set(own), "the family's rules miss a parameter"
-    with TensorFiles(folder) as files:
-        names = files.names
-        stored = {name if family is None else family.full_name(name, names): name for name in names}
-        expected = {
-            name: tuple(part.shape)
-            for rule in rules
-            for name, part in rule.split(own[rule.ours].detach().to("meta")).items()
-        }
-        found = {
-            full: files.shape(name)
-            for full, name in stored.items()
-            if full in expected or not _dispensable(full, config, family)
-        }
-        where = f"'{folder / SINGLE}'" if (folder / SINGLE).exists() else f"'{folder}'"
-        _compare(expected, found, where=where)
-        wanted = _saved_dtype(raw, folder) if OWN_KEY in raw else None
-        for name in expected:
-            _check_dtype(files, stored[name], wanted)
-        if allocate_on is not None:
-            model.to_empty(device=allocate_on)
-            own = model.state_dict()
-        with torch.no_grad():
-            for rule in rules:
-                if not rule.views:
-                    own[rule.ours].copy_(rule.join([files.get(stored[n]) for n in rule.theirs]))
-                    continue
-                for name, part in rule.split(own[rule.ours]).items():
-                    part.copy_(files.get(stored[name]))
+    names = source.names
+    stored = {name if family is None else family.full_name(name, names): name for name in names}
+    expected = {
+        name: tuple(part.shape)
+        for rule in rules
+        for name, part in rule.split(own[rule.ours].detach().to("meta")).items()
+    }
+    found = {
+        full: source.shape(name)
+        for full, name in stored.items()
+        if full in expected or not _dispensable(full, config, family)
+    }
+    _compare(expected, found, where=source.where)
+    for name in expected:
+        _check_dtype(source, stored[name], wanted)
+    if allocate_on is not None:
+        model.to_empty(device=allocate_on)
+        own = model.state_dict()
+    with torch.no_grad():
+        for rule in rules:
+            if not rule.views:
+                own[rule.ours].copy_(rule.join([source.get(stored[n]) for n in rule.theirs]))
+                continue
+            for name, part in rule.split(own[rule.ours]).items():
+                source.copy_into(stored[name], part)
 
 
 def _compare(
@@ -193,12 +246,12 @@ def _compare(
             )
 
 
-def _check_dtype(files: TensorFiles, name: str, wanted: str | None) -> None:
-    found = files.dtype(name)
+def _check_dtype(source: TensorSource, name: str, wanted: str | None) -> None:
+    found = source.dtype(name)
     allowed = [code for code, _ in DTYPES.values()] if wanted is None else [DTYPES[wanted][0]]
     if found not in allowed:
         raise UserError(
-            f"'{files.path(name)}': tensor '{name}' has the wrong dtype: "
+            f"{source.file(name)}: tensor '{name}' has the wrong dtype: "
             f"expected {' or '.join(allowed)}, found {found}"
         )
 

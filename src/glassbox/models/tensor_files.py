@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
-from glassbox.core.files import sync_folder
+from glassbox.core.files import sync_folder, write_json
+from glassbox.models.tensor_source import TORCH_DTYPES, TensorSource, row_chunks
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -41,17 +45,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-class TensorFiles:
+@dataclass(frozen=True)
+class _Entry:
+    """One tensor: where it lies in which file."""
+
+    file: str
+    stream: io.BufferedReader
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    num_bytes: int
+
+
+class TensorFiles(TensorSource):
     """All tensors of a model's folder, by name; a context manager that closes the files.
 
+    They are read with plain reads: pages of a mapped file would count as this process's memory.
     Raises UserError for a folder without safetensors (pickles are never opened), for files that
     are truncated or otherwise damaged, and for an index that names what is not there.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.where = f"'{folder / SINGLE}'" if (folder / SINGLE).exists() else f"'{folder}'"
         self._stack = contextlib.ExitStack()
-        self._files: dict[str, tuple[str, Any]] = {}  # tensor -> file name, handle
+        self._entries: dict[str, _Entry] = {}
         try:
             self._open()
         except BaseException:
@@ -60,34 +78,36 @@ class TensorFiles:
 
     def _open(self) -> None:
         if (self.folder / SINGLE).is_file():
-            handle = self._open_one(SINGLE)
-            self._files = dict.fromkeys(handle.keys(), (SINGLE, handle))
+            self._entries = self._open_one(SINGLE)
             return
         if not (self.folder / INDEX).is_file():
             raise UserError(self._no_weights())
         weight_map = read_json(self.folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise UserError(f"'{self.folder / INDEX}' has no 'weight_map'; the file is damaged")
-        handles: dict[str, Any] = {}
+        opened: set[str] = set()
         for name, file in weight_map.items():
             if not isinstance(file, str) or Path(file).name != file:
                 raise UserError(
                     f"'{self.folder / INDEX}': tensor '{name}' is said to be in {file!r}, "
                     "which is no file name"
                 )
-            if file not in handles:
-                handles[file] = self._open_one(file)
-                for held in handles[file].keys():  # noqa: SIM118
-                    self._files[held] = (file, handles[file])
-            if self._files.get(name, ("",))[0] != file:
+            if file not in opened:
+                opened.add(file)
+                self._entries |= self._open_one(file)
+            if name not in self._entries or self._entries[name].file != file:
                 raise UserError(
                     f"'{self.folder / INDEX}' says that tensor '{name}' is in {file}, which lacks it"
                 )
 
-    def _open_one(self, file: str) -> Any:
+    def _open_one(self, file: str) -> dict[str, _Entry]:
         path = self.folder / file
         try:
-            return self._stack.enter_context(safetensors.safe_open(path, framework="pt"))
+            with safetensors.safe_open(path, framework="pt"):  # it checks sizes, types and offsets
+                pass
+            stream = self._stack.enter_context(path.open("rb"))
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
         except FileNotFoundError:
             raise UserError(f"'{path}' is missing; copy the whole model again") from None
         except (safetensors.SafetensorError, OSError) as error:
@@ -96,6 +116,18 @@ class TensorFiles:
                 f"'{path}' ({size} bytes) is no whole safetensors file: {error}; "
                 "it may be truncated: copy it again"
             ) from None
+        header.pop("__metadata__", None)
+        return {
+            name: _Entry(
+                file,
+                stream,
+                entry["dtype"],
+                tuple(entry["shape"]),
+                8 + length + entry["data_offsets"][0],
+                entry["data_offsets"][1] - entry["data_offsets"][0],
+            )
+            for name, entry in header.items()
+        }
 
     def _no_weights(self) -> str:
         pickles = sorted([*self.folder.glob("*.bin"), *self.folder.glob("*.pt*")])
@@ -121,23 +153,35 @@ class TensorFiles:
     @property
     def names(self) -> list[str]:
         """Every tensor there is."""
-        return sorted(self._files)
+        return sorted(self._entries)
 
-    def path(self, name: str) -> Path:
-        """The file that a tensor is in."""
-        return self.folder / self._files[name][0]
+    def file(self, name: str) -> str:
+        """The file that a tensor is in, quoted."""
+        return f"'{self.folder / self._entries[name].file}'"
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it."""
-        return tuple(self._files[name][1].get_slice(name).get_shape())
+        return self._entries[name].shape
 
     def dtype(self, name: str) -> str:
         """A tensor's type in safetensors' words (F32, BF16, I64), without reading it."""
-        return str(self._files[name][1].get_slice(name).get_dtype())
+        return self._entries[name].dtype
 
-    def get(self, name: str) -> Tensor:
-        """Read one tensor."""
-        return self._files[name][1].get_tensor(name)
+    def copy_into(self, name: str, out: Tensor) -> None:
+        """Read a tensor into one of its shape, in pieces of a few megabytes."""
+        entry = self._entries[name]
+        assert tuple(out.shape) == entry.shape, name
+        dtype = TORCH_DTYPES[entry.dtype]
+        rows = out if out.dim() else out.unsqueeze(0)
+        row_bytes = entry.num_bytes // max(1, rows.shape[0])
+        entry.stream.seek(entry.start)
+        for start, stop in row_chunks(rows.shape, row_bytes):
+            content = bytearray(row_bytes * (stop - start))
+            if entry.stream.readinto(content) != len(content):
+                raise UserError(f"{self.file(name)} ends within tensor '{name}'; copy it again")
+            if content:
+                piece = torch.frombuffer(content, dtype=dtype).view(rows[start:stop].shape)
+                rows[start:stop].copy_(piece)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -153,3 +197,32 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_sharded(folder: Path, tensors: Mapping[str, Tensor], *, max_bytes: int) -> None:
+    """Write model.safetensors, or where it would pass `max_bytes` several files and their index.
+
+    A tensor is never cut, so a file with a single one may be larger.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    used = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if shards[-1] and used + size > max_bytes:
+            shards.append({})
+            used = 0
+        shards[-1][name] = tensor
+        used += size
+    if len(shards) == 1:
+        write_tensors(folder / SINGLE, tensors)
+        (folder / INDEX).unlink(missing_ok=True)
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_tensors(folder / file, shard)
+        weight_map |= dict.fromkeys(shard, file)
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(folder / INDEX, index)
+    (folder / SINGLE).unlink(missing_ok=True)  # it would be read in their place
