@@ -1,0 +1,165 @@
+"""Our models against transformers' on the same random weights: each check returns what it measured.
+
+A difference is relative: the largest entry of |ours - theirs| over the largest of |theirs|.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.families import (
+    from_hf_config,
+    from_hf_weights,
+    to_hf_config,
+    to_hf_weights,
+)
+from glassbox.models.family import canonical
+from glassbox.models.huggingface import load_pretrained, save_pretrained
+from glassbox.ops.cross_entropy import IGNORE
+from support.families import Case
+
+INERT = {
+    # who wrote the file, and how it is to be run
+    "architectures",
+    "dtype",
+    "transformers_version",
+    "use_cache",
+    # tokens, which come with a tokenizer
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
+"""Words of any config that change no output."""
+
+
+def reference(case: Case, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
+    """Theirs, eager attention, every weight random (norms and biases too)."""
+    config = transformers.AutoConfig.for_model(case.model_type, **case.words)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            around = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
+            parameter.copy_(around + 0.15 * torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype)
+
+
+def ours_from(theirs: transformers.PreTrainedModel) -> CausalLM:
+    """Ours with copies of their weights, so that a change of one side never shows on the other."""
+    config = from_hf_config(theirs.config.to_dict())
+    with torch.device("meta"):
+        model = CausalLM(config)
+    state = {
+        name: part.clone() for name, part in from_hf_weights(config, theirs.state_dict()).items()
+    }
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_()
+
+
+def ids_of(case: Case, batch: int = 2, length: int = 11) -> torch.Tensor:
+    """Random tokens."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(case.words["vocab_size"], (batch, length), generator=generator)
+
+
+@torch.no_grad()
+def difference(ours: torch.Tensor, theirs: torch.Tensor, *, floor: float = 0.0) -> float:
+    """Largest |ours - theirs| over the largest |theirs|, or over `floor` where that is more."""
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max()) / max(float(theirs.abs().max()), floor)
+
+
+def config_words_lost(case: Case) -> list[str]:
+    """Keys of their config that differ once it has been read as ours and written again.
+
+    A null of theirs stands for a default, which ours may spell out.
+    """
+    theirs = transformers.AutoConfig.for_model(case.model_type, **case.words).to_dict()
+    config = from_hf_config(theirs)
+    words = to_hf_config(config)
+    assert words is not None
+    assert words["model_type"] == case.model_type
+    assert canonical(from_hf_config(words)) == canonical(config)
+    again = transformers.AutoConfig.for_model(words.pop("model_type"), **words).to_dict()
+    inert = {*INERT, *case.inert}
+    said = {key for key, value in theirs.items() if value is not None} - inert
+    return sorted(key for key in said if again.get(key) != theirs[key])
+
+
+def logits_and_gradients(case: Case) -> tuple[float, float]:
+    """Differences of logits, and of the gradients of the loss in all weights, the worst of them."""
+    theirs = reference(case)
+    ours = ours_from(theirs)
+    ids = ids_of(case)
+    expected = theirs(input_ids=ids, labels=ids)
+    logits = ours(ids)
+    targets = torch.cat((ids[:, 1:], torch.full((2, 1), IGNORE)), 1)
+    loss = ours.cross_entropy(ours.hidden_states(ids), targets) / 20
+    torch.testing.assert_close(loss, expected.loss, rtol=1e-6, atol=1e-6)
+    loss.backward()
+    expected.loss.backward()
+    return difference(logits, expected.logits), gradient_difference(ours, theirs)
+
+
+def gradient_difference(ours: CausalLM, theirs: transformers.PreTrainedModel) -> float:
+    """The worst of all weights; every gradient of theirs is there, and none is zero."""
+    own = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    mapped = to_hf_weights(ours.config, own)
+    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    assert mapped.keys() == expected.keys()
+    worst = 0.0
+    for name, grad in expected.items():
+        assert float(grad.abs().max()) > 0, name
+        # a bias of the keys has an exact gradient of zero, and both libraries find their own
+        # rounding error there: hence the floor
+        worst = max(worst, difference(mapped[name], grad, floor=1e-2))
+    return worst
+
+
+def greedy(case: Case, *, prompt: int = 5, new: int = 20) -> tuple[bool, float]:
+    """Whether both generate the same tokens with their caches; the difference of the logits on the way."""
+    theirs = reference(case)
+    ours = ours_from(theirs)
+    ids = ids_of(case, length=prompt)
+    config = transformers.GenerationConfig(
+        max_new_tokens=new,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=None,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    expected: Any = theirs.generate(
+        ids, attention_mask=torch.ones_like(ids), generation_config=config
+    )
+    state = ours.init_state(2, prompt + new)
+    tokens, step, start, steps = ids, ids, 0, []
+    with torch.no_grad():
+        for _ in range(new):
+            positions = torch.arange(start, start + step.shape[1])[None]
+            start += step.shape[1]
+            logits = ours(step, positions=positions, state=state)[:, -1]
+            steps.append(logits)
+            step = logits.argmax(-1, keepdim=True)
+            tokens = torch.cat((tokens, step), 1)
+    same = tokens.tolist() == expected.sequences.tolist()
+    return same, difference(torch.stack(steps), torch.stack(expected.logits))
+
+
+def export_difference(case: Case, folder: Path) -> float:
+    """What we write, opened by transformers: the same weights to the bit, and the logits' difference."""
+    theirs = reference(case)
+    save_pretrained(ours_from(theirs), folder)
+    opened = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    assert type(opened) is type(theirs)
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(opened.state_dict()[name], tensor), name
+    assert load_pretrained(folder).config == ours_from(theirs).config
+    ids = ids_of(case)
+    with torch.no_grad():
+        return difference(opened(ids).logits, theirs(ids).logits)
