@@ -1,0 +1,72 @@
+"""The lightning indexer's own projections: what `ops.indexer` scores tokens with.
+
+Source: DeepSeek-V3.2-Exp (arXiv:2512.02556), section 2, and the code published with it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from glassbox.core.config import Spec
+from glassbox.layers.linear import Linear
+from glassbox.layers.norms import LayerNorm, LayerNormLayer
+from glassbox.ops.rotary import apply_rotary
+
+
+class Indexer(Spec):
+    """Which `top_k` tokens of the past attention looks at, decided by a few small heads.
+
+    While the past is no longer than top_k, attention is dense. So the paper's dense warm-up is
+    training with a top_k no smaller than the sequence, with the rest of the model frozen; sparse
+    training is the same with a smaller one.
+    """
+
+    num_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0, description="of which the first rope_dim are turned by position")
+    top_k: int = Field(gt=0, description="how many tokens a query looks at")
+    layout: Literal["half", "interleaved"] = "half"
+    norm: LayerNorm = Field(LayerNorm(eps=1e-6), description="on the index keys")
+
+
+class IndexParts(NamedTuple):
+    """What a token asks with (q, and a weight a head) and what it is found by (one key)."""
+
+    q: Float[Tensor, "B T H Dh"]
+    weights: Float[Tensor, "B T H"]
+    keys: Float[Tensor, "B T Dh"]
+
+
+class IndexerLayer(nn.Module):
+    """Module of `Indexer`. It reads detached inputs: it learns from its own loss alone.
+
+    Tested against: transformers DeepseekV32Indexer.
+    """
+
+    def __init__(self, spec: Indexer, hidden_size: int, query_size: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.q = Linear(query_size, spec.num_heads * spec.head_dim)
+        self.k = Linear(hidden_size, spec.head_dim)
+        self.k_norm = LayerNormLayer(spec.norm, spec.head_dim)
+        self.head_weights = Linear(hidden_size, spec.num_heads)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        query_latents: Float[Tensor, "B T Q"],
+        tables: tuple[Float[Tensor, "#B T 1 R"], Float[Tensor, "#B T 1 R"]],
+    ) -> IndexParts:
+        """Queries from the main attention's query latents, weights and keys from the hidden states."""
+        hidden, query_latents, layout = hidden.detach(), query_latents.detach(), self.spec.layout
+        heads, width = self.spec.num_heads, self.spec.head_dim
+        q = self.q(query_latents).unflatten(-1, (heads, width))
+        keys = self.k_norm(self.k(hidden)).unsqueeze(2)
+        # scaled as attention is, so that scores neither grow with the width nor with the heads
+        weights = self.head_weights(hidden) / math.sqrt(heads * width)
+        q, keys = (apply_rotary(x, *tables, layout=layout) for x in (q, keys))
+        return IndexParts(q, weights, keys.squeeze(2))

@@ -1,0 +1,236 @@
+"""Multi-head latent attention (MLA), dense or sparse by a lightning indexer (DSA).
+
+A token leaves one small entry in the cache instead of keys and values of every head; `ops.latent`
+says how heads attend to entries. With an indexer each query looks at the few tokens it chooses.
+
+Source: DeepSeek-V2, arXiv:2405.04434, section 2.1; DeepSeek-V3.2-Exp, arXiv:2512.02556, section 2.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from glassbox.core.config import Spec
+from glassbox.layers.attention import Rotary
+from glassbox.layers.context import Context
+from glassbox.layers.indexer import Indexer, IndexerLayer, IndexParts
+from glassbox.layers.linear import Linear
+from glassbox.layers.norms import RmsNorm, RmsNormLayer
+from glassbox.ops.indexer import choose, chosen_mask, indexer_divergence
+from glassbox.ops.latent import (
+    Chosen,
+    absorb,
+    absorbed_cost,
+    expanded_cost,
+    latent_attention,
+    latent_attention_absorbed,
+)
+from glassbox.ops.rotary import apply_rotary
+
+INDEXER_LOSS = "indexer_divergence"
+"""Name of the indexer's loss in `Auxiliary.losses`."""
+
+
+class Latent(Spec):
+    """H heads whose keys and values come from a latent of kv_rank numbers a token.
+
+    A query and a key have nope_dim channels without position and rope_dim that are turned by it;
+    the turned part of the key is one for all heads.
+    """
+
+    kind: Literal["latent"] = "latent"
+    num_heads: int = Field(gt=0)
+    q_rank: int | None = Field(None, gt=0, description="queries come from a latent too; None: not")
+    kv_rank: int = Field(gt=0)
+    nope_dim: int = Field(gt=0, description="channels of q and k without position")
+    rope_dim: int = Field(gt=0, description="channels of q and k turned by position")
+    value_dim: int = Field(gt=0)
+    positions: Rotary = Rotary(layout="interleaved")
+    norm: RmsNorm = Field(RmsNorm(eps=1e-6), description="on the latents")
+    latent_bias: bool = Field(False, description="of the projections to the latents")
+    output_bias: bool = False
+    indexer: Indexer | None = Field(None, description="look only at the tokens it chooses")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Latent:
+        if self.rope_dim % 2:
+            raise ValueError(f"rope_dim = {self.rope_dim} is odd; channels turn in pairs")
+        if self.positions.fraction != 1:
+            raise ValueError(
+                f"positions.fraction = {self.positions.fraction}; in latent attention rope_dim and "
+                "nope_dim say what is turned, so leave it at 1"
+            )
+        if self.indexer is not None and self.indexer.head_dim < self.rope_dim:
+            raise ValueError(
+                f"indexer.head_dim = {self.indexer.head_dim} is less than rope_dim = "
+                f"{self.rope_dim}, the channels of it that are turned"
+            )
+        return self
+
+    def resolve(self, hidden_size: int) -> Latent:
+        """The same layer: no default depends on the hidden size."""
+        return self
+
+    @property
+    def query_dim(self) -> int:
+        """Channels of a head's query and key."""
+        return self.nope_dim + self.rope_dim
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by: 1/sqrt(query_dim)."""
+        return self.query_dim**-0.5
+
+
+class LatentState:
+    """One entry a token, [latent ; rotated key], and the indexer's key where there is one.
+
+    Slot = position, as in `KeyValueState`: a row's padding stands behind its end and is overwritten.
+    """
+
+    def __init__(self, entries: Tensor, index_keys: Tensor | None) -> None:
+        self.entries = entries
+        self.index_keys = index_keys
+
+    def write(self, entries: Tensor, index_keys: Tensor | None, context: Context) -> None:
+        """Put this call's entries and index keys at their positions."""
+        assert context.key_length is not None
+        assert context.key_length <= self.entries.shape[1], "the state is shorter than the sequence"
+        _write(self.entries, entries, context.positions)
+        if self.index_keys is not None:
+            assert index_keys is not None
+            _write(self.index_keys, index_keys, context.positions)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep only these rows, in this order."""
+        self.entries = self.entries[rows]
+        self.index_keys = None if self.index_keys is None else self.index_keys[rows]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory held: (kv_rank + rope_dim) numbers a token, and the index keys."""
+        held = [self.entries] + ([] if self.index_keys is None else [self.index_keys])
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def _write(slots: Tensor, new: Tensor, positions: Tensor) -> None:
+    new = new.to(slots.dtype)
+    if positions.shape[0] == 1:  # all rows at the same places
+        slots.index_copy_(1, positions[0], new)
+    else:
+        slots.scatter_(1, positions.unsqueeze(-1).expand_as(new), new)
+
+
+class LatentAttention(nn.Module):
+    """Module of `Latent`; `kv_up` holds each head's key rows, then its value rows.
+
+    Tested against: transformers DeepseekV2Attention, DeepseekV3Attention and DeepseekV32Attention,
+    outputs and gradients.
+    """
+
+    def __init__(self, spec: Latent, hidden_size: int) -> None:
+        super().__init__()
+        self.spec = spec
+        heads, bias = spec.num_heads, spec.latent_bias
+        query_size = hidden_size
+        if spec.q_rank is not None:
+            query_size = spec.q_rank
+            self.q_down = Linear(hidden_size, query_size, bias=bias)
+            self.q_norm = RmsNormLayer(spec.norm, query_size)
+        self.q_up = Linear(query_size, heads * spec.query_dim)
+        self.kv_down = Linear(hidden_size, spec.kv_rank + spec.rope_dim, bias=bias)
+        self.kv_norm = RmsNormLayer(spec.norm, spec.kv_rank)
+        self.kv_up = Linear(spec.kv_rank, heads * (spec.nope_dim + spec.value_dim))
+        self.output = Linear(
+            heads * spec.value_dim, hidden_size, bias=spec.output_bias, into_residual=True
+        )
+        self.indexer = (
+            None if spec.indexer is None else IndexerLayer(spec.indexer, hidden_size, query_size)
+        )
+
+    def init_state(
+        self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
+    ) -> LatentState:
+        """An empty cache for `batch_size` rows of up to `max_length` tokens."""
+        spec = self.spec
+
+        def slots(width: int) -> Tensor:
+            return torch.zeros(batch_size, max_length, width, device=device, dtype=dtype)
+
+        return LatentState(
+            slots(spec.kv_rank + spec.rope_dim),
+            None if spec.indexer is None else slots(spec.indexer.head_dim),
+        )
+
+    def forward(
+        self, hidden: Float[Tensor, "B T D"], context: Context, state: LatentState | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        tables = context.rotary(self.spec.rope_dim, self.spec.positions.base)
+        query_latents = hidden if self.spec.q_rank is None else self.q_norm(self.q_down(hidden))
+        q, entries = self._queries(query_latents, tables), self._entries(hidden, tables)
+        index = None if self.indexer is None else self.indexer(hidden, query_latents, tables)
+        if state is not None:
+            state.write(entries, None if index is None else index.keys, context)
+            entries = state.entries[:, : context.key_length].to(q.dtype)
+            if index is not None:
+                assert state.index_keys is not None
+                past = state.index_keys[:, : context.key_length].to(q.dtype)
+                index = index._replace(keys=past)
+        mixed = self._attend(q, entries, context, index)
+        return self.output(mixed.flatten(2))
+
+    def _queries(self, latents: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        spec = self.spec
+        q = self.q_up(latents).unflatten(-1, (spec.num_heads, spec.query_dim))
+        own, turned = q.split((spec.nope_dim, spec.rope_dim), dim=-1)
+        turned = apply_rotary(turned, *tables, layout=spec.positions.layout)
+        return torch.cat((own, turned), dim=-1)  # (B, T, H, N + P)
+
+    def _entries(self, hidden: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """What the cache keeps: the normed latent and the key already turned to its position."""
+        spec = self.spec
+        latent, shared = self.kv_down(hidden).split((spec.kv_rank, spec.rope_dim), dim=-1)
+        turned = apply_rotary(shared.unsqueeze(2), *tables, layout=spec.positions.layout)
+        return torch.cat((self.kv_norm(latent), turned.squeeze(2)), dim=-1)  # (B, T, L + P)
+
+    def _attend(
+        self, q: Tensor, entries: Tensor, context: Context, index: IndexParts | None
+    ) -> Float[Tensor, "B T H Dv"]:
+        up = self.kv_up.weight.unflatten(0, (self.spec.num_heads, -1))
+        scale, mask, chosen = self.spec.scale, context.mask(), None
+        if index is not None:
+            assert self.spec.indexer is not None
+            if self.spec.indexer.top_k < entries.shape[1]:
+                chosen = choose(*index, mask, self.spec.indexer.top_k)
+            if context.auxiliary is not None:
+                self._teach(absorb(q, entries, up), entries, context, index, chosen)
+        if chosen is not None:
+            gathered = absorbed_cost(q, entries, up, chosen.indices.shape[-1])
+            if gathered < expanded_cost(q, entries, up):
+                return latent_attention_absorbed(q, entries, up, scale=scale, chosen=chosen)
+            mask = chosen_mask(chosen, entries.shape[1])
+        return latent_attention(q, entries, up, mask, scale=scale, hides_future=context.in_order)
+
+    def _teach(
+        self,
+        queries: Tensor,
+        entries: Tensor,
+        context: Context,
+        index: IndexParts,
+        chosen: Chosen | None,
+    ) -> None:
+        """Add the indexer's loss, the mean over real tokens of KL(attention || indexer)."""
+        assert context.auxiliary is not None
+        divergence = indexer_divergence(
+            *index, queries, entries, context.mask(), scale=self.spec.scale, chosen=chosen
+        )
+        if context.lengths is not None:
+            places = torch.arange(divergence.shape[1], device=divergence.device)
+            divergence = divergence[places < context.lengths.unsqueeze(1)]
+        context.auxiliary.add_loss(INDEXER_LOSS, divergence.mean())
