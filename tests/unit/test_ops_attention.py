@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from glassbox.ops import attention as module
-from glassbox.ops.attention import attention, attention_plain, causal_mask, document_mask
+from glassbox.ops.attention import (
+    alibi_slopes,
+    attention,
+    attention_plain,
+    causal_mask,
+    document_mask,
+)
+from glassbox.ops.block_attention import band
 
 # float64; the kernels sum in another order and exponentiate with another polynomial
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-10}
@@ -129,6 +136,126 @@ def test_a_query_that_sees_nothing_gets_zeros_and_no_nan(length):
     same(results(attention, tensors, mask, hides_future=True), plain)
 
 
+EXTRAS = {
+    "softcap": {"softcap": 1.3},
+    "slopes": {"slopes": True},
+    "sinks": {"sinks": True},
+    "all": {"softcap": 2.0, "slopes": True, "sinks": True, "scale": 0.3},
+}
+
+
+def results_of(function, tensors, mask=None, *, sinks=False, slopes=False, **options):
+    """As `results`, with the gradient of the sinks where there are some."""
+    heads = tensors[0].shape[1]
+    if slopes:
+        options["slopes"] = alibi_slopes(heads).double()
+    if not sinks:
+        return results(function, tensors, mask, **options)
+    learned = torch.linspace(-1, 2, heads, dtype=torch.float64)
+    return results(
+        lambda q, k, v, s: function(q, k, v, mask, sinks=s, **options), [*tensors, learned]
+    )
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 64, 90, 500])
+@pytest.mark.parametrize(("length", "keys"), [(1, 9), (9, 9), (150, 150), (140, 220), (5, 150)])
+def test_windows_fast_against_plain_and_torch(window, length, keys):
+    tensors = inputs(4, 2, length, keys)
+    plain = results(attention_plain, tensors, window=window)
+    same(results(attention, tensors, window=window), plain)
+    offset = keys - length
+    seen = torch.tensor([
+        [j <= i + offset and (window is None or j > i + offset - window) for j in range(keys)]
+        for i in range(length)
+    ])  # fmt: skip
+    assert torch.equal(band(length, keys, window), seen)
+    torch_own = results(
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True),
+        tensors,
+    )
+    same(torch_own, plain)
+
+
+@pytest.mark.parametrize("extras", EXTRAS.values(), ids=EXTRAS.keys())
+@pytest.mark.parametrize("window", [None, 3, 70])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "length", "keys"),
+    [(4, 2, 1, 7), (3, 1, 6, 6), (3, 3, 70, 70), (4, 2, 130, 180)],
+)
+def test_bent_scores_fast_against_plain(extras, window, heads, kv_heads, length, keys):
+    tensors = inputs(heads, kv_heads, length, keys)
+    plain = results_of(attention_plain, tensors, window=window, **extras)
+    same(results_of(attention, tensors, window=window, **extras), plain)
+
+
+@pytest.mark.parametrize("extras", [{}, *EXTRAS.values()], ids=["window alone", *EXTRAS.keys()])
+@pytest.mark.parametrize("shared", [True, False], ids=["one mask", "a mask a row"])
+def test_windows_caps_sinks_and_slopes_with_packed_documents(extras, shared):
+    """And a query that sees nothing, which gets zeros and finite gradients."""
+    tensors = inputs(4, 2, 150, 150, batch=3)
+    starts = torch.rand(1 if shared else 3, 150, generator=torch.Generator().manual_seed(1)) < 0.05
+    documents, order = starts.cumsum(1), torch.arange(150)[None]
+    mask = (causal_mask(order, order) & document_mask(documents, documents))[:, None].clone()
+    mask[..., 77, :] = False
+    for window in (None, 20):
+        plain = results_of(attention_plain, tensors, mask, window=window, **extras)
+        assert not plain[0][:, :, 77].any()
+        assert all(torch.isfinite(tensor).all() for tensor in plain)
+        for promise in (False, True):
+            fast = results_of(
+                attention, tensors, mask, window=window, hides_future=promise, **extras
+            )
+            same(fast, plain)
+
+
+def test_a_mask_a_head():
+    tensors = inputs(4, 2, 9, 11)
+    mask = torch.rand(2, 4, 9, 11, generator=torch.Generator().manual_seed(0)) < 0.7
+    for extras in ({}, EXTRAS["all"]):
+        same(
+            results_of(attention, tensors, mask, **extras),
+            results_of(attention_plain, tensors, mask, **extras),
+        )
+
+
+def test_slopes_take_off_the_distance_of_places():
+    """Rows that stand elsewhere: by the definition, score by score."""
+    q, k, v = inputs(2, 2, 2, 4)
+    places = (torch.tensor([[2, 3], [7, 8]]), torch.tensor([[0, 1, 2, 3], [8, 5, 6, 7]]))
+    mask = (places[1].unsqueeze(1) <= places[0].unsqueeze(2))[:, None]
+    slopes = torch.tensor([0.5, 0.25]).double()
+    scores = q @ k.transpose(-1, -2) / 2
+    for b, h, i, j in torch.cartesian_prod(*map(torch.arange, (2, 2, 2, 4))).tolist():
+        scores[b, h, i, j] -= slopes[h] * (places[0][b, i] - places[1][b, j])
+    expected = scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+    for function in (attention_plain, attention):
+        found = function(q, k, v, mask, slopes=slopes, places=places)
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def test_a_window_skips_the_work_before_it(monkeypatch):
+    touched = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(q, k, v, **options):
+        touched.append((q.shape[-2], k.shape[-2]))
+        return kernel(q, k, v, **options)
+
+    monkeypatch.setattr(module.F, "scaled_dot_product_attention", spy)
+    attention(*inputs(1, 1, 640, 640), window=100)
+    # 100 keys and those of the block's other queries
+    assert touched == [(64, 64), (64, 128), *[(64, 163)] * 8]
+
+
+@pytest.mark.parametrize(("heads", "first"), [(1, 2**-8), (2, 2**-4), (8, 0.5), (3, 2**-4)])
+def test_alibi_slopes(heads, first):
+    slopes = alibi_slopes(heads)
+    assert slopes.shape == (heads,)
+    assert float(slopes[0]) == first
+    if heads == 3:
+        assert slopes.tolist() == [2**-4, 2**-8, 2**-2]
+
+
 def test_scale():
     tensors = inputs(2, 1, 6, 6)
     plain = results(attention_plain, tensors, scale=0.7)
@@ -154,6 +281,11 @@ def test_bfloat16_outside_and_inside_autocast():
         assert result.dtype == torch.bfloat16
         # float32 inside, so one rounding to bfloat16 (2^-9) at the end
         torch.testing.assert_close(result.double(), exact, rtol=2**-8, atol=1e-6)
+    capped = attention_plain(q.double(), k.double(), v.double(), softcap=1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = attention(q, k, v, softcap=1.0)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.double(), capped, rtol=2**-8, atol=1e-6)
 
 
 def test_masks():

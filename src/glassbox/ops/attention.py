@@ -13,10 +13,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from glassbox.ops.activations import soft_cap
+from glassbox.ops.block_attention import (
+    Block,
+    Extras,
+    Places,
+    band,
+    block_attention,
+    block_mask,
+    query_blocks,
+)
 from glassbox.ops.softmax import softmax
 
 CPU_BLOCK = 64
 """Queries a block on the CPU: below this the calls cost more than the skipped keys save."""
+GPU_BLOCK = 1024
+"""Queries a block elsewhere, where blocks only bound the memory or skip keys outside a window."""
 
 
 def causal_mask(
@@ -33,6 +45,22 @@ def document_mask(
     return query_documents.unsqueeze(-1) == key_documents.unsqueeze(-2)
 
 
+def alibi_slopes(num_heads: int, device: torch.device | None = None) -> Float[Tensor, " H"]:
+    """ALiBi's slope of each head: 2^(-8h/n), h = 1 .. n, for n heads where n is a power of two.
+
+    Otherwise those of the power below, then every other one of the power above, as in BLOOM.
+    Source: Press et al., arXiv:2108.12409, section 3, and its appended code. Tested against:
+    transformers BLOOM.
+
+    >>> alibi_slopes(8).tolist()[:3]
+    [0.5, 0.25, 0.125]
+    """
+    power = 2 ** (num_heads.bit_length() - 1)
+    slopes = [2.0 ** (-8 * head / power) for head in range(1, power + 1)]
+    between = [2.0 ** (-4 * head / power) for head in range(1, 2 * power + 1, 2)]
+    return torch.tensor((slopes + between)[:num_heads], device=device)
+
+
 def attention_plain(
     q: Float[Tensor, "B H T Dh"],
     k: Float[Tensor, "B K S Dh"],
@@ -40,41 +68,72 @@ def attention_plain(
     mask: Bool[Tensor, "#B #H T S"] | None = None,
     *,
     scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " H"] | None = None,
+    slopes: Float[Tensor, " H"] | None = None,
+    places: Places | None = None,
 ) -> Float[Tensor, "B H T Dh"]:
     """softmax(scale * q k^T, masked) v; query head h reads key/value head h // (H / K).
 
     `mask` is True where a query may look; None means causal, the last query at the last key.
     A query that may look nowhere returns zeros. `scale` is 1/sqrt(Dh) unless given.
-    Tested against: torch.nn.functional.scaled_dot_product_attention.
+    window: of what the mask shows, query i sees keys i + S - T - window + 1 to i + S - T alone
+        (Beltagy et al., arXiv:2004.05150, section 3.1).
+    softcap: scores become c tanh(scores / c) (Gemma 2, arXiv:2408.00118, section 2).
+    slopes: times the distance from query to key, taken off the scores (ALiBi, arXiv:2108.12409);
+        `places` are the positions of queries and keys, the last query at the last key where None.
+    sinks: one score a head of one key more, whose value is nothing: weight that goes nowhere
+        (Xiao et al., arXiv:2309.17453, section 3.2; gpt-oss).
+    Tested against: torch.nn.functional.scaled_dot_product_attention; transformers Gemma 2, gpt-oss, BLOOM.
     """
     groups = q.shape[1] // k.shape[1]
     k = k.repeat_interleave(groups, dim=1)
     v = v.repeat_interleave(groups, dim=1)
+    length, keys = q.shape[-2], k.shape[-2]
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = scale * (q @ k.transpose(-1, -2))  # (B, H, T, S)
-    if mask is None:
-        mask = _offset_causal(scores.shape[-2], scores.shape[-1], q.device)
-    return softmax(scores.masked_fill(~mask, -math.inf)) @ v
+    if softcap is not None:
+        scores = soft_cap(scores, softcap)
+    if slopes is not None:
+        if places is None:
+            order = torch.arange(keys, device=q.device).unsqueeze(0)
+            places = (order[:, keys - length :], order)
+        distance = places[0].unsqueeze(-1) - places[1].unsqueeze(-2)  # (B, T, S)
+        scores = scores - slopes[:, None, None] * distance.unsqueeze(1)
+    if mask is None or window is not None:
+        seen = band(length, keys, window, device=q.device)
+        mask = seen if mask is None else mask & seen
+    scores = scores.masked_fill(~mask, -math.inf)
+    if sinks is None:
+        return softmax(scores) @ v
+    sink = sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:-1], 1)
+    return softmax(torch.cat((scores, sink), dim=-1))[..., :-1] @ v
 
 
-class _Prefixes(torch.autograd.Function):
-    """x[..., :end, :] for each end; the gradients meet in one buffer, not one a slice."""
+class _Spans(torch.autograd.Function):
+    """x[..., first:last, :] for each block; the gradients meet in one buffer, not one a slice."""
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, ends: tuple[int, ...]
+        ctx: torch.autograd.function.FunctionCtx, x: Tensor, blocks: tuple[Block, ...]
     ) -> tuple[Tensor, ...]:
-        assert ends[-1] == x.shape[-2]
-        ctx.ends = ends  # type: ignore[attr-defined]
-        return tuple(x[..., :end, :] for end in ends)
+        assert blocks[-1].cols[1] == x.shape[-2]
+        ctx.blocks, ctx.length = blocks, x.shape[-2]  # type: ignore[attr-defined]
+        return tuple(x[..., slice(*block.cols), :] for block in blocks)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor):  # type: ignore[no-untyped-def]
-        total = grads[-1].clone()
-        ends = ctx.ends[:-1]  # type: ignore[attr-defined]
-        for end, grad in zip(ends, grads[:-1], strict=True):
-            total[..., :end, :] += grad
+        blocks = ctx.blocks  # type: ignore[attr-defined]
+        last = grads[-1]
+        if blocks[-1].cols[0] == 0:
+            total = last.clone()
+        else:
+            total = last.new_zeros((*last.shape[:-2], ctx.length, last.shape[-1]))  # type: ignore[attr-defined]
+            total[..., slice(*blocks[-1].cols), :] = last
+        for block, grad in zip(blocks[:-1], grads[:-1], strict=True):
+            total[..., slice(*block.cols), :] += grad
         return total, None
 
 
@@ -85,22 +144,55 @@ def attention(
     mask: Bool[Tensor, "#B #H T S"] | None = None,
     *,
     scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " H"] | None = None,
+    slopes: Float[Tensor, " H"] | None = None,
+    places: Places | None = None,
     hides_future: bool = False,
 ) -> Float[Tensor, "B H T Dh"]:
-    """`attention_plain` by torch's fused kernel, which never keeps the (T, S) scores.
+    """`attention_plain` that never keeps the (T, S) scores: by torch's kernel where that knows how.
 
-    `hides_future` promises that the mask shows query i no key beyond i; those are then never
-    multiplied (torch's CPU kernel computes them all, even under its own `is_causal`).
+    `hides_future` promises that the mask shows query i no key beyond i + S - T; those are then never
+    multiplied (torch's CPU kernel computes them all, even under its own `is_causal`). Nor are keys
+    before a `window`: the cost grows with T * window. First derivatives only.
     Tested against: `attention_plain`.
     """
     length, keys = q.shape[-2], k.shape[-2]
-    grouped = q.shape[1] != k.shape[1]
-    square_causal = length == keys and (mask is None or hides_future)
-    if q.device.type == "cpu":
-        return _attention_cpu(q, k, v, mask, scale=scale, square_causal=square_causal)
+    if window is not None and window >= keys:
+        mask = mask if mask is None or hides_future else mask & band(length, keys, device=q.device)
+        window, hides_future = None, True
+    in_order = mask is None or hides_future or window is not None
+    on_cpu = q.device.type == "cpu"
+    if softcap is not None or sinks is not None or slopes is not None:
+        if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
+            return attention_plain(
+                q, k, v, mask, scale=scale, window=window, softcap=softcap, sinks=sinks,
+                slopes=slopes, places=places,
+            )  # fmt: skip
+        extras = Extras(
+            scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
+            softcap=softcap,
+            window=window,
+            in_order=in_order,
+            block=CPU_BLOCK if on_cpu else GPU_BLOCK,
+            mask=mask,
+            slopes=slopes,
+            places=places,
+        )
+        dtype = q.dtype
+        if on_cpu:
+            q, k, v = _widened(q, k, v)
+        with torch.autocast(q.device.type, enabled=False):
+            return block_attention(q, k, v, sinks, extras).to(dtype)
+    if on_cpu:
+        return _attention_cpu(q, k, v, mask, scale=scale, window=window, in_order=in_order)
+    if window is not None:
+        return _attention_in_blocks(q, k, v, mask, scale, window, GPU_BLOCK)
     causal = mask is None and length > 1
     if causal and length != keys:
-        mask, causal = _offset_causal(length, keys, q.device), False
+        mask, causal = band(length, keys, device=q.device), False
+    grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )
@@ -113,46 +205,56 @@ def _attention_cpu(
     mask: Tensor | None,
     *,
     scale: float | None,
-    square_causal: bool,
+    window: int | None,
+    in_order: bool,
 ) -> Tensor:
     """In float32 (bf16's backward kernel is slower), and with a causal mask block by block of queries.
 
     A block multiplies only the keys up to its own end: for T = 256 that is 5/8 of the work.
     """
     dtype, length, keys = q.dtype, q.shape[-2], k.shape[-2]
-    wide = dtype if dtype == torch.float64 else torch.float32
-    q, k, v = q.to(wide), k.to(wide), v.to(wide)
-    grouped = q.shape[1] != k.shape[1]
+    q, k, v = _widened(q, k, v)
     with torch.autocast("cpu", enabled=False):
-        whole = not square_causal or length < 2 * CPU_BLOCK or torch.compiler.is_compiling()
-        if whole:
-            if mask is None and length > 1:
-                mask = _offset_causal(length, keys, q.device)
-            mixed = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped
-            )
-            return mixed.to(dtype)
-        ends = (*range(CPU_BLOCK, length, CPU_BLOCK), length)
-        blocks = []
-        for rows, key, value in zip(
-            q.split(CPU_BLOCK, dim=-2),
-            _Prefixes.apply(k, ends),
-            _Prefixes.apply(v, ends),
-            strict=True,
-        ):
-            start, end = key.shape[-2] - rows.shape[-2], key.shape[-2]
-            if mask is None:
-                seen = _offset_causal(end - start, end, q.device)
-            else:
-                seen = mask[..., start:end, :end]
-            blocks.append(
-                F.scaled_dot_product_attention(
-                    rows, key, value, attn_mask=seen, scale=scale, enable_gqa=grouped
-                )
-            )
-        return torch.cat(blocks, dim=-2).to(dtype)
+        if in_order and length >= 2 * CPU_BLOCK and not torch.compiler.is_compiling():
+            return _attention_in_blocks(q, k, v, mask, scale, window, CPU_BLOCK).to(dtype)
+        if window is not None or (mask is None and length > 1):
+            mask = block_mask(Block((0, length), (0, keys), keys - length), mask, window, q.device)
+        grouped = q.shape[1] != k.shape[1]
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped
+        )
+        return mixed.to(dtype)
 
 
-def _offset_causal(length: int, keys: int, device: torch.device) -> Tensor:
-    """Causal mask of the last `length` of `keys` positions."""
-    return torch.ones(length, keys, dtype=torch.bool, device=device).tril(keys - length)
+def _attention_in_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    window: int | None,
+    size: int,
+) -> Tensor:
+    """Block by block of queries, each with the keys that it can see."""
+    grouped = q.shape[1] != k.shape[1]
+    blocks = tuple(query_blocks(q.shape[-2], k.shape[-2], size, in_order=True, window=window))
+    results = []
+    for block, rows, key, value in zip(
+        blocks,
+        q.split(size, dim=-2),
+        _Spans.apply(k, blocks),
+        _Spans.apply(v, blocks),
+        strict=True,
+    ):
+        seen = block_mask(block, mask, window, q.device)
+        results.append(
+            F.scaled_dot_product_attention(
+                rows, key, value, attn_mask=seen, scale=scale, enable_gqa=grouped
+            )
+        )
+    return torch.cat(results, dim=-2)
+
+
+def _widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In float32, or float64 where they are."""
+    return tuple(t if t.dtype == torch.float64 else t.to(torch.float32) for t in tensors)
