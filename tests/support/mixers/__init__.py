@@ -10,6 +10,10 @@ from glassbox.core.config import Spec
 SIZE = 12
 """hidden_size of the common tests."""
 
+UNREACHED = ("indexer.",)
+"""Prefixes of parameters that the output's gradient never reaches: the indexer's choice of tokens has
+no derivative, and it learns from a loss of its own (held in test_layers_latent.py)."""
+
 
 def all_mixers() -> dict[str, Spec]:
     """name -> spec, of all modules of this package."""
