@@ -1,0 +1,66 @@
+"""The short causal convolution in front of a recurrent mixer, as a layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glassbox.layers.context import Context
+from glassbox.layers.initialization import Draw
+from glassbox.ops.activations import silu
+from glassbox.ops.short_conv import short_conv
+
+
+class ShortConv(nn.Module):
+    """y_t = silu(b + sum over w of weight[:, 0, w] x_{t - (W - 1) + w}), each channel by itself.
+
+    A part of a mixer, which keeps the (B, W - 1, C) inputs before a call among its own state:
+
+        out, state["conv"] = conv(x, context, state["conv"])
+
+    weight (C, 1, W) is laid out as torch.nn.Conv1d's. Tested against: torch.nn.Conv1d.
+    """
+
+    def __init__(
+        self, channels: int, taps: int, *, bias: bool = False, activation: bool = True
+    ) -> None:
+        super().__init__()
+        assert taps > 1, taps
+        self.taps = taps
+        self.activation = activation
+        self.weight = nn.Parameter(torch.empty(channels, 1, taps))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    def initialize(self, draw: Draw) -> None:
+        """Weights uniform within 1 / sqrt(W), as the published Mamba code's, bias zero."""
+        bound = 1 / math.sqrt(self.taps)
+        nn.init.uniform_(self.weight, -bound, bound, generator=draw.generator)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device, dtype: torch.dtype
+    ) -> Float[Tensor, "B P C"]:
+        """No inputs yet: zeros."""
+        shape = (batch_size, self.taps - 1, self.weight.shape[0])
+        return torch.zeros(shape, device=device, dtype=dtype)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T C"],
+        context: Context,
+        state: Float[Tensor, "B P C"] | None = None,
+    ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B P C"]]:
+        """The convolved sequence, and the last inputs, for the next call."""
+        out, after = short_conv(
+            x,
+            self.weight.squeeze(1),
+            self.bias,
+            state,
+            documents=context.documents,
+            lengths=context.lengths,
+        )
+        return (silu(out) if self.activation else out), after
