@@ -1,0 +1,155 @@
+"""RWKV-7's generalized delta rule: a matrix state with a decay a channel and a rank-one correction.
+
+With columns for vectors and S of (Dk, Dv):
+
+    S_t = diag(e^{w_t}) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T        y_t = S_t^T q_t
+
+The delta rule is the case w = 0, a = k, b = -beta k: what k recalls is replaced by v.
+Source: Peng et al., "RWKV-7 Goose", arXiv:2503.14456, section 4 (their state is the transpose).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+CHUNK = 32
+"""Tokens handled as one block of matrices by the chunked form."""
+
+
+def generalized_delta_plain(
+    q: Float[Tensor, "B T H Dk"],
+    k: Float[Tensor, "B T H Dk"],
+    v: Float[Tensor, "B T H Dv"],
+    log_decay: Float[Tensor, "B T H Dk"],
+    a: Float[Tensor, "B T H Dk"],
+    b: Float[Tensor, "B T H Dk"],
+    state: Float[Tensor, "B H Dk Dv"] | None = None,
+    starts: Bool[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
+    """y and the last state, one token after the other; at a token of `starts` the past is forgotten.
+
+    Tested against: the paper's recurrence written with explicit matrices.
+    """
+    if state is None:
+        state = q.new_zeros(q.shape[0], *q.shape[2:], v.shape[-1])
+    outputs = []
+    for t in range(q.shape[1]):
+        if starts is not None:
+            state = state.masked_fill(starts[:, t, None, None, None], 0.0)
+        parts = (part[:, t] for part in (q, k, v, log_decay, a, b))
+        y, state = generalized_delta_step(*parts, state)
+        outputs.append(y)
+    return torch.stack(outputs, 1), state
+
+
+def generalized_delta_step(
+    q: Float[Tensor, "B H Dk"],
+    k: Float[Tensor, "B H Dk"],
+    v: Float[Tensor, "B H Dv"],
+    log_decay: Float[Tensor, "B H Dk"],
+    a: Float[Tensor, "B H Dk"],
+    b: Float[Tensor, "B H Dk"],
+    state: Float[Tensor, "B H Dk Dv"],
+) -> tuple[Float[Tensor, "B H Dv"], Float[Tensor, "B H Dk Dv"]]:
+    """One token of the recurrence: what it reads, and the state behind it."""
+    recalled = a.unsqueeze(-2) @ state  # (B, H, 1, Dv)
+    faded = torch.exp(log_decay).unsqueeze(-1) * state
+    state = faded + b.unsqueeze(-1) * recalled + k.unsqueeze(-1) * v.unsqueeze(-2)
+    return (q.unsqueeze(-2) @ state).squeeze(-2), state
+
+
+def generalized_delta(
+    q: Float[Tensor, "B T H Dk"],
+    k: Float[Tensor, "B T H Dk"],
+    v: Float[Tensor, "B T H Dv"],
+    log_decay: Float[Tensor, "B T H Dk"],
+    a: Float[Tensor, "B T H Dk"],
+    b: Float[Tensor, "B T H Dk"],
+    state: Float[Tensor, "B H Dk Dv"] | None = None,
+    starts: Bool[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
+    """`generalized_delta_plain`, chunk by chunk: matrices within, the state from one to the next.
+
+    With G_t the sum of log_decay from the chunk's first token to t, q'_t = q_t e^{G_t},
+    a'_t = a_t e^{G_{t-1}}, k'_s = k_s e^{-G_s}, b'_s = b_s e^{-G_s}, and u_t = S_{t-1}^T a_t what is
+    recalled at t, the rows of a chunk obey
+
+        U = (I - tril(A' B'^T, -1))^{-1} (A' S_0 + tril(A' K'^T, -1) V)
+        Y = Q' S_0 + tril(Q' K'^T) V + tril(Q' B'^T) U
+        S = diag(e^G) (S_0 + K'^T V + B'^T U)
+
+    so everything but S_0 is one batch of matrix products over all chunks. log_decay must not lie
+    below -80 / CHUNK = -2.5 (RWKV-7's lies above -0.61), or e^{-G} leaves float32. Float32 or wider.
+    Tested against: `generalized_delta_plain`.
+    """
+    if state is None:
+        state = q.new_zeros(q.shape[0], *q.shape[2:], v.shape[-1])
+    if q.shape[1] == 1 and starts is None:
+        parts = (part[:, 0] for part in (q, k, v, log_decay, a, b))
+        y, state = generalized_delta_step(*parts, state)
+        return y.unsqueeze(1), state
+    with torch.autocast(q.device.type, enabled=False):
+        return _chunked(q, k, v, log_decay, a, b, state, starts)
+
+
+def _chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+    starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    length, size = q.shape[1], min(CHUNK, q.shape[1])
+    q, k, v, log_decay, a, b = (_chunks(part, size) for part in (q, k, v, log_decay, a, b))
+    decayed = log_decay.cumsum(-2)  # G: (B, H, chunks, size, Dk)
+    total, grow = decayed[..., -1:, :], torch.exp(-decayed)
+    q, a = q * torch.exp(decayed), a * torch.exp(decayed - log_decay)
+    k_grown, b_grown = k * grow, b * grow
+    to_end = torch.exp(total - decayed)
+    k_end, b_end = k * to_end, b * to_end
+    kept = torch.exp(total).mT  # what the chunk leaves of S_0, (B, H, chunks, Dk, 1)
+
+    inclusive = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+    q_first, a_first = q, a
+    if starts is not None:
+        documents = _chunks(starts[..., None, None], size).cumsum(-2)  # (B, 1, chunks, size, 1)
+        inclusive = inclusive & (documents == documents.mT)
+        first, last = documents == 0, documents == documents[..., -1:, :]
+        q_first, a_first = q * first, a * first
+        k_end, b_end = k_end * last, b_end * last
+        kept = kept * first[..., -1:, :]
+    strict = inclusive.tril(-1)
+
+    identity = torch.eye(size, dtype=q.dtype, device=q.device)
+    right = torch.cat((a_first, (a @ k_grown.mT * strict) @ v), -1)
+    solved = torch.linalg.solve_triangular(
+        identity - a @ b_grown.mT * strict, right, upper=False, unitriangular=True
+    )
+    from_state, from_values = solved.split((a.shape[-1], v.shape[-1]), -1)
+    added = k_end.mT @ v
+    befores, recalls = [], []
+    for chunk in range(q.shape[2]):
+        befores.append(state)
+        recalls.append(from_state[:, :, chunk] @ state + from_values[:, :, chunk])
+        new = added[:, :, chunk] + b_end[:, :, chunk].mT @ recalls[-1]
+        state = kept[:, :, chunk] * state + new
+    y = q_first @ torch.stack(befores, 2)
+    y = (
+        y
+        + (q @ k_grown.mT * inclusive) @ v
+        + (q @ b_grown.mT * inclusive) @ torch.stack(recalls, 2)
+    )
+    return y.flatten(2, 3)[:, :, :length].transpose(1, 2), state
+
+
+def _chunks(x: Tensor, size: int) -> Tensor:
+    """(B, T, H, D) as (B, H, chunks, size, D), with zeros behind the end: they change no state."""
+    missing = -x.shape[1] % size
+    if missing:
+        x = torch.cat((x, x.new_zeros(x.shape[0], missing, *x.shape[2:])), 1)
+    return x.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)

@@ -1,0 +1,154 @@
+"""RWKV-4's WKV: a running average of the values, weighted by e^key and fading with time.
+
+    wkv_t = (sum_{s<t} e^{(t-1-s) w + k_s} v_s + e^{u+k_t} v_t)
+          / (sum_{s<t} e^{(t-1-s) w + k_s}     + e^{u+k_t}    )
+
+for each channel by itself, w < 0 its decay and u the bonus of the current token. Keys have no bound,
+so both sums are kept divided by e^m, m the largest exponent in them.
+Source: Peng et al., "RWKV", arXiv:2305.13048, section 3.1.1 and appendix D.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glassbox.ops.scan import linear_scan
+
+
+class WkvState(NamedTuple):
+    """The two sums behind the last token, each to be multiplied by e^largest."""
+
+    numerator: Float[Tensor, "B C"]
+    denominator: Float[Tensor, "B C"]
+    largest: Float[Tensor, "B C"]
+
+
+def wkv_state(like: Float[Tensor, "B C"]) -> WkvState:
+    """Nothing seen: empty sums, whose largest exponent is minus infinity."""
+    return WkvState(
+        torch.zeros_like(like), torch.zeros_like(like), torch.full_like(like, -math.inf)
+    )
+
+
+def wkv_step(
+    decay: Float[Tensor, " C"],
+    bonus: Float[Tensor, " C"],
+    key: Float[Tensor, "B C"],
+    value: Float[Tensor, "B C"],
+    state: WkvState,
+) -> tuple[Float[Tensor, "B C"], WkvState]:
+    """One token of the recurrence: what it reads, and the state behind it."""
+    numerator, denominator, largest = state
+    top = torch.maximum(largest, bonus + key)
+    past, now = torch.exp(largest - top), torch.exp(bonus + key - top)
+    output = (past * numerator + now * value) / (past * denominator + now)
+    top = torch.maximum(largest + decay, key)
+    past, now = torch.exp(largest + decay - top), torch.exp(key - top)
+    return output, WkvState(past * numerator + now * value, past * denominator + now, top)
+
+
+def wkv_plain(
+    decay: Float[Tensor, " C"],
+    bonus: Float[Tensor, " C"],
+    key: Float[Tensor, "B T C"],
+    value: Float[Tensor, "B T C"],
+    state: WkvState | None = None,
+    starts: Bool[Tensor, "B T"] | None = None,
+    lengths: Int[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, "B T C"], WkvState]:
+    """All outputs and the last state, one token after the other.
+
+    At a token of `starts` the past is forgotten; the state is that behind the first `lengths`
+    tokens of each row (all of them unless given). Tested against: transformers RwkvModel.
+    """
+    empty = wkv_state(key[:, 0])
+    state = empty if state is None else state
+    outputs = []
+    for t in range(key.shape[1]):
+        if starts is not None:
+            fresh = starts[:, t, None]
+            state = WkvState(*(torch.where(fresh, e, s) for e, s in zip(empty, state, strict=True)))
+        output, after = wkv_step(decay, bonus, key[:, t], value[:, t], state)
+        outputs.append(output)
+        if lengths is not None:
+            real = (t < lengths)[:, None]
+            after = WkvState(*(torch.where(real, a, s) for a, s in zip(after, state, strict=True)))
+        state = after
+    return torch.stack(outputs, 1), state
+
+
+def wkv(
+    decay: Float[Tensor, " C"],
+    bonus: Float[Tensor, " C"],
+    key: Float[Tensor, "B T C"],
+    value: Float[Tensor, "B T C"],
+    state: WkvState | None = None,
+    starts: Bool[Tensor, "B T"] | None = None,
+    lengths: Int[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, "B T C"], WkvState]:
+    """`wkv_plain` as two linear scans over chunks.
+
+    The exponents m_t = max(m_{t-1} + w, k_t) come first. With them the sums are linear scans with
+    decays e^{m_{t-1} + w - m_t} <= 1; as m cancels in the quotient, no gradient passes through it.
+    First derivatives only. Float32 or wider. Tested against: `wkv_plain`.
+    """
+    if state is None:
+        state = wkv_state(key[:, 0])
+    if key.shape[1] == 1 and starts is None and lengths is None:
+        output, state = wkv_step(decay, bonus, key[:, 0], value[:, 0], state)
+        return output.unsqueeze(1), state
+    fades: Tensor = decay
+    if starts is not None:
+        fades = decay.expand_as(key).masked_fill(starts.unsqueeze(-1), -math.inf)
+    with torch.no_grad():
+        largest = _running_maximum(fades.expand_as(key), key, state.largest)
+        before = torch.cat((state.largest.unsqueeze(1), largest[:, :-1]), 1)
+    past, now = torch.exp(before + fades - largest), torch.exp(key - largest)
+    numerators = linear_scan(past, now * value, state.numerator)
+    denominators = linear_scan(past, now, state.denominator)
+
+    if starts is not None:
+        before = before.masked_fill(starts.unsqueeze(-1), -math.inf)
+    boosted = bonus + key
+    top = torch.maximum(before, boosted.detach())
+    past, now = torch.exp(before - top), torch.exp(boosted - top)
+    numerator = torch.cat((state.numerator.unsqueeze(1), numerators[:, :-1]), 1)
+    denominator = torch.cat((state.denominator.unsqueeze(1), denominators[:, :-1]), 1)
+    output = (past * numerator + now * value) / (past * denominator + now)
+
+    sums = (numerators, denominators, largest)
+    if lengths is None:
+        return output, WkvState(*(part[:, -1] for part in sums))
+    rows, last = torch.arange(len(key), device=key.device), (lengths - 1).clamp(min=0)
+    real = (lengths > 0)[:, None]
+    ends = (torch.where(real, s[rows, last], old) for s, old in zip(sums, state, strict=True))
+    return output, WkvState(*ends)
+
+
+def _running_maximum(
+    shift: Float[Tensor, "B T C"], key: Float[Tensor, "B T C"], initial: Float[Tensor, "B C"]
+) -> Float[Tensor, "B T C"]:
+    """m_t = max(m_{t-1} + shift_t, key_t): a scan over chunks, as `linear_scan` but in logarithms."""
+    batch, length, channels = key.shape
+    size = max(1, math.isqrt(length))
+    number = -(-length // size)
+    missing = number * size - length
+    if missing:
+        shift = torch.cat((shift, shift.new_zeros(batch, missing, channels)), 1)
+        key = torch.cat((key, key.new_full((batch, missing, channels), -math.inf)), 1)
+    shift, key = (part.reshape(batch, number, size, channels) for part in (shift, key))
+    local, total = torch.empty_like(key), shift.cumsum(2)
+    local[:, :, 0] = key[:, :, 0]
+    for step in range(1, size):
+        faded = local[:, :, step - 1] + shift[:, :, step]
+        torch.maximum(faded, key[:, :, step], out=local[:, :, step])
+    starts = [initial]
+    for chunk in range(number - 1):
+        starts.append(torch.maximum(starts[-1] + total[:, chunk, -1], local[:, chunk, -1]))
+    result = torch.maximum(local, total.add_(torch.stack(starts, 1).unsqueeze(2)))
+    return result.reshape(batch, number * size, channels)[:, :length]
