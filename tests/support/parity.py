@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.core_model_loading import revert_weight_conversion
 
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.families import (
@@ -49,14 +50,20 @@ def reference(case: Case, dtype: torch.dtype = torch.float32) -> transformers.Pr
     return model.to(dtype)
 
 
+def as_in_files(
+    theirs: transformers.PreTrainedModel, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Their tensors as their files hold them, which may be under other names and cut otherwise."""
+    return revert_weight_conversion(theirs, tensors)
+
+
 def ours_from(theirs: transformers.PreTrainedModel) -> CausalLM:
     """Ours with copies of their weights, so that a change of one side never shows on the other."""
     config = from_hf_config(theirs.config.to_dict())
     with torch.device("meta"):
         model = CausalLM(config)
-    state = {
-        name: part.clone() for name, part in from_hf_weights(config, theirs.state_dict()).items()
-    }
+    stored = as_in_files(theirs, theirs.state_dict())
+    state = {name: part.clone() for name, part in from_hf_weights(config, stored).items()}
     model.load_state_dict(state, assign=True)
     return model.requires_grad_()
 
@@ -110,7 +117,7 @@ def gradient_difference(ours: CausalLM, theirs: transformers.PreTrainedModel) ->
     """The worst of all weights; every gradient of theirs is there, and none is zero."""
     own = {name: parameter.grad for name, parameter in ours.named_parameters()}
     mapped = to_hf_weights(ours.config, own)
-    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    expected = as_in_files(theirs, {name: p.grad for name, p in theirs.named_parameters()})
     assert mapped.keys() == expected.keys()
     worst = 0.0
     for name, grad in expected.items():

@@ -11,10 +11,15 @@ from torch import Tensor
 from glassbox.core.errors import UserError
 from glassbox.models.config import ModelConfig
 from glassbox.models.families.gpt2 import GPT2
+from glassbox.models.families.gpt_neox import GPT_NEOX
 from glassbox.models.families.llama import LLAMA
 from glassbox.models.family import Family, HfConfig
 
-FAMILIES: tuple[Family, ...] = (LLAMA, GPT2)
+FAMILIES: tuple[Family, ...] = (
+    LLAMA,
+    GPT2,
+    GPT_NEOX,
+)
 
 
 def presets() -> dict[str, ModelConfig]:
