@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.linear import Linear
-from glassbox.ops.activations import geglu, gelu, relu2, swiglu
+from glassbox.ops.activations import clamped_swiglu, geglu, gelu, relu2, swiglu
 
 
 class Gelu(Spec):
@@ -37,6 +37,16 @@ class GeGlu(Spec):
     kind: Literal["geglu"] = "geglu"
     size: int = Field(gt=0, description="width of the middle, F")
     tanh: bool = Field(True, description="the tanh form, as Gemma, or the exact one")
+    bias: bool = False
+
+
+class ClampedSwiGlu(Spec):
+    """down((u + 1) g sigmoid(alpha g)), g and u cut at the limit: gpt-oss. Source: arXiv:2508.10925."""
+
+    kind: Literal["clamped_swiglu"] = "clamped_swiglu"
+    size: int = Field(gt=0, description="width of the middle, F")
+    alpha: float = Field(1.702, gt=0)
+    limit: float = Field(7.0, gt=0)
     bias: bool = False
 
 
@@ -93,6 +103,22 @@ class GeGluLayer(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Widen twice, gate, narrow."""
         return self.down(geglu(self.gate_up(x), tanh=self.tanh))
+
+
+class ClampedSwiGluLayer(nn.Module):
+    """Module of `ClampedSwiGlu`; gate and up are one matrix, (2F, D), so that they are one product."""
+
+    def __init__(self, spec: ClampedSwiGlu, hidden_size: int) -> None:
+        super().__init__()
+        self.alpha, self.limit = spec.alpha, spec.limit
+        self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
+        self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], context: Context | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Widen twice, cut, gate, narrow."""
+        return self.down(clamped_swiglu(self.gate_up(x), alpha=self.alpha, limit=self.limit))
 
 
 class Relu2Layer(nn.Module):

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.attention import GroupedQuery, GroupedQueryAttention
 from glassbox.layers.context import Context
+from glassbox.layers.experts import MixtureOfExperts, MixtureOfExpertsLayer
 from glassbox.layers.feedforward import (
+    ClampedSwiGlu,
+    ClampedSwiGluLayer,
     GeGlu,
     GeGluLayer,
     Gelu,
@@ -33,7 +36,9 @@ MODULES: dict[type[Spec], Callable[[Any, int], nn.Module]] = {
     Gelu: GeluLayer,
     SwiGlu: SwiGluLayer,
     GeGlu: GeGluLayer,
+    ClampedSwiGlu: ClampedSwiGluLayer,
     Relu2: Relu2Layer,
+    MixtureOfExperts: MixtureOfExpertsLayer,
     RmsNorm: RmsNormLayer,
     LayerNorm: LayerNormLayer,
 }

@@ -8,11 +8,14 @@ from pydantic import Field, model_validator
 
 from glassbox.core.config import Spec
 from glassbox.layers.attention import GroupedQuery
-from glassbox.layers.feedforward import GeGlu, Gelu, Relu2, SwiGlu
+from glassbox.layers.experts import MixtureOfExperts
+from glassbox.layers.feedforward import ClampedSwiGlu, GeGlu, Gelu, Relu2, SwiGlu
 from glassbox.layers.norms import LayerNorm, RmsNorm
 
 Mixer = GroupedQuery  # a second one makes this a union, discriminated on `kind`
-FeedForward = Annotated[Gelu | SwiGlu | GeGlu | Relu2, Field(discriminator="kind")]
+FeedForward = Annotated[
+    Gelu | SwiGlu | GeGlu | ClampedSwiGlu | Relu2 | MixtureOfExperts, Field(discriminator="kind")
+]
 Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]
 
 

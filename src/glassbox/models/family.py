@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.layers.experts import MixtureOfExperts
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig, Repeat
 
 Value = TypeVar("Value", bool, int, float, str)
@@ -160,10 +161,18 @@ def uniform_block(config: ModelConfig) -> BlockSpec | None:
 def canonical(config: ModelConfig) -> ModelConfig:
     """The same function of the same weights, written one way: defaults spelled out, repeats joined.
 
-    Dropout and initialization concern training alone and are set to their defaults.
+    Dropout, initialization and the losses of experts concern training alone and are set to their
+    defaults.
     """
     layers = [
-        layer.model_copy(update={"mixer": layer.mixer.resolve(config.hidden_size)})
+        layer.model_copy(
+            update={
+                "mixer": layer.mixer.resolve(config.hidden_size),
+                "ffn": layer.ffn.untrained()
+                if isinstance(layer.ffn, MixtureOfExperts)
+                else layer.ffn,
+            }
+        )
         for layer in config.layers()
     ]
     training_only = {"dropout": 0.0, "init": Initialization()}

@@ -164,3 +164,16 @@ def relu2(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
         return relu2_plain(x)
     return _Relu2.apply(x)
+
+
+def clamped_swiglu(
+    gate_up: Float[Tensor, "*shape 2F"], *, alpha: float = 1.702, limit: float = 7.0
+) -> Float[Tensor, "*shape F"]:
+    """(u + 1) g sigmoid(alpha g) with g = min(gate, limit) and u = up cut to [-limit, limit].
+
+    gate and up are the halves of the last axis. Source: gpt-oss model card, arXiv:2508.10925.
+    Tested against: transformers' GptOssExperts.
+    """
+    gate, up = gate_up.chunk(2, dim=-1)
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (up + 1) * gate * torch.sigmoid(alpha * gate)

@@ -1,0 +1,303 @@
+"""Mixture of experts: many perceptrons, of which each token passes a few."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from glassbox.core.config import Spec
+from glassbox.core.distributed import Group
+from glassbox.layers.context import Context
+from glassbox.layers.feedforward import (
+    ClampedSwiGlu,
+    ClampedSwiGluLayer,
+    GeGlu,
+    GeGluLayer,
+    Gelu,
+    GeluLayer,
+    Relu2,
+    Relu2Layer,
+    SwiGlu,
+    SwiGluLayer,
+)
+from glassbox.layers.initialization import Draw
+from glassbox.layers.linear import Linear
+from glassbox.ops.activations import clamped_swiglu, geglu, gelu, relu2, swiglu
+from glassbox.ops.experts import experts_grouped, linear_wide
+from glassbox.ops.routing import (
+    Routing,
+    balance_loss,
+    expert_loads,
+    route,
+    within_capacity,
+    z_loss,
+)
+
+Expert = SwiGlu | GeGlu | ClampedSwiGlu | Gelu | Relu2
+
+
+class MixtureOfExperts(Spec):
+    """sum of gate_i expert_i(x) over each token's top_k of num_experts, and of the shared expert.
+
+    The router's softmax is taken over all experts and, with `normalize_top_k`, divided by the sum
+    over the chosen ones, which is the softmax over the chosen logits (Mixtral, gpt-oss).
+    Source: Mixtral, arXiv:2401.04088; fine-grained and shared experts DeepSeekMoE, arXiv:2401.06066;
+    balancing by a bias alone arXiv:2408.15664.
+    """
+
+    kind: Literal["experts"] = "experts"
+    num_experts: int = Field(gt=0, description="E")
+    top_k: int = Field(gt=0, description="K, how many experts each token passes")
+    expert: Annotated[Expert, Field(discriminator="kind")]
+    router: Literal["softmax", "sigmoid"] = "softmax"
+    router_bias: bool = False
+    normalize_top_k: bool = Field(True, description="the gates of a token sum to routed_scale")
+    routed_scale: float = Field(1.0, gt=0, description="times the gates")
+    num_groups: int = Field(1, gt=0, description="experts stand in so many groups")
+    top_groups: int = Field(1, gt=0, description="and a token's come from so many of them")
+    group_score: Literal["max", "top2"] = Field(
+        "max", description="a group's score: its best expert's, or the sum of its best two"
+    )
+    shared: int | None = Field(None, gt=0, description="width F of an expert that all tokens pass")
+    shared_gate: bool = Field(False, description="times sigmoid(w x), as Qwen2-MoE")
+    balance_bias: bool = Field(False, description="a bias on the choice alone, moved by the load")
+    balance_rate: float = Field(0.001, ge=0, description="how far that bias moves after a step")
+    balance_loss: float = Field(0.0, ge=0, description="weight of each layer's balancing loss")
+    z_loss: float = Field(0.0, ge=0, description="weight of each layer's router z-loss")
+    capacity_factor: float | None = Field(
+        None, gt=0, description="in training an expert takes factor * K N / E tokens at most"
+    )
+    capacity_priority: Literal["arrival", "gate"] = "arrival"
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> MixtureOfExperts:
+        if self.num_experts % self.num_groups:
+            raise ValueError(
+                f"num_groups = {self.num_groups} does not divide num_experts = {self.num_experts}"
+            )
+        if self.top_groups > self.num_groups:
+            raise ValueError(
+                f"top_groups = {self.top_groups} is more than num_groups = {self.num_groups}"
+            )
+        size = self.num_experts // self.num_groups
+        if self.top_k > self.top_groups * size:
+            raise ValueError(
+                f"top_k = {self.top_k} is more than the {self.top_groups * size} experts "
+                "that a token may choose from; make it smaller"
+            )
+        if self.num_groups > 1 and self.group_score == "top2" and size < 2:
+            raise ValueError(
+                f"group_score = top2 needs two experts a group; num_groups = {self.num_groups} "
+                f"leaves {size}"
+            )
+        if self.shared_gate and self.shared is None:
+            raise ValueError("shared_gate = true needs shared, the shared expert's width")
+        return self
+
+    def untrained(self) -> MixtureOfExperts:
+        """The same function of the same weights: what concerns training alone set to its default."""
+        training = (
+            "balance_rate",
+            "balance_loss",
+            "z_loss",
+            "capacity_factor",
+            "capacity_priority",
+        )
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].default for name in training})
+
+
+LAYERS: dict[type[Spec], Callable[..., nn.Module]] = {
+    SwiGlu: SwiGluLayer,
+    GeGlu: GeGluLayer,
+    ClampedSwiGlu: ClampedSwiGluLayer,
+    Gelu: GeluLayer,
+    Relu2: Relu2Layer,
+}
+
+
+def activation(spec: Expert) -> Callable[[Tensor], Tensor]:
+    """What stands between an expert's two matrices."""
+    if isinstance(spec, ClampedSwiGlu):
+        return lambda x: clamped_swiglu(x, alpha=spec.alpha, limit=spec.limit)
+    if isinstance(spec, SwiGlu):
+        return swiglu
+    if isinstance(spec, GeGlu):
+        return lambda x: geglu(x, tanh=spec.tanh)
+    if isinstance(spec, Gelu):
+        return lambda x: gelu(x, tanh=spec.tanh)
+    return relu2
+
+
+class MixtureOfExpertsLayer(nn.Module):
+    """Module of `MixtureOfExperts`; the experts' matrices are stacked, (E, 2F, D) and (E, D, F).
+
+    Gated experts have `gate_up`, gate above up, others `up`. The router computes in float32 at
+    least. Padding (by `context.lengths`, or packed documents of negative number) goes to no expert
+    and counts in no loss. Where `context.auxiliary` asks, each pass adds its losses `balance_loss`
+    and `router_z_loss` and its measures `expert_load` (E,), `router_entropy` (nats a token) and
+    `dropped_share`.
+
+    A capacity binds in training alone, and makes a token's output depend on the tokens before it
+    in the batch (priority "arrival") or on all of them, later ones too (priority "gate").
+    Tested against: `experts_plain`; transformers' Mixtral, Qwen3-MoE and gpt-oss blocks.
+    """
+
+    balance_bias: Tensor | None
+
+    def __init__(self, spec: MixtureOfExperts, hidden_size: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.activate = activation(spec.expert)
+        count, size = spec.num_experts, spec.expert.size
+        gated = isinstance(spec.expert, SwiGlu | GeGlu | ClampedSwiGlu)
+        middle = 2 * size if gated else size
+        self.up_name = "gate_up" if gated else "up"
+        self.router = Linear(hidden_size, count, bias=spec.router_bias)
+        self.register_parameter(self.up_name, nn.Parameter(torch.empty(count, middle, hidden_size)))
+        self.down = nn.Parameter(torch.empty(count, hidden_size, size))
+        has_bias = spec.expert.bias
+        self.register_parameter(
+            f"{self.up_name}_bias", nn.Parameter(torch.zeros(count, middle)) if has_bias else None
+        )
+        self.down_bias = nn.Parameter(torch.zeros(count, hidden_size)) if has_bias else None
+        self.shared = (
+            LAYERS[type(spec.expert)](
+                spec.expert.model_copy(update={"size": spec.shared}), hidden_size
+            )
+            if spec.shared is not None
+            else None
+        )
+        self.shared_gate = Linear(hidden_size, 1) if spec.shared_gate else None
+        self.register_buffer("balance_bias", torch.zeros(count) if spec.balance_bias else None)
+        self._pending_load: Tensor | None = None
+
+    def initialize(self, draw: Draw) -> None:
+        """Matrices normal, the second narrower; biases zero."""
+        draw.normal(getattr(self, self.up_name))
+        draw.normal(self.down, into_residual=True)
+        for bias in (getattr(self, f"{self.up_name}_bias"), self.down_bias, self.balance_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def forward(
+        self, hidden: Float[Tensor, "B T D"], context: Context | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Route, let the chosen experts work, add them up."""
+        spec = self.spec
+        x = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
+        real = _real_tokens(hidden, context)
+        logits = linear_wide(x, self.router.weight, self.router.bias)
+        routing = route(
+            logits,
+            spec.top_k,
+            score=spec.router,
+            normalize=spec.normalize_top_k,
+            scale=spec.routed_scale,
+            num_groups=spec.num_groups,
+            top_groups=spec.top_groups,
+            group_score=spec.group_score,
+            choice_bias=self.balance_bias,
+        )
+        kept = None if real is None else real.unsqueeze(-1)  # (N, 1)
+        if spec.capacity_factor is not None and self.training:
+            tokens = len(x) if real is None else int(real.sum())
+            even = spec.top_k * tokens / spec.num_experts
+            kept = within_capacity(
+                routing.experts,
+                routing.gates,
+                math.ceil(spec.capacity_factor * even),
+                priority=spec.capacity_priority,
+                candidates=kept,
+            )
+        output = experts_grouped(
+            x,
+            routing.experts,
+            routing.gates,
+            getattr(self, self.up_name),
+            self.down,
+            self.activate,
+            up_bias=getattr(self, f"{self.up_name}_bias"),
+            down_bias=self.down_bias,
+            kept=kept,
+        ).view_as(hidden)
+        if self.shared is not None:
+            shared = self.shared(hidden, context)
+            if self.shared_gate is not None:
+                shared = torch.sigmoid(self.shared_gate(hidden)) * shared
+            output = output + shared
+        self._tell(routing, logits, real, kept, context)
+        return output
+
+    def _tell(
+        self,
+        routing: Routing,
+        logits: Float[Tensor, "N E"],
+        real: Bool[Tensor, " N"] | None,
+        kept: Bool[Tensor, "N _"] | None,
+        context: Context | None,
+    ) -> None:
+        """Loads for the balancing bias; losses and measures where they are asked for."""
+        spec = self.spec
+        auxiliary = None if context is None else context.auxiliary
+        learning = self.training and torch.is_grad_enabled() and self.balance_bias is not None
+        if auxiliary is None and not learning:
+            return
+        candidates = None if real is None else real.unsqueeze(-1)
+        loads = expert_loads(routing.experts, spec.num_experts, candidates)
+        if learning:
+            self._pending_load = loads + (0 if self._pending_load is None else self._pending_load)
+        if auxiliary is None:
+            return
+        if spec.balance_loss:
+            loss = balance_loss(routing.probabilities, loads, real)
+            auxiliary.add_loss("balance_loss", spec.balance_loss * loss)
+        if spec.z_loss:
+            auxiliary.add_loss("router_z_loss", spec.z_loss * z_loss(logits, real))
+        with torch.no_grad():
+            chosen = loads.sum().clamp(min=1)
+            served = chosen if kept is None else kept.expand_as(routing.experts).sum()
+            entropies = torch.special.entr(routing.probabilities).sum(-1)
+            if real is not None:
+                entropies = entropies * real
+            auxiliary.add_measure("expert_load", loads)
+            auxiliary.add_measure("router_entropy", entropies.sum() * spec.top_k / chosen)
+            auxiliary.add_measure("dropped_share", 1 - served / chosen)
+
+    @torch.no_grad()
+    def after_step(self, group: Group, *, taken: bool) -> None:
+        """Move the balancing bias: up by the rate where the load was below the mean, down where above.
+
+        The loads are those of all micro-batches since the last call, over all ranks; of a step that
+        was not `taken` they are dropped. Source: arXiv:2408.15664, algorithm 1.
+        """
+        if self.balance_bias is None:
+            return
+        loads: Int[Tensor, " E"] | None = self._pending_load
+        self._pending_load = None
+        if not taken:
+            return
+        if loads is None:
+            size = self.spec.num_experts
+            loads = torch.zeros(size, dtype=torch.long, device=self.balance_bias.device)
+        loads = group.sum_(loads).double()
+        step = self.spec.balance_rate * torch.sign(loads.mean() - loads)
+        self.balance_bias.add_(step.to(self.balance_bias.dtype))
+
+
+def _real_tokens(hidden: Float[Tensor, "B T D"], context: Context | None) -> Tensor | None:
+    """(N,), which tokens are no padding; None where all are."""
+    if context is None:
+        return None
+    if context.documents is not None:
+        return (context.documents >= 0).reshape(-1)
+    if context.lengths is None:
+        return None
+    places = torch.arange(hidden.shape[1], device=hidden.device)
+    return (places < context.lengths.unsqueeze(-1)).reshape(-1)

@@ -1,0 +1,162 @@
+"""Which experts a token goes to, with what weight, and what it costs to choose badly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The router's decision for N tokens.
+
+    experts: (N, K), the chosen ones, dearest first. gates: (N, K), the factor on each one's output.
+    probabilities: (N, E), the scores of all experts as shares that sum to 1, for the losses.
+    """
+
+    experts: Int[Tensor, "N K"]
+    gates: Float[Tensor, "N K"]
+    probabilities: Float[Tensor, "N E"]
+
+
+def route(
+    logits: Float[Tensor, "N E"],
+    top_k: int,
+    *,
+    score: Literal["softmax", "sigmoid"] = "softmax",
+    normalize: bool = True,
+    scale: float = 1.0,
+    num_groups: int = 1,
+    top_groups: int = 1,
+    group_score: Literal["max", "top2"] = "max",
+    choice_bias: Float[Tensor, " E"] | None = None,
+) -> Routing:
+    """Choose the top_k experts of largest score s = softmax(logits) or sigmoid(logits); gate_i = scale s_i.
+
+    normalize divides the gates by their sum over the chosen experts before `scale`; with softmax
+    that is the softmax over the chosen logits alone. With `num_groups`, only experts of the
+    `top_groups` best groups stand for election, a group's score being its largest score or the sum
+    of its two largest. `choice_bias` is added to the scores for the choice (of groups as well) and
+    never to a gate.
+    Source: Mixtral, arXiv:2401.04088, section 2.1; groups by their largest score DeepSeek-V2,
+    arXiv:2405.04434, section 2.2.2; sigmoid, bias and two largest DeepSeek-V3, arXiv:2412.19437,
+    section 2.1.2. Tested against: transformers' routers of Mixtral, Qwen3-MoE, DeepSeek V2 and V3.
+
+    >>> route(torch.tensor([[1.0, 3.0, 2.0, 0.0]]), 2).experts.tolist()
+    [[1, 2]]
+    """
+    scores = logits.softmax(-1) if score == "softmax" else logits.sigmoid()
+    with torch.no_grad():
+        choice = scores if choice_bias is None else scores + choice_bias
+        if num_groups > 1:
+            choice = _best_groups_only(choice, num_groups, top_groups, group_score)
+        experts = choice.topk(top_k, dim=-1).indices
+    gates = scores.gather(-1, experts)
+    if normalize:  # sigmoids may all underflow, a softmax's largest share cannot
+        gates = gates / gates.sum(-1, keepdim=True).clamp(min=1e-20)
+    if scale != 1.0:
+        gates = gates * scale
+    shares = scores
+    if score == "sigmoid":
+        shares = scores / scores.sum(-1, keepdim=True).clamp(min=1e-20)
+    return Routing(experts, gates, shares)
+
+
+def _best_groups_only(
+    choice: Float[Tensor, "N E"], num_groups: int, top_groups: int, group_score: str
+) -> Float[Tensor, "N E"]:
+    groups = choice.unflatten(-1, (num_groups, -1))  # (N, groups, E / groups)
+    if group_score == "max":
+        strength = groups.amax(-1)
+    else:
+        strength = groups.topk(2, dim=-1).values.sum(-1)
+    best = strength.topk(top_groups, dim=-1).indices
+    out = torch.ones_like(strength, dtype=torch.bool).scatter(-1, best, False)
+    return groups.masked_fill(out.unsqueeze(-1), -torch.inf).flatten(-2)
+
+
+def expert_loads(
+    experts: Int[Tensor, "N K"], num_experts: int, kept: Bool[Tensor, "#N #K"] | None = None
+) -> Int[Tensor, " E"]:
+    """How many tokens each expert was chosen by, of those kept.
+
+    >>> expert_loads(torch.tensor([[0, 2], [2, 1]]), 4).tolist()
+    [1, 1, 2, 0]
+    """
+    chosen = torch.ones_like(experts) if kept is None else kept.expand_as(experts).to(experts.dtype)
+    empty = torch.zeros(num_experts, dtype=experts.dtype, device=experts.device)
+    return empty.index_add(0, experts.reshape(-1), chosen.reshape(-1))
+
+
+def within_capacity(
+    experts: Int[Tensor, "N K"],
+    gates: Float[Tensor, "N K"],
+    capacity: int,
+    *,
+    priority: Literal["arrival", "gate"] = "arrival",
+    candidates: Bool[Tensor, "#N #K"] | None = None,
+) -> Bool[Tensor, "N K"]:
+    """Which (token, choice) pairs are served where each expert takes `capacity` tokens at most.
+
+    First come is first served, tokens counted row by row through the batch; with priority "gate"
+    the largest gates are served first, whoever came later losing a tie. Pairs that are no candidates
+    are not served and take no place.
+    Source: arrival Switch, arXiv:2101.03961, section 2.2; gate V-MoE, arXiv:2106.05974, section 4.
+    Tested against: a loop.
+
+    >>> within_capacity(torch.tensor([[0], [0], [1]]), torch.ones(3, 1), 1)[:, 0].tolist()
+    [True, False, True]
+    """
+    flat = experts.reshape(-1)
+    wanted = torch.ones_like(experts, dtype=torch.bool)
+    if candidates is not None:
+        wanted = wanted & candidates
+    # a stable sort by one key after the other: candidates first, then by gate, then by expert
+    order = torch.argsort(~wanted.reshape(-1), stable=True)
+    if priority == "gate":
+        by_gate = torch.argsort(-gates.detach().reshape(-1)[order], stable=True)
+        order = order[by_gate]
+        order = order[torch.argsort(~wanted.reshape(-1)[order], stable=True)]
+    order = order[torch.argsort(flat[order], stable=True)]
+    ordered = flat[order]
+    first = torch.searchsorted(ordered, ordered)  # where each expert's run begins
+    place = torch.arange(len(flat), device=flat.device) - first
+    served = torch.empty_like(wanted.reshape(-1)).scatter(0, order, place < capacity)
+    return served.view_as(wanted) & wanted
+
+
+def balance_loss(
+    probabilities: Float[Tensor, "N E"],
+    loads: Int[Tensor, " E"],
+    real: Bool[Tensor, " N"] | None = None,
+) -> Float[Tensor, ""]:
+    """E sum_e f_e P_e: f_e = load_e / N the share of tokens that chose e, P_e e's mean probability.
+
+    Least, K, where both are even. Only the tokens of `real` count; `loads` must be theirs. Gradients
+    flow through P alone. Source: Switch, arXiv:2101.03961, equations 4 to 6, for top-k as in
+    transformers. Tested against: transformers' load_balancing_loss_func.
+    """
+    if real is None:
+        count: float | Tensor = len(probabilities)
+        total = probabilities.sum(0)
+    else:
+        count = real.sum().clamp(min=1)
+        total = (probabilities * real.unsqueeze(-1)).sum(0)
+    return len(loads) * (loads.to(total.dtype) / count * (total / count)).sum()
+
+
+def z_loss(
+    logits: Float[Tensor, "N E"], real: Bool[Tensor, " N"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean of (log sum exp logits)^2 over the tokens of `real`, which keeps the logits small.
+
+    Source: ST-MoE, arXiv:2202.08906, equation 5. Tested against: the formula, by hand.
+    """
+    squares = logits.logsumexp(-1).square()
+    if real is None:
+        return squares.mean()
+    return (squares * real).sum() / real.sum().clamp(min=1)
