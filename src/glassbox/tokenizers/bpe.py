@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, Protocol
 
 from glassbox.core.errors import UserError
 from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR, to_bytes, to_chars, utf8
@@ -59,6 +60,9 @@ class BytePairModel:
             pair = self.vocab[left], self.vocab[right]
             self.ranks[pair] = rank
             self.joined.append(self.vocab[left + right])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.vocab, self.merges, self.ignore_merges)
 
     def encode_word_plain(self, word: bytes) -> list[int]:
         """Ids of one word: among the pairs present, join the leftmost of lowest rank, and repeat."""
@@ -116,6 +120,20 @@ class BytePairModel:
         return [number for number in ids if number >= 0]
 
 
+def _rebuild(
+    vocab: dict[str, int], merges: list[tuple[str, str]], ignore_merges: bool
+) -> BytePairModel:
+    return BytePairModel(vocab, merges, ignore_merges=ignore_merges)
+
+
+class WordModel(Protocol):
+    """What a cache of words needs of a model."""
+
+    def encode_word(self, word: bytes) -> list[int]:
+        """Ids of one word."""
+        ...
+
+
 class WordCache(dict[str, tuple[int, ...]]):
     """The ids of words met before; asking for a new one encodes it.
 
@@ -126,7 +144,7 @@ class WordCache(dict[str, tuple[int, ...]]):
 
     MAX_WORD_CHARS = 128
 
-    def __init__(self, model: BytePairModel, limit: int = 1 << 18) -> None:
+    def __init__(self, model: WordModel, limit: int = 1 << 18) -> None:
         super().__init__()
         self.model = model
         self.limit = limit

@@ -124,6 +124,11 @@ class PreTokenizer:
                 pieces = [word for piece in pieces for word in _isolate(stage, piece)]
         return pieces
 
+    @property
+    def changes_text(self) -> bool:
+        """Whether `normalize` does anything."""
+        return self.nfc
+
     def normalize(self, text: str) -> str:
         """Compose the text (NFC) where the tokenizer asks for it."""
         return unicodedata.normalize("NFC", text) if self.nfc else text

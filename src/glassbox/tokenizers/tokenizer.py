@@ -17,14 +17,16 @@ from glassbox.tokenizers.bpe import BytePairModel, WordCache
 from glassbox.tokenizers.bytelevel import to_chars, utf8
 from glassbox.tokenizers.chat import ChatTemplate, Message
 from glassbox.tokenizers.patterns import PreTokenizer
+from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
 from glassbox.tokenizers.streaming import AddedTokenSplitter, Piece, StreamDecoder
 from glassbox.tokenizers.tokenizer_json import AddedToken, Config, Parts
 
 
 class Tokenizer:
-    """Byte-level byte-pair encoding with added tokens.
+    """Byte-pair encoding, byte-level or sentencepiece's, with added tokens.
 
-    Any text can be encoded, and `decode(encode(text)) == text`. Control tokens are ids, never text:
+    Any text can be encoded, and `decode(encode(text)) == text` (a sentencepiece vocabulary that puts
+    a space before each text gives it back). Control tokens are ids, never text:
     `encode` reads `<|im_end|>` in a user's words as eleven ordinary characters unless told
     `allow_special=True`. Immutable; safe to share between threads.
 
@@ -33,8 +35,8 @@ class Tokenizer:
 
     def __init__(
         self,
-        model: BytePairModel,
-        pretokenizer: PreTokenizer,
+        model: BytePairModel | SentencePieceModel,
+        pretokenizer: PreTokenizer | SpacedText,
         added: Sequence[AddedToken] = (),
         *,
         roles: Mapping[str, str] | None = None,
@@ -133,6 +135,11 @@ class Tokenizer:
         if number is None:
             raise UserError(f"the tokenizer names no {role}; set it in tokenizer_config.json")
         return number
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer's own files put `bos_token` before a text."""
+        return tokenizer_json.first_token(self._post_processor) == self.roles.get("bos_token", "")
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as written in the vocabulary (`Ġthe`), or None."""
@@ -250,7 +257,7 @@ class Tokenizer:
         pieces: Iterable[Piece] = (_checked(chunk) for chunk in chunks)
         for splitter in self._splitters[allow_special]:
             pieces = splitter.split_stream(pieces)
-        if self.pretokenizer.nfc:
+        if self.pretokenizer.changes_text:
             pieces = streaming.normalize_stream(pieces, self)
         return streaming.encode_stream(self, pieces)
 
@@ -284,14 +291,8 @@ class Tokenizer:
 
     def with_chat_template(self, template: str | None) -> Tokenizer:
         """The same tokenizer with another chat template."""
-        return Tokenizer(
-            self.model,
-            self.pretokenizer,
-            self.added,
-            roles=self.roles,
-            chat_template=template,
-            post_processor=self._post_processor,
-        )
+        parts = (self.model, self.pretokenizer, self.added, self.roles)
+        return _rebuild(*parts, template, self._post_processor)
 
     @cached_property
     def _chat(self) -> ChatTemplate:
@@ -409,9 +410,7 @@ class Tokenizer:
     def __reduce__(self) -> tuple[Any, ...]:
         # The cache stays behind: it is large, and a copy fills its own.
         return _rebuild, (
-            self.model.vocab,
-            self.model.merges,
-            self.model.ignore_merges,
+            self.model,
             self.pretokenizer,
             self.added,
             self.roles,
@@ -421,17 +420,15 @@ class Tokenizer:
 
 
 def _rebuild(
-    vocab: dict[str, int],
-    merges: list[tuple[str, str]],
-    ignore_merges: bool,
-    pretokenizer: PreTokenizer,
+    model: BytePairModel | SentencePieceModel,
+    pretokenizer: PreTokenizer | SpacedText,
     added: tuple[AddedToken, ...],
     roles: dict[str, str],
     chat_template: str | Mapping[str, str] | None,
     post_processor: dict[str, Any] | None,
 ) -> Tokenizer:
     return Tokenizer(
-        BytePairModel(vocab, merges, ignore_merges=ignore_merges),
+        model,
         pretokenizer,
         added,
         roles=roles,

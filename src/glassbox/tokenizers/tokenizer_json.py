@@ -1,7 +1,7 @@
 """tokenizer.json and tokenizer_config.json: the files in which tokenizers are exchanged.
 
 Read here: byte-level BPE, that is GPT-2's `ByteLevel` pre-tokenizer, or `Split` by regular expression
-and then `ByteLevel` (Llama 3, Qwen2, SmolLM2, ours). Whatever would change ids and is not known
+and then `ByteLevel` (Llama 3, Qwen2, SmolLM2, ours); and sentencepiece's, in a file of its own. Whatever would change ids and is not known
 here is refused by name. Files are data: they are checked key by key, and nothing in them runs.
 """
 
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from glassbox.core.errors import UserError
+from glassbox.tokenizers import sentencepiece_json
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.patterns import DIGIT, PATTERNS, PreTokenizer, compile_pattern
+from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
 
 T = TypeVar("T")
 
@@ -59,8 +61,8 @@ class AddedToken:
 class Parts:
     """What a tokenizer.json says. `post_processor` is kept for those who ask for its tokens."""
 
-    model: BytePairModel
-    pretokenizer: PreTokenizer
+    model: BytePairModel | SentencePieceModel
+    pretokenizer: PreTokenizer | SpacedText
     added: tuple[AddedToken, ...]
     post_processor: dict[str, Any] | None = None
 
@@ -89,29 +91,42 @@ def read_json(path: Path) -> Any:
 def parse_tokenizer(raw: Any, *, where: str = TOKENIZER_FILE) -> Parts:
     """Check a parsed tokenizer.json and build its parts. Raises UserError naming the key."""
     root = _typed(raw, dict, where)
-    stages = _read_pre_tokenizer(root.get("pre_tokenizer"), f"{where}: pre_tokenizer")
-    nfc = _read_normalizer(root.get("normalizer"), f"{where}: normalizer")
-    _check_decoder(root.get("decoder"), f"{where}: decoder")
     post_processor = root.get("post_processor")
     if post_processor is not None:
         _kind(post_processor, _POST_PROCESSORS, f"{where}: post_processor")
+    entries = root.get("added_tokens") or []
+    if sentencepiece_json.is_sentencepiece(root):
+        pieces, spaced = sentencepiece_json.parse_model(root, where)
+        added = _read_added(entries, len(pieces.vocab), False, f"{where}: added_tokens")
+        return Parts(pieces, spaced, added, post_processor)
+    stages = _read_pre_tokenizer(root.get("pre_tokenizer"), f"{where}: pre_tokenizer")
+    nfc = _read_normalizer(root.get("normalizer"), f"{where}: normalizer")
+    _check_decoder(root.get("decoder"), f"{where}: decoder")
     model = _read_model(_get(root, "model", dict, where), f"{where}: model")
-    added = _read_added(root.get("added_tokens") or [], model, nfc, f"{where}: added_tokens")
+    added = _read_added(entries, len(model.vocab), nfc, f"{where}: added_tokens")
     return Parts(model, PreTokenizer(stages, nfc), added, post_processor)
 
 
 def tokenizer_to_json(parts: Parts) -> dict[str, Any]:
     """The tokenizer.json that `tokenizers` and `transformers` open with the same ids."""
-    model = parts.model
-    in_order = sorted(model.vocab.items(), key=lambda item: item[1])
-    return {
+    model, words = parts.model, parts.pretokenizer
+    head = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [t.to_json() for t in sorted(parts.added, key=lambda t: t.id)],
-        "normalizer": {"type": "NFC"} if parts.pretokenizer.nfc else None,
-        "pre_tokenizer": parts.pretokenizer.to_json(),
         "post_processor": parts.post_processor,
+    }
+    if isinstance(model, SentencePieceModel):
+        assert isinstance(words, SpacedText)
+        added = {token.content: token.id for token in parts.added}
+        return {**head, **sentencepiece_json.model_to_json(model, words, added)}
+    assert isinstance(words, PreTokenizer)
+    in_order = sorted(model.vocab.items(), key=lambda item: item[1])
+    return {
+        **head,
+        "normalizer": {"type": "NFC"} if words.nfc else None,
+        "pre_tokenizer": words.to_json(),
         "decoder": {
             "type": "ByteLevel",
             "add_prefix_space": True,
@@ -130,6 +145,32 @@ def tokenizer_to_json(parts: Parts) -> dict[str, Any]:
             "vocab": dict(in_order),
             "merges": [list(pair) for pair in model.merges],
         },
+    }
+
+
+def first_token(post_processor: dict[str, Any] | None) -> str | None:
+    """The special token that a post-processor puts before a text, or None."""
+    steps = [post_processor or {}]
+    steps += steps[0].get("processors") or []
+    for step in steps:
+        first = (step.get("single") or [{}])[0]
+        if isinstance(first, dict) and "SpecialToken" in first:
+            return str(first["SpecialToken"].get("id"))
+    return None
+
+
+def begins_with(token: AddedToken) -> dict[str, Any]:
+    """A post-processor that puts a token before each text."""
+    once: list[dict[str, Any]] = [
+        {"SpecialToken": {"id": token.content, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    entry = {"id": token.content, "ids": [token.id], "tokens": [token.content]}
+    return {
+        "type": "TemplateProcessing",
+        "single": once,
+        "pair": [*once, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token.content: entry},
     }
 
 
@@ -217,9 +258,9 @@ def _read_merge(merge: Any, where: str) -> tuple[str, str]:
     raise UserError(f"{where} = {_show(merge)}; a merge is two tokens, 'a b' or ['a', 'b']")
 
 
-def _read_added(raw: Any, model: BytePairModel, nfc: bool, where: str) -> tuple[AddedToken, ...]:
+def _read_added(raw: Any, vocab_size: int, nfc: bool, where: str) -> tuple[AddedToken, ...]:
     added: list[AddedToken] = []
-    largest = len(model.vocab) + len(_typed(raw, list, where)) + _MAX_SPARE_IDS
+    largest = vocab_size + len(_typed(raw, list, where)) + _MAX_SPARE_IDS
     for i, entry in enumerate(raw):
         here = f"{where}[{i}]"
         _typed(entry, dict, here)
