@@ -11,8 +11,11 @@ Source: Peng et al., "RWKV-7 Goose", arXiv:2503.14456, section 4 (their state is
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from glassbox.ops.chunks import from_chunks, into_chunks, is_real, wide
+from glassbox.ops.scan import document_starts
 
 CHUNK = 32
 """Tokens handled as one block of matrices by the chunked form."""
@@ -26,14 +29,19 @@ def generalized_delta_plain(
     a: Float[Tensor, "B T H Dk"],
     b: Float[Tensor, "B T H Dk"],
     state: Float[Tensor, "B H Dk Dv"] | None = None,
-    starts: Bool[Tensor, "B T"] | None = None,
+    *,
+    documents: Int[Tensor, "B T"] | None = None,
+    lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """y and the last state, one token after the other; at a token of `starts` the past is forgotten.
+    """y and the last state, one token after the other.
 
-    Tested against: the paper's recurrence written with explicit matrices.
+    S begins at `state` (zero where None) and anew where `documents` changes along a row. Tokens from
+    `lengths` on are padding, which S passes unchanged and whose outputs mean nothing. In float32 or
+    wider; y has v's dtype. Tested against: the paper's recurrence written with explicit matrices.
     """
-    if state is None:
-        state = q.new_zeros(q.shape[0], *q.shape[2:], v.shape[-1])
+    dtype = v.dtype
+    q, k, v, log_decay, a, b, state = _begin(q, k, v, log_decay, a, b, state, lengths)
+    starts = None if documents is None else document_starts(documents)
     outputs = []
     for t in range(q.shape[1]):
         if starts is not None:
@@ -41,7 +49,27 @@ def generalized_delta_plain(
         parts = (part[:, t] for part in (q, k, v, log_decay, a, b))
         y, state = generalized_delta_step(*parts, state)
         outputs.append(y)
-    return torch.stack(outputs, 1), state
+    return torch.stack(outputs, 1).to(dtype), state
+
+
+def _begin(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """All in the dtype of the sums, an empty state where none is given, padding that writes nothing."""
+    q, k, v, log_decay, a, b = (wide(part) for part in (q, k, v, log_decay, a, b))
+    if lengths is not None:
+        padding = ~is_real(lengths, q.shape[1])[:, :, None, None]
+        k, b, log_decay = (part.masked_fill(padding, 0.0) for part in (k, b, log_decay))
+    if state is None:
+        state = q.new_zeros(q.shape[0], *q.shape[2:], v.shape[-1])
+    return q, k, v, log_decay, a, b, wide(state)
 
 
 def generalized_delta_step(
@@ -68,7 +96,9 @@ def generalized_delta(
     a: Float[Tensor, "B T H Dk"],
     b: Float[Tensor, "B T H Dk"],
     state: Float[Tensor, "B H Dk Dv"] | None = None,
-    starts: Bool[Tensor, "B T"] | None = None,
+    *,
+    documents: Int[Tensor, "B T"] | None = None,
+    lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
     """`generalized_delta_plain`, chunk by chunk: matrices within, the state from one to the next.
 
@@ -81,17 +111,18 @@ def generalized_delta(
         S = diag(e^G) (S_0 + K'^T V + B'^T U)
 
     so everything but S_0 is one batch of matrix products over all chunks. log_decay must not lie
-    below -80 / CHUNK = -2.5 (RWKV-7's lies above -0.61), or e^{-G} leaves float32. Float32 or wider.
-    Tested against: `generalized_delta_plain`.
+    below -80 / CHUNK = -2.5 (RWKV-7's lies above -0.61), or e^{-G} leaves float32. A single token takes the
+    step. Tested against: `generalized_delta_plain`, outputs and gradients.
     """
-    if state is None:
-        state = q.new_zeros(q.shape[0], *q.shape[2:], v.shape[-1])
-    if q.shape[1] == 1 and starts is None:
-        parts = (part[:, 0] for part in (q, k, v, log_decay, a, b))
-        y, state = generalized_delta_step(*parts, state)
-        return y.unsqueeze(1), state
+    dtype = v.dtype
+    q, k, v, log_decay, a, b, state = _begin(q, k, v, log_decay, a, b, state, lengths)
     with torch.autocast(q.device.type, enabled=False):
-        return _chunked(q, k, v, log_decay, a, b, state, starts)
+        if q.shape[1] == 1:
+            parts = (part[:, 0] for part in (q, k, v, log_decay, a, b))
+            y, state = generalized_delta_step(*parts, state)
+            return y.unsqueeze(1).to(dtype), state
+        y, state = _chunked(q, k, v, log_decay, a, b, state, documents)
+    return y.to(dtype), state
 
 
 def _chunked(
@@ -102,10 +133,10 @@ def _chunked(
     a: Tensor,
     b: Tensor,
     state: Tensor,
-    starts: Tensor | None,
+    documents: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     length, size = q.shape[1], min(CHUNK, q.shape[1])
-    q, k, v, log_decay, a, b = (_chunks(part, size) for part in (q, k, v, log_decay, a, b))
+    q, k, v, log_decay, a, b = (into_chunks(part, size) for part in (q, k, v, log_decay, a, b))
     decayed = log_decay.cumsum(-2)  # G: (B, H, chunks, size, Dk)
     total, grow = decayed[..., -1:, :], torch.exp(-decayed)
     q, a = q * torch.exp(decayed), a * torch.exp(decayed - log_decay)
@@ -116,10 +147,11 @@ def _chunked(
 
     inclusive = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
     q_first, a_first = q, a
-    if starts is not None:
-        documents = _chunks(starts[..., None, None], size).cumsum(-2)  # (B, 1, chunks, size, 1)
-        inclusive = inclusive & (documents == documents.mT)
-        first, last = documents == 0, documents == documents[..., -1:, :]
+    if documents is not None:
+        starts = into_chunks(document_starts(documents)[:, :, None, None].long(), size)
+        begun = starts.cumsum(-2)  # documents begun within the chunk, (B, 1, chunks, size, 1)
+        inclusive = inclusive & (begun == begun.mT)
+        first, last = begun == 0, begun == begun[..., -1:, :]
         q_first, a_first = q * first, a * first
         k_end, b_end = k_end * last, b_end * last
         kept = kept * first[..., -1:, :]
@@ -144,12 +176,4 @@ def _chunked(
         + (q @ k_grown.mT * inclusive) @ v
         + (q @ b_grown.mT * inclusive) @ torch.stack(recalls, 2)
     )
-    return y.flatten(2, 3)[:, :, :length].transpose(1, 2), state
-
-
-def _chunks(x: Tensor, size: int) -> Tensor:
-    """(B, T, H, D) as (B, H, chunks, size, D), with zeros behind the end: they change no state."""
-    missing = -x.shape[1] % size
-    if missing:
-        x = torch.cat((x, x.new_zeros(x.shape[0], missing, *x.shape[2:])), 1)
-    return x.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+    return from_chunks(y, length), state

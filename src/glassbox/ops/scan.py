@@ -5,14 +5,24 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def document_starts(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """True where another document begins than the token before belongs to; never at a row's first.
+
+    >>> document_starts(torch.tensor([[7, 7, 3]])).tolist()
+    [[False, False, True]]
+    """
+    return F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
+
+
 def linear_scan_plain(
-    decay: Float[Tensor, "B T *C"], added: Float[Tensor, "B T *C"], initial: Float[Tensor, "B *C"]
-) -> Float[Tensor, "B T *C"]:
+    decay: Float[Tensor, "B T C"], added: Float[Tensor, "B T C"], initial: Float[Tensor, "B C"]
+) -> Float[Tensor, "B T C"]:
     """All h_t of h_t = decay_t * h_{t-1} + added_t with h_{-1} = initial, one step after the other.
 
     >>> ones = torch.ones(1, 3, 1)
@@ -48,8 +58,8 @@ class _LinearScan(torch.autograd.Function):
 
 
 def linear_scan(
-    decay: Float[Tensor, "B T *C"], added: Float[Tensor, "B T *C"], initial: Float[Tensor, "B *C"]
-) -> Float[Tensor, "B T *C"]:
+    decay: Float[Tensor, "B T C"], added: Float[Tensor, "B T C"], initial: Float[Tensor, "B C"]
+) -> Float[Tensor, "B T C"]:
     """`linear_scan_plain` in about 2 sqrt(T) steps: all chunks at once, then from chunk to chunk.
 
     Within a chunk h_t = local_t + (a_1 ... a_t) h_0, where local_t starts from zero; so nothing is
@@ -60,14 +70,14 @@ def linear_scan(
 
 
 def _chunked(decay: Tensor, added: Tensor, initial: Tensor) -> Tensor:
-    batch, length, *channels = added.shape
+    batch, length, channels = added.shape
     size = max(1, math.isqrt(length))
     number = -(-length // size)
     missing = number * size - length
     if missing:
-        padding = added.new_zeros(batch, missing, *channels)
+        padding = added.new_zeros(batch, missing, channels)
         decay, added = torch.cat((decay, padding), 1), torch.cat((added, padding), 1)
-    decay, added = (part.reshape(batch, number, size, *channels) for part in (decay, added))
+    decay, added = (part.reshape(batch, number, size, channels) for part in (decay, added))
     local, product = torch.empty_like(added), torch.empty_like(decay)
     local[:, :, 0], product[:, :, 0] = added[:, :, 0], decay[:, :, 0]
     for step in range(1, size):
@@ -84,4 +94,4 @@ def _chunked(decay: Tensor, added: Tensor, initial: Tensor) -> Tensor:
             out=starts[:, chunk],
         )
     local.addcmul_(product, starts.unsqueeze(2))
-    return local.reshape(batch, number * size, *channels)[:, :length]
+    return local.reshape(batch, number * size, channels)[:, :length]

@@ -11,9 +11,12 @@ discretization of b).
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from glassbox.ops.chunks import is_real, wide
+from glassbox.ops.scan import document_starts
 
 CHUNK = 16
 """Time steps whose states exist at once: (B, CHUNK, I, N)."""
@@ -26,21 +29,43 @@ def selective_scan_plain(
     b: Float[Tensor, "B T N"],
     c: Float[Tensor, "B T N"],
     state: Float[Tensor, "B I N"] | None = None,
-    starts: Bool[Tensor, "B T"] | None = None,
+    *,
+    documents: Int[Tensor, "B T"] | None = None,
+    lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T I"], Float[Tensor, "B I N"]]:
-    """y and the last state, one token after the other; at a token of `starts` the past is forgotten.
+    """y and the last state, one token after the other.
 
-    Tested against: transformers MambaMixer.
+    The state begins at `state` (zero where None) and anew where `documents` changes along a row.
+    Tokens from `lengths` on are padding: delta = 0 there, so they leave the state as it is. In
+    float32 or wider; y has x's dtype. Tested against: transformers MambaMixer.
     """
-    if state is None:
-        state = x.new_zeros(x.shape[0], *a.shape)
+    dtype = x.dtype
+    x, delta, a, b, c, state = _begin(x, delta, a, b, c, state, lengths)
+    starts = None if documents is None else document_starts(documents)
     outputs = []
     for t in range(x.shape[1]):
         if starts is not None:
             state = state.masked_fill(starts[:, t, None, None], 0.0)
         y, state = selective_scan_step(x[:, t], delta[:, t], a, b[:, t], c[:, t], state)
         outputs.append(y)
-    return torch.stack(outputs, 1), state
+    return torch.stack(outputs, 1).to(dtype), state
+
+
+def _begin(
+    x: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    state: Tensor | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """All in the dtype of the sums, an empty state where none is given, steps of zero for padding."""
+    x, delta, a, b, c = (wide(part) for part in (x, delta, a, b, c))
+    if lengths is not None:
+        delta = delta.masked_fill(~is_real(lengths, x.shape[1]).unsqueeze(-1), 0.0)
+    state = x.new_zeros(x.shape[0], *a.shape) if state is None else wide(state)
+    return x, delta, a, b, c, state
 
 
 def selective_scan_step(
@@ -64,22 +89,25 @@ def selective_scan(
     b: Float[Tensor, "B T N"],
     c: Float[Tensor, "B T N"],
     state: Float[Tensor, "B I N"] | None = None,
-    starts: Bool[Tensor, "B T"] | None = None,
+    *,
+    documents: Int[Tensor, "B T"] | None = None,
+    lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T I"], Float[Tensor, "B I N"]]:
     """`selective_scan_plain` with the states of one chunk in memory at a time.
 
     The forward pass keeps the state at each chunk's start, the backward pass walks the chunks from
-    the end and computes their states anew. First derivatives only. Float32 or wider.
-    Tested against: `selective_scan_plain`.
+    the end and computes their states anew. A single token takes the step. First derivatives only.
+    Tested against: `selective_scan_plain`, outputs and gradients.
     """
-    if state is None:
-        state = x.new_zeros(x.shape[0], *a.shape)
-    if x.shape[1] == 1 and starts is None:
-        y, state = selective_scan_step(x[:, 0], delta[:, 0], a, b[:, 0], c[:, 0], state)
-        return y.unsqueeze(1), state
+    dtype = x.dtype
+    x, delta, a, b, c, state = _begin(x, delta, a, b, c, state, lengths)
     with torch.autocast(x.device.type, enabled=False):
-        result: tuple[Tensor, Tensor] = _SelectiveScan.apply(x, delta, a, b, c, state, starts)
-    return result
+        if x.shape[1] == 1:
+            y, state = selective_scan_step(x[:, 0], delta[:, 0], a, b[:, 0], c[:, 0], state)
+            return y.unsqueeze(1).to(dtype), state
+        starts = None if documents is None else document_starts(documents)
+        y, state = _SelectiveScan.apply(x, delta, a, b, c, state, starts)
+    return y.to(dtype), state
 
 
 def _chunk_states(

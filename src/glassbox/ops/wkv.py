@@ -14,10 +14,11 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassbox.ops.scan import linear_scan
+from glassbox.ops.chunks import wide
+from glassbox.ops.scan import document_starts, linear_scan
 
 
 class WkvState(NamedTuple):
@@ -58,16 +59,21 @@ def wkv_plain(
     key: Float[Tensor, "B T C"],
     value: Float[Tensor, "B T C"],
     state: WkvState | None = None,
-    starts: Bool[Tensor, "B T"] | None = None,
+    *,
+    documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T C"], WkvState]:
     """All outputs and the last state, one token after the other.
 
-    At a token of `starts` the past is forgotten; the state is that behind the first `lengths`
-    tokens of each row (all of them unless given). Tested against: transformers RwkvModel.
+    The sums begin at `state` (empty where None) and anew where `documents` changes along a row.
+    Tokens from `lengths` on are padding, which the state does not hold and whose outputs mean
+    nothing. In float32 or wider; the output has value's dtype. Tested against: transformers RwkvModel.
     """
+    dtype = value.dtype
+    decay, bonus, key, value = (wide(part) for part in (decay, bonus, key, value))
     empty = wkv_state(key[:, 0])
-    state = empty if state is None else state
+    state = empty if state is None else WkvState(*map(wide, state))
+    starts = None if documents is None else document_starts(documents)
     outputs = []
     for t in range(key.shape[1]):
         if starts is not None:
@@ -76,10 +82,10 @@ def wkv_plain(
         output, after = wkv_step(decay, bonus, key[:, t], value[:, t], state)
         outputs.append(output)
         if lengths is not None:
-            real = (t < lengths)[:, None]
+            real = (t < lengths).unsqueeze(-1)
             after = WkvState(*(torch.where(real, a, s) for a, s in zip(after, state, strict=True)))
         state = after
-    return torch.stack(outputs, 1), state
+    return torch.stack(outputs, 1).to(dtype), state
 
 
 def wkv(
@@ -88,23 +94,27 @@ def wkv(
     key: Float[Tensor, "B T C"],
     value: Float[Tensor, "B T C"],
     state: WkvState | None = None,
-    starts: Bool[Tensor, "B T"] | None = None,
+    *,
+    documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T C"], WkvState]:
     """`wkv_plain` as two linear scans over chunks.
 
     The exponents m_t = max(m_{t-1} + w, k_t) come first. With them the sums are linear scans with
     decays e^{m_{t-1} + w - m_t} <= 1; as m cancels in the quotient, no gradient passes through it.
-    First derivatives only. Float32 or wider. Tested against: `wkv_plain`.
+    A single token takes the step. First derivatives only. Tested against: `wkv_plain`, outputs and
+    gradients.
     """
-    if state is None:
-        state = wkv_state(key[:, 0])
-    if key.shape[1] == 1 and starts is None and lengths is None:
-        output, state = wkv_step(decay, bonus, key[:, 0], value[:, 0], state)
-        return output.unsqueeze(1), state
+    dtype = value.dtype
+    decay, bonus, key, value = (wide(part) for part in (decay, bonus, key, value))
+    state = wkv_state(key[:, 0]) if state is None else WkvState(*map(wide, state))
+    if key.shape[1] == 1:
+        output, after = wkv_step(decay, bonus, key[:, 0], value[:, 0], state)
+        return output.unsqueeze(1).to(dtype), _last(after, state, lengths)
     fades: Tensor = decay
+    starts = None if documents is None else document_starts(documents).unsqueeze(-1)
     if starts is not None:
-        fades = decay.expand_as(key).masked_fill(starts.unsqueeze(-1), -math.inf)
+        fades = decay.expand_as(key).masked_fill(starts, -math.inf)
     with torch.no_grad():
         largest = _running_maximum(fades.expand_as(key), key, state.largest)
         before = torch.cat((state.largest.unsqueeze(1), largest[:, :-1]), 1)
@@ -113,7 +123,7 @@ def wkv(
     denominators = linear_scan(past, now, state.denominator)
 
     if starts is not None:
-        before = before.masked_fill(starts.unsqueeze(-1), -math.inf)
+        before = before.masked_fill(starts, -math.inf)
     boosted = bonus + key
     top = torch.maximum(before, boosted.detach())
     past, now = torch.exp(before - top), torch.exp(boosted - top)
@@ -121,13 +131,20 @@ def wkv(
     denominator = torch.cat((state.denominator.unsqueeze(1), denominators[:, :-1]), 1)
     output = (past * numerator + now * value) / (past * denominator + now)
 
-    sums = (numerators, denominators, largest)
     if lengths is None:
-        return output, WkvState(*(part[:, -1] for part in sums))
-    rows, last = torch.arange(len(key), device=key.device), (lengths - 1).clamp(min=0)
-    real = (lengths > 0)[:, None]
-    ends = (torch.where(real, s[rows, last], old) for s, old in zip(sums, state, strict=True))
-    return output, WkvState(*ends)
+        after = WkvState(numerators[:, -1], denominators[:, -1], largest[:, -1])
+    else:
+        rows, ends = torch.arange(len(key), device=key.device), (lengths - 1).clamp(min=0)
+        after = WkvState(*(part[rows, ends] for part in (numerators, denominators, largest)))
+    return output.to(dtype), _last(after, state, lengths)
+
+
+def _last(after: WkvState, state: WkvState, lengths: Tensor | None) -> WkvState:
+    """The state behind a call; rows without a real token keep theirs."""
+    if lengths is None:
+        return after
+    real = (lengths > 0).unsqueeze(-1)
+    return WkvState(*(torch.where(real, a, s) for a, s in zip(after, state, strict=True)))
 
 
 def _running_maximum(
