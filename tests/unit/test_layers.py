@@ -19,6 +19,7 @@ from glassbox.layers.feedforward import (
     SwiGluLayer,
 )
 from glassbox.layers.linear import Embedding, Linear
+from glassbox.layers.rotary import Alibi, LinearScaling
 
 
 def copy_weights(ours, theirs):
@@ -77,7 +78,92 @@ def test_masks_and_tables_are_made_once_a_pass_not_once_a_layer():
     assert context.mask() is context.mask()
     assert context.rotary(4, 10.0)[0] is context.rotary(4, 10.0)[0]
     assert context.rotary(4, 10.0)[0] is not context.rotary(4, 20.0)[0]
+    scaling = LinearScaling(factor=2)
+    assert (
+        context.rotary(4, 10.0, scaling)[0] is context.rotary(4, 10.0, LinearScaling(factor=2))[0]
+    )
+    assert context.rotary(4, 10.0)[0] is not context.rotary(4, 10.0, scaling)[0]
+    assert context.slopes(3) is context.slopes(3)
     assert Context(positions=torch.arange(3)[None]).mask() is None
+
+
+def test_a_first_fill_of_a_state_needs_no_mask_and_a_later_one_does():
+    first = Context(positions=torch.arange(3)[None], key_length=3)
+    assert first.in_order
+    assert first.mask() is None
+    for positions in (torch.tensor([[2]]), torch.tensor([[1], [2]])):
+        later = Context(positions=positions, key_length=3)
+        assert not later.in_order
+        mask = later.mask()
+        assert mask is not None
+        assert mask[:, 0].sum(-1).flatten().tolist() == (positions + 1).flatten().tolist()
+
+
+def decode(layer, hidden, chunks):
+    """Outputs of a layer that is given the tokens piece by piece, and its state."""
+    state = layer.init_state(len(hidden), hidden.shape[1], device=hidden.device, dtype=hidden.dtype)
+    found, done = [], 0
+    for chunk in chunks:
+        context = Context(positions=torch.arange(done, done + chunk)[None], key_length=done + chunk)
+        found.append(layer(hidden[:, done : done + chunk], context, state))
+        done += chunk
+    return torch.cat(found, 1), state
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", [Rotary(), Alibi(), None])
+def test_a_window_keeps_its_size_however_long_the_sequence(positions):
+    spec = GroupedQuery(num_heads=4, num_kv_heads=2, window=10, positions=positions)
+    layer = GroupedQueryAttention(spec, 12).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    hidden = torch.randn(2, 300, 12, dtype=torch.float64)
+    whole = layer(hidden, Context(positions=torch.arange(300)[None]))
+    for chunks in ((300,), (1,) * 300, (7, 93, 1, 199), (1, 1, 250, *(1,) * 48)):
+        found, state = decode(layer, hidden, chunks)
+        torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-10)
+        assert state.cache_bytes == 2 * 2 * 2 * 10 * 3 * 8
+    short = layer.init_state(2, 7, device=hidden.device, dtype=hidden.dtype)
+    assert short.cache_bytes == 2 * 2 * 2 * 7 * 3 * 8  # no more slots than there will be tokens
+
+
+@torch.no_grad()
+def test_rows_that_end_in_the_middle_of_a_chunked_prompt_leave_no_trace_in_a_window():
+    """Prompts of 9, 4 and 11 tokens read in pieces of 5; then each goes on by itself."""
+    layer = GroupedQueryAttention(GroupedQuery(num_heads=2, window=4, positions=Rotary()), 8)
+    layer = layer.double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    lengths = torch.tensor([9, 4, 11])
+    hidden = torch.randn(3, 15, 8, dtype=torch.float64)
+    whole = layer(hidden, Context(positions=torch.arange(15)[None]))
+    state = layer.init_state(3, 15, device=hidden.device, dtype=hidden.dtype)
+    for start in (0, 5, 10):
+        real = (lengths - start).clamp(0, 5)
+        piece = hidden[:, start : start + 5].clone()
+        piece[torch.arange(5) >= real[:, None]] = 99.0
+        context = Context(
+            positions=torch.arange(start, start + 5)[None], key_length=start + 5, lengths=real
+        )
+        found = layer(piece, context, state)
+        for row, n in enumerate(real.tolist()):
+            torch.testing.assert_close(found[row, :n], whole[row, start : start + n])
+    for step in range(3):
+        places = (lengths + step)[:, None]
+        token = hidden.gather(1, places[..., None].expand(3, 1, 8))
+        context = Context(positions=places, key_length=int(places.max()) + 1)
+        # first with a row that rests, which must not disturb its ring
+        resting = Context(
+            positions=places, key_length=int(places.max()) + 1, lengths=torch.tensor([1, 0, 1])
+        )
+        layer(
+            torch.full_like(token, 99.0).where(resting.lengths[:, None, None] == 0, token),
+            resting,
+            state,
+        )
+        found = layer(token, context, state)
+        for row, place in enumerate(places[:, 0].tolist()):
+            torch.testing.assert_close(found[row, 0], whole[row, place])
 
 
 def test_packed_documents_with_a_state_are_refused():

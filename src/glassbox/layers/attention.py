@@ -1,11 +1,11 @@
-"""Grouped-query attention: multi-head (K = H), multi-query (K = 1) and all between.
+"""Grouped-query attention: multi-head (K = H), multi-query (K = 1), single-head (H = 1), all between.
 
-Source: Ainslie et al., arXiv:2305.13245; rotary positions: arXiv:2104.09864.
+Source: Ainslie et al., arXiv:2305.13245; the sources of its parts are with their functions in `ops`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,22 +14,15 @@ from torch import Tensor, nn
 
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
+from glassbox.layers.initialization import Draw
+from glassbox.layers.key_value_state import KeyValueState, Seen, WindowState
 from glassbox.layers.linear import Linear
+from glassbox.layers.norms import LayerNorm, LayerNormLayer, RmsNorm, RmsNormLayer
+from glassbox.layers.rotary import Alibi, Rotary
 from glassbox.ops.attention import attention
 from glassbox.ops.rotary import apply_rotary
 
-
-class Rotary(Spec):
-    """Rotary positions of an attention layer."""
-
-    kind: Literal["rotary"] = "rotary"
-    base: float = Field(10000.0, gt=0, description="theta, the base of the frequencies")
-    fraction: float = Field(1.0, gt=0, le=1, description="share of each head's channels turned")
-    layout: Literal["half", "interleaved"] = "half"
-
-    def num_channels(self, head_dim: int) -> int:
-        """How many of a head's channels are turned: an even number, as they turn in pairs."""
-        return int(head_dim * self.fraction) // 2 * 2
+__all__ = ["GroupedQuery", "GroupedQueryAttention", "KeyValueState", "Rotary"]
 
 
 class GroupedQuery(Spec):
@@ -39,9 +32,23 @@ class GroupedQuery(Spec):
     num_heads: int = Field(gt=0)
     num_kv_heads: int | None = Field(None, gt=0, description="num_heads unless given")
     head_dim: int | None = Field(None, gt=0, description="hidden_size / num_heads unless given")
-    positions: Rotary | None = None
+    positions: Annotated[Rotary | Alibi, Field(discriminator="kind")] | None = None
     qkv_bias: bool = False
     output_bias: bool = False
+    qk_norm: Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")] | None = Field(
+        None, description="on queries and keys, before they are turned"
+    )
+    qk_norm_over: Literal["head", "all"] = Field(
+        "head", description="each head's channels, or those of all heads at once, as OLMo 2"
+    )
+    scale: float | None = Field(None, gt=0, description="times the scores; None: 1/sqrt(head_dim)")
+    softcap: float | None = Field(None, gt=0, description="c: scores become c tanh(scores / c)")
+    window: int | None = Field(
+        None, gt=0, description="a query sees itself and the window - 1 tokens before it"
+    )
+    sinks: bool = Field(
+        False, description="one learned score a head in the softmax's denominator, as gpt-oss"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> GroupedQuery:
@@ -73,58 +80,11 @@ class GroupedQuery(Spec):
         return hidden_size // self.num_heads
 
 
-class KeyValueState:
-    """Keys and values of the tokens so far, one slot a position, preallocated and written in place.
-
-    Slot = position, so rows of unequal length need no padding on the left: a row's padding is
-    written behind its end, where no query looks, and overwritten as the row grows.
-    """
-
-    def __init__(
-        self,
-        batch_size: int,
-        num_kv_heads: int,
-        max_length: int,
-        head_dim: int,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        shape = (batch_size, num_kv_heads, max_length, head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-
-    def update(
-        self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
-    ) -> tuple[Float[Tensor, "B K S Dh"], Float[Tensor, "B K S Dh"]]:
-        """Write this call's keys and values at their positions; return all slots up to key_length."""
-        assert context.key_length is not None
-        assert context.key_length <= self.keys.shape[2], "the state is shorter than the sequence"
-        keys, values = keys.to(self.keys.dtype), values.to(self.values.dtype)
-        if context.positions.shape[0] == 1:  # all rows at the same places
-            self.keys.index_copy_(2, context.positions[0], keys)
-            self.values.index_copy_(2, context.positions[0], values)
-        else:
-            index = context.positions[:, None, :, None].expand_as(keys)
-            self.keys.scatter_(2, index, keys)
-            self.values.scatter_(2, index, values)
-        return self.keys[:, :, : context.key_length], self.values[:, :, : context.key_length]
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order (finished sequences leave, beams branch)."""
-        self.keys = self.keys[rows]
-        self.values = self.values[rows]
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory held."""
-        return 2 * self.keys.numel() * self.keys.element_size()
-
-
 class GroupedQueryAttention(nn.Module):
     """Module of `GroupedQuery`; q, k and v are one matrix, ((H + 2K) Dh, D), so one product.
 
-    Tested against: transformers LlamaAttention and GPT2Attention, outputs and gradients.
+    Tested against: transformers LlamaAttention, GPT2Attention, Qwen3Attention, Olmo2Attention,
+    Gemma2Attention, GptOssAttention and BloomAttention, outputs and gradients.
     """
 
     def __init__(self, spec: GroupedQuery, hidden_size: int) -> None:
@@ -136,31 +96,80 @@ class GroupedQueryAttention(nn.Module):
         query_size = self.num_heads * self.head_dim
         key_size = self.num_kv_heads * self.head_dim
         self.qkv = Linear(hidden_size, query_size + 2 * key_size, bias=spec.qkv_bias)
+        over_head = spec.qk_norm_over == "head"
+        self.q_norm = _norm(spec.qk_norm, self.head_dim if over_head else query_size)
+        self.k_norm = _norm(spec.qk_norm, self.head_dim if over_head else key_size)
+        self.sinks = nn.Parameter(torch.zeros(spec.num_heads)) if spec.sinks else None
         self.output = Linear(query_size, hidden_size, bias=spec.output_bias, into_residual=True)
+
+    def initialize(self, draw: Draw) -> None:
+        """Sinks zero: one key more that is like any other at first."""
+        if self.sinks is not None:
+            nn.init.zeros_(self.sinks)
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
-    ) -> KeyValueState:
-        """An empty cache for `batch_size` rows of up to `max_length` tokens."""
-        return KeyValueState(
-            batch_size, self.num_kv_heads, max_length, self.head_dim, device=device, dtype=dtype
-        )
+    ) -> KeyValueState | WindowState:
+        """An empty cache for `batch_size` rows of up to `max_length` tokens, no longer than the window."""
+        window = self.spec.window
+        ring = window is not None and window < max_length
+        kind = WindowState if ring else KeyValueState
+        slots = window if ring and window is not None else max_length
+        return kind(batch_size, self.num_kv_heads, slots, self.head_dim, device=device, dtype=dtype)
 
     def forward(
-        self, hidden: Float[Tensor, "B T D"], context: Context, state: KeyValueState | None = None
+        self,
+        hidden: Float[Tensor, "B T D"],
+        context: Context,
+        state: KeyValueState | WindowState | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
         batch, length, _ = hidden.shape
-        turned, kv_heads = self.num_heads + self.num_kv_heads, self.num_kv_heads
-        heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)
-        qk, v = heads.split((turned, kv_heads), dim=2)  # (B, T, H + K, Dh), (B, T, K, Dh)
-        rotary = self.spec.positions
-        if rotary is not None:
-            cos, sin = context.rotary(rotary.num_channels(self.head_dim), rotary.base)
-            qk = apply_rotary(qk, cos, sin, layout=rotary.layout)
-        q, k = qk.split((self.num_heads, kv_heads), dim=2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, Dh)
-        if state is not None:
-            k, v = (past.to(q.dtype) for past in state.update(k, v, context))
-        mixed = attention(q, k, v, context.mask(), hides_future=context.in_order)
+        spec, positions = self.spec, self.spec.positions
+        q, k, v = self._heads(hidden, context)  # (B, heads, T, Dh)
+        if state is None:
+            seen = Seen(k, v, context.mask(), True, None)
+        else:
+            seen = state.see(k, v, context)
+        mixed = attention(
+            q,
+            seen.keys.to(q.dtype),
+            seen.values.to(q.dtype),
+            seen.mask,
+            scale=spec.scale,
+            window=spec.window if seen.in_order else None,
+            softcap=spec.softcap,
+            sinks=self.sinks,
+            slopes=context.slopes(self.num_heads) if isinstance(positions, Alibi) else None,
+            places=seen.places,
+            hides_future=seen.in_order,
+        )
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+    def _heads(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v, normed and turned."""
+        batch, length, _ = hidden.shape
+        q_heads, kv_heads, rotary = self.num_heads, self.num_kv_heads, self.spec.positions
+        heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)
+        qk, v = heads.split((q_heads + kv_heads, kv_heads), dim=2)  # (B, T, H + K or K, Dh)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split((q_heads, kv_heads), dim=2)
+            if self.spec.qk_norm_over == "all":
+                q, k = (
+                    norm(x.flatten(2)).view(x.shape)
+                    for norm, x in ((self.q_norm, q), (self.k_norm, k))
+                )
+            else:
+                q, k = self.q_norm(q), self.k_norm(k)
+            qk = torch.cat((q, k), dim=2)
+        if isinstance(rotary, Rotary):
+            tables = context.rotary(rotary.num_channels(self.head_dim), rotary.base, rotary.scaling)
+            qk = apply_rotary(qk, *tables, layout=rotary.layout)
+        q, k = qk.split((q_heads, kv_heads), dim=2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def _norm(spec: RmsNorm | LayerNorm | None, size: int) -> RmsNormLayer | LayerNormLayer | None:
+    if spec is None:
+        return None
+    return RmsNormLayer(spec, size) if isinstance(spec, RmsNorm) else LayerNormLayer(spec, size)

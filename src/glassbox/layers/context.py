@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassbox.ops.attention import causal_mask, document_mask
+from glassbox.layers.rotary import RotaryScaling
+from glassbox.ops.attention import alibi_slopes, causal_mask, document_mask
 from glassbox.ops.rotary import rotary_frequencies, rotary_tables
 
 
@@ -55,6 +56,7 @@ class Context:
         (padding stands behind, out of sight), mixers with a running state do.
     key_length: S, how many slots of the cache may be looked at; None without a state.
     auxiliary: where layers put losses and measurements of their own; None where nobody asked.
+    shared: what a layer hands to the later layers of the same pass, by name (RWKV-7's values).
 
     Raises ValueError for documents together with a state: positions that start anew would write
     two documents into the same slots.
@@ -65,10 +67,13 @@ class Context:
     lengths: Int[Tensor, " B"] | None = None
     key_length: int | None = None
     auxiliary: Auxiliary | None = field(default=None, repr=False)
+    shared: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _mask: Tensor | None = field(default=None, repr=False)
-    _tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(
+    _tables: dict[tuple[int, float, RotaryScaling | None], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False
     )
+
+    _slopes: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.key_length is not None and self.documents is not None:
@@ -78,12 +83,16 @@ class Context:
 
     @property
     def in_order(self) -> bool:
-        """Whether keys are this call's own tokens, so that key i is never later than query i."""
-        return self.key_length is None
+        """Whether keys are this call's own tokens, so that key i is never later than query i.
+
+        So it is without a state, and with one that this call is the first to fill: the last of T
+        tokens stands before slot `key_length`, so where that is T, the first stands at 0.
+        """
+        return self.key_length is None or self.key_length == self.positions.shape[-1]
 
     def mask(self) -> Bool[Tensor, "#B 1 T S"] | None:
         """Where each query may look; None where that is plain causal attention over the row itself."""
-        if self.key_length is None and self.documents is None:
+        if self.in_order and self.documents is None:
             return None
         if self._mask is None:
             if self.key_length is not None:
@@ -98,12 +107,26 @@ class Context:
         return self._mask
 
     def rotary(
-        self, rotary_dim: int, base: float
+        self, rotary_dim: int, base: float, scaling: RotaryScaling | None = None
     ) -> tuple[Float[Tensor, "#B T 1 R"], Float[Tensor, "#B T 1 R"]]:
-        """Cosines and sines for these positions, shared by the layers that ask for the same ones."""
-        key = (rotary_dim, base)
+        """Cosines and sines for these positions, shared by the layers that ask for the same ones.
+
+        `scaling` stretches them, and multiplies them by its temperature.
+        """
+        key = (rotary_dim, base, scaling)
         if key not in self._tables:
-            frequencies = rotary_frequencies(rotary_dim, base, self.positions.device)
+            if scaling is None:
+                frequencies = rotary_frequencies(rotary_dim, base, self.positions.device)
+            else:
+                frequencies = scaling.frequencies(rotary_dim, base, self.positions)
             cos, sin = rotary_tables(self.positions, frequencies)
+            if scaling is not None and scaling.temperature != 1.0:
+                cos, sin = cos * scaling.temperature, sin * scaling.temperature
             self._tables[key] = (cos.unsqueeze(2), sin.unsqueeze(2))  # (B, T, 1, R)
         return self._tables[key]
+
+    def slopes(self, num_heads: int) -> Float[Tensor, " H"]:
+        """ALiBi's slopes for that many heads."""
+        if num_heads not in self._slopes:
+            self._slopes[num_heads] = alibi_slopes(num_heads, self.positions.device)
+        return self._slopes[num_heads]

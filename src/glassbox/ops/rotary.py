@@ -22,7 +22,7 @@ def rotary_frequencies(
 
 
 def rotary_tables(
-    positions: Int[Tensor, "*shape"], frequencies: Float[Tensor, " R"]
+    positions: Int[Tensor, "*shape"], frequencies: Float[Tensor, "*#shape R"]
 ) -> tuple[Float[Tensor, "*shape R"], Float[Tensor, "*shape R"]]:
     """Cosines and sines of position * frequency, always in float32: bf16 angles lose whole positions."""
     angles = positions.to(torch.float32).unsqueeze(-1) * frequencies

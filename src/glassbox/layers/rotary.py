@@ -1,0 +1,182 @@
+"""Positions of attention layers: specs of rotary positions and their extensions, and of ALiBi."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from glassbox.core.config import Spec
+from glassbox.ops.rotary import rotary_frequencies
+from glassbox.ops.rotary_scaling import (
+    dynamic_ntk_frequencies,
+    linear_frequencies,
+    llama3_frequencies,
+    ntk_frequencies,
+    yarn_frequencies,
+    yarn_temperature,
+)
+
+
+class LinearScaling(Spec):
+    """Positions divided by `factor`. Source: arXiv:2306.15595."""
+
+    kind: Literal["linear"] = "linear"
+    factor: float = Field(ge=1)
+
+    def frequencies(
+        self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
+    ) -> Float[Tensor, " R"]:
+        """Angles per position."""
+        return linear_frequencies(
+            rotary_frequencies(rotary_dim, base, positions.device), self.factor
+        )
+
+    @property
+    def temperature(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return 1.0
+
+
+class NtkScaling(Spec):
+    """A larger base: slow channels are stretched by `factor`, fast ones hardly. Source: arXiv:2309.00071."""
+
+    kind: Literal["ntk"] = "ntk"
+    factor: float = Field(ge=1)
+
+    def frequencies(
+        self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
+    ) -> Float[Tensor, " R"]:
+        """Angles per position."""
+        return ntk_frequencies(rotary_dim, base, self.factor, positions.device)
+
+    @property
+    def temperature(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return 1.0
+
+
+class DynamicNtk(Spec):
+    """`NtkScaling` that grows with the length beyond `original_length`. Source: arXiv:2309.00071."""
+
+    kind: Literal["dynamic_ntk"] = "dynamic_ntk"
+    factor: float = Field(ge=1)
+    original_length: int = Field(gt=0)
+
+    def frequencies(
+        self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
+    ) -> Float[Tensor, "*shape R"]:
+        """Angles per position, for each token those of the length that it ends."""
+        return dynamic_ntk_frequencies(
+            rotary_dim, base, self.factor, self.original_length, positions
+        )
+
+    @property
+    def temperature(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return 1.0
+
+
+class Llama3Scaling(Spec):
+    """Slow channels are stretched, fast ones kept, with a passage between. Source: arXiv:2407.21783."""
+
+    kind: Literal["llama3"] = "llama3"
+    factor: float = Field(ge=1)
+    low_freq_factor: float = Field(1.0, gt=0)
+    high_freq_factor: float = Field(4.0, gt=0)
+    original_length: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ends_in_order(self) -> Llama3Scaling:
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor = {self.high_freq_factor} must be above "
+                f"low_freq_factor = {self.low_freq_factor}"
+            )
+        return self
+
+    def frequencies(
+        self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
+    ) -> Float[Tensor, " R"]:
+        """Angles per position."""
+        return llama3_frequencies(
+            rotary_frequencies(rotary_dim, base, positions.device),
+            self.factor,
+            self.low_freq_factor,
+            self.high_freq_factor,
+            self.original_length,
+        )
+
+    @property
+    def temperature(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return 1.0
+
+
+class YarnScaling(Spec):
+    """Slow channels are stretched, fast ones kept, and attention sharpened. Source: arXiv:2309.00071."""
+
+    kind: Literal["yarn"] = "yarn"
+    factor: float = Field(ge=1)
+    original_length: int = Field(gt=0)
+    beta_fast: float = Field(32.0, gt=0, description="turns above which a channel is kept")
+    beta_slow: float = Field(1.0, gt=0, description="turns below which it is stretched")
+    attention_factor: float | None = Field(
+        None, gt=0, description="the temperature; None: as the paper, or of the two mscales"
+    )
+    mscale: float | None = Field(None, description="DeepSeek's numerator; used with the next alone")
+    mscale_all_dim: float | None = Field(None, description="and denominator")
+    truncate: bool = Field(True, description="the passage begins and ends at whole pairs")
+
+    def frequencies(
+        self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
+    ) -> Float[Tensor, " R"]:
+        """Angles per position."""
+        return yarn_frequencies(
+            rotary_frequencies(rotary_dim, base, positions.device),
+            base,
+            self.factor,
+            self.original_length,
+            beta_fast=self.beta_fast,
+            beta_slow=self.beta_slow,
+            truncate=self.truncate,
+        )
+
+    @property
+    def temperature(self) -> float:
+        """What cosines and sines are multiplied by: scores, by its square."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale and self.mscale_all_dim:
+            return yarn_temperature(self.factor, self.mscale) / yarn_temperature(
+                self.factor, self.mscale_all_dim
+            )
+        return yarn_temperature(self.factor)
+
+
+RotaryScaling = Annotated[
+    LinearScaling | NtkScaling | DynamicNtk | Llama3Scaling | YarnScaling,
+    Field(discriminator="kind"),
+]
+
+
+class Rotary(Spec):
+    """Rotary positions of an attention layer."""
+
+    kind: Literal["rotary"] = "rotary"
+    base: float = Field(10000.0, gt=0, description="theta, the base of the frequencies")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of each head's channels turned")
+    layout: Literal["half", "interleaved"] = "half"
+    scaling: RotaryScaling | None = Field(None, description="for more than the trained length")
+
+    def num_channels(self, head_dim: int) -> int:
+        """How many of a head's channels are turned: an even number, as they turn in pairs."""
+        return int(head_dim * self.fraction) // 2 * 2
+
+
+class Alibi(Spec):
+    """A bias that falls with the distance, another slope a head. Source: arXiv:2108.12409."""
+
+    kind: Literal["alibi"] = "alibi"
