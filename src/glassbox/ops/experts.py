@@ -85,7 +85,7 @@ def experts_grouped(
         output = output + down_bias.to(output.dtype)[served]
     # back in the tokens' order, then one weighted sum a token: no atomic adds, so always the same bits
     pairs = output.new_zeros(len(owner), output.shape[1]).index_copy(0, order, output)
-    pairs = pairs.view(len(x), top_k, -1)  # (N, K, D)
+    pairs = pairs.view(len(x), top_k, output.shape[1])  # (N, K, D)
     return torch.bmm(gates.to(pairs.dtype).unsqueeze(1), pairs).squeeze(1)
 
 
@@ -106,7 +106,7 @@ class _Dispatch(torch.autograd.Function):
         (order,) = ctx.saved_tensors  # type: ignore[attr-defined]
         tokens, top_k = ctx.shape  # type: ignore[attr-defined]
         pairs = grad.new_zeros(tokens * top_k, grad.shape[1]).index_copy_(0, order, grad)
-        return pairs.view(tokens, top_k, -1).sum(1), None, None
+        return pairs.view(tokens, top_k, grad.shape[1]).sum(1), None, None
 
 
 class _GroupedLinear(torch.autograd.Function):

@@ -115,13 +115,12 @@ def within_capacity(
     wanted = torch.ones_like(experts, dtype=torch.bool)
     if candidates is not None:
         wanted = wanted & candidates
-    # a stable sort by one key after the other: candidates first, then by gate, then by expert
-    order = torch.argsort(~wanted.reshape(-1), stable=True)
+    keys = [~wanted.reshape(-1), flat]
     if priority == "gate":
-        by_gate = torch.argsort(-gates.detach().reshape(-1)[order], stable=True)
-        order = order[by_gate]
-        order = order[torch.argsort(~wanted.reshape(-1)[order], stable=True)]
-    order = order[torch.argsort(flat[order], stable=True)]
+        keys.insert(0, -gates.detach().reshape(-1))
+    order = torch.arange(len(flat), device=flat.device)
+    for key in keys:  # the last sorts first: by expert, candidates before others, then by gate
+        order = order[torch.argsort(key[order], stable=True)]
     ordered = flat[order]
     first = torch.searchsorted(ordered, ordered)  # where each expert's run begins
     place = torch.arange(len(flat), device=flat.device) - first
