@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from glassbox.core.config import Spec
 from glassbox.layers.attention import GroupedQuery, GroupedQueryAttention
+from glassbox.layers.block_mixture import BlockMixture, BlockMixtureAttention
 from glassbox.layers.context import Context
+from glassbox.layers.delta_net import DeltaNet, DeltaNetLayer, GatedDelta
 from glassbox.layers.experts import MixtureOfExperts, MixtureOfExpertsLayer
 from glassbox.layers.feedforward import (
     ClampedSwiGlu,
@@ -27,18 +29,44 @@ from glassbox.layers.feedforward import (
     SwiGlu,
     SwiGluLayer,
 )
+from glassbox.layers.gated_attention_unit import GatedAttentionUnit, GatedAttentionUnitLayer
+from glassbox.layers.lightning import Lightning, LightningAttention
+from glassbox.layers.mamba import Mamba, MambaLayer
+from glassbox.layers.mamba2 import Mamba2, Mamba2Layer
+from glassbox.layers.native_sparse import NativeSparse, NativeSparseAttention
 from glassbox.layers.norms import LayerNorm, LayerNormLayer, RmsNorm, RmsNormLayer
+from glassbox.layers.retention import Retention, RetentionLayer
+from glassbox.layers.rwkv import RwkvChannel, RwkvChannelLayer, RwkvTime, RwkvTimeLayer
+from glassbox.layers.rwkv7 import (
+    Rwkv7Channel,
+    Rwkv7ChannelLayer,
+    Rwkv7Time,
+    Rwkv7TimeLayer,
+)
 from glassbox.layers.state import State
 from glassbox.models.config import BlockSpec
 
 MODULES: dict[type[Spec], Callable[[Any, int], nn.Module]] = {
     GroupedQuery: GroupedQueryAttention,
+    NativeSparse: NativeSparseAttention,
+    BlockMixture: BlockMixtureAttention,
+    GatedAttentionUnit: GatedAttentionUnitLayer,
+    Lightning: LightningAttention,
+    Retention: RetentionLayer,
+    DeltaNet: DeltaNetLayer,
+    GatedDelta: DeltaNetLayer,
+    Mamba: MambaLayer,
+    Mamba2: Mamba2Layer,
+    RwkvTime: RwkvTimeLayer,
+    Rwkv7Time: Rwkv7TimeLayer,
     Gelu: GeluLayer,
     SwiGlu: SwiGluLayer,
     GeGlu: GeGluLayer,
     ClampedSwiGlu: ClampedSwiGluLayer,
     Relu2: Relu2Layer,
     MixtureOfExperts: MixtureOfExpertsLayer,
+    RwkvChannel: RwkvChannelLayer,
+    Rwkv7Channel: Rwkv7ChannelLayer,
     RmsNorm: RmsNormLayer,
     LayerNorm: LayerNormLayer,
 }

@@ -8,13 +8,38 @@ from pydantic import Field, model_validator
 
 from glassbox.core.config import Spec
 from glassbox.layers.attention import GroupedQuery
+from glassbox.layers.block_mixture import BlockMixture
+from glassbox.layers.delta_net import DeltaNet, GatedDelta
 from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import ClampedSwiGlu, GeGlu, Gelu, Relu2, SwiGlu
+from glassbox.layers.gated_attention_unit import GatedAttentionUnit
+from glassbox.layers.lightning import Lightning
+from glassbox.layers.mamba import Mamba
+from glassbox.layers.mamba2 import Mamba2
+from glassbox.layers.native_sparse import NativeSparse
 from glassbox.layers.norms import LayerNorm, RmsNorm
+from glassbox.layers.retention import Retention
+from glassbox.layers.rwkv import RwkvChannel, RwkvTime
+from glassbox.layers.rwkv7 import Rwkv7Channel, Rwkv7Time
 
-Mixer = GroupedQuery  # a second one makes this a union, discriminated on `kind`
+Mixer = Annotated[
+    GroupedQuery
+    | NativeSparse
+    | BlockMixture
+    | GatedAttentionUnit
+    | Lightning
+    | Retention
+    | DeltaNet
+    | GatedDelta
+    | Mamba
+    | Mamba2
+    | RwkvTime
+    | Rwkv7Time,
+    Field(discriminator="kind"),
+]
 FeedForward = Annotated[
-    Gelu | SwiGlu | GeGlu | ClampedSwiGlu | Relu2 | MixtureOfExperts, Field(discriminator="kind")
+    Gelu | SwiGlu | GeGlu | ClampedSwiGlu | Relu2 | MixtureOfExperts | RwkvChannel | Rwkv7Channel,
+    Field(discriminator="kind"),
 ]
 Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]
 
