@@ -122,11 +122,16 @@ class WindowState:
             seen = Seen(keys, values, None, True, None)
         elif length > 1:
             order = (first + torch.arange(window, device=first.device)) % window
-            past = [_gather(ring, order) for ring in (self.keys, self.values)]
+            past_keys, past_values = _gather(self.keys, order), _gather(self.values, order)
             place = torch.arange(-window, length, device=first.device)
             mask = (first + place >= 0)[:, None, None].expand(-1, 1, length, -1)
-            pairs = zip(past, (keys, values), strict=True)
-            seen = Seen(*(torch.cat(pair, dim=2) for pair in pairs), mask, True, None)
+            seen = Seen(
+                torch.cat((past_keys, keys), dim=2),
+                torch.cat((past_values, values), dim=2),
+                mask,
+                True,
+                None,
+            )
         self._write(keys, values, first, context.lengths)
         if length > 1:
             return seen
@@ -140,14 +145,16 @@ class WindowState:
     ) -> None:
         """Into each slot the last real token of this call that belongs there; the rest stays."""
         length, window = keys.shape[2], self.keys.shape[2]
-        last = (length if lengths is None else lengths.unsqueeze(1)) - 1  # its number in the call
         if length == 1:
             slot = first % window
             for ring, new in ((self.keys, keys), (self.values, values)):
                 if lengths is not None:
-                    new = torch.where((last < 0)[..., None, None], _gather(ring, slot), new)
+                    rests = (lengths == 0)[:, None, None, None]
+                    new = torch.where(rests, _gather(ring, slot), new)
                 ring.scatter_(2, slot[:, None, :, None].expand_as(new), new)
             return
+        real = torch.full_like(first, length) if lengths is None else lengths
+        last = real.view(-1, 1) - 1  # the last real token's number in the call
         slots = torch.arange(window, device=first.device)
         token = last - (first + last - slots) % window  # (B or 1, W), negative where none is new
         is_new, token = (token >= 0)[:, None, :, None], token.clamp(min=0)
