@@ -1,0 +1,281 @@
+"""Softmax attention in which every query looks at a few blocks of keys of its own choice.
+
+Native sparse attention and block mixture differ in how blocks are chosen; this is what both do next.
+A key stands in a numbered slot, and block j is the slots j * size ... (j + 1) * size - 1. A query
+knows the first slot of its document and its own slot, and sees no key outside of these.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from glassbox.ops.softmax import softmax
+
+CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
+"""Scores that exist at a time: what a CPU's cache holds, and what keeps a GPU busy."""
+MOST_ROWS = 256
+"""Queries that meet one block in one product; more would only waste the last, half-full product."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where queries stand among the keys.
+
+    own: (#B, T), each query's slot. first: (#B, T), the first slot of its document, a block's start.
+    size: how many slots there are.
+    """
+
+    own: Int[Tensor, "#B T"]
+    first: Int[Tensor, "#B T"]
+    size: int
+
+
+def document_slots(positions: Int[Tensor, "B T"], block_size: int) -> Slots:
+    """Slots that let every document begin at a block's start, so that no block holds two.
+
+    positions count from each packed document's start. The gap behind a document stays empty.
+
+    >>> document_slots(torch.tensor([[0, 1, 2, 0, 1]]), 4).own
+    tensor([[0, 1, 2, 4, 5]])
+    """
+    gaps = torch.zeros_like(positions)
+    gaps[:, 1:] = torch.where(positions[:, 1:] == 0, -(positions[:, :-1] + 1) % block_size, 0)
+    order = torch.arange(positions.shape[1], device=positions.device)
+    own = order + gaps.cumsum(dim=1)
+    return Slots(own, own - positions, padded_length(int(own.max()) + 1, block_size))
+
+
+def padded_length(length: int, block_size: int) -> int:
+    """The next multiple of block_size."""
+    return -(-length // block_size) * block_size
+
+
+def selected_attention_plain(
+    q: Float[Tensor, "B K R W Dh"],
+    k: Float[Tensor, "B K S Dh"],
+    v: Float[Tensor, "B K S Dh"],
+    blocks: Int[Tensor, "B K R n"],
+    first: Int[Tensor, "#B R"],
+    last: Int[Tensor, "#B R"],
+    *,
+    block_size: int,
+    scale: float | None = None,
+) -> Float[Tensor, "B K R W Dh"]:
+    """softmax(scale * q K^T) V with K, V the keys in slots first ... last of each row's blocks.
+
+    A row is W queries that share their blocks (distinct numbers; -1 is none). One that sees no key
+    gives zeros. `scale` is 1/sqrt(Dh) unless given. Tested against: attention under the same mask.
+    """
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    batch, heads, rows = q.shape[:3]
+    first, last = first.expand(batch, rows), last.expand(batch, rows)
+    result = torch.zeros_like(q)
+    for b in range(batch):
+        for h in range(heads):
+            for r in range(rows):
+                seen = [
+                    slot
+                    for block in blocks[b, h, r].tolist()
+                    for slot in range(block * block_size, (block + 1) * block_size)
+                    if block >= 0 and first[b, r] <= slot <= last[b, r]
+                ]
+                if seen:
+                    weights = softmax(scale * (q[b, h, r] @ k[b, h, seen].t()))  # (W, seen)
+                    result[b, h, r] = weights @ v[b, h, seen]
+    return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which queries meet which block, in pieces of equally many rows, the last of a block padded.
+
+    block: (M,), of all B * K * S / size blocks. row: (M, P), of all B * K * R rows. pair: (M, P),
+    which of the rows' choices it is; real: (M, P), False for padding.
+    """
+
+    block: Tensor
+    row: Tensor
+    pair: Tensor
+    real: Tensor
+
+
+def _plan(blocks: Tensor, first: Tensor, last: Tensor, num_blocks: int, size: int) -> _Plan:
+    batch, heads, _, chosen = blocks.shape
+    device = blocks.device
+    visible = (blocks >= 0) & (blocks * size <= last[:, None, :, None])
+    visible &= (blocks + 1) * size > first[:, None, :, None]
+    total = batch * heads * num_blocks
+    offset = torch.arange(0, total, num_blocks, device=device).view(batch, heads, 1, 1)
+    block = torch.where(visible, blocks + offset, total).flatten()
+    order = block.argsort(stable=True)
+    counts = block.bincount(minlength=total + 1)[:total]
+    num_pairs = max(int(counts.sum()), 1)
+    used = max(int((counts > 0).sum()), 1)
+    piece = min(MOST_ROWS, 1 << (num_pairs // used - 1).bit_length())
+    pieces = (counts + piece - 1) // piece
+    of = torch.arange(total, device=device).repeat_interleave(pieces)  # (M,)
+    within = torch.arange(len(of), device=device) - (pieces.cumsum(0) - pieces)[of]
+    ends = counts.cumsum(0)
+    begin = (ends - counts)[of] + within * piece
+    place = begin[:, None] + torch.arange(piece, device=device)  # (M, P)
+    real = place < ends[of][:, None]
+    pair = order[torch.where(real, place, begin[:, None])]
+    return _Plan(of, pair // chosen, pair, real)
+
+
+class _SelectedAttention(torch.autograd.Function):
+    """Block by block: all queries that chose a block meet it in one product.
+
+    The forward pass finds each query's normaliser first and mixes values second; the backward pass
+    makes the weights again. Neither keeps scores.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        q: Tensor,  # (N, W, Dh), N = B * K * R
+        k: Tensor,  # (U, size, Dh), U = B * K * S / size
+        v: Tensor,
+        first: Tensor,  # (N,), in slots of the row's own sequence
+        last: Tensor,
+        chosen: int,
+        num_blocks: int,
+        scale: float,
+        plan: _Plan,
+    ) -> Tensor:
+        wide = _wide(q)
+        width = q.shape[1]
+        steps = _steps(plan, q, k)
+        scores: Tensor | None = None
+        by_pair = q.new_full((len(q) * chosen, width), -math.inf, dtype=wide)
+        for step in steps:
+            scores = _scores(q, k, first, last, plan, step, num_blocks, scale)
+            real = plan.real[step]
+            by_pair[plan.pair[step][real]] = scores.logsumexp(dim=-1)[real]
+        normaliser = by_pair.view(len(q), chosen, width).logsumexp(dim=1)  # (N, W)
+        normaliser = normaliser.masked_fill(normaliser.isinf(), 0.0)  # rows that see no key
+        out = q.new_zeros(q.shape, dtype=wide)
+        for step in steps:
+            if len(steps) > 1 or scores is None:
+                scores = _scores(q, k, first, last, plan, step, num_blocks, scale)
+            row = plan.row[step]
+            weights = (scores - normaliser[row].unsqueeze(-1)).exp_()  # (m, P, W, size)
+            mixed = weights.flatten(1, 2).to(q.dtype) @ v[plan.block[step]].to(q.dtype)
+            out.index_add_(0, row.flatten(), mixed.view(-1, *q.shape[1:]).to(wide))
+        ctx.save_for_backward(q, k, v, first, last, normaliser, out)
+        ctx.rest = (num_blocks, scale, plan)  # type: ignore[attr-defined]
+        return out.to(q.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor):  # type: ignore[no-untyped-def]
+        q, k, v, first, last, normaliser, out = ctx.saved_tensors  # type: ignore[attr-defined]
+        num_blocks, scale, plan = ctx.rest  # type: ignore[attr-defined]
+        wide = out.dtype
+        delta = (grad.to(wide) * out).sum(-1)  # (N, W)
+        grad_q = torch.zeros_like(out)
+        grad_k = k.new_zeros(k.shape, dtype=wide)
+        grad_v = torch.zeros_like(grad_k)
+        for step in _steps(plan, q, k):
+            row, block = plan.row[step], plan.block[step]
+            scores = _scores(q, k, first, last, plan, step, num_blocks, scale)
+            shape = scores.shape
+            weights = scores.sub_(normaliser[row].unsqueeze(-1)).exp_().flatten(1, 2)
+            upstream = grad[row].flatten(1, 2)  # (m, P * W, Dh)
+            grad_v.index_add_(0, block, (weights.mT.to(q.dtype) @ upstream).to(wide))
+            change = (
+                (upstream @ v[block].to(q.dtype).mT)
+                .to(wide)
+                .sub_(delta[row].view(*shape[:1], -1, 1))
+            )
+            change = change.mul_(weights).mul_(scale).to(q.dtype)  # d loss / d (q k)
+            grad_k.index_add_(0, block, (change.mT @ q[row].flatten(1, 2)).to(wide))
+            by_row = (change @ k[block].to(q.dtype)).view(-1, *q.shape[1:]).to(wide)
+            grad_q.index_add_(0, row.flatten(), by_row)
+        grads = (grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype))
+        return (*grads, None, None, None, None, None, None)
+
+
+def _scores(
+    q: Tensor,
+    k: Tensor,
+    first: Tensor,
+    last: Tensor,
+    plan: _Plan,
+    step: slice,
+    num_blocks: int,
+    scale: float,
+) -> Tensor:
+    """(m, P, W, size), -inf where a query may not look."""
+    row, block = plan.row[step], plan.block[step]
+    size = k.shape[1]
+    products = q[row].flatten(1, 2) @ k[block].to(q.dtype).mT  # (m, P * W, size)
+    scores = products.view(*row.shape, -1, size).to(_wide(q)).mul_(scale)
+    begin = (block % num_blocks * size).view(-1, 1, 1)
+    slot = begin + torch.arange(size, device=q.device)  # (m, 1, size)
+    seen = (slot >= first[row].unsqueeze(-1)) & (slot <= last[row].unsqueeze(-1))
+    seen &= plan.real[step].unsqueeze(-1)  # (m, P, size)
+    return scores.masked_fill_(~seen.unsqueeze(2), -math.inf)
+
+
+def _steps(plan: _Plan, q: Tensor, k: Tensor) -> list[slice]:
+    piece = plan.row.shape[1]
+    elements = piece * q.shape[1] * max(k.shape[1], k.shape[2]) + k.shape[1] * k.shape[2]
+    step = max(1, chunk_elements(q.device) // elements)
+    return [slice(start, start + step) for start in range(0, len(plan.block), step)]
+
+
+def chunk_elements(device: torch.device) -> int:
+    """How many scores may exist at a time."""
+    return CPU_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def selected_attention(
+    q: Float[Tensor, "B K R W Dh"],
+    k: Float[Tensor, "B K S Dh"],
+    v: Float[Tensor, "B K S Dh"],
+    blocks: Int[Tensor, "B K R n"],
+    first: Int[Tensor, "#B R"],
+    last: Int[Tensor, "#B R"],
+    *,
+    block_size: int,
+    scale: float | None = None,
+) -> Float[Tensor, "B K R W Dh"]:
+    """`selected_attention_plain` with all queries that chose a block in one product with it.
+
+    Work and memory grow with B K R W n block_size and B K S, never with R S. S is a multiple of
+    block_size. First derivatives only. Tested against: `selected_attention_plain`.
+    """
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    batch, heads, rows = q.shape[:3]
+    num_blocks = k.shape[2] // block_size
+    assert k.shape[2] == num_blocks * block_size, (k.shape, block_size)
+    dtype = q.dtype
+    if q.device.type == "cpu":  # half precision is slow there
+        q = q.to(_wide(q))
+    first, last = first.expand(batch, rows), last.expand(batch, rows)
+    plan = _plan(blocks, first, last, num_blocks, block_size)
+    by_head = (batch, heads, rows)
+    with torch.autocast(q.device.type, enabled=False):
+        out: Tensor = _SelectedAttention.apply(
+            q.flatten(0, 2),
+            k.reshape(-1, block_size, k.shape[-1]),
+            v.reshape(-1, block_size, v.shape[-1]),
+            first[:, None].expand(by_head).flatten(),
+            last[:, None].expand(by_head).flatten(),
+            blocks.shape[-1],
+            num_blocks,
+            scale,
+            plan,
+        )
+    return out.view(q.shape).to(dtype)
