@@ -126,6 +126,27 @@ def test_learned_positions_end_with_a_clear_message():
     assert CausalLM(LLAMA)(ids_of(1, 33)).shape == (1, 33, 50)  # rotary positions do not end
 
 
+def test_sinusoidal_positions_are_the_papers_and_no_parameters():
+    config = LLAMA.model_copy(update={"sinusoidal_positions": True})
+    model, bare = CausalLM(config).double(), CausalLM(LLAMA).double()
+    assert model.num_parameters == bare.num_parameters
+    bare.load_state_dict(model.state_dict())
+    ids, size = ids_of(1, 6), LLAMA.hidden_size
+    waves = torch.tensor([
+        [(math.cos if d % 2 else math.sin)(p / 10000 ** ((d - d % 2) / size)) for d in range(size)]
+        for p in range(6)
+    ])  # fmt: skip
+    embed = bare.embedding.forward
+    bare.embedding.forward = lambda ids: embed(ids) + waves.float()
+    # float32 waves on both sides; their angles, below 6, are rounded to 2^-22
+    torch.testing.assert_close(model(ids), bare(ids), rtol=1e-5, atol=1e-6)
+    documents = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    packed = model(ids, documents=documents)
+    torch.testing.assert_close(packed[:, 2:], model(ids[:, 2:]))
+    with pytest.raises(UserError, match="learned_positions and sinusoidal_positions"):
+        parse(ModelConfig, {**config.model_dump(mode="json"), "learned_positions": True})
+
+
 def test_tied_and_untied_heads():
     tied, untied = CausalLM(LLAMA), CausalLM(HYBRID)
     assert tied.output_weight is tied.embedding.weight

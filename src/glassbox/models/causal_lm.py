@@ -17,6 +17,7 @@ from glassbox.models.block import Block, BlockState, build
 from glassbox.models.config import ModelConfig
 from glassbox.ops.activations import soft_cap
 from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
+from glassbox.ops.sinusoidal import sinusoidal
 
 
 class CausalLM(nn.Module):
@@ -43,7 +44,8 @@ class CausalLM(nn.Module):
             if config.tie_embeddings
             else Linear(size, config.vocab_size, bias=config.head_bias)
         )
-        self.initialize()
+        if self.device.type != "meta":  # there is nothing to draw, and torch is slow to say so
+            self.initialize()
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
@@ -135,6 +137,8 @@ class CausalLM(nn.Module):
             hidden = hidden * self.config.embedding_scale
         if self.position_embedding is not None:
             hidden = hidden + self.position_embedding(positions)
+        if self.config.sinusoidal_positions:
+            hidden = hidden + sinusoidal(positions, self.config.hidden_size).to(hidden.dtype)
         if self.embedding_norm is not None:
             hidden = self.embedding_norm(hidden)
         if self.config.dropout and self.training:

@@ -97,6 +97,9 @@ class ModelConfig(Spec):
     learned_positions: bool = Field(
         False, description="add a trained vector per position to the embedding, as GPT-2"
     )
+    sinusoidal_positions: bool = Field(
+        False, description="add a fixed vector of waves per position to the embedding"
+    )
     final_norm: Norm = RmsNorm()
     tie_embeddings: bool = True
     embedding_norm: Norm | None = Field(None, description="on the embedding, as BLOOM")
@@ -111,6 +114,8 @@ class ModelConfig(Spec):
     def _sizes_fit(self) -> ModelConfig:
         for repeat in self.blocks:
             repeat.block.mixer.resolve(self.hidden_size)
+        if self.learned_positions and self.sinusoidal_positions:
+            raise ValueError("learned_positions and sinusoidal_positions are both true; choose one")
         if self.head_bias and self.tie_embeddings:
             raise ValueError("head_bias = true needs tie_embeddings = false")
         return self
