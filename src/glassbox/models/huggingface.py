@@ -214,11 +214,16 @@ def _fill(
         for full, name in stored.items()
         if full in expected or not _dispensable(full, config, family)
     }
-    _compare(expected, found, where=source.where)
+    in_file = {name: source.own_name(name) for name in expected.keys() | found.keys()}
+    _compare(
+        {in_file[name]: shape for name, shape in expected.items()},
+        {in_file[name]: shape for name, shape in found.items()},
+        where=source.where,
+    )
     for name in expected:
         _check_dtype(source, stored[name], wanted)
     if allocate_on is not None:
-        model.to_empty(device=allocate_on)
+        _allocate(model, allocate_on)
         own = model.state_dict()
     with torch.no_grad():
         for rule in rules:
@@ -227,6 +232,18 @@ def _fill(
                 continue
             for name, part in rule.split(own[rule.ours]).items():
                 source.copy_into(stored[name], part)
+
+
+def _allocate(model: CausalLM, device: torch.device) -> None:
+    """`model.to_empty(device)`, which would first import a hundred megabytes of torch."""
+    assert {name for name, _ in model.named_buffers()} <= model.state_dict().keys(), "lost buffers"
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, old in tensors.items():
+                if old is not None:
+                    new = torch.empty(old.shape, dtype=old.dtype, device=device)
+                    is_parameter = isinstance(old, torch.nn.Parameter)
+                    tensors[name] = torch.nn.Parameter(new) if is_parameter else new
 
 
 def _compare(

@@ -43,6 +43,10 @@ class TensorSource(abc.ABC):
         """The file that a tensor is in, quoted, for messages."""
         return self.where
 
+    def own_name(self, name: str) -> str:
+        """What the file calls a tensor, where that is not the name it is asked for by."""
+        return name
+
     @abc.abstractmethod
     def copy_into(self, name: str, out: Tensor) -> None:
         """Read a tensor into one of its shape, of any type and on any device, in pieces."""

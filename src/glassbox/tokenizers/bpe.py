@@ -18,13 +18,16 @@ from glassbox.core.errors import UserError
 from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR, to_bytes, to_chars, utf8
 
 _NEVER = 1 << 62
+_PRINTABLE = range(0x20, 0x7F)
 _SHORT = 48  # symbols; up to here a plain scan beats the heap
 
 
 class BytePairModel:
     """A vocabulary and its merges, both written in the printable byte alphabet.
 
-    vocab:         token -> id; has all 256 bytes.
+    vocab:         token -> id; has the bytes of printable ASCII, and should have all 256. A byte that
+                   it lacks (SmolLM2's lacks 21: control characters, and bytes that UTF-8 has no or
+                   little use for) is left out of what is encoded, as in `tokenizers` and llama.cpp.
     merges:        pairs of tokens in the order learned; each joined pair is in `vocab`.
     ignore_merges: a word that is itself a token is that token, whatever the merges say (Llama 3).
     """
@@ -40,12 +43,13 @@ class BytePairModel:
         self.merges = list(merges)
         self.ignore_merges = ignore_merges
         missing = [byte for byte, char in enumerate(BYTE_TO_CHAR) if char not in self.vocab]
-        if missing:
+        if any(byte in _PRINTABLE for byte in missing):
             raise UserError(
                 f"the vocabulary lacks {len(missing)} of the 256 bytes, first byte {missing[0]}"
                 f" ({BYTE_TO_CHAR[missing[0]]!r}); it is not a byte-level vocabulary"
             )
-        self.byte_ids = [self.vocab[char] for char in BYTE_TO_CHAR]
+        self.byte_ids = [self.vocab.get(char, -1) for char in BYTE_TO_CHAR]
+        self.lacks_bytes = bool(missing)
         self.tokens = {number: to_bytes(token) for token, number in self.vocab.items()}
         if len(self.tokens) != len(self.vocab):
             raise UserError("two tokens of the vocabulary have the same id; each needs its own")
@@ -68,7 +72,7 @@ class BytePairModel:
         """Ids of one word: among the pairs present, join the leftmost of lowest rank, and repeat."""
         if self.ignore_merges and (whole := self.vocab.get(to_chars(word))) is not None:
             return [whole]
-        ids = [self.byte_ids[byte] for byte in word]
+        ids = self._from_bytes(word)
         while True:
             found = [(self.ranks[p], i) for i, p in enumerate(pairwise(ids)) if p in self.ranks]
             if not found:
@@ -80,8 +84,12 @@ class BytePairModel:
         """`encode_word_plain`, fast."""
         if self.ignore_merges and (whole := self.vocab.get(to_chars(word))) is not None:
             return [whole]
-        ids = [self.byte_ids[byte] for byte in word]
+        ids = self._from_bytes(word)
         return self._merge_short(ids) if len(ids) <= _SHORT else self._merge_long(ids)
+
+    def _from_bytes(self, word: bytes) -> list[int]:
+        ids = [self.byte_ids[byte] for byte in word]
+        return [number for number in ids if number >= 0] if self.lacks_bytes else ids
 
     def _merge_short(self, ids: list[int]) -> list[int]:
         find = self.ranks.get
