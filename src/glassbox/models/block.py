@@ -45,6 +45,7 @@ from glassbox.layers.rwkv7 import (
 )
 from glassbox.layers.state import State
 from glassbox.models.config import BlockSpec
+from glassbox.ops.chunks import wide
 
 MODULES: dict[type[Spec], Callable[[Any, int], nn.Module]] = {
     GroupedQuery: GroupedQueryAttention,
@@ -109,6 +110,7 @@ class Block(nn.Module):
         self.residual = spec.residual
         self.scale = spec.residual_scale
         self.dropout = dropout
+        self.float32_residual = spec.float32_residual
         before, after = spec.residual != "post", spec.residual in ("post", "sandwich")
         has_ffn = spec.ffn is not None
 
@@ -126,12 +128,16 @@ class Block(nn.Module):
         self, hidden: Float[Tensor, "B T D"], context: Context, state: BlockState | None = None
     ) -> Float[Tensor, "B T D"]:
         """Both branches, each added to the residual stream."""
-        normed = hidden if self.mixer_norm is None else self.mixer_norm(hidden)
+        if self.float32_residual:
+            hidden = wide(hidden)
+        normed = self._narrow(hidden)
+        if self.mixer_norm is not None:
+            normed = self.mixer_norm(normed)
         mixed = self.mixer(normed, context, None if state is None else state.mixer)
         middle = hidden + self._branch(mixed, self.mixer_out_norm)
         if self.ffn is None:
             return middle
-        source = hidden if self.residual == "parallel" else middle
+        source = self._narrow(hidden if self.residual == "parallel" else middle)
         if self.ffn_norm is not None:
             normed = self.ffn_norm(source)
         elif self.residual == "post":
@@ -141,6 +147,10 @@ class Block(nn.Module):
         else:
             changed = self.ffn(normed, context)
         return middle + self._branch(changed, self.ffn_out_norm)
+
+    def _narrow(self, hidden: Tensor) -> Tensor:
+        """What a branch reads: the stream, in the dtype of the weights where it is kept wider."""
+        return hidden.to(next(self.parameters()).dtype) if self.float32_residual else hidden
 
     def _branch(self, branch: Tensor, norm: nn.Module | None) -> Tensor:
         if norm is not None:

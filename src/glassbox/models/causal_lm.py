@@ -145,7 +145,8 @@ class CausalLM(nn.Module):
             hidden = F.dropout(hidden, self.config.dropout)
         for index, block in enumerate(self.blocks):
             hidden = block(hidden, context, None if state is None else state[index])
-        hidden = self.final_norm(hidden)
+        # as narrow as the weights again, where a stream in float32 passed bfloat16 blocks
+        hidden = self.final_norm(hidden).to(self.embedding.weight.dtype)
         return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
 
     def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:

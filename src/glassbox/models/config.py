@@ -58,6 +58,9 @@ class BlockSpec(Spec):
     residual: Literal["pre", "post", "sandwich", "parallel"] = "pre"
     shared_norm: bool = Field(False, description="parallel only: both branches read one norm")
     residual_scale: float = Field(1.0, gt=0, description="times each branch before it is added")
+    float32_residual: bool = Field(
+        False, description="keep the stream in float32 where the weights are narrower, as Mamba"
+    )
 
     @model_validator(mode="after")
     def _norms_fit(self) -> BlockSpec:
