@@ -25,6 +25,7 @@ from glassbox.core.runs import RunFolder
 from glassbox.data.loader import PackedRows, PackedSource, TokenBatch
 from glassbox.data.shards import read_shard, write_shard
 from glassbox.layers.attention import GroupedQuery, Rotary
+from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import SwiGlu
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
@@ -54,6 +55,7 @@ class TinyRun(Spec):
     precision: Precision = "float32"
     compile: bool = False
     wide: bool = False
+    experts: bool = False
     seed: int = 0
     seed_by_rank: bool = False
     max_skipped: int = 8
@@ -63,11 +65,15 @@ class TinyRun(Spec):
     log_every: int = 2
 
 
-def tiny_model(*, dropout: float = 0.0, seed: int = 0) -> CausalLM:
-    """5,000 parameters, two layers."""
+def tiny_model(*, dropout: float = 0.0, seed: int = 0, experts: bool = False) -> CausalLM:
+    """5,000 parameters, two layers; or with experts that a bias balances."""
     torch.manual_seed(seed)
     mixer = GroupedQuery(num_heads=2, num_kv_heads=1, positions=Rotary())
-    block = BlockSpec(mixer=mixer, ffn=SwiGlu(size=32))
+    ffn: SwiGlu | MixtureOfExperts = SwiGlu(size=32)
+    if experts:
+        expert = SwiGlu(size=8)
+        ffn = MixtureOfExperts(num_experts=6, top_k=2, expert=expert, balance_bias=True)
+    block = BlockSpec(mixer=mixer, ffn=ffn)
     return CausalLM(
         ModelConfig(
             vocab_size=32,
@@ -118,7 +124,7 @@ def tiny_trainer(
     group = group or Group()
     rows = tiny_rows(folder)
     seed = options.seed + (group.rank if options.seed_by_rank else 0)
-    model = tiny_model(dropout=options.dropout, seed=seed)
+    model = tiny_model(dropout=options.dropout, seed=seed, experts=options.experts)
     if options.wide:
         model.double()
     source = PackedSource(

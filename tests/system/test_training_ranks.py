@@ -60,6 +60,21 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(tmp_path: Path) -> None
             torch.testing.assert_close(tensor, weights[key], rtol=0, atol=1e-9)
 
 
+def test_the_load_that_moves_the_balancing_bias_is_that_of_all_ranks_and_micro_batches(
+    tmp_path: Path,
+) -> None:
+    """Tolerances as above; the bias itself moves by whole rates, so it must be the same number."""
+    options = ["dropout=0", "wide=true", "log_every=1", "steps=6", "experts=true"]
+    torchrun(1, "tiny_run.py", tmp_path / "one", *options, "rows_per_batch=8")
+    torchrun(2, "tiny_run.py", tmp_path / "two", *options, "rows_per_batch=2")
+    one, two = last_weights(tmp_path / "one"), last_weights(tmp_path / "two")
+    for key, tensor in one.items():
+        if key.endswith("balance_bias"):
+            assert float(tensor.abs().max()) > 0
+            assert torch.equal(two[key], tensor)
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-9)
+
+
 def test_a_run_goes_on_on_another_number_of_ranks_and_to_the_same_bits_on_its_own(
     tmp_path: Path,
 ) -> None:

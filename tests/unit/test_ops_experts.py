@@ -230,9 +230,9 @@ def test_balance_loss_is_transformers(padded):
 
 def test_balance_loss_is_least_where_all_is_even():
     even = route(torch.eye(4).double() * 1e-6, 1)
-    assert float(
-        balance_loss(even.probabilities, expert_loads(even.experts, 4))
-    ) == pytest.approx(1.0)
+    assert float(balance_loss(even.probabilities, expert_loads(even.experts, 4))) == pytest.approx(
+        1.0
+    )
     skewed = route(torch.tensor([[5.0, 0, 0, 0]]).expand(4, 4), 1)
     assert float(balance_loss(skewed.probabilities, expert_loads(skewed.experts, 4))) > 3.8
 

@@ -22,6 +22,7 @@ def decay_groups(
 ) -> list[ParameterGroup]:
     """Decay matrices; leave vectors (norm weights, biases) alone, as GPT-3 and nanoGPT do.
 
+    The biases of stacked experts are a matrix by shape and biases by name: left alone as well.
     Frozen parameters are left out, tied ones come once. Raises ValueError where nothing is trainable.
     """
     matrices: dict[str, nn.Parameter] = {}
@@ -31,7 +32,8 @@ def decay_groups(
         if not parameter.requires_grad or id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        (matrices if parameter.dim() >= 2 else vectors)[name] = parameter
+        is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
+        (matrices if is_matrix else vectors)[name] = parameter
     if not seen:
         raise ValueError("no parameter is trainable; unfreeze some")
     groups = [ParameterGroup(matrices, weight_decay), ParameterGroup(vectors, 0.0)]

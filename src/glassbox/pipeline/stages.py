@@ -120,7 +120,11 @@ def build_optimizer(config: AdamWConfig | MuonConfig, model: CausalLM) -> Optimi
     named = list(model.named_parameters())
     if isinstance(config, AdamWConfig):
         return _adamw(config, decay_groups(named, config.weight_decay))
-    inside = [(name, p) for name, p in named if name.startswith("blocks.") and p.dim() == 2]
+    inside = [
+        (name, p)
+        for name, p in named
+        if name.startswith("blocks.") and p.dim() == 2 and not name.endswith("bias")
+    ]
     taken = {name for name, _ in inside}
     rest = decay_groups([pair for pair in named if pair[0] not in taken], config.adamw.weight_decay)
     scaled = [replace(group, lr_scale=config.adamw_lr_ratio) for group in rest]

@@ -41,7 +41,7 @@ from glassbox.training.checkpoint import (
 )
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
-from glassbox.training.protocols import Batch, BatchSource, Hook, Objective
+from glassbox.training.protocols import AfterStep, Batch, BatchSource, Hook, Objective
 from glassbox.training.window import Window, add_up
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -109,6 +109,7 @@ class Trainer:
         self.state = TrainState()
         self.guard = Guard(config.guard)
         self.scaler = LossScaler(enabled=config.precision == "float16")
+        self._adjusting = [layer for layer in model.modules() if isinstance(layer, AfterStep)]
         self._window = Window()
         self._all_sinks: list[MetricsSink] = self.sinks
 
@@ -186,6 +187,8 @@ class Trainer:
             self.optimizer.step(lr)
         else:
             self.state.skipped += 1
+        for layer in self._adjusting:
+            layer.after_step(self.group, taken=reason is None)
         self.optimizer.zero_grad()
         self.state.step += 1
         self.state.tokens += tokens

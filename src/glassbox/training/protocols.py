@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from glassbox.core.distributed import Group
 from glassbox.models.causal_lm import CausalLM
 
 Number = float | Tensor
@@ -65,6 +66,14 @@ class BatchSource(Protocol[BatchT_co]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position; the batches that follow are the ones that would have followed."""
+
+
+@runtime_checkable
+class AfterStep(Protocol):
+    """A layer that adjusts itself by what it saw in a step, as experts balance their load."""
+
+    def after_step(self, group: Group, *, taken: bool) -> None:
+        """Once after each optimizer step, on every rank; not `taken`: the step was skipped."""
 
 
 class Hook(Protocol):

@@ -1,0 +1,41 @@
+"""What layers add to an objective of their own: balancing losses, and what routers measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glassbox.layers.context import Auxiliary
+from glassbox.training.protocols import Number
+
+
+def with_auxiliary(
+    loss_sum: Float[Tensor, ""], weight: Tensor, auxiliary: Auxiliary
+) -> tuple[Float[Tensor, ""], dict[str, tuple[Number, Number]]]:
+    """The loss with the layers' losses added, and metrics of these and of the routers.
+
+    The layers' losses are means over tokens: times `weight`, so that the loop's division by the
+    weights of all micro-batches leaves their weighted mean. Where there are any, the loss without
+    them is the metric `main_loss`. Measures are averaged over layers: `max_expert_share` (1 / E is
+    even), `router_entropy` in nats a token, `dropped_share`.
+    """
+    metrics: dict[str, tuple[Number, Number]] = {}
+    extra = auxiliary.total_loss()
+    if extra is not None:
+        metrics["main_loss"] = (loss_sum.detach(), weight)
+        loss_sum = loss_sum + extra * weight
+    for name, layers in auxiliary.losses.items():
+        metrics[name] = (torch.stack(layers).sum().detach() * weight, weight)
+    summaries: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+        "expert_load": ("max_expert_share", lambda load: load.max() / load.sum().clamp(min=1)),
+        "router_entropy": ("router_entropy", lambda entropy: entropy),
+        "dropped_share": ("dropped_share", lambda share: share),
+    }
+    for measure, (name, summarize) in summaries.items():
+        if layers := auxiliary.measures.get(measure, []):
+            values = torch.stack([summarize(layer).float() for layer in layers])
+            metrics[name] = (values.mean() * weight, weight)
+    return loss_sum, metrics
