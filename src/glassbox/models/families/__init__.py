@@ -10,15 +10,39 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.models.config import ModelConfig
+from glassbox.models.families.bloom import BLOOM
+from glassbox.models.families.gemma2 import GEMMA2
+from glassbox.models.families.gemma3 import GEMMA3
 from glassbox.models.families.gpt2 import GPT2
 from glassbox.models.families.gpt_neox import GPT_NEOX
 from glassbox.models.families.llama import LLAMA
+from glassbox.models.families.mamba import MAMBA
+from glassbox.models.families.mamba2 import MAMBA2
+from glassbox.models.families.mistral import MISTRAL
+from glassbox.models.families.olmo2 import OLMO2
+from glassbox.models.families.phi3 import PHI3
+from glassbox.models.families.qwen2 import QWEN2
+from glassbox.models.families.qwen3 import QWEN3
+from glassbox.models.families.rwkv import RWKV
+from glassbox.models.families.smollm3 import SMOLLM3
 from glassbox.models.family import Family, HfConfig
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA,
     GPT2,
     GPT_NEOX,
+    BLOOM,
+    GEMMA2,
+    GEMMA3,
+    MISTRAL,
+    OLMO2,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    SMOLLM3,
+    MAMBA,
+    MAMBA2,
+    RWKV,
 )
 
 
@@ -28,7 +52,10 @@ def presets() -> dict[str, ModelConfig]:
 
 
 def family_of(config: ModelConfig) -> Family | None:
-    """The family whose words suffice for this config, decided by its specs; None where none's do."""
+    """The first family whose words suffice for this config, decided by its specs; None where none's do.
+
+    The plainest stands first: a Mistral without windows is a Llama, and is written as one.
+    """
     return next((family for family in FAMILIES if family.express(config) is not None), None)
 
 
@@ -81,22 +108,27 @@ def from_hf_config(raw: Mapping[str, Any], *, where: str = "config.json") -> Mod
         raise UserError(f"{where} describes a model with no heads") from None
 
 
-def to_hf_weights(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under their names from tensors under ours: views, nothing is copied.
+def to_hf_weights(
+    config: ModelConfig, state: Mapping[str, Tensor], *, family: Family | None = None
+) -> dict[str, Tensor]:
+    """Tensors under their names from tensors under ours: views where the rules allow it.
 
-    Linear, so that it maps gradients too. Raises UserError where no family expresses the config.
+    `family` is the one whose names are wanted, `family_of` the config unless given. Linear, so that
+    it maps gradients too. Raises UserError where no family expresses the config.
     """
     theirs: dict[str, Tensor] = {}
-    for rule in _family(config).rules(config):
+    for rule in (family or _family(config)).rules(config):
         theirs |= rule.split(state[rule.ours])
     return theirs
 
 
-def from_hf_weights(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_hf_weights(
+    config: ModelConfig, state: Mapping[str, Tensor], *, family: Family | None = None
+) -> dict[str, Tensor]:
     """Tensors under our names from tensors under theirs; the inverse of `to_hf_weights`."""
     return {
         rule.ours: rule.join([state[name] for name in rule.theirs])
-        for rule in _family(config).rules(config)
+        for rule in (family or _family(config)).rules(config)
     }
 
 

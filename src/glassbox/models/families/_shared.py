@@ -9,23 +9,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glassbox.core.errors import UserError
 from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.feedforward import GeGlu, SwiGlu
 from glassbox.layers.norms import LayerNorm, RmsNorm
+from glassbox.layers.rotary import Rotary
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig
 from glassbox.models.families._rope import read_rotary, rotary_words
 from glassbox.models.family import HfConfig, WeightRule, repeats
 
 Gated = SwiGlu | GeGlu
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Their types of layer: one that sees all before it, and one that sees a window."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The kinds of part that all layers of a Llama-like model have, as its first layer has them."""
+    """The kinds of part that all layers of a Llama-like model have, as its first layer has them.
+
+    rotary: the positions of the first layer that has any.
+    """
 
     mixer: GroupedQuery
     ffn: Gated
     norm: RmsNorm
+    rotary: Rotary
 
 
 def llama_parts(config: ModelConfig) -> Parts | None:
@@ -45,7 +53,15 @@ def llama_parts(config: ModelConfig) -> Parts | None:
     assert isinstance(first.mixer, GroupedQuery)
     assert isinstance(first.ffn, Gated)
     assert isinstance(first.norm, RmsNorm)
-    return Parts(first.mixer, first.ffn, first.norm)
+    turned = [m.positions for m in mixers(config) if isinstance(m.positions, Rotary)]
+    return Parts(first.mixer, first.ffn, first.norm, turned[0]) if turned else None
+
+
+def mixers(config: ModelConfig) -> list[GroupedQuery]:
+    """The attention of each layer, of a model that has no other mixer."""
+    found = [spec.mixer for spec in config.layers() if isinstance(spec.mixer, GroupedQuery)]
+    assert len(found) == config.num_layers
+    return found
 
 
 def model_words(config: ModelConfig) -> dict[str, Any]:
@@ -71,16 +87,30 @@ def attention_words(config: ModelConfig, mixer: GroupedQuery) -> dict[str, Any]:
 
 
 def llama_words(config: ModelConfig, parts: Parts) -> dict[str, Any]:
-    """The words that every Llama-like family has; positions are the first layer's that has any."""
-    mixers = [layer.mixer for layer in config.layers()]
-    turned = [m for m in mixers if isinstance(m, GroupedQuery) and m.positions is not None]
+    """The words that every Llama-like family has."""
     return {
         **model_words(config),
         **attention_words(config, parts.mixer),
-        **(rotary_words(turned[0].positions) if turned else {}),
-        "intermediate_size": parts.ffn.size,
-        "hidden_act": "silu",
+        **rotary_words(parts.rotary),
+        **gated_words(parts.ffn),
         "rms_norm_eps": parts.norm.eps,
+    }
+
+
+def gated_words(ffn: Gated) -> dict[str, Any]:
+    """The gated perceptron; Gemma's activation stands under a key of its own."""
+    if isinstance(ffn, SwiGlu):
+        return {"intermediate_size": ffn.size, "hidden_act": "silu"}
+    name = "gelu_pytorch_tanh" if ffn.tanh else "gelu"
+    return {"intermediate_size": ffn.size, "hidden_activation": name}
+
+
+def window_words(config: ModelConfig) -> dict[str, Any]:
+    """Which layers see all and which a window; there is one width for all."""
+    windows = [mixer.window for mixer in mixers(config)]
+    return {
+        "sliding_window": next((window for window in windows if window is not None), None),
+        "layer_types": [FULL if window is None else SLIDING for window in windows],
     }
 
 
@@ -101,6 +131,27 @@ def read_swiglu(raw: HfConfig, *, bias: bool = False) -> SwiGlu:
     """The gated perceptron. Raises UserError for another activation than SiLU."""
     raw.refuse_unless("hidden_act", ("silu", "swish"))
     return SwiGlu(size=raw.get("intermediate_size", int), bias=bias)
+
+
+def read_windows(raw: HfConfig, window: int | None, usual: Sequence[bool]) -> list[int | None]:
+    """Each layer's window, as `layer_types` says; without it, those have one that `usual` marks.
+
+    Raises UserError for other types of layer, and where their number is not the layers'.
+    """
+    types = raw.find_list("layer_types", str)
+    if types is None:
+        types = [SLIDING if has_window else FULL for has_window in usual]
+    if len(types) != len(usual):
+        raise UserError(
+            f"{raw.where}: 'layer_types' has {len(types)} entries for {len(usual)} layers"
+        )
+    for number, name in enumerate(types):
+        if name not in (FULL, SLIDING) or (name == SLIDING and window is None):
+            raise UserError(
+                f"{raw.where}: 'layer_types[{number}]' = '{name}' is not supported; known: "
+                f"'{FULL}', and '{SLIDING}' where 'sliding_window' is given"
+            )
+    return [window if name == SLIDING else None for name in types]
 
 
 def read_model(
@@ -141,6 +192,13 @@ NORMS: dict[str, dict[str, str]] = {
 """Residual layout -> our names of a block's norms and theirs."""
 
 
+def norm_parameters(norm: RmsNorm | LayerNorm | None) -> tuple[str, ...]:
+    """The names of a norm's parameters."""
+    if norm is None:
+        return ()
+    return ("weight", "bias") if isinstance(norm, LayerNorm) and norm.bias else ("weight",)
+
+
 def norm_rules(ours: str, theirs: str, layer: BlockSpec) -> list[WeightRule]:
     """The RMSNorms of one block."""
     return [
@@ -157,7 +215,13 @@ def attention_rules(
     keys = mixer.kv_heads * head_dim
     parts = ("qkv",) if fused else ("q", "k", "v")
     sizes = () if fused else (mixer.num_heads * head_dim, keys, keys)
-    found = []
+    found = [
+        WeightRule(f"{ours}{part}_norm.{kind}", (f"{theirs}{part}_norm.{kind}",))
+        for part in "qk"
+        for kind in norm_parameters(mixer.qk_norm)
+    ]
+    if mixer.sinks:
+        found.append(WeightRule(f"{ours}sinks", (f"{theirs}sinks",)))
     for kind, has_qkv, has_output in (
         ("weight", True, True),
         ("bias", mixer.qkv_bias, mixer.output_bias),

@@ -127,6 +127,9 @@ GPT2 = Family(
     prefix="transformer.",
     ignored=r".*\.attn\.(bias|masked_bias)",
     presets={
+        "gpt2-tiny": GPT2Shape(
+            hidden_size=64, num_layers=2, num_heads=4, context_length=256
+        ).config(512),
         "gpt2": _published(768, 12, 12),
         "gpt2-medium": _published(1024, 24, 16),
         "gpt2-large": _published(1280, 36, 20),

@@ -1,0 +1,118 @@
+"""Phi-3 and Phi-4: Llama whose files keep q, k, v in one matrix and gate, up in another, as here.
+
+Source: Abdin et al., arXiv:2404.14219 and arXiv:2412.08905; sizes as in the models' config.json on
+the Hub. The models of 128k tokens, whose rotary positions are stretched by LongRoPE, are not read.
+Tested against: transformers Phi3ForCausalLM, logits and gradients.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from glassbox.core.errors import UserError
+from glassbox.layers.norms import RmsNorm
+from glassbox.models.config import BlockSpec, ModelConfig
+from glassbox.models.families._rope import read_rotary, rotary_words
+from glassbox.models.families._shared import (
+    llama_parts,
+    llama_rules,
+    llama_words,
+    read_attention,
+    read_model,
+    read_swiglu,
+)
+from glassbox.models.family import Family, HfConfig
+
+
+def draft(config: ModelConfig) -> dict[str, Any] | None:
+    """Phi3Config's keys. transformers divides hidden_size among the heads."""
+    parts = llama_parts(config)
+    if parts is None or parts.rotary.scaling is not None:
+        return None
+    head_dim = parts.mixer.resolved_head_dim(config.hidden_size)
+    if head_dim * parts.mixer.num_heads != config.hidden_size:
+        return None
+    if int(head_dim * parts.rotary.fraction) % 2:
+        return None
+    return {
+        **llama_words(config, parts),
+        **rotary_words(parts.rotary, partial=True),
+        "original_max_position_embeddings": config.context_length,
+        "sliding_window": parts.mixer.window,
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+    }
+
+
+def read(raw: HfConfig) -> ModelConfig:
+    """ModelConfig from Phi3Config's keys.
+
+    Raises UserError for rescaled rotary positions, and where they turn half a pair of channels.
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        nested = raw.inner(key) or HfConfig({})
+        nested.refuse_unless("rope_type", ("default",))
+        nested.refuse_unless("type", ("default",))
+    rotary = read_rotary(raw, partial=1.0)
+    mixer = read_attention(raw, positions=rotary, window=raw.find("sliding_window", int))
+    turned = mixer.resolved_head_dim(raw.get("hidden_size", int)) * rotary.fraction
+    if int(turned) % 2:
+        raise UserError(
+            f"{raw.where}: 'partial_rotary_factor' = {rotary.fraction} turns an odd number of "
+            f"channels, {int(turned)}"
+        )
+    norm = RmsNorm(eps=raw.get("rms_norm_eps", float, 1e-5))
+    block = BlockSpec(mixer=mixer, ffn=read_swiglu(raw), norm=norm)
+    return read_model(
+        raw,
+        [block] * raw.get("num_hidden_layers", int),
+        norm,
+        context_length=4096,
+        dropout=raw.get("resid_pdrop", float, 0.0),
+    )
+
+
+def _published(
+    hidden_size: int, num_layers: int, num_heads: int, num_kv_heads: int, size: int, **words: Any
+) -> ModelConfig:
+    common = {
+        "vocab_size": 32064,
+        "hidden_size": hidden_size,
+        "intermediate_size": size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": num_kv_heads,
+        "max_position_embeddings": 4096,
+        "sliding_window": 2047,
+    }
+    return read(HfConfig(common | words))
+
+
+PHI3 = Family(
+    model_type="phi3",
+    architecture="Phi3ForCausalLM",
+    prefix="model.",
+    ignored=r".*rotary_emb\.inv_freq",
+    presets={
+        "phi3-tiny": _published(
+            64, 2, 4, 2, 192, vocab_size=512, max_position_embeddings=256, sliding_window=63
+        ),
+        "phi-3-mini-4k": _published(3072, 32, 32, 32, 8192),
+        "phi-3-medium-4k": _published(5120, 40, 40, 10, 17920),
+        "phi-4": _published(
+            5120,
+            40,
+            40,
+            10,
+            17920,
+            vocab_size=100352,
+            max_position_embeddings=16384,
+            rope_theta=250000.0,
+            sliding_window=None,
+        ),
+    },
+    draft=draft,
+    read=read,
+    rules=partial(llama_rules, fused=True),
+)
