@@ -46,6 +46,9 @@ class GroupedQuery(Spec):
     window: int | None = Field(
         None, gt=0, description="a query sees itself and the window - 1 tokens before it"
     )
+    output_gate: bool = Field(
+        False, description="each head's output times sigmoid(W x), as Qwen3-Next"
+    )
     sinks: bool = Field(
         False, description="one learned score a head in the softmax's denominator, as gpt-oss"
     )
@@ -83,6 +86,8 @@ class GroupedQuery(Spec):
 class GroupedQueryAttention(nn.Module):
     """Module of `GroupedQuery`; q, k and v are one matrix, ((H + 2K) Dh, D), so one product.
 
+    An output gate is H Dh more rows of it.
+
     Tested against: transformers LlamaAttention, GPT2Attention, Qwen3Attention, Olmo2Attention,
     Gemma2Attention, GptOssAttention and BloomAttention, outputs and gradients.
     """
@@ -95,7 +100,8 @@ class GroupedQueryAttention(nn.Module):
         self.head_dim = spec.resolved_head_dim(hidden_size)
         query_size = self.num_heads * self.head_dim
         key_size = self.num_kv_heads * self.head_dim
-        self.qkv = Linear(hidden_size, query_size + 2 * key_size, bias=spec.qkv_bias)
+        gate_size = query_size if spec.output_gate else 0
+        self.qkv = Linear(hidden_size, query_size + 2 * key_size + gate_size, bias=spec.qkv_bias)
         over_head = spec.qk_norm_over == "head"
         self.q_norm = _norm(spec.qk_norm, self.head_dim if over_head else query_size)
         self.k_norm = _norm(spec.qk_norm, self.head_dim if over_head else key_size)
@@ -126,7 +132,7 @@ class GroupedQueryAttention(nn.Module):
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
         batch, length, _ = hidden.shape
         spec, positions = self.spec, self.spec.positions
-        q, k, v = self._heads(hidden, context)  # (B, heads, T, Dh)
+        q, k, v, gate = self._heads(hidden, context)  # (B, heads, T, Dh)
         if state is None:
             seen = Seen(k, v, context.mask(), True, None)
         else:
@@ -144,14 +150,17 @@ class GroupedQueryAttention(nn.Module):
             places=seen.places,
             hides_future=seen.in_order,
         )
+        if spec.output_gate:
+            mixed = torch.sigmoid(gate) * mixed
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
 
-    def _heads(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v, normed and turned."""
+    def _heads(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q, k and v, normed and turned, and the output's gate (no heads where there is none)."""
         batch, length, _ = hidden.shape
         q_heads, kv_heads, rotary = self.num_heads, self.num_kv_heads, self.spec.positions
         heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)
-        qk, v = heads.split((q_heads + kv_heads, kv_heads), dim=2)  # (B, T, H + K or K, Dh)
+        gates = heads.shape[2] - q_heads - 2 * kv_heads
+        qk, v, gate = heads.split((q_heads + kv_heads, kv_heads, gates), dim=2)  # (B, T, ., Dh)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.split((q_heads, kv_heads), dim=2)
             if self.spec.qk_norm_over == "all":
@@ -166,7 +175,7 @@ class GroupedQueryAttention(nn.Module):
             tables = context.rotary(rotary.num_channels(self.head_dim), rotary.base, rotary.scaling)
             qk = apply_rotary(qk, *tables, layout=rotary.layout)
         q, k = qk.split((q_heads, kv_heads), dim=2)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), gate.transpose(1, 2)
 
 
 def _norm(spec: RmsNorm | LayerNorm | None, size: int) -> RmsNormLayer | LayerNormLayer | None:

@@ -102,13 +102,15 @@ class Block(nn.Module):
 
     Source: pre Radford et al. 2019, section 2.3; post (norm of the branch's output, not of the sum)
     OLMo 2, arXiv:2501.00656; sandwich Gemma 2, arXiv:2408.00118; parallel GPT-J and GPT-NeoX,
-    arXiv:2204.06745. Tested against: transformers, by the families that use each.
+    arXiv:2204.06745; normed MiniMax-01, arXiv:2501.08313, after DeepNorm, arXiv:2203.00555.
+    Tested against: transformers, by the families that use each.
     """
 
     def __init__(self, spec: BlockSpec, hidden_size: int, dropout: float) -> None:
         super().__init__()
         self.residual = spec.residual
         self.scale = spec.residual_scale
+        self.skip_scale = spec.skip_scale
         self.dropout = dropout
         self.float32_residual = spec.float32_residual
         before, after = spec.residual != "post", spec.residual in ("post", "sandwich")
@@ -134,7 +136,7 @@ class Block(nn.Module):
         if self.mixer_norm is not None:
             normed = self.mixer_norm(normed)
         mixed = self.mixer(normed, context, None if state is None else state.mixer)
-        middle = hidden + self._branch(mixed, self.mixer_out_norm)
+        middle = self._skip(hidden, normed) + self._branch(mixed, self.mixer_out_norm)
         if self.ffn is None:
             return middle
         source = self._narrow(hidden if self.residual == "parallel" else middle)
@@ -146,7 +148,11 @@ class Block(nn.Module):
             changed = self.ffn(normed, context, state.ffn)
         else:
             changed = self.ffn(normed, context)
-        return middle + self._branch(changed, self.ffn_out_norm)
+        return self._skip(middle, normed) + self._branch(changed, self.ffn_out_norm)
+
+    def _skip(self, hidden: Tensor, normed: Tensor) -> Tensor:
+        """What a branch is added to."""
+        return self.skip_scale * normed if self.residual == "normed" else hidden
 
     def _narrow(self, hidden: Tensor) -> Tensor:
         """What a branch reads: the stream, in the dtype of the weights where it is kept wider."""

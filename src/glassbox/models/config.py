@@ -49,15 +49,17 @@ class BlockSpec(Spec):
 
     residual, with f a branch and n its norm (the second one for sandwich):
     pre x + f(n(x)); post x + n(f(x)); sandwich x + n2(f(n(x)));
-    parallel x + mixer(n(x)) + ffn(n2(x)), or of one shared norm with `shared_norm`.
+    parallel x + mixer(n(x)) + ffn(n2(x)), or of one shared norm with `shared_norm`;
+    normed s n(x) + f(n(x)), the stream itself normed before each branch, s = `skip_scale`.
     """
 
     mixer: Mixer
     ffn: FeedForward | None
     norm: Norm = RmsNorm()
-    residual: Literal["pre", "post", "sandwich", "parallel"] = "pre"
+    residual: Literal["pre", "post", "sandwich", "parallel", "normed"] = "pre"
     shared_norm: bool = Field(False, description="parallel only: both branches read one norm")
     residual_scale: float = Field(1.0, gt=0, description="times each branch before it is added")
+    skip_scale: float = Field(1.0, gt=0, description="normed only: times what a branch is added to")
     float32_residual: bool = Field(
         False, description="keep the stream in float32 where the weights are narrower, as Mamba"
     )
@@ -66,6 +68,8 @@ class BlockSpec(Spec):
     def _norms_fit(self) -> BlockSpec:
         if self.shared_norm and self.residual != "parallel":
             raise ValueError(f"shared_norm needs residual = parallel, not '{self.residual}'")
+        if self.skip_scale != 1.0 and self.residual != "normed":
+            raise ValueError(f"skip_scale needs residual = normed, not '{self.residual}'")
         return self
 
 
@@ -85,6 +89,18 @@ class Initialization(Spec):
     std: float = Field(0.02, gt=0)
     scale_residual: bool = True
     embedding_std: float | None = Field(None, gt=0, description="of the embeddings; None: std")
+
+
+class MultiTokenPrediction(Spec):
+    """Modules behind the model that learn later tokens than the next; generation leaves them aside.
+
+    The loss gains weight / depth times the sum of their cross-entropies.
+    Source: DeepSeek-V3, arXiv:2412.19437, section 2.2 (there depth 1, weight 0.3, later 0.1).
+    """
+
+    depth: int = Field(1, gt=0, description="how many tokens beyond the next one")
+    weight: float = Field(0.3, gt=0, description="lambda")
+    block: BlockSpec | None = Field(None, description="of each module; None: as the last layer")
 
 
 class ModelConfig(Spec):
@@ -112,11 +128,14 @@ class ModelConfig(Spec):
     head_bias: bool = Field(False, description="a bias on the logits; not with tied embeddings")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the embedding and each residual branch")
     init: Initialization = Initialization()
+    mtp: MultiTokenPrediction | None = None
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:
         for repeat in self.blocks:
             repeat.block.mixer.resolve(self.hidden_size)
+        if self.mtp is not None and self.mtp.block is not None:
+            self.mtp.block.mixer.resolve(self.hidden_size)
         if self.learned_positions and self.sinusoidal_positions:
             raise ValueError("learned_positions and sinusoidal_positions are both true; choose one")
         if self.head_bias and self.tie_embeddings:

@@ -1,12 +1,15 @@
-"""Linear attention kinds: a state of fixed size instead of a cache."""
+"""Linear attention kinds (a state of fixed size instead of a cache), and what stands beside them."""
 
 from __future__ import annotations
 
 from glassbox.core.config import Spec
+from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.delta_net import DeltaNet, GatedDelta
 from glassbox.layers.gated_attention_unit import GatedAttentionUnit
 from glassbox.layers.lightning import Lightning
+from glassbox.layers.norms import RmsNorm
 from glassbox.layers.retention import Retention
+from glassbox.layers.rotary import Rotary
 
 # The square of a ReLU may shut off a pair of tokens within a chunk, whose gradient is then zero, as
 # it should be; with these sizes and the tests' weights none of the six looked at is.
@@ -19,6 +22,16 @@ MIXERS: dict[str, Spec] = {
     "gated delta": GatedDelta(num_heads=2),
     "gated delta, shared keys": GatedDelta(
         num_heads=6, num_key_heads=2, key_dim=3, value_dim=2, conv_taps=2
+    ),
+    # what stands between them in Qwen3-Next
+    "grouped, output gate": GroupedQuery(
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        positions=Rotary(fraction=0.25),
+        qk_norm=RmsNorm(offset=True),
+        qkv_bias=True,
+        output_gate=True,
     ),
     "flash": GatedAttentionUnit(size=7, key_dim=6, chunk=3),
     "flash-quad": GatedAttentionUnit(key_dim=6, chunk=144),
