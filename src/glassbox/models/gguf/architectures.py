@@ -17,10 +17,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
+
 from glassbox.core.errors import UserError
 from glassbox.models.config import ModelConfig
 from glassbox.models.families import family_of, from_hf_config, to_hf_config
 from glassbox.models.family import HfConfig, canonical
+from glassbox.models.gguf import rope
 
 Words = dict[str, Any]
 
@@ -63,8 +66,8 @@ KEYS: Mapping[str, tuple[str, type]] = MappingProxyType(
 )
 """Keys, after the architecture's name and a dot, that all have; and Hugging Face's words for them."""
 
-_CHECKED = ("vocab_size", "rope.dimension_count", "attention.value_length", "rope.scaling.type")
-_ZERO = ("expert_count", "expert_used_count", "rope.scaling.factor")  # where they are there at all
+_CHECKED = ("vocab_size", "rope.dimension_count", "attention.value_length")
+_ZERO = ("expert_count", "expert_used_count")  # where they are there at all
 
 
 def _nothing(reader: HfConfig, prefix: str, words: Words) -> Words:
@@ -154,9 +157,12 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 
 
 def read_config(
-    metadata: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], where: str
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    where: str,
+    divisors: Tensor | None = None,
 ) -> tuple[ModelConfig, Architecture]:
-    """The config of a file, from its keys and the shapes of its tensors.
+    """The config of a file, from its keys and the shapes of its tensors; divisors: see `rope`.
 
     Raises UserError naming a key that is missing, contradicts a tensor, or cannot be followed.
     """
@@ -175,6 +181,9 @@ def read_config(
         "num_key_value_heads": heads,
         "head_dim": hidden // max(1, heads),
         "rope_theta": 10000.0,
+        "sliding_window": 4096,  # this and the next two: Gemma 2's
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
     }
     words: Words = {"model_type": arch.model_type}
     for key, (word, kind) in {**KEYS, **arch.keys}.items():
@@ -184,14 +193,15 @@ def read_config(
         raise UserError(f"{where}: a size in its '{prefix}' keys is not above 0")
     words["vocab_size"] = _check_shapes(words, shapes, reader, arch)
     words["tie_word_embeddings"] = "output.weight" not in shapes
+    words["rope_parameters"] = rope.read_scaling(reader, prefix, words, divisors)
     words["has_qkv_bias"] = "blk.0.attn_q.bias" in shapes
     words["has_ffn_bias"] = "blk.0.ffn_up.bias" in shapes
     words |= arch.more(reader, prefix, words)
     return from_hf_config(words, where=where), arch
 
 
-def config_metadata(config: ModelConfig) -> tuple[dict[str, Any], Architecture]:
-    """The keys of a config, and its architecture.
+def config_metadata(config: ModelConfig) -> tuple[dict[str, Any], Architecture, Tensor | None]:
+    """The keys of a config, its architecture, and the divisors of its frequencies (see `rope`).
 
     Raises UserError where no architecture here can say all of it.
     """
@@ -214,8 +224,13 @@ def config_metadata(config: ModelConfig) -> tuple[dict[str, Any], Architecture]:
         f"{prefix}rope.dimension_count": words["head_dim"],
         f"{prefix}vocab_size": config.vocab_size,
     }
-    _check_complete(config, words, metadata, arch)
-    return metadata, arch
+    empty = [key for key, value in metadata.items() if value is None]
+    if empty:
+        raise UserError(f"GGUF's '{empty[0]}' needs a value that this model lacks; use --to hf")
+    scaling, divisors = rope.scaling_metadata(words, prefix)
+    metadata |= scaling
+    _check_complete(config, words, metadata, arch, divisors)
+    return metadata, arch, divisors
 
 
 def shortest(value: float) -> float:
@@ -236,7 +251,11 @@ def _float32(value: float) -> float:
 
 
 def _check_complete(
-    config: ModelConfig, words: Words, metadata: dict[str, Any], arch: Architecture
+    config: ModelConfig,
+    words: Words,
+    metadata: dict[str, Any],
+    arch: Architecture,
+    divisors: Tensor | None,
 ) -> None:
     """What is written reads back as the same model, but for float32's roundings."""
     size, head_dim = config.hidden_size, words["head_dim"]
@@ -255,7 +274,7 @@ def _check_complete(
         if isinstance(words.get(key), dict):
             inner = words[key].items()
             rounded[key] = {k: shortest(v) if isinstance(v, float) else v for k, v in inner}
-    again, _ = read_config(metadata, shapes, "the GGUF file to be written")
+    again, _ = read_config(metadata, shapes, "the GGUF file to be written", divisors)
     ours, theirs = canonical(from_hf_config(rounded)), canonical(again)
     for key in type(ours).model_fields:
         if getattr(ours, key) != getattr(theirs, key):
@@ -294,19 +313,15 @@ def _check_shapes(
     reader.refuse_unless(f"{arch.name}.vocab_size", (vocab_size,))
     reader.refuse_unless(f"{arch.name}.rope.dimension_count", (head_dim,))
     reader.refuse_unless(f"{arch.name}.attention.value_length", (head_dim,))
-    reader.refuse_unless(f"{arch.name}.rope.scaling.type", ("none",))
     for key in _ZERO:
         reader.refuse_unless(f"{arch.name}.{key}", (0, 0.0))
-    if "rope_freqs.weight" in shapes:
-        raise UserError(
-            f"{where}: tensor 'rope_freqs.weight' rescales positions (Llama 3.1); not supported"
-        )
     return vocab_size
 
 
 def _refuse_unknown(reader: HfConfig, arch: Architecture) -> None:
     """An unknown key may change what the model computes, so it is not passed over."""
-    known = {*KEYS, *arch.keys, *_CHECKED, *_ZERO}
+    scaling = [f"rope.scaling.{key}" for key in rope.KEYS]
+    known = {*KEYS, *arch.keys, *_CHECKED, *_ZERO, *scaling}
     for key in reader.raw:
         if key.startswith(f"{arch.name}.") and key.removeprefix(f"{arch.name}.") not in known:
             raise UserError(f"{reader.where}: key '{key}' = {reader.raw[key]!r} is not known here")

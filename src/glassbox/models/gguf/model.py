@@ -16,9 +16,11 @@ from glassbox.models.families import family_named, to_hf_config, to_hf_weights
 from glassbox.models.gguf.architectures import Architecture, config_metadata, read_config
 from glassbox.models.gguf.blocks import FORMATS
 from glassbox.models.gguf.reader import GGUFFile
+from glassbox.models.gguf.rope import DIVISORS
 from glassbox.models.gguf.vocabulary import read_vocabulary, vocabulary_metadata
 from glassbox.models.gguf.writer import write_gguf
 from glassbox.models.huggingface import build_from, export_state
+from glassbox.models.rotary_rows import pairs_apart, pairs_together, put_together
 from glassbox.models.tensor_source import TORCH_DTYPES, TensorSource
 from glassbox.tokenizers import Tokenizer
 
@@ -38,7 +40,8 @@ class GGUFWeights(TensorSource):
             "q_proj": int(words["num_attention_heads"]),
             "k_proj": int(words["num_key_value_heads"]),
         }
-        self._stored = {arch.hf_name(name) or name: name for name in file.names}
+        names = [name for name in file.names if name != DIVISORS]  # the config has them
+        self._stored = {arch.hf_name(name) or name: name for name in names}
 
     @property
     def names(self) -> list[str]:
@@ -75,16 +78,6 @@ def turned_heads(name: str, arch: Architecture, heads: Mapping[str, int]) -> int
     return heads.get(name.split(".")[-2])
 
 
-def pairs_together(rows: Tensor, heads: int) -> Tensor:
-    """(H Dh, ...) as (H, 2, Dh/2, ...), of rows in which the two of a pair are neighbours."""
-    return rows.view(heads, -1, 2, *rows.shape[1:]).transpose(1, 2)
-
-
-def pairs_apart(rows: Tensor, heads: int) -> Tensor:
-    """(H Dh, ...) as (H, 2, Dh/2, ...), of rows in which the two of a pair are Dh/2 apart."""
-    return rows.view(heads, 2, -1, *rows.shape[1:])
-
-
 def is_offset(name: str, arch: Architecture) -> bool:
     """Whether a tensor is a norm's factor that is stored as 1 + w."""
     return arch.norm_offset and name.endswith("norm.weight")
@@ -104,7 +97,8 @@ def load_gguf(
     """
     with GGUFFile(path) as file:
         shapes = {name: info.shape for name, info in file.tensors.items()}
-        config, arch = read_config(file.metadata, shapes, file.where)
+        divisors = file.get(DIVISORS).float() if DIVISORS in shapes else None
+        config, arch = read_config(file.metadata, shapes, file.where, divisors)
         tokenizer = read_vocabulary(file.metadata, file.where)
         source = GGUFWeights(file, arch, _words(config))
         family = family_named(arch.model_type)
@@ -134,7 +128,7 @@ def save_gguf(
     if dtype not in DTYPES:
         raise UserError(f"dtype = {dtype!r} is not known to GGUF; use {', '.join(DTYPES)}")
     type_name, config = DTYPES[dtype], model.config
-    metadata, arch = config_metadata(config)
+    metadata, arch, divisors = config_metadata(config)
     metadata["general.type"] = "model"
     metadata["general.name"] = name or Path(path).stem
     metadata["general.file_type"] = _FILE_TYPES[type_name]
@@ -146,10 +140,12 @@ def save_gguf(
     words = _words(config)
     heads = {"q_proj": words["num_attention_heads"], "k_proj": words["num_key_value_heads"]}
     tensors: dict[str, tuple[str, Tensor]] = {}
+    if divisors is not None:
+        tensors[DIVISORS] = ("F32", divisors)
     for theirs, tensor in to_hf_weights(config, export_state(model)).items():
         turned = turned_heads(theirs, arch, heads)
-        if turned is not None:  # neighbours from apart: the inverse of what reading does
-            tensor = pairs_apart(tensor, turned).transpose(1, 2).reshape(tensor.shape)
+        if turned is not None:
+            tensor = put_together(tensor, turned)
         if is_offset(theirs, arch):
             tensor = tensor.float() + 1
         tensors[arch.gguf_name(theirs)] = (_type_of(tensor, type_name), tensor)
