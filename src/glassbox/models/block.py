@@ -30,6 +30,7 @@ from glassbox.layers.feedforward import (
     SwiGluLayer,
 )
 from glassbox.layers.gated_attention_unit import GatedAttentionUnit, GatedAttentionUnitLayer
+from glassbox.layers.latent import Latent, LatentAttention
 from glassbox.layers.lightning import Lightning, LightningAttention
 from glassbox.layers.mamba import Mamba, MambaLayer
 from glassbox.layers.mamba2 import Mamba2, Mamba2Layer
@@ -49,6 +50,7 @@ from glassbox.ops.chunks import wide
 
 MODULES: dict[type[Spec], Callable[[Any, int], nn.Module]] = {
     GroupedQuery: GroupedQueryAttention,
+    Latent: LatentAttention,
     NativeSparse: NativeSparseAttention,
     BlockMixture: BlockMixtureAttention,
     GatedAttentionUnit: GatedAttentionUnitLayer,

@@ -13,6 +13,7 @@ from glassbox.layers.delta_net import DeltaNet, GatedDelta
 from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import ClampedSwiGlu, GeGlu, Gelu, Relu2, SwiGlu
 from glassbox.layers.gated_attention_unit import GatedAttentionUnit
+from glassbox.layers.latent import Latent
 from glassbox.layers.lightning import Lightning
 from glassbox.layers.mamba import Mamba
 from glassbox.layers.mamba2 import Mamba2
@@ -24,6 +25,7 @@ from glassbox.layers.rwkv7 import Rwkv7Channel, Rwkv7Time
 
 Mixer = Annotated[
     GroupedQuery
+    | Latent
     | NativeSparse
     | BlockMixture
     | GatedAttentionUnit
