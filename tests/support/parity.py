@@ -141,6 +141,7 @@ def greedy(case: Case, *, prompt: int = 5, new: int = 20) -> tuple[bool, float]:
         eos_token_id=None,
         return_dict_in_generate=True,
         output_logits=True,
+        use_cache=case.their_cache,
     )
     expected: Any = theirs.generate(
         ids, attention_mask=torch.ones_like(ids), generation_config=config
