@@ -52,9 +52,11 @@ COMMANDS = (
     "generate",
     "chat",
     "serve",
+    "convert",
     "evaluate",
     "report",
     "recipe",
+    "models",
 )
 """Modules of this folder, in the order that --help shows; each adds itself with `register(app)`."""
 

@@ -96,17 +96,21 @@ def load_gguf(
     Tested against: the gguf package's reader; transformers on the same weights.
     """
     with GGUFFile(path) as file:
-        shapes = {name: info.shape for name, info in file.tensors.items()}
-        divisors = file.get(DIVISORS).float() if DIVISORS in shapes else None
-        config, arch = read_config(file.metadata, shapes, file.where, divisors)
+        config, arch = _config_of(file)
         tokenizer = read_vocabulary(file.metadata, file.where)
         source = GGUFWeights(file, arch, _words(config))
         family = family_named(arch.model_type)
         if dtype is None:
-            found = {file.dtype(name) for name, shape in shapes.items() if len(shape) > 1}
+            found = {file.dtype(name) for name in file.names if len(file.shape(name)) > 1}
             dtype = TORCH_DTYPES[found.pop()] if len(found) == 1 else torch.float32
         model = build_from(source, config, family, device=device, dtype=dtype)
     return model, tokenizer
+
+
+def load_gguf_config(path: Path | str) -> ModelConfig:
+    """The config of a GGUF file. Raises UserError as `load_gguf` does."""
+    with GGUFFile(path) as file:
+        return _config_of(file)[0]
 
 
 def save_gguf(
@@ -150,6 +154,12 @@ def save_gguf(
             tensor = tensor.float() + 1
         tensors[arch.gguf_name(theirs)] = (_type_of(tensor, type_name), tensor)
     write_gguf(path, metadata, tensors)
+
+
+def _config_of(file: GGUFFile) -> tuple[ModelConfig, Architecture]:
+    shapes = {name: info.shape for name, info in file.tensors.items()}
+    divisors = file.get(DIVISORS).float() if DIVISORS in shapes else None
+    return read_config(file.metadata, shapes, file.where, divisors)
 
 
 def _words(config: ModelConfig) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""glassbox convert: the same model as another kind of file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("convert", rich_help_panel="Use")(convert)
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf, .bin, name.")
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="A folder, a .gguf file or a .bin file.")
+    ],
+    to: Annotated[
+        str | None, typer.Option("--to", help="hf, gguf or llama2c; by DST's ending unless given.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="f32, f16, bf16 or q8_0; SRC's own unless given.")
+    ] = None,
+    shard_size: Annotated[
+        float, typer.Option("--shard-size", help="Most gigabytes in one safetensors file.")
+    ] = 5.0,
+) -> None:
+    """Write a model as a Hugging Face folder, a GGUF file (llama.cpp, ollama) or llama2.c's .bin.
+
+    Weights, tokenizer and chat template go along. Example:
+    `glassbox convert runs/quickstart model.gguf --dtype q8_0`
+    """
+    from glassbox.models.convert import convert as convert_files
+    from glassbox.pipeline.open_model import find_model
+
+    bytes_each = int(shard_size * 1e9)
+    written = convert_files(
+        find_model(source), destination, to=to, dtype=dtype, max_shard_bytes=bytes_each
+    )
+    print(f"{destination}: {written}", file=sys.stderr)

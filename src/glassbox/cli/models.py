@@ -1,0 +1,32 @@
+"""glassbox models: the kinds of model there are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("models", rich_help_panel="Look")(models)
+
+
+def models(
+    name: Annotated[
+        str | None, typer.Argument(help="A preset or any MODEL: print its config.")
+    ] = None,
+) -> None:
+    """List families and presets with their sizes and parts, and models that need no network.
+
+    Example: `glassbox models`, or `glassbox models smollm2-135m`
+    """
+    from rich.console import Console
+
+    from glassbox.core.config import dump_yaml
+    from glassbox.pipeline.models_table import model_config, models_tables
+
+    if name is None:
+        Console().print(models_tables())
+    else:
+        print(dump_yaml(model_config(name)), end="")

@@ -1,0 +1,218 @@
+"""One model, several kinds of file: tell them apart, read any, write any.
+
+| kind | what it is |
+|---|---|
+| hf | a folder of Hugging Face's: config.json, safetensors in one file or several, tokenizer.json |
+| gguf | llama.cpp's single file |
+| llama2c | llama2.c's model.bin, with tokenizer.bin beside it |
+| torch | a `.pt` or `.bin` of torch's, read with weights_only, beside a config.json; read only |
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassbox.core.errors import UserError
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import ModelConfig
+from glassbox.models.gguf import GGUFFile, load_gguf, load_gguf_config, save_gguf
+from glassbox.models.gguf.model import DTYPES as GGUF_DTYPES
+from glassbox.models.huggingface import (
+    MAX_SHARD_BYTES,
+    load_config,
+    load_pretrained,
+    load_weights,
+    save_pretrained,
+)
+from glassbox.models.llama2c import Llama2cFile, load_llama2c, save_llama2c
+from glassbox.models.tensor_files import read_json
+from glassbox.models.tensor_source import TORCH_DTYPES, TensorSource
+from glassbox.tokenizers import Tokenizer
+
+TARGETS = ("hf", "gguf", "llama2c")
+TORCH_NAMES: Mapping[str, torch.dtype] = MappingProxyType(
+    {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+)
+_SUFFIXES = {".gguf": "gguf", ".bin": "llama2c"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, its tokenizer where the files have one, and ids that end generation besides its end of text."""
+
+    model: CausalLM
+    tokenizer: Tokenizer | None
+    stop_token_ids: tuple[int, ...] = ()
+
+
+def kind_of(path: Path | str) -> str:
+    """Which kind of model lies at a path, by its content. Raises UserError where it is none."""
+    path = Path(path)
+    if path.is_dir():
+        if (path / "config.json").exists():
+            return "hf"
+        raise UserError(f"'{path}' has no config.json; it is no model's folder")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(4)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+    if head == b"GGUF" or path.suffix == ".gguf":
+        return "gguf"
+    if path.suffix in (".bin", ".pt", ".pth") and head[:2] in (b"PK", b"\x80\x02"):
+        return "torch"
+    if path.suffix == ".bin":
+        return "llama2c"
+    raise UserError(
+        f"'{path}' is no model that can be read: give a folder with config.json, a .gguf file, "
+        "llama2.c's .bin, or a .pt or .bin of torch"
+    )
+
+
+def load_model(
+    path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Loaded:
+    """The model at a path, of whatever kind, in evaluation mode.
+
+    dtype is the files' own unless given; memory peaks near the model's own size.
+    Raises UserError, in one line, for what is damaged or not supported.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "gguf":
+        model, tokenizer = load_gguf(path, device=device, dtype=dtype)
+        return Loaded(model, tokenizer, _turn_end(path))
+    if kind == "llama2c":
+        return Loaded(*load_llama2c(path, device=device, dtype=dtype))
+    if kind == "torch":
+        model = load_weights(TorchFile(path), path.parent, device=device, dtype=dtype)
+        path = path.parent
+    else:
+        model = load_pretrained(path, device=device, dtype=dtype)
+    tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").exists() else None
+    return Loaded(model, tokenizer, _stop_ids(path, tokenizer))
+
+
+def convert(
+    source: Path | str,
+    destination: Path | str,
+    *,
+    to: str | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> str:
+    """Write the model at `source` as another kind of file; returns the kind written.
+
+    to: hf, gguf or llama2c; by the destination's ending unless given. dtype: f32, f16, bf16, and
+    q8_0 for GGUF; the source's own unless given. Raises UserError where the destination is taken,
+    and where the kind cannot hold the model or its tokenizer.
+    """
+    destination = Path(destination)
+    to = to or _SUFFIXES.get(destination.suffix, "hf")
+    if to not in TARGETS:
+        raise UserError(f"--to {to} is not known; use {', '.join(TARGETS)}")
+    known = tuple(GGUF_DTYPES) if to == "gguf" else tuple(TORCH_NAMES) if to == "hf" else ("f32",)
+    if dtype is not None and dtype not in known:
+        raise UserError(f"--dtype {dtype} cannot be written as {to}; use {', '.join(known)}")
+    if destination.is_dir() and to != "hf":
+        raise UserError(f"'{destination}' is a folder; name the file to be written")
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+        raise UserError(f"'{destination}' is there already; name another place or delete it")
+    loaded = load_model(source, dtype=TORCH_NAMES.get(dtype or "") if to == "hf" else None)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if to == "hf":
+        save_pretrained(
+            model,
+            destination,
+            tokenizer=tokenizer,
+            stop_token_ids=loaded.stop_token_ids,
+            max_shard_bytes=max_shard_bytes,
+        )
+    elif to == "gguf":
+        own = {torch_dtype: name for name, torch_dtype in TORCH_NAMES.items()}
+        save_gguf(
+            destination,
+            model,
+            tokenizer=tokenizer,
+            dtype=dtype or own.get(model.embedding.weight.dtype, "f32"),
+            stop_token_ids=loaded.stop_token_ids,
+        )
+    else:
+        save_llama2c(destination, model, tokenizer=tokenizer)
+    return to
+
+
+def read_model_config(path: Path | str) -> ModelConfig:
+    """The config of the model at a path, without its weights."""
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "gguf":
+        return load_gguf_config(path)
+    if kind == "llama2c":
+        with Llama2cFile(path) as file:
+            return file.config
+    return load_config(path.parent if kind == "torch" else path)
+
+
+class TorchFile(TensorSource):
+    """A file of torch.save's that the user named: tensors by name, and nothing that runs.
+
+    Raises UserError for a file that holds more than tensors, or no state dict.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.where = f"'{path}'"
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is damaged"
+            raise UserError(f"{self.where} was not opened as weights alone: {reason}") from None
+        if isinstance(content, Mapping):
+            content = next((content[k] for k in ("model", "state_dict") if k in content), content)
+        if not isinstance(content, Mapping) or not all(
+            isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+        ):
+            raise UserError(f"{self.where} is no mapping of names to tensors")
+        self._tensors: dict[str, Tensor] = dict(content)
+
+    @property
+    def names(self) -> list[str]:
+        """Every tensor there is."""
+        return sorted(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape."""
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> str:
+        """A tensor's type in safetensors' words."""
+        found = self._tensors[name].dtype
+        return next((code for code, dtype in TORCH_DTYPES.items() if dtype == found), str(found))
+
+    def copy_into(self, name: str, out: Tensor) -> None:
+        """Copy a tensor."""
+        out.copy_(self._tensors[name])
+
+
+def _stop_ids(folder: Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """What generation_config.json ends at, besides the tokenizer's end of text."""
+    path = folder / "generation_config.json"
+    found: Any = read_json(path).get("eos_token_id") if path.exists() else None
+    listed = found if isinstance(found, list) else [found]
+    has_end = tokenizer is not None and "eos_token" in tokenizer.roles
+    end = tokenizer.eos_id if tokenizer is not None and has_end else None
+    return tuple(number for number in listed if type(number) is int and number != end)
+
+
+def _turn_end(path: Path) -> tuple[int, ...]:
+    with GGUFFile(path) as file:
+        found = file.metadata.get("tokenizer.ggml.eot_token_id")
+    return (found,) if type(found) is int else ()
