@@ -1,0 +1,70 @@
+"""What a curation step is: documents in, documents out, every drop with a reason.
+
+Two kinds suffice. A `RecordStep` looks at one record at a time and runs in any number of processes.
+A `CorpusStep` needs to know the other records (deduplication): it makes a small signature of each
+record, in those processes, and then decides over all signatures, in one process and in the order of
+the corpus, so that the outcome does not depend on how many workers there were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from glassbox.core.config import Spec
+
+
+@dataclass(frozen=True)
+class Record:
+    """One document on its way.
+
+    id: where it came from, unique and stable: "FOLDER/FILE:NUMBER", counted from 1.
+    metadata: JSON values beside the text: what the source had, and what steps found out.
+    """
+
+    text: str
+    id: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A record refused. `reason` is counted under the step's name; `detail` is for reading.
+
+    reason: few words, the same for all records refused alike: "too few words".
+    detail: what was measured: "31 words, at least 50 wanted".
+    """
+
+    reason: str
+    detail: str = ""
+
+
+@runtime_checkable
+class RecordStep(Protocol):
+    """A step that knows one record at a time. Pickled once for each worker; holds no open files."""
+
+    def __call__(self, record: Record) -> Record | Dropped | Sequence[Record]:
+        """The record as it goes on (changed or not), a refusal, or several records (chunking)."""
+
+
+@runtime_checkable
+class CorpusStep(Protocol):
+    """A step that compares records with one another."""
+
+    def signature(self, record: Record) -> bytes:
+        """What `decide` needs to know of a record, small; made in a worker."""
+
+    def decide(self, signatures: Iterable[tuple[str, bytes]]) -> Mapping[str, Dropped]:
+        """The ids to drop, from (id, signature) of all records in the order of the corpus.
+
+        Of records that are alike the first stays. `detail` names the id that stays.
+        """
+
+
+class StepSpec(Spec):
+    """A step as data: subclasses add `kind: Literal[...]` and settings, and build the step."""
+
+    def build(self) -> RecordStep | CorpusStep:
+        """The step itself. Raises UserError for an extra that is not installed, naming it."""
+        raise NotImplementedError
