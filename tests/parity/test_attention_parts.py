@@ -41,6 +41,7 @@ from glassbox.layers.rotary import (
     DynamicNtk,
     LinearScaling,
     Llama3Scaling,
+    LongRope,
     NtkScaling,
     Rotary,
     YarnScaling,
@@ -314,6 +315,29 @@ def test_stretched_rotary_positions_are_transformers(scaling, words, base):
         # angles up to 4095 in float32, made of frequencies that round differently: 4095 * 2^-23
         torch.testing.assert_close(mine[:, :, 0], other[..., :16], rtol=1e-5, atol=1.5e-3)
         torch.testing.assert_close(mine[:, :5, 0], other[:, :5, :16], rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("attention_factor", [None, 1.25])
+@pytest.mark.parametrize("long", [True, False])
+def test_longrope_is_transformers_on_its_side_of_the_original_length(long, attention_factor):
+    short_factor, long_factor = (
+        torch.linspace(1, 2, 16).tolist(),
+        torch.linspace(1, 40, 16).tolist(),
+    )
+    words = {
+        "rope_type": "longrope", "factor": 8.0, "original_max_position_embeddings": 512,
+        "short_factor": short_factor, "long_factor": long_factor,
+        "attention_factor": attention_factor,
+    }  # fmt: skip
+    scaling = LongRope(
+        factor=8, original_length=512, short_factor=short_factor, long_factor=long_factor,
+        long=long, attention_factor=attention_factor,
+    )  # fmt: skip
+    positions = torch.tensor([[0, 1, 2, 300, 512 if long else 511]])
+    theirs = LlamaRotaryEmbedding(rope_config(words, 10000.0))(torch.zeros(1), positions)
+    ours = Context(positions=positions).rotary(32, 10000.0, scaling)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine[:, :, 0], other[..., :16], rtol=1e-5, atol=2e-4)
 
 
 @pytest.mark.parametrize("head_dim", [32, 2])

@@ -19,7 +19,7 @@ from glassbox.layers.feedforward import (
     SwiGluLayer,
 )
 from glassbox.layers.linear import Embedding, Linear
-from glassbox.layers.rotary import Alibi, LinearScaling
+from glassbox.layers.rotary import Alibi, LinearScaling, Llama3Scaling, LongRope
 
 
 def copy_weights(ours, theirs):
@@ -177,6 +177,18 @@ def test_attention_spec_refuses_heads_that_do_not_fit():
     with pytest.raises(ValueError, match="give head_dim"):
         GroupedQuery(num_heads=3).resolved_head_dim(8)
     assert GroupedQuery(num_heads=3, head_dim=5).resolved_head_dim(8) == 5
+
+
+def test_stretched_positions_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"high_freq_factor = 1.0 must be above low_freq_factor"):
+        Llama3Scaling(factor=2, original_length=8, high_freq_factor=1)
+    with pytest.raises(ValueError, match="short_factor has 1 numbers and long_factor 2"):
+        LongRope(factor=2, original_length=8, short_factor=(1,), long_factor=(1, 2))
+    scaling = LongRope(factor=2, original_length=8, short_factor=(1, 1), long_factor=(1, 2))
+    spec = GroupedQuery(num_heads=2, positions=Rotary(scaling=scaling))
+    assert spec.resolve(8).head_dim == 4
+    with pytest.raises(ValueError, match=r"2 numbers, but head_dim = 6 has 3 pairs"):
+        spec.resolve(12)
 
 
 def test_a_state_shorter_than_the_sequence_is_a_fault():

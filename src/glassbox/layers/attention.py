@@ -69,6 +69,8 @@ class GroupedQuery(Spec):
     def resolve(self, hidden_size: int) -> GroupedQuery:
         """The same layer with every default spelled out."""
         head_dim = self.resolved_head_dim(hidden_size)
+        if isinstance(self.positions, Rotary):
+            self.positions.check(head_dim)
         return self.model_copy(update={"num_kv_heads": self.kv_heads, "head_dim": head_dim})
 
     def resolved_head_dim(self, hidden_size: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
+import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -156,8 +158,52 @@ class YarnScaling(Spec):
         return yarn_temperature(self.factor)
 
 
+class LongRope(Spec):
+    """A factor found by search for each pair of channels. Source: arXiv:2402.13753.
+
+    There are two sets, and a model turns by one: which one a sequence gets may not depend on its
+    length, or keys that are cached already would have been turned by the other. transformers takes
+    `short_factor` for a call of up to `original_length` tokens and `long_factor` for a longer one.
+    """
+
+    kind: Literal["longrope"] = "longrope"
+    factor: float = Field(ge=1, description="the longest sequence over original_length")
+    original_length: int = Field(gt=1)
+    short_factor: tuple[float, ...] = Field(min_length=1)
+    long_factor: tuple[float, ...] = Field(min_length=1)
+    long: bool = Field(True, description="turn by long_factor, else by short_factor")
+    attention_factor: float | None = Field(
+        None, gt=0, description="the temperature; None: sqrt(1 + ln factor / ln original_length)"
+    )
+
+    @model_validator(mode="after")
+    def _one_a_pair(self) -> LongRope:
+        if len(self.short_factor) != len(self.long_factor):
+            raise ValueError(
+                f"short_factor has {len(self.short_factor)} numbers and long_factor "
+                f"{len(self.long_factor)}; each is one a pair of channels"
+            )
+        return self
+
+    def frequencies(
+        self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
+    ) -> Float[Tensor, " R"]:
+        """Angles per position."""
+        factors = self.long_factor if self.long else self.short_factor
+        assert 2 * len(factors) == rotary_dim, "the layer's `resolve` checks it"
+        divisors = torch.tensor(factors, device=positions.device)
+        return rotary_frequencies(rotary_dim, base, positions.device) / divisors
+
+    @property
+    def temperature(self) -> float:
+        """What cosines and sines are multiplied by."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
+
+
 RotaryScaling = Annotated[
-    LinearScaling | NtkScaling | DynamicNtk | Llama3Scaling | YarnScaling,
+    LinearScaling | NtkScaling | DynamicNtk | Llama3Scaling | YarnScaling | LongRope,
     Field(discriminator="kind"),
 ]
 
@@ -174,6 +220,15 @@ class Rotary(Spec):
     def num_channels(self, head_dim: int) -> int:
         """How many of a head's channels are turned: an even number, as they turn in pairs."""
         return int(head_dim * self.fraction) // 2 * 2
+
+    def check(self, head_dim: int) -> None:
+        """Raise ValueError where the scaling has not one factor a pair of turned channels."""
+        scaling, pairs = self.scaling, self.num_channels(head_dim) // 2
+        if isinstance(scaling, LongRope) and len(scaling.long_factor) != pairs:
+            raise ValueError(
+                f"long_factor has {len(scaling.long_factor)} numbers, but head_dim = {head_dim} "
+                f"has {pairs} pairs of turned channels"
+            )
 
 
 class Alibi(Spec):

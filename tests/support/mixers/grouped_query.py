@@ -5,7 +5,7 @@ from __future__ import annotations
 from glassbox.core.config import Spec
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.norms import LayerNorm, RmsNorm
-from glassbox.layers.rotary import Alibi, DynamicNtk, Llama3Scaling, YarnScaling
+from glassbox.layers.rotary import Alibi, DynamicNtk, Llama3Scaling, LongRope, YarnScaling
 
 MIXERS: dict[str, Spec] = {
     "multi-head, no positions": GroupedQuery(num_heads=3),
@@ -48,6 +48,14 @@ MIXERS: dict[str, Spec] = {
     ),
     "dynamic rotary": GroupedQuery(
         num_heads=3, positions=Rotary(scaling=DynamicNtk(factor=3, original_length=5))
+    ),
+    "rotary of Phi-3": GroupedQuery(
+        num_heads=3,
+        positions=Rotary(
+            scaling=LongRope(
+                factor=8, original_length=8, short_factor=(1, 1.5), long_factor=(1.2, 9)
+            )
+        ),
     ),
     "rotary of Llama 3.1": GroupedQuery(
         num_heads=3, positions=Rotary(scaling=Llama3Scaling(factor=8, original_length=20))
