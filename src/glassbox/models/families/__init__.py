@@ -105,7 +105,7 @@ def from_hf_config(raw: Mapping[str, Any], *, where: str = "config.json") -> Mod
             f"{where} describes no model that can be built: {'; '.join(faults)}"
         ) from None
     except ZeroDivisionError:
-        raise UserError(f"{where} describes a model with no heads") from None
+        raise UserError(f"{where} has a 0 among its sizes, as of num_attention_heads") from None
 
 
 def to_hf_weights(

@@ -91,6 +91,16 @@ def read_rotary(
     return Rotary(base=theta, fraction=fraction, scaling=_read_scaling(raw, nested))
 
 
+def refuse_odd(raw: HfConfig, rotary: Rotary, head_dim: int) -> None:
+    """Raise UserError where positions would turn half a pair of a head's channels."""
+    turned = int(head_dim * rotary.fraction)
+    if turned % 2:
+        raise UserError(
+            f"{raw.where}: rotary positions turn pairs of channels, but 'head_dim' = {head_dim} times "
+            f"a share of {rotary.fraction} makes {turned}"
+        )
+
+
 def _read_scaling(raw: HfConfig, nested: HfConfig) -> RotaryScaling | None:
     nested.refuse_unless("rope_type", KNOWN)
     nested.refuse_unless("type", KNOWN)
@@ -114,7 +124,9 @@ def _read_scaling(raw: HfConfig, nested: HfConfig) -> RotaryScaling | None:
             high_freq_factor=nested.get("high_freq_factor", float),
             original_length=original,
         )
-    ratio = raw.get("max_position_embeddings", int) / original
+    # a null stands for the ratio of the lengths, a missing one for nothing
+    given = "factor" in nested.raw
+    ratio = raw.get("max_position_embeddings", int) / original if given else None
     return YarnScaling(
         factor=nested.get("factor", float, ratio),
         original_length=original,

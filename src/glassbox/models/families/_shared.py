@@ -15,7 +15,7 @@ from glassbox.layers.feedforward import GeGlu, SwiGlu
 from glassbox.layers.norms import LayerNorm, RmsNorm
 from glassbox.layers.rotary import Rotary
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig
-from glassbox.models.families._rope import read_rotary, rotary_words
+from glassbox.models.families._rope import read_rotary, refuse_odd, rotary_words
 from glassbox.models.family import HfConfig, WeightRule, repeats
 
 Gated = SwiGlu | GeGlu
@@ -124,6 +124,8 @@ def read_attention(raw: HfConfig, **more: Any) -> GroupedQuery:
         **({} if "positions" in more else {"positions": read_rotary(raw)}),
         **more,
     }
+    if isinstance(fields["positions"], Rotary):
+        refuse_odd(raw, fields["positions"], fields["head_dim"])
     return GroupedQuery(**fields)
 
 

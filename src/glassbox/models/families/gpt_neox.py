@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from glassbox.core.errors import UserError
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.feedforward import Gelu
 from glassbox.layers.norms import LayerNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._interleaved import InterleavedHeads
-from glassbox.models.families._rope import read_rotary, rotary_words
+from glassbox.models.families._rope import read_rotary, refuse_odd, rotary_words
 from glassbox.models.families._shared import model_words, read_model
 from glassbox.models.family import Family, HfConfig, WeightRule, uniform_block
 
@@ -63,11 +62,7 @@ def read(raw: HfConfig) -> ModelConfig:
         base=raw.get("rotary_emb_base", float, 10000.0),
         partial=raw.get("rotary_pct", float, 0.25),
     )
-    if int(hidden_size // num_heads * rotary.fraction) % 2:
-        raise UserError(
-            f"{raw.where}: rotary positions on a share of {rotary.fraction} of "
-            f"{hidden_size // num_heads} channels turn an odd number of them"
-        )
+    refuse_odd(raw, rotary, hidden_size // num_heads)
     norm = LayerNorm(eps=raw.get("layer_norm_eps", float, 1e-5))
     bias = raw.get("attention_bias", bool, True)
     block = BlockSpec(

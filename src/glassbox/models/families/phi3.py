@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from glassbox.core.errors import UserError
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._rope import read_rotary, rotary_words
@@ -56,12 +55,6 @@ def read(raw: HfConfig) -> ModelConfig:
         nested.refuse_unless("type", ("default",))
     rotary = read_rotary(raw, partial=1.0)
     mixer = read_attention(raw, positions=rotary, window=raw.find("sliding_window", int))
-    turned = mixer.resolved_head_dim(raw.get("hidden_size", int)) * rotary.fraction
-    if int(turned) % 2:
-        raise UserError(
-            f"{raw.where}: 'partial_rotary_factor' = {rotary.fraction} turns an odd number of "
-            f"channels, {int(turned)}"
-        )
     norm = RmsNorm(eps=raw.get("rms_norm_eps", float, 1e-5))
     block = BlockSpec(mixer=mixer, ffn=read_swiglu(raw), norm=norm)
     return read_model(
