@@ -107,7 +107,7 @@ class HfConfig:
         if value is not None and value not in known:
             raise UserError(
                 f"{self.where}: '{key}' = {value!r} is not supported; known: "
-                + ", ".join(map(repr, known))
+                + (", ".join(map(repr, known)) or "null")
             )
 
 
