@@ -15,6 +15,7 @@ from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
 from glassbox.models.block import Block, BlockState, build
 from glassbox.models.config import ModelConfig
+from glassbox.models.mtp import FutureModule, ahead
 from glassbox.ops.activations import soft_cap
 from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
 from glassbox.ops.sinusoidal import sinusoidal
@@ -44,6 +45,8 @@ class CausalLM(nn.Module):
             if config.tie_embeddings
             else Linear(size, config.vocab_size, bias=config.head_bias)
         )
+        depth = 0 if config.mtp is None else config.mtp.depth
+        self.mtp = nn.ModuleList(FutureModule(config) for _ in range(depth))
         if self.device.type != "meta":  # there is nothing to draw, and torch is slow to say so
             self.initialize()
 
@@ -176,6 +179,39 @@ class CausalLM(nn.Module):
             softcap=self.config.logit_softcap,
             z_loss=z_loss,
         )
+
+    def future_loss(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        ids: Int[Tensor, "B T"],
+        targets: Int[Tensor, "B T"],
+        *,
+        documents: Int[Tensor, "B T"] | None = None,
+        auxiliary: Auxiliary | None = None,
+    ) -> Float[Tensor, ""] | None:
+        """weight / depth * the sum over k of summed -log p_k(the token k places after the target).
+
+        None without `config.mtp`. hidden is what `hidden_states` returned for ids; a target beyond
+        its document counts nothing. Like the main loss it is to be divided by the number of targets.
+        Source: arXiv:2412.19437, equations 24 and 25. Tested against: the equations as loops.
+        """
+        config = self.config.mtp
+        if config is None:
+            return None
+        if documents is None:
+            positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+        else:
+            positions = positions_in_documents(documents)
+        context = Context(positions=positions, documents=documents, auxiliary=auxiliary)
+        losses = []
+        for depth, module in enumerate(self.mtp, start=1):
+            # where the token lies beyond the document, so does the target, and any id will do
+            embedding = self.embedding(ahead(ids, depth, documents, beyond=0))
+            hidden = module(hidden, embedding, context)
+            if self.config.logit_scale != 1.0:
+                hidden = hidden * self.config.logit_scale
+            losses.append(self.cross_entropy(hidden, ahead(targets, depth, documents)))
+        return torch.stack(losses).sum() * (config.weight / config.depth)
 
     def token_log_probs(
         self,

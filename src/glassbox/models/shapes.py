@@ -10,7 +10,13 @@ from glassbox.core.config import Spec
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.feedforward import Gelu, SwiGlu
 from glassbox.layers.norms import LayerNorm, RmsNorm
-from glassbox.models.config import BlockSpec, Initialization, ModelConfig, Repeat
+from glassbox.models.config import (
+    BlockSpec,
+    Initialization,
+    ModelConfig,
+    MultiTokenPrediction,
+    Repeat,
+)
 
 
 class LlamaShape(Spec):
@@ -29,6 +35,7 @@ class LlamaShape(Spec):
     tie_embeddings: bool = True
     dropout: float = Field(0.0, ge=0, lt=1)
     init: Initialization = Initialization()
+    mtp: MultiTokenPrediction | None = None
 
     def config(self, vocab_size: int) -> ModelConfig:
         """The full config for a vocabulary."""
@@ -52,6 +59,7 @@ class LlamaShape(Spec):
             tie_embeddings=self.tie_embeddings,
             dropout=self.dropout,
             init=self.init,
+            mtp=self.mtp,
         )
 
 
@@ -98,6 +106,7 @@ class BlocksShape(Spec):
     tie_embeddings: bool = True
     dropout: float = Field(0.0, ge=0, lt=1)
     init: Initialization = Initialization()
+    mtp: MultiTokenPrediction | None = None
 
     def config(self, vocab_size: int) -> ModelConfig:
         """The full config for a vocabulary."""

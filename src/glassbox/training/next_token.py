@@ -14,8 +14,9 @@ class NextToken:
     """-sum log p(target) over the targets that are not IGNORE; the weight is how many there are.
 
     Documents packed into a row do not see each other. Losses that layers have of their own (experts'
-    balance) are added by `with_auxiliary`. Tested against: transformers' loss on the
-    same documents apart, and trl's SFT loss.
+    balance) are added by `with_auxiliary`, and those of later tokens where the model has modules for
+    them; the metric `main_loss` is then the loss without these. Tested against: transformers' loss
+    on the same documents apart, and trl's SFT loss.
     """
 
     def __call__(self, model: CausalLM, batch: TokenBatch) -> ObjectiveOutput:
@@ -24,5 +25,12 @@ class NextToken:
         hidden = model.hidden_states(batch.ids, documents=batch.documents, auxiliary=auxiliary)
         weight = (batch.targets != IGNORE).sum()
         loss = model.cross_entropy(hidden, batch.targets)
-        loss, metrics = with_auxiliary(loss, weight, auxiliary)
-        return ObjectiveOutput(loss, weight, metrics)
+        future = model.future_loss(
+            hidden, batch.ids, batch.targets, documents=batch.documents, auxiliary=auxiliary
+        )
+        loss_sum, metrics = with_auxiliary(loss, weight, auxiliary)
+        if future is not None:
+            metrics["main_loss"] = (loss.detach(), weight)
+            metrics["future_loss"] = (future.detach(), weight)
+            loss_sum = loss_sum + future
+        return ObjectiveOutput(loss_sum, weight, metrics)
