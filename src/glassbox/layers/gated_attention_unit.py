@@ -92,8 +92,12 @@ class GatedAttentionUnitLayer(nn.Module):
             channels = rotary.num_channels(self.spec.key_dim)
             cos, sin = context.rotary(channels, rotary.base, rotary.scaling)
             views = apply_rotary(views, cos, sin, layout=rotary.layout)
+        quad_q, quad_k, lin_q, lin_k = views.unbind(2)
         mixed, recent, memory = mixed_chunk(
-            *views.unbind(2),
+            quad_q,
+            quad_k,
+            lin_q,
+            lin_k,
             v,
             self.distance,
             context.positions,

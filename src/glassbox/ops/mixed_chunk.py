@@ -78,7 +78,9 @@ def mixed_chunk(
         v = v.masked_fill(~is_real(lengths, length).unsqueeze(-1), 0.0)
     with torch.autocast(v.device.type, enabled=False):
         total, sums = decayed_attention(
-            *(x.unsqueeze(2) for x in (lin_q, lin_k, v)),
+            lin_q.unsqueeze(2),
+            lin_k.unsqueeze(2),
+            v.unsqueeze(2),
             v.new_zeros(1, 1, 1),
             None if memory is None else memory.unsqueeze(1),
             documents=documents,
