@@ -29,7 +29,7 @@ def read(model_type: str, **words: Any):
 @pytest.mark.parametrize(
     ("model_type", "words", "message"),
     [
-        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "'rope_type' = 'longrope'"),
+        ("llama", {"rope_parameters": {"rope_type": "axial"}}, "'rope_type' = 'axial'"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "'rope_scaling' lacks 'factor'"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 0.5}}, r"factor = 0\.5"),
         ("llama", {"rope_scaling": [2.0]}, r"'rope_scaling' = \[2\.0\] is no mapping"),
@@ -46,7 +46,7 @@ def read(model_type: str, **words: Any):
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "known: null"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "'use_bidirectional_attention' = True"),
         ("smollm3", {"no_rope_layers": [1]}, "'no_rope_layers' has 1 entries for 2 layers"),
-        ("phi3", {"rope_scaling": {"type": "su"}}, "'type' = 'su'"),
+        ("phi3", {"rope_scaling": {"type": "su"}}, "short_factor"),
         ("phi3", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' = 'yarn'"),
         ("phi3", {"hidden_size": 24, "partial_rotary_factor": 0.5}, r"a share of 0\.5 makes 3"),
         ("gpt_neox", {"hidden_size": 24, "rotary_pct": 0.5}, r"a share of 0\.5 makes 3"),
@@ -108,6 +108,23 @@ def test_what_cannot_be_followed_is_named(model_type, words, message):
                     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
                 },
                 "layer_types": ["sliding_attention", "full_attention"],
+            },
+        ),
+        (
+            "phi3",
+            {
+                "rope_scaling": {
+                    "type": "su",
+                    "short_factor": [1, 1, 1, 1],
+                    "long_factor": [1, 2, 3, 4],
+                }
+            },
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [1.0, 2.0, 3.0, 4.0],
+                }
             },
         ),
         ("smollm3", {"no_rope_layer_interval": 2}, {"no_rope_layers": [1, 0]}),

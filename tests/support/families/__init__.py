@@ -15,6 +15,7 @@ class Case:
     tolerance: the largest relative difference from transformers that passes, in float32; looser than
         the default only with a `reason`, and never above 1e-4.
     inert: words of the config that change no output of this model, and that we do not keep.
+    unreached: parts of names of weights that only choose, and so get no gradient from the loss.
     their_cache: False where transformers' `generate` loses what the model keeps from step to step; it
         is then given the whole sequence at every step.
     """
@@ -24,6 +25,7 @@ class Case:
     tolerance: float = 1e-5
     reason: str = ""
     inert: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
     their_cache: bool = True
 
     def __post_init__(self) -> None:

@@ -6,6 +6,13 @@ from typing import Any
 
 from support.families import Case
 
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.0, 1.1, 1.3],
+    "long_factor": [1.0, 2.0, 5.0],
+}
+
 
 def phi3(**words: Any) -> Case:
     small = {
@@ -37,4 +44,7 @@ CASES = {
         },
     ),
     "phi3 multi-query": phi3(num_key_value_heads=1),
+    # of a length at which transformers takes the same factors for each of the sequences here
+    "phi3 long factors": phi3(original_max_position_embeddings=4, rope_parameters=LONGROPE),
+    "phi3 short factors": phi3(rope_parameters=LONGROPE),
 }

@@ -9,13 +9,14 @@ from glassbox.layers.rotary import (
     DynamicNtk,
     LinearScaling,
     Llama3Scaling,
+    LongRope,
     Rotary,
     RotaryScaling,
     YarnScaling,
 )
 from glassbox.models.family import HfConfig
 
-KNOWN = ("default", "linear", "dynamic", "llama3", "yarn")
+KNOWN = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 def rotary_words(rotary: Rotary, *, partial: bool = False) -> dict[str, Any]:
@@ -63,6 +64,16 @@ def scaling_words(scaling: RotaryScaling | None) -> dict[str, Any]:
             "beta_slow": scaling.beta_slow,
             **{key: value for key, value in rarer.items() if value is not None},
         }
+    if isinstance(scaling, LongRope):
+        temperature = scaling.attention_factor
+        return {
+            "rope_type": "longrope",
+            "factor": scaling.factor,
+            "original_max_position_embeddings": scaling.original_length,
+            "short_factor": list(scaling.short_factor),
+            "long_factor": list(scaling.long_factor),
+            **({} if temperature is None else {"attention_factor": temperature}),
+        }
     return {"rope_type": "default"}
 
 
@@ -76,7 +87,9 @@ def read_rotary(
     """Rotary positions; `base` and `partial` are what missing keys mean to the family.
 
     A family without `partial` turns all channels. `nested` is where its words stand, if not under
-    `rope_scaling` or `rope_parameters`. Raises UserError for a scaling that is not known.
+    `rope_scaling` or `rope_parameters`. LongRoPE turns by its long factors where the model is for
+    more than the original length, as vLLM and llama.cpp decide it (transformers asks each sequence
+    for its length). Raises UserError for a scaling that is not known.
     """
     if nested is None:  # transformers 5 lets the older key win where a file has both
         nested = raw.inner("rope_scaling") or raw.inner("rope_parameters")
@@ -124,9 +137,18 @@ def _read_scaling(raw: HfConfig, nested: HfConfig) -> RotaryScaling | None:
             high_freq_factor=nested.get("high_freq_factor", float),
             original_length=original,
         )
+    longest = raw.get("max_position_embeddings", int)
+    if kind == "longrope":
+        return LongRope(
+            factor=nested.get("factor", float, longest / original),
+            original_length=original,
+            short_factor=tuple(nested.find_list("short_factor", float) or ()),
+            long_factor=tuple(nested.find_list("long_factor", float) or ()),
+            long=longest > original,
+            attention_factor=nested.find("attention_factor", float),
+        )
     # a null stands for the ratio of the lengths, a missing one for nothing
-    given = "factor" in nested.raw
-    ratio = raw.get("max_position_embeddings", int) / original if given else None
+    ratio = longest / original if "factor" in nested.raw else None
     return YarnScaling(
         factor=nested.get("factor", float, ratio),
         original_length=original,

@@ -13,7 +13,7 @@ from glassbox.core.errors import UserError
 from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.feedforward import GeGlu, SwiGlu
 from glassbox.layers.norms import LayerNorm, RmsNorm
-from glassbox.layers.rotary import Rotary
+from glassbox.layers.rotary import LongRope, Rotary
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig
 from glassbox.models.families._rope import read_rotary, refuse_odd, rotary_words
 from glassbox.models.family import HfConfig, WeightRule, repeats
@@ -36,11 +36,12 @@ class Parts:
     rotary: Rotary
 
 
-def llama_parts(config: ModelConfig) -> Parts | None:
+def llama_parts(config: ModelConfig, *, longrope: bool = False) -> Parts | None:
     """A model's parts, or None where one is of another kind.
 
-    What differs from layer to layer within a kind is the family's to write; what it cannot write
-    is found by `Family.express`, which reads the words back.
+    LongRoPE is written by the family that has it alone: transformers would take it from any, other
+    programs would not. What differs from layer to layer within a kind is the family's to write;
+    what it cannot write is found by `Family.express`, which reads the words back.
     """
     layers = config.layers()
     for layer in layers:
@@ -54,7 +55,9 @@ def llama_parts(config: ModelConfig) -> Parts | None:
     assert isinstance(first.ffn, Gated)
     assert isinstance(first.norm, RmsNorm)
     turned = [m.positions for m in mixers(config) if isinstance(m.positions, Rotary)]
-    return Parts(first.mixer, first.ffn, first.norm, turned[0]) if turned else None
+    if not turned or (isinstance(turned[0].scaling, LongRope) and not longrope):
+        return None
+    return Parts(first.mixer, first.ffn, first.norm, turned[0])
 
 
 def mixers(config: ModelConfig) -> list[GroupedQuery]:

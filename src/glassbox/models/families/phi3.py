@@ -1,8 +1,9 @@
 """Phi-3 and Phi-4: Llama whose files keep q, k, v in one matrix and gate, up in another, as here.
 
 Source: Abdin et al., arXiv:2404.14219 and arXiv:2412.08905; sizes as in the models' config.json on
-the Hub. The models of 128k tokens, whose rotary positions are stretched by LongRoPE, are not read.
-Tested against: transformers Phi3ForCausalLM, logits and gradients.
+the Hub. Those of 128k tokens turn by LongRoPE's long factors whatever the sequence's length, where
+transformers takes the short ones for a sequence of up to 4096. Tested against: transformers
+Phi3ForCausalLM, logits and gradients.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from glassbox.layers.norms import RmsNorm
+from glassbox.layers.rotary import LongRope
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._rope import read_rotary, rotary_words
 from glassbox.models.families._shared import (
@@ -26,9 +28,16 @@ from glassbox.models.family import Family, HfConfig
 
 def draft(config: ModelConfig) -> dict[str, Any] | None:
     """Phi3Config's keys. transformers divides hidden_size among the heads."""
-    parts = llama_parts(config)
-    if parts is None or parts.rotary.scaling is not None:
+    parts = llama_parts(config, longrope=True)
+    if parts is None:
         return None
+    scaling = parts.rotary.scaling
+    if scaling is not None and not isinstance(scaling, LongRope):
+        return None
+    words = rotary_words(parts.rotary, partial=True)
+    if scaling is not None:  # transformers 4 wants these three and no more
+        three = {"short_factor": scaling.short_factor, "long_factor": scaling.long_factor}
+        words["rope_scaling"] = {"type": "longrope", **{k: list(v) for k, v in three.items()}}
     head_dim = parts.mixer.resolved_head_dim(config.hidden_size)
     if head_dim * parts.mixer.num_heads != config.hidden_size:
         return None
@@ -36,8 +45,10 @@ def draft(config: ModelConfig) -> dict[str, Any] | None:
         return None
     return {
         **llama_words(config, parts),
-        **rotary_words(parts.rotary, partial=True),
-        "original_max_position_embeddings": config.context_length,
+        **words,
+        "original_max_position_embeddings": scaling.original_length
+        if scaling is not None
+        else config.context_length,
         "sliding_window": parts.mixer.window,
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
@@ -47,13 +58,14 @@ def draft(config: ModelConfig) -> dict[str, Any] | None:
 def read(raw: HfConfig) -> ModelConfig:
     """ModelConfig from Phi3Config's keys.
 
-    Raises UserError for rescaled rotary positions, and where they turn half a pair of channels.
+    Raises UserError for other stretched positions than LongRoPE's, once called "su".
     """
-    for key in ("rope_scaling", "rope_parameters"):
-        nested = raw.inner(key) or HfConfig({})
-        nested.refuse_unless("rope_type", ("default",))
-        nested.refuse_unless("type", ("default",))
-    rotary = read_rotary(raw, partial=1.0)
+    nested = raw.inner("rope_scaling") or raw.inner("rope_parameters") or HfConfig({}, raw.where)
+    if nested.raw.get("rope_type", nested.raw.get("type")) == "su":
+        nested = HfConfig({**nested.raw, "rope_type": "longrope", "type": "longrope"}, nested.where)
+    nested.refuse_unless("rope_type", ("default", "longrope"))
+    nested.refuse_unless("type", ("default", "longrope"))
+    rotary = read_rotary(raw, partial=1.0, nested=nested)
     mixer = read_attention(raw, positions=rotary, window=raw.find("sliding_window", int))
     norm = RmsNorm(eps=raw.get("rms_norm_eps", float, 1e-5))
     block = BlockSpec(mixer=mixer, ffn=read_swiglu(raw), norm=norm)
