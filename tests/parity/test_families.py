@@ -229,6 +229,15 @@ PARAMETERS = {
     "phi-3-medium-4k": 13_960_238_080,
     "phi-4": 14_659_507_200,
     "smollm3-3b": 3_075_098_624,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "qwen1.5-moe-a2.7b": 14_315_784_192,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+    "qwen3-next-80b-a3b": 79_674_391_296,  # without the module that predicts several tokens
+    "minimax-text-01": 456_089_655_296,
 }
 
 

@@ -15,14 +15,20 @@ from glassbox.models.families.gemma2 import GEMMA2
 from glassbox.models.families.gemma3 import GEMMA3
 from glassbox.models.families.gpt2 import GPT2
 from glassbox.models.families.gpt_neox import GPT_NEOX
+from glassbox.models.families.gpt_oss import GPT_OSS
 from glassbox.models.families.llama import LLAMA
 from glassbox.models.families.mamba import MAMBA
 from glassbox.models.families.mamba2 import MAMBA2
+from glassbox.models.families.minimax import MINIMAX
 from glassbox.models.families.mistral import MISTRAL
+from glassbox.models.families.mixtral import MIXTRAL
 from glassbox.models.families.olmo2 import OLMO2
 from glassbox.models.families.phi3 import PHI3
 from glassbox.models.families.qwen2 import QWEN2
+from glassbox.models.families.qwen2_moe import QWEN2_MOE
 from glassbox.models.families.qwen3 import QWEN3
+from glassbox.models.families.qwen3_moe import QWEN3_MOE
+from glassbox.models.families.qwen3_next import QWEN3_NEXT
 from glassbox.models.families.rwkv import RWKV
 from glassbox.models.families.smollm3 import SMOLLM3
 from glassbox.models.family import Family, HfConfig
@@ -40,9 +46,15 @@ FAMILIES: tuple[Family, ...] = (
     QWEN2,
     QWEN3,
     SMOLLM3,
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    GPT_OSS,
     MAMBA,
     MAMBA2,
     RWKV,
+    QWEN3_NEXT,
+    MINIMAX,
 )
 
 
