@@ -143,6 +143,8 @@ def test_bfloat16_with_the_residual_stream_in_float32(name, wide):
         ("rwkv", "rwkv-4-3b", 3e9),
         ("rwkv", "rwkv-4-7b", 7.4e9),
         ("rwkv", "rwkv-4-14b", 14e9),
+        ("jamba", "jamba-v0.1", 52e9),
+        ("jamba", "jamba-1.5-large", 398e9),
     ],
 )
 def test_presets_have_as_many_parameters_as_theirs_and_as_their_name_says(model_type, name, said):
@@ -165,6 +167,7 @@ def test_presets_have_as_many_parameters_as_theirs_and_as_their_name_says(model_
         ("mamba2", {"time_step_limit": ["a", 1.0]}, "time_step_limit"),
         ("mamba2", {"n_groups": 4}, "num_groups = 4"),
         ("rwkv", {"attention_hidden_size": 12}, "attention_hidden_size"),
+        ("jamba", {"hidden_act": "gelu"}, "hidden_act"),
     ],
 )
 def test_what_cannot_be_followed_is_named(name, words, message):

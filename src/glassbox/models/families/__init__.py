@@ -16,6 +16,7 @@ from glassbox.models.families.gemma3 import GEMMA3
 from glassbox.models.families.gpt2 import GPT2
 from glassbox.models.families.gpt_neox import GPT_NEOX
 from glassbox.models.families.gpt_oss import GPT_OSS
+from glassbox.models.families.jamba import JAMBA
 from glassbox.models.families.llama import LLAMA
 from glassbox.models.families.mamba import MAMBA
 from glassbox.models.families.mamba2 import MAMBA2
@@ -55,6 +56,7 @@ FAMILIES: tuple[Family, ...] = (
     RWKV,
     QWEN3_NEXT,
     MINIMAX,
+    JAMBA,
 )
 
 
