@@ -73,11 +73,17 @@ def table() -> str:
     import torch
     import transformers
 
+    from glassbox.models.families import FAMILIES
+
     def model_type(item: tuple[str, Case]) -> str:
         return item[1].model_type
 
     rows, notes = [], []
-    for name, group in groupby(sorted(all_cases().items(), key=model_type), key=model_type):
+    known = {family.model_type for family in FAMILIES}
+    found = sorted(
+        (item for item in all_cases().items() if model_type(item) in known), key=model_type
+    )
+    for name, group in groupby(found, key=model_type):
         cases = dict(group)
         looser = sorted({(case.tolerance, case.reason) for case in cases.values() if case.reason})
         note = f" [{len(notes) + 1}]" if looser else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,10 +35,24 @@ from support.parity import (
     reference,
 )
 
+ROOT = Path(__file__).parents[2]
 CASES = all_cases()
 EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 # float32: some tens of products deep, sums in another order; both lie this near to the exact value
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def test_the_page_of_parity_has_every_family_and_all_within_their_tolerance():
+    """`python tests/parity/table.py --write` writes it."""
+    page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].split("`")[1] for row in rows] == sorted(f.model_type for f in FAMILIES)
+    for row in rows:
+        tolerance = max(c.tolerance for c in CASES.values() if f"`{c.model_type}`" in row[0])
+        assert row[2] == "same"
+        assert row[5].startswith("same, ")
+        figures = [float(row[column].removeprefix("same, ")) for column in (3, 4, 5, 6)]
+        assert max(figures) <= tolerance, row
 
 
 def test_every_family_has_cases():
@@ -85,7 +100,9 @@ def test_logits_and_gradients_in_float64(name):
     assert gradient_difference(ours, theirs) <= 1e-10
 
 
-@pytest.mark.parametrize("name", ["llama grouped", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["llama grouped", "gpt2", "bloom", "gemma2", "qwen2 window above", "smollm3"]
+)
 def test_rows_padded_on_the_right_have_the_logits_of_their_mask(name):
     case = CASES[name]
     theirs = reference(case)
