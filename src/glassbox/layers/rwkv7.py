@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from glassbox.core.config import Spec
+from glassbox.core.errors import UserError
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
 from glassbox.layers.linear import Linear
@@ -208,7 +209,9 @@ class Rwkv7TimeLayer(nn.Module):
         if self.follow is None:
             return value
         if LEAD not in context.shared:
-            raise ValueError("values = 'follow' needs an earlier layer with values = 'lead'")
+            raise UserError(
+                "values = 'follow' needs an earlier layer with values = 'lead'; make the first block one"
+            )
         return torch.lerp(value, context.shared[LEAD], torch.sigmoid(self.follow(source)))
 
     def _norm(self, read: Float[Tensor, "B T H Dk"]) -> Float[Tensor, "B T D"]:
