@@ -14,7 +14,9 @@ def register(app: typer.Typer) -> None:
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint or a Hugging Face folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A run, a checkpoint, a folder, a .gguf or .bin file, a name.")
+    ],
     system: Annotated[str | None, typer.Option("--system", help="A system message.")] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Most tokens an answer.")] = 200,
     temperature: Annotated[

@@ -14,7 +14,9 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint or a Hugging Face folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A run, a checkpoint, a folder, a .gguf or .bin file, a name.")
+    ],
     prompt: Annotated[
         str, typer.Option("--prompt", "-p", help="Text to go on from; - reads it.")
     ] = "",

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint or a Hugging Face folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A run, a checkpoint, a folder, a .gguf or .bin file, a name.")
+    ],
     host: Annotated[
         str, typer.Option("--host", help="Where to listen; others than this machine need a key.")
     ] = "127.0.0.1",

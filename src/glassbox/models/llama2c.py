@@ -34,7 +34,6 @@ from glassbox.tokenizers.tokenizer_json import begins_with
 HEADER = struct.Struct("<7i")
 VERSIONED = 0x616B3432
 """How files of later versions begin."""
-MAX_LAYERS = 1 << 16
 
 BEGIN, END = "<s>", "</s>"
 _FIRST_BYTE, _FIRST_PIECE = 3, 259
