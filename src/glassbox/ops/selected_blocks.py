@@ -69,8 +69,8 @@ def selected_attention_plain(
 ) -> Float[Tensor, "B K R W Dh"]:
     """softmax(scale * q K^T) V with K, V the keys in slots first ... last of each row's blocks.
 
-    A row is W queries that share their blocks (distinct numbers; -1 is none). One that sees no key
-    gives zeros. `scale` is 1/sqrt(Dh) unless given. Tested against: attention under the same mask.
+    A row is W queries that share their blocks (distinct numbers; -1 is none); `first` is a block's
+    first slot. A row that sees no key gives zeros. `scale` is 1/sqrt(Dh) unless given. Tested against: attention under the same mask.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     batch, heads, rows = q.shape[:3]
@@ -96,17 +96,18 @@ class _Plan:
     """Which queries meet which block, in pieces of equally many rows, the last of a block padded.
 
     block: (M,), of all B * K * S / size blocks. row: (M, P), of all B * K * R rows. pair: (M, P),
-    which of the rows' choices it is; real: (M, P), False for padding.
+    which of the rows' choices it is. reach: (M, P), the last key of the block that the row may look
+    at, counted from the block's first; -1 for padding.
     """
 
     block: Tensor
     row: Tensor
     pair: Tensor
-    real: Tensor
+    reach: Tensor
 
 
 def _plan(blocks: Tensor, first: Tensor, last: Tensor, num_blocks: int, size: int) -> _Plan:
-    batch, heads, _, chosen = blocks.shape
+    batch, heads, rows, chosen = blocks.shape
     device = blocks.device
     visible = (blocks >= 0) & (blocks * size <= last[:, None, :, None])
     visible &= (blocks + 1) * size > first[:, None, :, None]
@@ -126,7 +127,10 @@ def _plan(blocks: Tensor, first: Tensor, last: Tensor, num_blocks: int, size: in
     place = begin[:, None] + torch.arange(piece, device=device)  # (M, P)
     real = place < ends[of][:, None]
     pair = order[torch.where(real, place, begin[:, None])]
-    return _Plan(of, pair // chosen, pair, real)
+    row = pair // chosen
+    ends_at = last[:, None].expand(batch, heads, rows).flatten()
+    reach = ends_at[row] - (of % num_blocks * size)[:, None]
+    return _Plan(of, row, pair, reach.where(real, -1))
 
 
 class _SelectedAttention(torch.autograd.Function):
@@ -142,10 +146,7 @@ class _SelectedAttention(torch.autograd.Function):
         q: Tensor,  # (N, W, Dh), N = B * K * R
         k: Tensor,  # (U, size, Dh), U = B * K * S / size
         v: Tensor,
-        first: Tensor,  # (N,), in slots of the row's own sequence
-        last: Tensor,
         chosen: int,
-        num_blocks: int,
         scale: float,
         plan: _Plan,
     ) -> Tensor:
@@ -155,28 +156,28 @@ class _SelectedAttention(torch.autograd.Function):
         scores: Tensor | None = None
         by_pair = q.new_full((len(q) * chosen, width), -math.inf, dtype=wide)
         for step in steps:
-            scores = _scores(q, k, first, last, plan, step, num_blocks, scale)
-            real = plan.real[step]
+            scores = _scores(q, k, plan, step, scale)
+            real = plan.reach[step] >= 0
             by_pair[plan.pair[step][real]] = scores.logsumexp(dim=-1)[real]
         normaliser = by_pair.view(len(q), chosen, width).logsumexp(dim=1)  # (N, W)
         normaliser = normaliser.masked_fill(normaliser.isinf(), 0.0)  # rows that see no key
         out = q.new_zeros(q.shape, dtype=wide)
         for step in steps:
             if len(steps) > 1 or scores is None:
-                scores = _scores(q, k, first, last, plan, step, num_blocks, scale)
+                scores = _scores(q, k, plan, step, scale)
             row = plan.row[step]
             weights = (scores - normaliser[row].unsqueeze(-1)).exp_()  # (m, P, W, size)
             mixed = weights.flatten(1, 2).to(q.dtype) @ v[plan.block[step]].to(q.dtype)
             out.index_add_(0, row.flatten(), mixed.view(-1, *q.shape[1:]).to(wide))
-        ctx.save_for_backward(q, k, v, first, last, normaliser, out)
-        ctx.rest = (num_blocks, scale, plan)  # type: ignore[attr-defined]
+        ctx.save_for_backward(q, k, v, normaliser, out)
+        ctx.rest = (scale, plan)  # type: ignore[attr-defined]
         return out.to(q.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor):  # type: ignore[no-untyped-def]
-        q, k, v, first, last, normaliser, out = ctx.saved_tensors  # type: ignore[attr-defined]
-        num_blocks, scale, plan = ctx.rest  # type: ignore[attr-defined]
+        q, k, v, normaliser, out = ctx.saved_tensors  # type: ignore[attr-defined]
+        scale, plan = ctx.rest  # type: ignore[attr-defined]
         wide = out.dtype
         delta = (grad.to(wide) * out).sum(-1)  # (N, W)
         grad_q = torch.zeros_like(out)
@@ -184,7 +185,7 @@ class _SelectedAttention(torch.autograd.Function):
         grad_v = torch.zeros_like(grad_k)
         for step in _steps(plan, q, k):
             row, block = plan.row[step], plan.block[step]
-            scores = _scores(q, k, first, last, plan, step, num_blocks, scale)
+            scores = _scores(q, k, plan, step, scale)
             shape = scores.shape
             weights = scores.sub_(normaliser[row].unsqueeze(-1)).exp_().flatten(1, 2)
             upstream = grad[row].flatten(1, 2)  # (m, P * W, Dh)
@@ -199,29 +200,16 @@ class _SelectedAttention(torch.autograd.Function):
             by_row = (change @ k[block].to(q.dtype)).view(-1, *q.shape[1:]).to(wide)
             grad_q.index_add_(0, row.flatten(), by_row)
         grads = (grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype))
-        return (*grads, None, None, None, None, None, None)
+        return (*grads, None, None, None)
 
 
-def _scores(
-    q: Tensor,
-    k: Tensor,
-    first: Tensor,
-    last: Tensor,
-    plan: _Plan,
-    step: slice,
-    num_blocks: int,
-    scale: float,
-) -> Tensor:
+def _scores(q: Tensor, k: Tensor, plan: _Plan, step: slice, scale: float) -> Tensor:
     """(m, P, W, size), -inf where a query may not look."""
-    row, block = plan.row[step], plan.block[step]
-    size = k.shape[1]
-    products = q[row].flatten(1, 2) @ k[block].to(q.dtype).mT  # (m, P * W, size)
-    scores = products.view(*row.shape, -1, size).to(_wide(q)).mul_(scale)
-    begin = (block % num_blocks * size).view(-1, 1, 1)
-    slot = begin + torch.arange(size, device=q.device)  # (m, 1, size)
-    seen = (slot >= first[row].unsqueeze(-1)) & (slot <= last[row].unsqueeze(-1))
-    seen &= plan.real[step].unsqueeze(-1)  # (m, P, size)
-    return scores.masked_fill_(~seen.unsqueeze(2), -math.inf)
+    row = plan.row[step]
+    products = q[row].flatten(1, 2) @ k[plan.block[step]].to(q.dtype).mT  # (m, P * W, size)
+    scores = products.view(*row.shape, -1, k.shape[1]).to(_wide(q)).mul_(scale)
+    hidden = torch.arange(k.shape[1], device=q.device) > plan.reach[step].unsqueeze(-1)
+    return scores.masked_fill_(hidden.unsqueeze(2), -math.inf)
 
 
 def _steps(plan: _Plan, q: Tensor, k: Tensor) -> list[slice]:
@@ -257,7 +245,7 @@ def selected_attention(
     block_size. First derivatives only. Tested against: `selected_attention_plain`.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    batch, heads, rows = q.shape[:3]
+    batch, _, rows = q.shape[:3]
     num_blocks = k.shape[2] // block_size
     assert k.shape[2] == num_blocks * block_size, (k.shape, block_size)
     dtype = q.dtype
@@ -265,16 +253,12 @@ def selected_attention(
         q = q.to(_wide(q))
     first, last = first.expand(batch, rows), last.expand(batch, rows)
     plan = _plan(blocks, first, last, num_blocks, block_size)
-    by_head = (batch, heads, rows)
     with torch.autocast(q.device.type, enabled=False):
         out: Tensor = _SelectedAttention.apply(
             q.flatten(0, 2),
             k.reshape(-1, block_size, k.shape[-1]),
             v.reshape(-1, block_size, v.shape[-1]),
-            first[:, None].expand(by_head).flatten(),
-            last[:, None].expand(by_head).flatten(),
             blocks.shape[-1],
-            num_blocks,
             scale,
             plan,
         )
