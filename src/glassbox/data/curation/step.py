@@ -1,9 +1,10 @@
 """What a curation step is: documents in, documents out, every drop with a reason.
 
-Two kinds suffice. A `RecordStep` looks at one record at a time and runs in any number of processes.
+Two kinds nearly suffice. A `RecordStep` looks at one record at a time and runs in any number of processes.
 A `CorpusStep` needs to know the other records (deduplication): it makes a small signature of each
 record, in those processes, and then decides over all signatures, in one process and in the order of
-the corpus, so that the outcome does not depend on how many workers there were.
+the corpus, so that the outcome does not depend on how many workers there were. A `RevisingStep` is one that changes
+records by what it decided (lines that many documents share) instead of only dropping them.
 """
 
 from __future__ import annotations
@@ -58,13 +59,31 @@ class CorpusStep(Protocol):
     def decide(self, signatures: Iterable[tuple[str, bytes]]) -> Mapping[str, Dropped]:
         """The ids to drop, from (id, signature) of all records in the order of the corpus.
 
-        Of records that are alike the first stays. `detail` names the id that stays.
+        Of records that are alike the first stays. `detail` names the id that stays. The signatures
+        lie on disk and may be walked through more than once.
         """
+
+
+@runtime_checkable
+class RevisingStep(Protocol):
+    """A step that compares records with one another and then changes some of them.
+
+    What `decide` gives an id, bytes of its own making, comes back to `revise` in a worker.
+    """
+
+    def signature(self, record: Record) -> bytes:
+        """As a CorpusStep's."""
+
+    def decide(self, signatures: Iterable[tuple[str, bytes]]) -> Mapping[str, Dropped | bytes]:
+        """The ids to drop, and those to revise, with what `revise` needs to know."""
+
+    def revise(self, record: Record, note: bytes) -> Record | Dropped:
+        """The record changed, or refused since nothing of it is left."""
 
 
 class StepSpec(Spec):
     """A step as data: subclasses add `kind: Literal[...]` and settings, and build the step."""
 
-    def build(self) -> RecordStep | CorpusStep:
+    def build(self) -> RecordStep | CorpusStep | RevisingStep:
         """The step itself. Raises UserError for an extra that is not installed, naming it."""
         raise NotImplementedError

@@ -1,0 +1,19 @@
+"""Every curation step that a recipe may name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from glassbox.data.curation.boilerplate import BoilerplateSpec
+from glassbox.data.curation.chunking import ChunkSpec
+from glassbox.data.curation.cleaning import NormalizeSpec, RepairSpec
+from glassbox.data.curation.html import HtmlSpec
+
+StepConfig = Annotated[
+    # one line a step, in the order in which a recipe would run them
+    HtmlSpec | RepairSpec | NormalizeSpec | BoilerplateSpec | ChunkSpec,
+    Field(discriminator="kind"),
+]
+"""A step of a recipe, known by its `kind`."""
