@@ -53,6 +53,7 @@ COMMANDS = (
     "chat",
     "serve",
     "convert",
+    "upcycle",
     "evaluate",
     "report",
     "recipe",

@@ -1,0 +1,45 @@
+"""glassbox upcycle: a dense model becomes one with experts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("upcycle", rich_help_panel="Use")(upcycle)
+
+
+def upcycle(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf, .bin, name.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="A folder, as of convert.")],
+    experts: Annotated[int, typer.Option("--experts", help="Copies of each feed-forward.")] = 8,
+    top_k: Annotated[int, typer.Option("--top-k", help="Experts that each token passes.")] = 2,
+    seed: Annotated[int, typer.Option("--seed", help="Of the routers' fresh weights.")] = 0,
+) -> None:
+    """Write a model whose feed-forwards are copies of SRC's, to be trained apart.
+
+    It answers as SRC does until it is trained. Example:
+    `glassbox upcycle runs/quickstart upcycled --experts 8 --top-k 2`
+    """
+    import torch
+
+    from glassbox.models.convert import load_model
+    from glassbox.models.huggingface import save_pretrained
+    from glassbox.models.upcycle import upcycle as make_experts
+    from glassbox.pipeline.open_model import find_model
+
+    loaded = load_model(find_model(source))
+    generator = torch.Generator().manual_seed(seed)
+    model = make_experts(loaded.model, experts, top_k, generator=generator)
+    save_pretrained(
+        model, destination, tokenizer=loaded.tokenizer, stop_token_ids=loaded.stop_token_ids
+    )
+    before, after = loaded.model.num_parameters, model.num_parameters
+    print(f"{destination}: {before:,} parameters became {after:,}", file=sys.stderr)
