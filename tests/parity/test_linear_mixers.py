@@ -15,12 +15,15 @@ from transformers.models.qwen3_next.modeling_qwen3_next import (
     torch_recurrent_gated_delta_rule,
 )
 
+from glassbox.core.errors import UserError
 from glassbox.layers.context import Context
 from glassbox.layers.delta_net import DeltaNetLayer, GatedDelta
 from glassbox.layers.gated_attention_unit import GatedAttentionUnit, GatedAttentionUnitLayer
 from glassbox.layers.lightning import Lightning, LightningAttention
 from glassbox.layers.retention import Retention, RetentionLayer
+from glassbox.models.families import from_hf_config
 from glassbox.ops.delta_rule import delta_rule, delta_rule_plain, l2_norm
+from support.families.minimax import CASES
 
 # float32 on either side: some hundred sums, one inside the other, in another order
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
@@ -154,6 +157,17 @@ def test_lightning_attention_is_minimaxs(heads, layer):
     ours.load_state_dict(mapped(theirs.state_dict()))
     given = {"position_embeddings": None, "attention_mask": None}
     compare(ours, theirs, mapped, normal(2, 70, 12, seed=1), FLOAT32, **given)
+
+
+def test_minimax_words_that_transformers_does_not_read_or_we_do_not_build():
+    words = dict(CASES["minimax"].words, model_type="minimax")
+    for told in ({"rotary_dim": 2}, {"partial_rotary_factor": 1 / 3}):
+        mixer = from_hf_config({**words, **told}).layers()[0].mixer
+        assert mixer.positions.num_channels(6) == 2
+    with pytest.raises(UserError, match=r"mlp_alpha_factor.*must be equal"):
+        from_hf_config({**words, "mlp_alpha_factor": 2.0})
+    with pytest.raises(UserError, match=r"layer_types.*for each of 4 layers"):
+        from_hf_config({**words, "layer_types": ["linear_attention"]})
 
 
 class PaperRetention(RetentionLayer):

@@ -83,8 +83,14 @@ def read(raw: HfConfig) -> ModelConfig:
     raw.refuse_unless("hidden_act", ("silu",))
     num_layers = raw.get("num_hidden_layers", int)
     norm = RmsNorm(eps=raw.get("rms_norm_eps", float, 1e-5))
-    positions = read_rotary(raw, base=1e6, partial=1.0)
-    attention = read_attention(raw, positions=positions, window=raw.find("sliding_window", int))
+    heads = raw.get("num_attention_heads", int)
+    head_dim = raw.get("head_dim", int, raw.get("hidden_size", int) // heads)
+    turned = raw.get("rotary_dim", int, head_dim)  # the published config's word for the share
+    attention = read_attention(
+        raw,
+        positions=read_rotary(raw, base=1e6, partial=turned / head_dim),
+        window=raw.find("sliding_window", int),
+    )
     experts = MixtureOfExperts(
         num_experts=raw.get("num_local_experts", int, 8),
         top_k=raw.get("num_experts_per_tok", int, 2),
