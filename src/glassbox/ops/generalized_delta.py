@@ -46,8 +46,9 @@ def generalized_delta_plain(
     for t in range(q.shape[1]):
         if starts is not None:
             state = state.masked_fill(starts[:, t, None, None, None], 0.0)
-        parts = (part[:, t] for part in (q, k, v, log_decay, a, b))
-        y, state = generalized_delta_step(*parts, state)
+        y, state = generalized_delta_step(
+            q[:, t], k[:, t], v[:, t], log_decay[:, t], a[:, t], b[:, t], state
+        )
         outputs.append(y)
     return torch.stack(outputs, 1).to(dtype), state
 
@@ -118,8 +119,9 @@ def generalized_delta(
     q, k, v, log_decay, a, b, state = _begin(q, k, v, log_decay, a, b, state, lengths)
     with torch.autocast(q.device.type, enabled=False):
         if q.shape[1] == 1:
-            parts = (part[:, 0] for part in (q, k, v, log_decay, a, b))
-            y, state = generalized_delta_step(*parts, state)
+            y, state = generalized_delta_step(
+                q[:, 0], k[:, 0], v[:, 0], log_decay[:, 0], a[:, 0], b[:, 0], state
+            )
             return y.unsqueeze(1).to(dtype), state
         y, state = _chunked(q, k, v, log_decay, a, b, state, documents)
     return y.to(dtype), state

@@ -151,7 +151,8 @@ class _SelectiveScan(torch.autograd.Function):
             _, states = _chunk_states(x[part], delta[part], a, b[part], state, resets)
             torch.matmul(states, c[part].unsqueeze(-1), out=y[part].unsqueeze(-1))
             state = states[-1].clone()  # a view would keep the chunk alive
-        ctx.save_for_backward(x, delta, a, b, c, starts, torch.stack(chunk_starts))
+        kept = (x, delta, a, b, c, starts, torch.stack(chunk_starts))
+        ctx.save_for_backward(*kept)  # type: ignore[arg-type]
         return y.transpose(0, 1), state
 
     @staticmethod
