@@ -76,10 +76,8 @@ class Llama2cFile(TensorSource):
             )
         dim, hidden, layers, heads, kv_heads, vocab, context = HEADER.unpack(raw)
         sizes = (dim, hidden, layers, heads, kv_heads, abs(vocab), context)
-        fits = (
-            min(sizes) > 0 and layers <= MAX_LAYERS and dim % heads == 0 and heads % kv_heads == 0
-        )
-        if not fits or dim // heads % 2:
+        fits = min(sizes) > 0 and 4 * layers * dim <= size  # each layer has a norm at least
+        if not fits or dim % heads or heads % kv_heads or dim // heads % 2:
             raise UserError(
                 f"{self.where} is no llama2.c model: its first seven numbers, {list(sizes)}, "
                 "describe none"

@@ -17,6 +17,7 @@ from glassbox.models.family import HfConfig
 from glassbox.models.gguf.writer import Number
 from glassbox.tokenizers import PATTERNS, AddedToken, PreTokenizer, Tokenizer
 from glassbox.tokenizers.bpe import BytePairModel
+from glassbox.tokenizers.bytelevel import CHAR_TO_BYTE
 from glassbox.tokenizers.patterns import DIGIT
 from glassbox.tokenizers.sentencepiece import (
     BYTE,
@@ -125,7 +126,9 @@ def read_vocabulary(metadata: Mapping[str, Any], where: str) -> Tokenizer | None
     words: PreTokenizer | SpacedText
     ordinary = of_kind.get(NORMAL, [])
     if kind == "gpt2":
-        if len(vocab := {tokens[n]: n for n in ordinary}) != len(ordinary):
+        # control tokens stand in the vocabulary as well, where its alphabet can spell them
+        spelled = [n for n in of_kind.get(CONTROL, []) if CHAR_TO_BYTE.keys() >= set(tokens[n])]
+        if len(vocab := {tokens[n]: n for n in ordinary + spelled}) != len(ordinary + spelled):
             raise UserError(f"{where}: '{_G}tokens' has a token twice; the file is damaged")
         model, words = _read_byte_level(raw, vocab)
     else:
