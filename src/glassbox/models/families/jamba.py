@@ -1,7 +1,7 @@
 """Jamba: mostly Mamba, now and then attention without positions, every other feed-forward of experts.
 
-Source: Lieber et al., arXiv:2403.19887; Jamba Team, arXiv:2408.12570; sizes as in the models'
-config.json on the Hub. Tested against: transformers JambaForCausalLM, logits and gradients.
+Source: Lieber et al., arXiv:2403.19887; Jamba Team, arXiv:2408.12570. Tested against: transformers JambaForCausalLM, logits and gradients; the sizes of
+the presets against the number of parameters in their names alone.
 """
 
 from __future__ import annotations
