@@ -68,8 +68,10 @@ def some_blocks(batch, heads, rows, chosen, num_blocks, seed):
 
 @pytest.mark.parametrize(("elements", "most_rows"), [(1 << 20, 256), (60, 256), (1, 2)])
 @pytest.mark.parametrize(("rows", "width"), [(9, 1), (9, 3), (1, 2)])
-def test_selected_attention_equals_the_loop(monkeypatch, elements, most_rows, rows, width):
+@pytest.mark.parametrize("few", [0, 9])
+def test_selected_attention_equals_the_loop(monkeypatch, elements, most_rows, rows, width, few):
     """However many steps and pieces it takes; some rows see nothing at all."""
+    monkeypatch.setattr(selected_blocks, "FEW_ROWS", few)
     monkeypatch.setattr(selected_blocks, "CPU_ELEMENTS", elements)
     monkeypatch.setattr(selected_blocks, "MOST_ROWS", most_rows)
     q = normal(2, 2, rows, width, 4).requires_grad_()

@@ -21,6 +21,8 @@ CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
 """Scores that exist at a time: what a CPU's cache holds, and what keeps a GPU busy."""
 MOST_ROWS = 256
 """Queries that meet one block in one product; more would only waste the last, half-full product."""
+FEW_ROWS = 8
+"""Up to so many rows, as in decoding, their blocks are copied together: that takes fewer calls."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,8 @@ def selected_attention(
     if q.device.type == "cpu":  # half precision is slow there
         q = q.to(_wide(q))
     first, last = first.expand(batch, rows), last.expand(batch, rows)
+    if rows <= FEW_ROWS:
+        return _of_few_rows(q, k, v, blocks, first, last, block_size, scale).to(dtype)
     plan = _plan(blocks, first, last, num_blocks, block_size)
     with torch.autocast(q.device.type, enabled=False):
         out: Tensor = _SelectedAttention.apply(
@@ -263,3 +267,31 @@ def selected_attention(
             plan,
         )
     return out.view(q.shape).to(dtype)
+
+
+def _of_few_rows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: Tensor,
+    first: Tensor,
+    last: Tensor,
+    block_size: int,
+    scale: float,
+) -> Tensor:
+    batch, heads = k.shape[:2]
+    num_blocks = k.shape[2] // block_size
+    offset = torch.arange(0, batch * heads * num_blocks, num_blocks, device=q.device)
+    place = (blocks.clamp(min=0) + offset.view(batch, heads, 1, 1)).flatten()
+
+    def together(x: Tensor) -> Tensor:  # (B, K, R, n * size, Dh)
+        found = x.reshape(-1, block_size, x.shape[-1]).index_select(0, place)
+        return found.view(*blocks.shape[:3], -1, x.shape[-1]).to(q.dtype)
+
+    slot = (blocks * block_size).unsqueeze(-1) + torch.arange(block_size, device=q.device)
+    slot = slot.flatten(-2)  # negative where there is no block
+    seen = (slot >= first[:, None, :, None]) & (slot <= last[:, None, :, None])
+    with torch.autocast(q.device.type, enabled=False):
+        scores = (q @ together(k).mT).to(_wide(q)) * scale  # (B, K, R, W, n * size)
+        weights = softmax(scores.masked_fill(~seen.unsqueeze(3), -math.inf))
+        return weights.to(q.dtype) @ together(v)
