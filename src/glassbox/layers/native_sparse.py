@@ -124,7 +124,9 @@ class NativeSparseState:
         self.summaries = summaries
         self.tails = tails
 
-    def with_tail(self, name: str, new: Float[Tensor, "B K T Dh"], lengths: Int[Tensor, " B"]):  # type: ignore[no-untyped-def]
+    def with_tail(
+        self, name: str, new: Float[Tensor, "B K T Dh"], lengths: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B K S Dh"]:
         """The tail and this call's vectors behind it; the tail moves on to each row's last real one."""
         tail = self.tails[name]
         both = torch.cat((tail.to(new.dtype), new), dim=2)
