@@ -4,6 +4,7 @@ checkpoints/step-00001000/
   config.json model.safetensors tokenizer.json ...   opens in transformers as it is
   training/state.json          schema, step, source position, loss scale, guard, best value
   training/optimizer.safetensors
+  training/companions.safetensors                    where an objective trains modules of its own
   training/rng-0000.json|.safetensors                one pair a rank
   COMPLETE                     size and checksum of every file, as JSON; written last
 """
@@ -13,13 +14,13 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
@@ -66,6 +67,7 @@ def save_checkpoint(
     rng: tuple[dict[str, Any], dict[str, Tensor]],
     group: Group,
     stop_token_ids: Sequence[int] = (),
+    companions: Mapping[str, nn.Module] | None = None,
 ) -> Path:
     """Write a checkpoint in a folder of another name, then rename it, then mark it COMPLETE.
 
@@ -94,6 +96,9 @@ def save_checkpoint(
                 {key: tensor.detach().cpu().contiguous() for key, tensor in optimizer_state.items()}
             )
             write_bytes(training / "optimizer.safetensors", optimizer_bytes)
+            if companions:
+                along = safetensors.torch.save(_companion_tensors(companions))
+                write_bytes(training / "companions.safetensors", along)
             write_json(training / "state.json", {"schema": SCHEMA, "step": step, **state})
         group.barrier()
         if group.is_main:
@@ -149,10 +154,34 @@ def verify_checkpoint(path: Path) -> None:
             )
 
 
+def _companion_tensors(companions: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": tensor.detach().cpu().contiguous()
+        for name, module in companions.items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def _load_companions(path: Path, companions: Mapping[str, nn.Module]) -> None:
+    saved = safetensors.torch.load_file(path)
+    for name, module in companions.items():
+        prefix = f"{name}."
+        own = {k.removeprefix(prefix): t for k, t in saved.items() if k.startswith(prefix)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"'{path}' is of another '{name}' than this run's: {reason}") from None
+
+
 def load_checkpoint(
-    path: Path, model: CausalLM, *, group: Group
+    path: Path,
+    model: CausalLM,
+    *,
+    group: Group,
+    companions: Mapping[str, nn.Module] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[dict[str, Any], dict[str, Tensor]] | None]:
-    """Verify a checkpoint, fill `model`, and return the loop's state, the optimizer's, the random state.
+    """Verify a checkpoint, fill `model` and `companions`, and return the loop's state, the optimizer's, the random state.
 
     On more ranks than it was written with, a new rank's random state is None.
     Raises UserError naming the damaged or missing file.
@@ -167,6 +196,8 @@ def load_checkpoint(
                 f"checkpoint '{path}' has schema {state['schema']}, this version reads {SCHEMA}"
             )
         optimizer_state = safetensors.torch.load_file(training / "optimizer.safetensors")
+        if companions:
+            _load_companions(training / "companions.safetensors", companions)
         rng = None
         values_path = training / f"rng-{group.rank:04d}.json"
         if values_path.exists():

@@ -41,7 +41,7 @@ from glassbox.training.checkpoint import (
 )
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
-from glassbox.training.protocols import AfterStep, Batch, BatchSource, Hook, Objective
+from glassbox.training.protocols import AfterStep, Batch, BatchSource, Hook, Objective, TrainsAlong
 from glassbox.training.window import Window, add_up
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -109,6 +109,7 @@ class Trainer:
         self.state = TrainState()
         self.guard = Guard(config.guard)
         self.scaler = LossScaler(enabled=config.precision == "float16")
+        self._companions = dict(objective.companions) if isinstance(objective, TrainsAlong) else {}
         self._adjusting = [layer for layer in model.modules() if isinstance(layer, AfterStep)]
         self._window = Window()
         self._all_sinks: list[MetricsSink] = self.sinks
@@ -121,7 +122,8 @@ class Trainer:
         seed_everything(derive_seed(self.seed, "train", self.group.rank))
         self._resume()
         # the same model on every rank, however each came by its weights
-        self.group.broadcast_(tensor.detach() for tensor in self.model.state_dict().values())
+        for module in (self.model, *self._companions.values()):
+            self.group.broadcast_(tensor.detach() for tensor in module.state_dict().values())
         if self.config.compile:
             for block in self.model.blocks:
                 block.compile()
@@ -312,6 +314,7 @@ class Trainer:
             rng=rng_state(),
             group=self.group,
             stop_token_ids=self.stop_token_ids,
+            companions=self._companions,
         )
         if self.group.is_main:
             prune_checkpoints(
@@ -325,7 +328,9 @@ class Trainer:
             if self.group.is_main:
                 truncate_metrics(self.folder / "metrics.jsonl", -1)
             return
-        state, optimizer_state, rng = load_checkpoint(found[-1], self.model, group=self.group)
+        state, optimizer_state, rng = load_checkpoint(
+            found[-1], self.model, group=self.group, companions=self._companions
+        )
         self.optimizer.load_state_dict(optimizer_state)
         self.state = TrainState(**state["train"])
         self.source.load_state_dict(state["source"])

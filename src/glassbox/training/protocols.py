@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glassbox.core.distributed import Group
 from glassbox.models.causal_lm import CausalLM
@@ -53,6 +53,19 @@ class Objective(Protocol[BatchT_contra]):
 
     def __call__(self, model: CausalLM, batch: BatchT_contra) -> ObjectiveOutput:
         """Compute the loss. Reference and teacher models belong to the objective, frozen."""
+
+
+@runtime_checkable
+class TrainsAlong(Protocol):
+    """An objective with modules that are trained beside the model: a value model, a projection.
+
+    The loop saves them in each checkpoint and puts them back; they are given to the optimizer, and
+    brought to the model's device, by whoever builds the run.
+    """
+
+    @property
+    def companions(self) -> Mapping[str, nn.Module]:
+        """The modules by name; always the same ones."""
 
 
 class BatchSource(Protocol[BatchT_co]):
