@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -16,7 +17,7 @@ class ProgressLine:
     """Shows how far a piece of work is, how fast it goes and when it will be done.
 
     Use as a context manager and call `update(done, note)`; `done` is absolute, so a resumed run
-    starts where it left off. `enabled=False` (ranks other than the first) shows nothing.
+    starts where it left off. A `total` that nobody knows is infinite. `enabled=False` (ranks other than the first) shows nothing.
     """
 
     def __init__(self, label: str, total: float, *, start: float = 0, enabled: bool = True) -> None:
@@ -44,7 +45,10 @@ class ProgressLine:
             )
             self._live.start()
             self._task = self._live.add_task(
-                self.label, total=self.total, completed=int(self.start), note=""
+                self.label,
+                total=self.total if math.isfinite(self.total) else None,
+                completed=int(self.start),
+                note="",
             )
         return self
 

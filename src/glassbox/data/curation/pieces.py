@@ -1,0 +1,258 @@
+"""Pieces of sources: what one worker reads at a time, cut the same way whatever the number of workers."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+from glassbox.core.errors import UserError
+from glassbox.data.curation.cleaning import replace_surrogates
+from glassbox.data.curation.encodings import decode, decode_html
+from glassbox.data.curation.step import Record
+
+TEXT_FIELDS = ("text", "content", "raw_content", "body", "article", "document", "page_content")
+"""Where a record's text is looked for, in this order, unless `text_field` names it."""
+
+LISTED = 20
+
+
+@dataclass(frozen=True)
+class Corrupt:
+    """A record, or a file from some line on, that cannot be read."""
+
+    file: str
+    line: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"'{self.file}' line {self.line}: {self.problem}"
+
+
+@dataclass
+class ReadLog:
+    """What went wrong while reading: all of it counted, the first twenty kept by name.
+
+    strict: the first corrupt record raises UserError instead.
+    """
+
+    strict: bool = False
+    num_corrupt: int = 0
+    corrupt: list[Corrupt] = field(default_factory=list)
+    repaired: Counter[str] = field(default_factory=Counter)
+
+    def report(self, corrupt: Corrupt) -> None:
+        """Count a corrupt record."""
+        if self.strict:
+            raise UserError(f"{corrupt}; mend it, or set strict: false to count it and go on")
+        self.num_corrupt += 1
+        if len(self.corrupt) < LISTED:
+            self.corrupt.append(corrupt)
+
+
+class Piece(Protocol):
+    """Some records of a source. Pickled and sent to a worker; small, or a few megabytes at most."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes of the source stand behind it, for the progress line."""
+
+    def read(self, log: ReadLog) -> Iterator[Record]:
+        """Its records, in order."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Records that the reader itself has made, and what it met on the way."""
+
+    records: tuple[Record, ...] = ()
+    corrupt: tuple[Corrupt, ...] = ()
+    repaired: Mapping[str, int] = field(default_factory=dict)
+    size: int = 0
+
+    def read(self, log: ReadLog) -> Iterator[Record]:
+        """The records."""
+        for problem in self.corrupt:
+            log.report(problem)
+        log.repaired.update(self.repaired)
+        yield from self.records
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """Lines of JSON: a stretch of a file, or bytes that were read from one."""
+
+    path: Path
+    label: str
+    first_line: int
+    offset: int
+    size: int
+    encoding: str
+    text_field: str | None
+    data: bytes | None = None
+
+    def _lines(self) -> Iterator[bytes]:
+        stream: BinaryIO = self.path.open("rb") if self.data is None else io.BytesIO(self.data)
+        with stream:
+            left = self.size if self.data is None else len(self.data)
+            stream.seek(self.offset if self.data is None else 0)
+            while left > 0 and (line := stream.readline()):
+                left -= len(line)
+                yield line
+
+    def read(self, log: ReadLog) -> Iterator[Record]:
+        """The records; a line that holds none is reported by its number."""
+        for number, line in enumerate(self._lines(), start=self.first_line):
+            if not line.strip():
+                continue
+            content, repair = decode(line, self.encoding)
+            found = parse_line(content, self.text_field)
+            if isinstance(found, str):
+                log.report(Corrupt(str(self.path), number, found))
+                continue
+            if repair:
+                log.repaired[repair] += 1
+            text, metadata = found
+            yield Record(text, f"{self.label}:{number}", metadata)
+
+
+def parse_line(line: str, text_field: str | None) -> tuple[str, dict[str, Any]] | str:
+    """The text and the other values of a line of JSON, or what is wrong with it.
+
+    >>> parse_line('{"content": "hello", "n": 1}', None)
+    ('hello', {'n': 1})
+    """
+    try:
+        value = json.loads(line, parse_constant=lambda word: None)
+    except RecursionError:
+        return "nested too deep"
+    except ValueError as error:
+        return f"not JSON ({error})" if len(str(error)) < 120 else "not JSON"
+    if isinstance(value, str):
+        return replace_surrogates(value), {}
+    if not isinstance(value, dict):
+        return f"expected an object or a string, found {type(value).__name__}"
+    return split_row(value, text_field)
+
+
+def split_row(row: Mapping[str, Any], text_field: str | None) -> tuple[str, dict[str, Any]] | str:
+    """A row's text and its other values, or what is wrong with it. A dot leads into an object."""
+    name: str | None
+    if text_field is None:
+        name = next((name for name in TEXT_FIELDS if isinstance(row.get(name), str)), None)
+        if name is None:
+            keys = ", ".join(map(str, list(row)[:8]))
+            return f"no text among the keys {keys}; name it with text_field"
+        text = row[name]
+    else:
+        name, text = text_field, row.get(text_field)
+        if text_field not in row and "." in text_field:
+            text = row
+            for part in text_field.split("."):
+                text = text.get(part) if isinstance(text, Mapping) else None
+        if not isinstance(text, str):
+            return (
+                f"'{text_field}' is {'missing' if text is None else type(text).__name__}, no text"
+            )
+    metadata: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == name:
+            continue
+        if key == "metadata" and isinstance(value, Mapping):
+            metadata.update(value)  # what Glassbox itself has written
+        else:
+            metadata[key] = value
+    return replace_surrogates(text), metadata
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """Row groups of a Parquet file."""
+
+    path: Path
+    label: str
+    groups: tuple[int, ...]
+    first_row: int
+    size: int
+    text_field: str
+
+    def read(self, log: ReadLog) -> Iterator[Record]:
+        """The records, some hundred rows in memory at a time; the number of a row counts from 1."""
+        import pyarrow
+        import pyarrow.parquet
+
+        number = self.first_row - 1
+        try:
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(batch_size=256, row_groups=list(self.groups)):
+                    for row in batch.to_pylist():
+                        number += 1
+                        found = split_row(json_value(row), self.text_field)
+                        if isinstance(found, str):
+                            log.report(Corrupt(str(self.path), number, found))
+                        else:
+                            yield Record(found[0], f"{self.label}:{number}", found[1])
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            log.report(Corrupt(str(self.path), number + 1, one_line(error)))
+
+
+@dataclass(frozen=True)
+class Pages:
+    """HTML files, a document each."""
+
+    files: tuple[tuple[Path, str], ...]
+    size: int
+    html: Literal["text", "raw"]
+    encoding: str
+
+    def read(self, log: ReadLog) -> Iterator[Record]:
+        """The pages as text, or as they are."""
+        from glassbox.data.curation.html import html_to_text
+
+        for path, label in self.files:
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                log.report(Corrupt(str(path), 1, one_line(error)))
+                continue
+            if self.encoding == "auto":
+                text = decode_html(content, where=f"'{path}'")
+            else:
+                text = content.decode(self.encoding, "replace")
+            metadata: dict[str, Any] = {}
+            if self.html == "text":
+                text, title = html_to_text(text)
+                metadata = {"title": title} if title else {}
+            yield Record(replace_surrogates(text), f"{label}:1", metadata)
+
+
+def json_value(value: Any) -> Any:
+    """A value of a table as JSON can hold it: dates by ISO 8601, NaN as null, bytes as U+FFFD text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    with contextlib.suppress(AttributeError):
+        return json_value(value.tolist())  # numpy's
+    return str(value)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, its class where it has none."""
+    strerror = getattr(error, "strerror", None)
+    return " ".join(str(strerror or error).split())[:200] or type(error).__name__

@@ -1,0 +1,149 @@
+"""Tasks in processes that are told apart: a worker that dies is named, an orphan dies by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
+
+from glassbox.core.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class WorkerDied(UserError):
+    """A worker process ended without an answer."""
+
+
+def run_tasks(
+    work: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[Task, Result]]:
+    """Each task with its result, as they get done; one worker is this process itself.
+
+    `work` is pickled once for each worker, a task when a worker is free for it, so no more tasks than
+    workers are in memory. After `stop()` no task is begun any more. Raises what a task raised
+    (UserError as it is, anything else with the worker's traceback), and WorkerDied.
+    """
+    if workers == 1:
+        for task in tasks:
+            if stop():
+                return
+            yield task, work(task)
+        return
+    with contextlib.ExitStack() as stack:
+        pool = [_Worker(work, number) for number in range(1, workers + 1)]
+        for worker in pool:
+            stack.callback(worker.end)
+        yield from _dispatch(pool, iter(tasks), stop)
+
+
+def _dispatch(
+    pool: list[_Worker[Task]], tasks: Iterator[Task], stop: Callable[[], bool]
+) -> Iterator[tuple[Task, Any]]:
+    idle = list(reversed(pool))
+    busy: dict[Connection, _Worker[Task]] = {}
+    more = True
+    while more or busy:
+        while more and idle and not stop():
+            task = next(tasks, None)
+            if task is None:
+                more = False
+                break
+            worker = idle.pop()
+            worker.send(task)
+            busy[worker.connection] = worker
+        if stop():
+            more = False
+        for connection in wait(list(busy), timeout=0.5):
+            assert isinstance(connection, Connection)
+            worker = busy.pop(connection)
+            task, result = worker.receive()
+            idle.append(worker)
+            yield task, result
+
+
+class _Worker(Generic[Task]):
+    def __init__(self, work: Callable[[Task], Any], number: int) -> None:
+        # afresh: a fork of a process with threads may hang, and would inherit locks
+        context = multiprocessing.get_context("spawn")
+        self.number = number
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(
+            target=_serve, args=(theirs, work), daemon=True, name=f"curation-{number}"
+        )
+        self.process.start()
+        theirs.close()  # so that its death closes the pipe
+        self.task: Task | None = None
+
+    def send(self, task: Task) -> None:
+        self.task = task
+        try:
+            self.connection.send(task)
+        except (BrokenPipeError, ConnectionError):
+            self._died()
+
+    def receive(self) -> tuple[Task, Any]:
+        try:
+            kind, content = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self._died()
+        if kind == "user":
+            raise UserError(content)
+        if kind == "fault":
+            raise RuntimeError(f"worker {self.number} failed:\n{content}")
+        assert self.task is not None
+        return self.task, content
+
+    def _died(self) -> Any:
+        self.process.join(5)
+        code = self.process.exitcode
+        how = f"ended with {code}"
+        if code is not None and code < 0:
+            how = f"was killed by signal {-code}"
+            how += " (out of memory?)" if -code == signal.SIGKILL else ""
+        raise WorkerDied(
+            f"worker {self.number} {how} at {self.task}; nothing is lost: run the same command to go "
+            "on, with fewer workers if memory is short"
+        )
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join(5)
+
+
+def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+    """A worker's life: tasks until the pipe closes. The keyboard's Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = ("done", work(task))
+        except UserError as error:
+            answer = ("user", str(error))
+        except Exception:
+            answer = ("fault", traceback.format_exc())
+        connection.send(answer)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
