@@ -15,6 +15,7 @@ from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
 from glassbox.models.block import Block, BlockState, build
 from glassbox.models.config import ModelConfig
+from glassbox.models.heads import ScalarHead
 from glassbox.models.mtp import FutureModule, ahead
 from glassbox.ops.activations import soft_cap
 from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
@@ -47,6 +48,7 @@ class CausalLM(nn.Module):
         )
         depth = 0 if config.mtp is None else config.mtp.depth
         self.mtp = nn.ModuleList(FutureModule(config) for _ in range(depth))
+        self.score = ScalarHead(size) if config.score_head else None
         if self.device.type != "meta":  # there is nothing to draw, and torch is slow to say so
             self.initialize()
 
@@ -157,6 +159,18 @@ class CausalLM(nn.Module):
         logits = F.linear(hidden, self.output_weight, self.output_bias)
         cap = self.config.logit_softcap
         return logits if cap is None else soft_cap(logits, cap)
+
+    def scores(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape"]:
+        """The scalar head's number at every position, from what `hidden_states` returned.
+
+        Raises UserError for a model without one.
+        """
+        if self.score is None:
+            raise UserError(
+                "this model has no scalar head (its config says score_head = false); "
+                "train one with `stage: reward`, or add it with add_score_head"
+            )
+        return self.score(hidden)
 
     def cross_entropy(
         self,

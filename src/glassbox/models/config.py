@@ -131,6 +131,9 @@ class ModelConfig(Spec):
     dropout: float = Field(0.0, ge=0, lt=1, description="on the embedding and each residual branch")
     init: Initialization = Initialization()
     mtp: MultiTokenPrediction | None = None
+    score_head: bool = Field(
+        False, description="a number of each hidden state beside the logits: rewards or values"
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:

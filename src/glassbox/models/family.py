@@ -149,7 +149,7 @@ class Family:
         """A tensor's name with the prefix, which files of the bare model lack."""
         if any(other.startswith(self.prefix) for other in all_names):
             return name
-        return name if name.startswith("lm_head.") else self.prefix + name
+        return name if name.startswith(("lm_head.", "score.")) else self.prefix + name
 
 
 def uniform_block(config: ModelConfig) -> BlockSpec | None:
@@ -161,8 +161,8 @@ def uniform_block(config: ModelConfig) -> BlockSpec | None:
 def canonical(config: ModelConfig) -> ModelConfig:
     """The same function of the same weights, written one way: defaults spelled out, repeats joined.
 
-    Dropout, initialization and the losses of experts concern training alone and are set to their
-    defaults.
+    Dropout, initialization and the losses of experts concern training alone, a scalar head leaves
+    the logits as they are: all are set to their defaults.
     """
     layers = [
         layer.model_copy(
@@ -175,8 +175,8 @@ def canonical(config: ModelConfig) -> ModelConfig:
         )
         for layer in config.layers()
     ]
-    training_only = {"dropout": 0.0, "init": Initialization()}
-    return config.model_copy(update={"blocks": repeats(layers), **training_only})
+    plain = {"dropout": 0.0, "init": Initialization(), "score_head": False}
+    return config.model_copy(update={"blocks": repeats(layers), **plain})
 
 
 def repeats(layers: Sequence[BlockSpec]) -> tuple[Repeat, ...]:

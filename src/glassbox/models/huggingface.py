@@ -24,6 +24,7 @@ from glassbox.models.families import (
     from_hf_config,
     to_hf_config,
     to_hf_weights,
+    weight_rules,
 )
 from glassbox.models.family import Family, WeightRule, canonical
 from glassbox.models.tensor_files import TensorFiles, read_json, write_sharded
@@ -200,7 +201,10 @@ def _fill(
     allocate_on: torch.device | None,
 ) -> None:
     own = {_bare(name): tensor for name, tensor in model.state_dict().items()}
-    rules = [WeightRule(name, (name,)) for name in own] if family is None else family.rules(config)
+    if family is None:
+        rules = [WeightRule(name, (name,)) for name in own]
+    else:
+        rules = weight_rules(family, config)
     assert {rule.ours for rule in rules} == set(own), "the family's rules miss a parameter"
     names = source.names
     stored = {name if family is None else family.full_name(name, names): name for name in names}
@@ -296,6 +300,9 @@ def _read_config(folder: Path) -> tuple[ModelConfig, Family | None, dict[str, An
     theirs = from_hf_config(raw, where=where)
     family = family_named(str(raw["model_type"]), where=where)
     if own is None:
+        if _is_scorer(raw):  # a file of theirs with scores has no logits; ours are then never asked
+            words = {"score_head": True, "tie_embeddings": True, "head_bias": False}
+            theirs = theirs.model_copy(update=words)
         return theirs, family, raw
     if family_of(own) is not family or canonical(own) != canonical(theirs):
         raise UserError(
@@ -303,6 +310,12 @@ def _read_config(folder: Path) -> tuple[ModelConfig, Family | None, dict[str, An
             f"if another program changed the model, delete the key '{OWN_KEY}'"
         )
     return own, family, raw
+
+
+def _is_scorer(raw: Mapping[str, Any]) -> bool:
+    """Whether a config of transformers is that of a sequence classifier with one label."""
+    names = raw.get("architectures") or [""]
+    return str(names[0]).endswith("ForSequenceClassification") and len(raw.get("id2label", ())) == 1
 
 
 def _saved_dtype(raw: Mapping[str, Any], folder: Path) -> str | None:

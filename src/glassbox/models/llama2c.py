@@ -205,6 +205,8 @@ def save_llama2c(path: Path | str, model: CausalLM, *, tokenizer: Tokenizer | No
     sentencepiece's.
     """
     path, config = Path(path), model.config
+    if config.score_head:
+        raise UserError("llama2.c has no place for a scalar head (score_head = true); use --to hf")
     words = to_hf_config(config) if family_of(config) is LLAMA else None
     if words is None or canonical(_runnable(words)) != canonical(config):
         raise UserError(

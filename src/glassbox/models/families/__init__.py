@@ -32,7 +32,7 @@ from glassbox.models.families.qwen3_moe import QWEN3_MOE
 from glassbox.models.families.qwen3_next import QWEN3_NEXT
 from glassbox.models.families.rwkv import RWKV
 from glassbox.models.families.smollm3 import SMOLLM3
-from glassbox.models.family import Family, HfConfig
+from glassbox.models.family import Family, HfConfig, WeightRule
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA,
@@ -95,8 +95,12 @@ def to_hf_config(
         return None
     words = family.express(config)
     assert words is not None
+    architecture = family.architecture
+    if config.score_head:
+        architecture = architecture.replace("ForCausalLM", "ForSequenceClassification")
+        words |= {"id2label": {"0": "score"}, "label2id": {"score": 0}}
     return {
-        "architectures": [family.architecture],
+        "architectures": [architecture],
         "model_type": family.model_type,
         **words,
         "bos_token_id": bos_token_id,
@@ -131,7 +135,7 @@ def to_hf_weights(
     it maps gradients too. Raises UserError where no family expresses the config.
     """
     theirs: dict[str, Tensor] = {}
-    for rule in (family or _family(config)).rules(config):
+    for rule in weight_rules(family or _family(config), config):
         theirs |= rule.split(state[rule.ours])
     return theirs
 
@@ -142,8 +146,14 @@ def from_hf_weights(
     """Tensors under our names from tensors under theirs; the inverse of `to_hf_weights`."""
     return {
         rule.ours: rule.join([state[name] for name in rule.theirs])
-        for rule in (family or _family(config)).rules(config)
+        for rule in weight_rules(family or _family(config), config)
     }
+
+
+def weight_rules(family: Family, config: ModelConfig) -> list[WeightRule]:
+    """The family's rules, and that of a scalar head, which has the same name everywhere."""
+    head = [WeightRule("score.weight", ("score.weight",))] if config.score_head else []
+    return [*family.rules(config), *head]
 
 
 def _family(config: ModelConfig) -> Family:

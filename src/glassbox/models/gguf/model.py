@@ -132,6 +132,8 @@ def save_gguf(
     if dtype not in DTYPES:
         raise UserError(f"dtype = {dtype!r} is not known to GGUF; use {', '.join(DTYPES)}")
     type_name, config = DTYPES[dtype], model.config
+    if config.score_head:
+        raise UserError("GGUF has no place for a scalar head (score_head = true); use --to hf")
     metadata, arch, divisors = config_metadata(config)
     metadata["general.type"] = "model"
     metadata["general.name"] = name or Path(path).stem
