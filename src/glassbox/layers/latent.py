@@ -16,11 +16,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from glassbox.core.config import Spec
-from glassbox.layers.attention import Rotary
 from glassbox.layers.context import Context
 from glassbox.layers.indexer import Indexer, IndexerLayer, IndexParts
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
+from glassbox.layers.rotary import Rotary, YarnScaling
 from glassbox.ops.indexer import choose, chosen_mask, indexer_divergence
 from glassbox.ops.latent import (
     Chosen,
@@ -31,6 +31,7 @@ from glassbox.ops.latent import (
     latent_attention_absorbed,
 )
 from glassbox.ops.rotary import apply_rotary
+from glassbox.ops.rotary_scaling import yarn_temperature
 
 INDEXER_LOSS = "indexer_divergence"
 """Name of the indexer's loss in `Auxiliary.losses`."""
@@ -83,8 +84,15 @@ class Latent(Spec):
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied by: 1/sqrt(query_dim)."""
-        return self.query_dim**-0.5
+        """What scores are multiplied by: 1/sqrt(query_dim), and YaRN's temperature for all channels.
+
+        YaRN's own factor stands on the turned channels alone; `mscale_all_dim` makes up for the
+        others, m^2 with m = 0.1 mscale_all_dim ln(factor) + 1 (the code published with DeepSeek-V2).
+        """
+        scaling = self.positions.scaling
+        if not isinstance(scaling, YarnScaling) or not scaling.mscale_all_dim:
+            return self.query_dim**-0.5
+        return self.query_dim**-0.5 * yarn_temperature(scaling.factor, scaling.mscale_all_dim) ** 2
 
 
 class LatentState:
@@ -171,7 +179,8 @@ class LatentAttention(nn.Module):
         self, hidden: Float[Tensor, "B T D"], context: Context, state: LatentState | None = None
     ) -> Float[Tensor, "B T D"]:
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
-        tables = context.rotary(self.spec.rope_dim, self.spec.positions.base)
+        rotary = self.spec.positions
+        tables = context.rotary(self.spec.rope_dim, rotary.base, rotary.scaling)
         query_latents = hidden if self.spec.q_rank is None else self.q_norm(self.q_down(hidden))
         q, entries = self._queries(query_latents, tables), self._entries(hidden, tables)
         index = None if self.indexer is None else self.indexer(hidden, query_latents, tables)
@@ -230,7 +239,16 @@ class LatentAttention(nn.Module):
         divergence = indexer_divergence(
             *index, queries, entries, context.mask(), scale=self.spec.scale, chosen=chosen
         )
-        if context.lengths is not None:
-            places = torch.arange(divergence.shape[1], device=divergence.device)
-            divergence = divergence[places < context.lengths.unsqueeze(1)]
-        context.auxiliary.add_loss(INDEXER_LOSS, divergence.mean())
+        context.auxiliary.add_loss(INDEXER_LOSS, _mean_of_real(divergence, context))
+
+
+def _mean_of_real(values: Float[Tensor, "B T"], context: Context) -> Float[Tensor, ""]:
+    """The mean over tokens that are no padding."""
+    if context.documents is not None:
+        real = context.documents >= 0
+    elif context.lengths is not None:
+        places = torch.arange(values.shape[1], device=values.device)
+        real = places < context.lengths.unsqueeze(1)
+    else:
+        return values.mean()
+    return (values * real).sum() / real.sum().clamp(min=1)

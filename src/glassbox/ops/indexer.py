@@ -68,8 +68,11 @@ def choose(
     assert top_k < keys.shape[1], "all would be chosen"
     indices, visible = [], []
     for rows in blocks(q, keys.shape[1], gathered=False):
-        scores = index_scores(q[:, rows], weights[:, rows], keys)
-        shown = visible_rows(mask, rows, q.shape[1], keys).expand_as(scores)
+        # without a mask, keys behind the block's last query need no score
+        end = keys.shape[1] if mask is not None else keys.shape[1] - q.shape[1] + rows.stop
+        end = max(end, top_k)
+        scores = index_scores(q[:, rows], weights[:, rows], keys[:, :end])
+        shown = visible_rows(mask, rows, q.shape[1], keys)[..., :end].expand_as(scores)
         taken = highest(scores.masked_fill(~shown, -math.inf), top_k)
         indices.append(taken.nonzero()[:, -1].view(*taken.shape[:2], top_k))
         visible.append(shown.gather(-1, indices[-1]))  # a row that sees fewer took hidden ones too
