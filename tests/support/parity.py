@@ -40,7 +40,7 @@ INERT = {
 
 
 def reference(case: Case, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
-    """Theirs, eager attention, every weight random (norms and biases too)."""
+    """Theirs, eager attention, every weight random (norms, biases and saved buffers too)."""
     config = transformers.AutoConfig.for_model(case.model_type, **case.words)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     generator = torch.Generator().manual_seed(0)
@@ -48,6 +48,9 @@ def reference(case: Case, dtype: torch.dtype = torch.float32) -> transformers.Pr
         for name, parameter in model.named_parameters():
             around = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
             parameter.copy_(around + 0.15 * torch.randn(parameter.shape, generator=generator))
+        for name, buffer in model.named_buffers():
+            if name in model.state_dict():
+                buffer.copy_(0.05 * torch.randn(buffer.shape, generator=generator))
     return model.to(dtype)
 
 
@@ -118,20 +121,17 @@ def logits_and_gradients(case: Case) -> tuple[float, float]:
 
 
 def gradient_difference(
-    ours: CausalLM, theirs: transformers.PreTrainedModel, unreached: tuple[str, ...] = ()
+    ours: CausalLM, theirs: transformers.PreTrainedModel, *, unreached: tuple[str, ...] = ()
 ) -> float:
-    """The worst of all weights; every gradient of theirs is there, and none is zero.
-
-    Those of `unreached` are zero or not there on both sides.
-    """
-    mapped = to_hf_weights(
-        ours.config, _gradients(ours), family=family_named(theirs.config.model_type)
-    )
-    expected = as_in_files(theirs, _gradients(theirs))
+    """The worst of all weights; every gradient of theirs is there, and none is zero but the `unreached`."""
+    family = family_named(theirs.config.model_type)
+    mapped = to_hf_weights(ours.config, gradients_of(ours), family=family)
+    expected = as_in_files(theirs, gradients_of(theirs))
     assert mapped.keys() == expected.keys()
+    buffers = {name for name, _ in theirs.named_buffers()}
     worst = 0.0
     for name, grad in expected.items():
-        if any(part in name for part in unreached):
+        if name in buffers or any(part in name for part in unreached):
             assert not grad.any(), name
             assert not mapped[name].any(), name
             continue
@@ -142,10 +142,14 @@ def gradient_difference(
     return worst
 
 
-def _gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """name -> gradient, zero where there is none, of all weights and saved buffers."""
+    saved = model.state_dict()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    held = {**dict(model.named_parameters()), **buffers}
     return {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for name, parameter in model.named_parameters()
+        name: torch.zeros_like(value) if value.grad is None else value.grad
+        for name, value in held.items()
     }
 
 
