@@ -11,6 +11,9 @@ from torch import Tensor
 from glassbox.core.errors import UserError
 from glassbox.models.config import ModelConfig
 from glassbox.models.families.bloom import BLOOM
+from glassbox.models.families.deepseek_v2 import DEEPSEEK_V2
+from glassbox.models.families.deepseek_v3 import DEEPSEEK_V3
+from glassbox.models.families.deepseek_v32 import DEEPSEEK_V32
 from glassbox.models.families.gemma2 import GEMMA2
 from glassbox.models.families.gemma3 import GEMMA3
 from glassbox.models.families.gpt2 import GPT2
@@ -51,6 +54,9 @@ FAMILIES: tuple[Family, ...] = (
     QWEN2_MOE,
     QWEN3_MOE,
     GPT_OSS,
+    DEEPSEEK_V3,
+    DEEPSEEK_V2,
+    DEEPSEEK_V32,
     MAMBA,
     MAMBA2,
     RWKV,
