@@ -253,6 +253,10 @@ PARAMETERS = {
     "qwen3-235b-a22b": 235_093_634_560,
     "gpt-oss-20b": 20_914_757_184,
     "gpt-oss-120b": 116_829_156_672,
+    "deepseek-v2-lite": 15_706_484_224,
+    "deepseek-v2": 235_741_434_880,
+    "deepseek-v3": 671_026_404_352,  # without the layer that predicts a second token
+    "deepseek-v3.2": 671_877_929_216,
     "qwen3-next-80b-a3b": 79_674_391_296,  # without the module that predicts several tokens
     "minimax-text-01": 456_089_655_296,
 }
