@@ -121,9 +121,12 @@ def logits_and_gradients(case: Case) -> tuple[float, float]:
 
 
 def gradient_difference(
-    ours: CausalLM, theirs: transformers.PreTrainedModel, *, unreached: tuple[str, ...] = ()
+    ours: CausalLM, theirs: transformers.PreTrainedModel, unreached: tuple[str, ...] = ()
 ) -> float:
-    """The worst of all weights; every gradient of theirs is there, and none is zero but the `unreached`."""
+    """The worst of all weights; every gradient of theirs is there, and none is zero.
+
+    Those of `unreached`, and of buffers, are zero or not there on both sides.
+    """
     family = family_named(theirs.config.model_type)
     mapped = to_hf_weights(ours.config, gradients_of(ours), family=family)
     expected = as_in_files(theirs, gradients_of(theirs))

@@ -18,7 +18,6 @@ class Case:
     unreached: parts of names of weights that only choose, and so get no gradient from the loss.
     their_cache: False where transformers' `generate` loses what the model keeps from step to step; it
         is then given the whole sequence at every step.
-    unreached: parts of names of weights to which the loss has no gradient, here as there.
     """
 
     model_type: str
@@ -28,7 +27,6 @@ class Case:
     inert: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
     their_cache: bool = True
-    unreached: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.tolerance <= 1e-5 or (self.reason and self.tolerance <= 1e-4)
