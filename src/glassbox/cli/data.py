@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from glassbox.cli.data_curate import curate
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -17,6 +19,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("storyworld")(storyworld)
     group.command("show")(show)
+    group.command("curate")(curate)
     app.add_typer(group, name="data", rich_help_panel="Prepare")
 
 

@@ -54,8 +54,14 @@ def read_documents(path: Path) -> Iterator[str]:
 
     JSON lines: the key `text` of each line. Plain text: what stands between `<|endoftext|>` marks;
     a file without marks (a book) is cut at blank lines into passages of about 4,000 characters.
+    A folder that `glassbox data curate` wrote: its documents, in any of its formats.
     Raises UserError naming file and line for bytes that are not UTF-8 and lines that are not JSON.
     """
+    from glassbox.data.curation.shard_files import is_curated, read_curated
+
+    if is_curated(path):
+        yield from (record.text for record in read_curated(path))
+        return
     for file in corpus_files(path):
         if file.suffix.lower() in JSON_SUFFIXES:
             yield from _read_json_lines(file)

@@ -32,6 +32,7 @@ from glassbox.pipeline.recipe import (
     TextData,
     TokenizerConfig,
     parse_recipe,
+    read_curate_recipe,
     read_recipe,
     recipe_folders,
 )
@@ -90,6 +91,8 @@ def read_any_recipe(path: str, overrides: Sequence[str] = ()) -> Spec:
     raw = load_recipe(path, search=recipe_folders())
     if raw.get("stage") == "quickstart":
         return read_quickstart(path, overrides)
+    if raw.get("stage") == "curate":
+        return read_curate_recipe(path, list(overrides))
     return read_recipe(path, list(overrides))
 
 

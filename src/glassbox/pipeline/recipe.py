@@ -10,6 +10,9 @@ from pydantic import Field, TypeAdapter
 from glassbox.core.config import Spec, apply_overrides, load_recipe, parse
 from glassbox.core.devices import DeviceName
 from glassbox.core.errors import UserError
+from glassbox.data.curation.shard_files import Format
+from glassbox.data.curation.sources import SourceList
+from glassbox.data.curation.steps import StepConfig
 from glassbox.models.shapes import Shape
 from glassbox.training.config import TrainConfig
 from glassbox.tuning.dpo import DpoConfig
@@ -143,8 +146,23 @@ class GrpoRecipe(StageRecipe):
     grpo: GrpoConfig = GrpoConfig()
 
 
+class CurateRecipe(Spec):
+    """Messy text to clean documents, carried out by `glassbox data curate`."""
+
+    stage: Literal["curate"] = "curate"
+    out: str = Field(description="folder of the documents, the report, and what was dropped")
+    source: SourceList = Field(description="a path, an address, a mapping with `kind`, or a list")
+    steps: tuple[StepConfig, ...] = Field((), description="in the order in which they run")
+    workers: int = Field(2, gt=0, description="processes; the documents do not depend on it")
+    keep_dropped: bool = Field(True, description="keep what is dropped in OUT/dropped, to read")
+    strict: bool = Field(False, description="a corrupt record ends the run instead of counting")
+    format: Format = "jsonl"
+    shard_bytes: int = Field(8 << 20, ge=1024, description="bytes of the source a shard, about")
+
+
 Recipe = Annotated[
-    PretrainRecipe | SftRecipe | DpoRecipe | GrpoRecipe, Field(discriminator="stage")
+    PretrainRecipe | SftRecipe | DpoRecipe | GrpoRecipe | CurateRecipe,
+    Field(discriminator="stage"),
 ]
 
 STAGES: dict[str, type[StageRecipe]] = {
@@ -172,9 +190,24 @@ def read_recipe(path: str, overrides: list[str] | None = None) -> StageRecipe:
 def parse_recipe(raw: dict[str, Any], *, where: str) -> StageRecipe:
     """Check a recipe's mapping against the spec of its stage."""
     stage = raw.get("stage")
+    if stage == "curate":
+        raise UserError(f"{where}: 'stage' = 'curate' trains nothing; run `glassbox data curate`")
     if stage not in STAGES:
         raise UserError(f"{where}: 'stage' = {stage!r}; use one of {', '.join(STAGES)}")
     return parse(STAGES[stage], raw, where=where)
+
+
+def read_curate_recipe(path: str, overrides: list[str] | None = None) -> CurateRecipe:
+    """Load a recipe of stage `curate`, with `key.path=value` words laid over it.
+
+    Raises UserError with one clause a fault, and for a recipe of another stage.
+    """
+    raw = apply_overrides(load_recipe(path, search=recipe_folders()), overrides or [])
+    if raw.get("stage") != "curate":
+        raise UserError(
+            f"{path}: 'stage' = {raw.get('stage')!r}; `data curate` runs 'curate' alone"
+        )
+    return parse(CurateRecipe, raw, where=path)
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from glassbox.pipeline.report_table import comparison_table
 __all__ = ["comparison_table", "render_report", "write_report"]
 
 # what HTML cannot hold: control characters but tab and line feed, and halves of surrogate pairs
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def write_report(folder: Path | str) -> Path:
@@ -49,4 +49,4 @@ def render_report(folder: Path | str) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string((files / "report.html.j2").read_text(encoding="utf-8"))
     css = Markup((files / "report.css").read_text(encoding="utf-8"))
-    return _UNPRINTABLE.sub("\ufffd", template.render(page=page(run), css=css))
+    return UNPRINTABLE.sub("\ufffd", template.render(page=page(run), css=css))

@@ -23,7 +23,6 @@ from typing import Any
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.core.progress import ProgressLine
-from glassbox.core.runs import first_difference
 from glassbox.data.curation.passes import PassWork, ShardTask, plan_passes
 from glassbox.data.curation.pieces import Piece
 from glassbox.data.curation.shard_files import (
@@ -80,6 +79,8 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         except ValueError:
             raise UserError(f"'{path}' is damaged; name another folder") from None
         if old != wanted:
+            from glassbox.core.runs import first_difference  # imports torch, which workers need not
+
             raise UserError(
                 f"'{folder}' holds documents of another recipe or source "
                 f"({first_difference(old, wanted)}); name another folder, or give the old values to "
