@@ -75,6 +75,14 @@ def find_model(reference: str | Path) -> Path:
     raise UserError(f"'{reference}' holds {what}; {_GIVE}")
 
 
+def find_whole_model(reference: str | Path) -> Path:
+    """`find_model`, a checkpoint of ours compared with its checksums."""
+    found = find_model(reference)
+    if (found / COMPLETE).exists():
+        verify_checkpoint(found)
+    return found
+
+
 def _find_by_name(name: str) -> Path:
     if name in OFFLINE:
         return offline_file(name)
@@ -123,9 +131,7 @@ def open_model(
     A checkpoint of ours is compared with its checksums first. Raises UserError naming what is
     missing or damaged.
     """
-    found = find_model(reference)
-    if (found / COMPLETE).exists():
-        verify_checkpoint(found)
+    found = find_whole_model(reference)
     loaded = load_model(found, device=device or torch.device("cpu"))
     model, tokenizer = loaded.model, loaded.tokenizer
     if tokenizer is None:
