@@ -105,13 +105,12 @@ class MultiTokenPrediction(Spec):
     block: BlockSpec | None = Field(None, description="of each module; None: as the last layer")
 
 
-class ModelConfig(Spec):
-    """Everything that decides a model's shape. Equal configs make equal modules.
+class ModelBody(Spec):
+    """All of a model but its vocabulary, which the tokenizer decides.
 
     Raises UserError (through `core.config.parse`) for unknown keys or sizes that do not fit.
     """
 
-    vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
     context_length: int = Field(gt=0, description="the longest sequence it is made for")
     blocks: tuple[Repeat, ...] = Field(min_length=1)
@@ -136,7 +135,7 @@ class ModelConfig(Spec):
     )
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> ModelConfig:
+    def _sizes_fit(self) -> ModelBody:
         for repeat in self.blocks:
             repeat.block.mixer.resolve(self.hidden_size)
         if self.mtp is not None and self.mtp.block is not None:
@@ -155,3 +154,9 @@ class ModelConfig(Spec):
     def num_layers(self) -> int:
         """How many blocks a token passes."""
         return sum(repeat.times for repeat in self.blocks)
+
+
+class ModelConfig(ModelBody):
+    """Everything that decides a model's shape. Equal configs make equal modules."""
+
+    vocab_size: int = Field(gt=0)

@@ -13,6 +13,7 @@ from glassbox.layers.norms import LayerNorm, RmsNorm
 from glassbox.models.config import (
     BlockSpec,
     Initialization,
+    ModelBody,
     ModelConfig,
     MultiTokenPrediction,
     Repeat,
@@ -94,23 +95,14 @@ class GPT2Shape(Spec):
         )
 
 
-class BlocksShape(Spec):
-    """Any model, block by block; all of ModelConfig but the vocabulary, which the tokenizer decides."""
+class BlocksShape(ModelBody):
+    """Any model, block by block."""
 
     kind: Literal["blocks"] = "blocks"
-    hidden_size: int = Field(gt=0)
-    context_length: int = Field(gt=0)
-    blocks: tuple[Repeat, ...] = Field(min_length=1)
-    learned_positions: bool = False
-    final_norm: Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")] = RmsNorm()
-    tie_embeddings: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1)
-    init: Initialization = Initialization()
-    mtp: MultiTokenPrediction | None = None
 
     def config(self, vocab_size: int) -> ModelConfig:
         """The full config for a vocabulary."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+        fields = {name: getattr(self, name) for name in ModelBody.model_fields}
         return ModelConfig(vocab_size=vocab_size, **fields)
 
 
