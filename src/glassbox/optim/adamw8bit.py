@@ -1,0 +1,135 @@
+"""AdamW whose moments take 8 bits a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from glassbox.ops.quantization import (
+    BLOCK_8BIT,
+    Blocks,
+    dequantize_blocks,
+    dynamic_table,
+    quantize_blocks,
+)
+from glassbox.optim.groups import ParameterGroup
+
+SMALLEST = 4096
+"""Tensors of fewer numbers keep float32 moments, as bitsandbytes has it."""
+
+
+class AdamW8bit:
+    """AdamW with both moments in blocks of 256 dynamic 8-bit codes, unpacked for each step.
+
+    first is signed, second unsigned; the step itself is `AdamW`'s, in float32. Tensors of fewer
+    than `smallest` numbers keep float32 moments. A paged optimizer lets the GPU's driver move its
+    moments to the host's memory; on the CPU they are there already, so there is nothing to page.
+    Source: Dettmers et al., arXiv:2110.02861. Tested against: bitsandbytes AdamW8bit.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        smallest: int = SMALLEST,
+    ) -> None:
+        self.groups = list(groups)
+        self.betas = betas
+        self.eps = eps
+        self.steps: dict[str, int] = {}
+        self.codes: dict[str, list[Tensor]] = {}
+        """Both moments: codes where there are scales, else the float32 moments themselves."""
+        self.scales: dict[str, list[Tensor]] = {}
+        for group in self.groups:
+            for name, parameter in group.parameters.items():
+                if name in self.steps:
+                    raise ValueError(f"parameter '{name}' stands in two groups; leave one")
+                self.steps[name] = 0
+                size, device = parameter.numel(), parameter.device
+                if size < smallest:
+                    zeros = [torch.zeros_like(parameter, dtype=torch.float32) for _ in range(2)]
+                    self.codes[name] = zeros
+                    continue
+                like = torch.zeros_like(parameter, dtype=torch.uint8)
+                self.codes[name] = [like, like.clone()]
+                blocks = -(-size // BLOCK_8BIT)
+                self.scales[name] = [torch.zeros(blocks, device=device) for _ in range(2)]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters, group by group."""
+        return [p for group in self.groups for p in group.parameters.values()]
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """One update of every parameter that has a gradient."""
+        for group in self.groups:
+            for name, parameter in group.parameters.items():
+                if parameter.grad is not None:
+                    self.steps[name] += 1
+                    self._step(group, name, learning_rate * group.lr_scale)
+
+    def _step(self, group: ParameterGroup, name: str, lr: float) -> None:
+        parameter, count, (beta1, beta2) = group.parameters[name], self.steps[name], self.betas
+        assert parameter.grad is not None
+        gradient = parameter.grad.float()
+        tables = [dynamic_table(signed=signed, device=gradient.device) for signed in (True, False)]
+        first, second = self._moments(name, tables)
+        first.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = (second.sqrt() / (1 - beta2**count) ** 0.5).add_(self.eps)
+        weight = parameter.float()
+        weight = weight * (1 - lr * group.weight_decay) if group.weight_decay else weight
+        parameter.copy_(weight.addcdiv(first, denominator, value=-lr / (1 - beta1**count)))
+        if name in self.scales:
+            packed = [
+                quantize_blocks(moment, table, BLOCK_8BIT)
+                for moment, table in zip((first, second), tables, strict=True)
+            ]
+            self.codes[name] = [part.codes for part in packed]
+            self.scales[name] = [part.scales for part in packed]
+
+    def _moments(self, name: str, tables: Sequence[Tensor]) -> list[Tensor]:
+        if name not in self.scales:
+            return self.codes[name]
+        # a scale of zero makes every number zero, as all are before the first step
+        return [
+            dequantize_blocks(Blocks(codes, scales), table, BLOCK_8BIT)
+            for codes, scales, table in zip(
+                self.codes[name], self.scales[name], tables, strict=True
+            )
+        ]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Codes, scales and the count of steps of every parameter."""
+        state = {f"steps.{name}": torch.tensor(count) for name, count in self.steps.items()}
+        for kind, tensors in (("codes", self.codes), ("scales", self.scales)):
+            for name, (first, second) in tensors.items():
+                state |= {f"first_{kind}.{name}": first, f"second_{kind}.{name}": second}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put them back. Raises ValueError naming the first tensor that is missing or does not fit."""
+        expected = self.state_dict()
+        if missing := sorted(expected.keys() ^ state.keys()):
+            raise ValueError(f"optimizer state and model differ in '{missing[0]}'")
+        for key, tensor in expected.items():
+            if tensor.shape != state[key].shape or tensor.dtype != state[key].dtype:
+                raise ValueError(
+                    f"optimizer state '{key}' is {state[key].dtype} of shape "
+                    f"{tuple(state[key].shape)}, the model needs {tensor.dtype} of "
+                    f"{tuple(tensor.shape)}"
+                )
+            kind, _, name = key.partition(".")
+            if kind == "steps":
+                self.steps[name] = int(state[key])
+            else:
+                tensor.copy_(state[key])
