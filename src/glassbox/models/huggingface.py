@@ -242,7 +242,8 @@ def _allocate(model: CausalLM, device: torch.device) -> None:
     """`model.to_empty(device)`, which would first import a hundred megabytes of torch."""
     assert {name for name, _ in model.named_buffers()} <= model.state_dict().keys(), "lost buffers"
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in held:
             for name, old in tensors.items():
                 if old is not None:
                     new = torch.empty(old.shape, dtype=old.dtype, device=device)

@@ -157,7 +157,7 @@ def layout(words: dict[str, int | bool | str]) -> tuple[dict[str, Place], int]:
         ("mlp.down_proj", (dim, ffn)),
         ("mlp.up_proj", (ffn, dim)),
     ]
-    ordered = [("model.embed_tokens.weight", (vocab, dim))]
+    ordered: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (vocab, dim))]
     ordered += [
         (f"model.layers.{layer}.{name}.weight", shape)
         for name, shape in kinds
