@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +24,20 @@ from glassbox.data.conversations import (
     read_rows,
     system_message,
 )
-from glassbox.data.order import SeededOrder
+from glassbox.data.examples import ExampleSource
+from glassbox.data.examples import check_resumable as check_resumable
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Messages of a prompt, of the better answer and of the worse one."""
+    """Messages of a prompt, of the better answer and of the worse one; by how much it is better."""
 
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    margin: float | None = None
 
 
 def read_preferences(path: Path | str) -> list[PreferencePair]:
@@ -43,6 +47,8 @@ def read_preferences(path: Path | str) -> list[PreferencePair]:
     - {"prompt"}: text or messages, - {"messages"} or {"conversations"}: messages,
     - {"instruction", "input"?, "system"?, "history"?}, as Alpaca,
     - absent: the messages with which both answers begin (trl's implicit prompt).
+    Texts that begin with "Human:" after two line breaks are dialogues as Anthropic's HH data have
+    them. "margin", a number, says by how much the chosen answer is better, for reward models.
 
     Raises UserError naming file, line, key and remedy for a row of another form.
     """
@@ -63,11 +69,9 @@ def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
             raise BadRow(
                 f"missing key '{key}'; give the prompt, the chosen and the rejected answer"
             )
-    chosen, rejected = (_answer(row[key], key) for key in ("chosen", "rejected"))
+    chosen, rejected = (answer_messages(row[key], key) for key in ("chosen", "rejected"))
     if "prompt" in row:
-        raw = row["prompt"]
-        text = isinstance(raw, str)
-        prompt = [{"role": "user", "content": raw}] if text else parse_messages(raw, "prompt")
+        prompt = prompt_messages(row["prompt"])
     elif "instruction" in row:
         prompt = instruction_prompt(row)
     elif "messages" in row or "conversations" in row:
@@ -84,13 +88,50 @@ def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
             raise BadRow(f"key '{key}' does not begin and end with the assistant; give its answer")
     if chosen == rejected:
         raise BadRow("'chosen' and 'rejected' are the same; drop the row, it teaches nothing")
-    return PreferencePair(prompt, chosen, rejected)
+    return PreferencePair(prompt, chosen, rejected, _margin(row))
 
 
-def _answer(raw: Any, key: str) -> list[Message]:
+def prompt_messages(raw: Any) -> list[Message]:
+    """The messages of a key `prompt`: text, a dialogue as HH has them, or messages. Raises BadRow."""
+    if not isinstance(raw, str):
+        return parse_messages(raw, "prompt")
+    if is_dialogue(raw):
+        return [message for message in dialogue(raw) if message["content"]]
+    return [{"role": "user", "content": raw}]
+
+
+def answer_messages(raw: Any, key: str) -> list[Message]:
+    """The messages of an answer: text, a dialogue, a message or several. Raises BadRow."""
     if isinstance(raw, str):
-        return [{"role": "assistant", "content": raw}]
+        return dialogue(raw) if is_dialogue(raw) else [{"role": "assistant", "content": raw}]
     return parse_messages([raw] if isinstance(raw, dict) else raw, key)
+
+
+def is_dialogue(text: str) -> bool:
+    """Whether a text is a dialogue in one string, as in Anthropic's HH data (arXiv:2204.05862)."""
+    return text.startswith("\n\nHuman:")
+
+
+def dialogue(text: str) -> list[Message]:
+    """The turns of such a text.
+
+    >>> dialogue("\\n\\nHuman: Hi\\n\\nAssistant: Hello.")
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello.'}]
+    """
+    _, *parts = re.split(r"\n\n(Human|Assistant):", text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return [{"role": roles[who], "content": words.strip()} for who, words in turns]
+
+
+def _margin(row: Mapping[str, Any]) -> float | None:
+    margin = row.get("margin")
+    if margin is None:
+        return None
+    number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
+    if not number or not math.isfinite(margin):
+        raise BadRow(f"key 'margin' = {margin!r}; give a number, or leave it out")
+    return float(margin)
 
 
 def _common_prefix(first: list[Message], second: list[Message]) -> list[Message]:
@@ -106,12 +147,16 @@ def _without(prompt: list[Message], answer: list[Message]) -> list[Message]:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Ids of prompt + chosen and of prompt + rejected; masks are 1 where an answer is scored."""
+    """Ids of prompt + chosen and of prompt + rejected; masks are 1 where an answer is scored.
+
+    margin: by how much the chosen one is better, for reward models.
+    """
 
     chosen_ids: list[int]
     chosen_mask: list[int]
     rejected_ids: list[int]
     rejected_mask: list[int]
+    margin: float = 0.0
 
     @property
     def length(self) -> int:
@@ -146,7 +191,10 @@ def encode_preferences(
     encoded = []
     for pair in pairs:
         prompt = tokenizer.encode_chat_prompt(pair.prompt)
-        answers = [_encode_answer(pair, prompt, side, tokenizer) for side in ("chosen", "rejected")]
+        answers = [
+            encode_answer(pair.prompt, answer, prompt, tokenizer)
+            for answer in (pair.chosen, pair.rejected)
+        ]
         room = max_length - max(len(ids) for ids, _ in answers)
         if room < 1:
             report.skipped += 1
@@ -159,7 +207,11 @@ def encode_preferences(
         (chosen, chosen_mask), (rejected, rejected_mask) = answers
         encoded.append(
             EncodedPair(
-                kept + chosen, unscored + chosen_mask, kept + rejected, unscored + rejected_mask
+                kept + chosen,
+                unscored + chosen_mask,
+                kept + rejected,
+                unscored + rejected_mask,
+                pair.margin or 0.0,
             )
         )
     if not encoded:
@@ -170,18 +222,18 @@ def encode_preferences(
     return encoded, report
 
 
-def _encode_answer(
-    pair: PreferencePair, prompt: list[int], side: str, tokenizer: Tokenizer
+def encode_answer(
+    prompt: list[Message], answer: list[Message], prompt_ids: list[int], tokenizer: Tokenizer
 ) -> tuple[list[int], list[int]]:
-    """Ids and mask behind the prompt, up to the last one that is scored."""
-    ids, mask = tokenizer.encode_chat([*pair.prompt, *getattr(pair, side)])
-    if ids[: len(prompt)] != prompt:
+    """Ids and mask behind the prompt's ids, up to the last one that is scored. Raises UserError."""
+    ids, mask = tokenizer.encode_chat([*prompt, *answer])
+    if ids[: len(prompt_ids)] != prompt_ids:
         raise UserError(
             "the chat template writes a prompt differently once it is answered; "
             "use one under which the prompt's tokens begin the whole chat's"
         )
     end = max((i + 1 for i, scored in enumerate(mask) if scored), default=0)
-    return ids[len(prompt) : end], mask[len(prompt) : end]
+    return ids[len(prompt_ids) : end], mask[len(prompt_ids) : end]
 
 
 @dataclass
@@ -236,13 +288,8 @@ def preference_batch(
     return PreferenceBatch(ids, targets, None if reference is None else reference.T.reshape(-1))
 
 
-class PreferenceSource:
-    """Endless batches of pairs: every epoch a new seeded permutation, no pair left out.
-
-    One optimizer step takes `pairs_per_step` pairs over all ranks, in micro-batches of at most
-    `pairs_per_batch`, pairs of like length together. The position is the count of pairs taken by
-    all ranks, so a run goes on at the exact pair on any number of ranks.
-    """
+class PreferenceSource(ExampleSource[PreferenceBatch]):
+    """`ExampleSource` over pairs, each with its reference's log-probabilities where they are given."""
 
     def __init__(
         self,
@@ -254,52 +301,19 @@ class PreferenceSource:
         group: Group | None = None,
         reference: Float[Tensor, "P 2"] | None = None,
     ) -> None:
+        super().__init__(
+            [pair.length for pair in pairs],
+            per_step=pairs_per_step,
+            per_batch=pairs_per_batch,
+            seed=seed,
+            group=group,
+        )
         self.pairs = pairs
-        self.pairs_per_step = pairs_per_step
-        self.pairs_per_batch = pairs_per_batch or pairs_per_step
-        self.seed = seed
-        self.group = group or Group()
         self.reference = reference
-        if pairs_per_step % self.group.world_size:
-            raise UserError(
-                f"{pairs_per_step} pairs a step cannot be shared by {self.group.world_size} ranks; "
-                "make data.pairs_per_step a multiple of the number of ranks"
-            )
         if reference is not None and tuple(reference.shape) != (len(pairs), 2):
             raise ValueError(f"reference {tuple(reference.shape)} does not fit {len(pairs)} pairs")
-        self.cursor = 0
-        self._order = SeededOrder(len(pairs), seed, "pairs")
 
-    def next_step(self) -> list[PreferenceBatch]:
-        """This rank's micro-batches of the next optimizer step."""
-        numbers = [self._order[self.cursor + i] for i in range(self.pairs_per_step)]
-        self.cursor += self.pairs_per_step
-        mine = numbers[self.group.rank :: self.group.world_size]
-        mine.sort(key=lambda number: (self.pairs[number].length, number))
-        return [
-            preference_batch(
-                [self.pairs[number] for number in part],
-                None if self.reference is None else self.reference[part],
-            )
-            for first in range(0, len(mine), self.pairs_per_batch)
-            if (part := mine[first : first + self.pairs_per_batch])
-        ]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, as JSON."""
-        return {"cursor": self.cursor, "pairs": len(self.pairs), "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Raises UserError where the data are not the ones it was saved with."""
-        check_resumable(state, {"pairs": len(self.pairs), "seed": self.seed})
-        self.cursor = int(state["cursor"])
-
-
-def check_resumable(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise UserError naming the first key in which a saved position and these data differ."""
-    for key, value in expected.items():
-        if state.get(key) != value:
-            raise UserError(
-                f"the checkpoint was made with {key} = {state.get(key)}, here it is {value}; "
-                "resume with the same data and seed"
-            )
+    def batch(self, part: list[int], step: list[int]) -> PreferenceBatch:
+        """Pairs of these numbers."""
+        reference = None if self.reference is None else self.reference[part]
+        return preference_batch([self.pairs[number] for number in part], reference)

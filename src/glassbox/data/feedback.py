@@ -1,0 +1,243 @@
+"""Single answers that people liked or did not, for KTO: read in the forms they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
+from glassbox.data.conversations import (
+    BadRow,
+    Message,
+    instruction_prompt,
+    located,
+    parse_messages,
+    read_rows,
+    system_message,
+)
+from glassbox.data.examples import ExampleSource
+from glassbox.data.preferences import (
+    PreferenceReport,
+    answer_messages,
+    encode_answer,
+    pad_rows,
+    pair_of_row,
+    prompt_messages,
+)
+from glassbox.tokenizers import Tokenizer
+
+LABELS = ("label", "kto_tag")
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Messages of a prompt and of one answer, and whether it is a good one."""
+
+    prompt: list[Message]
+    answer: list[Message]
+    desirable: bool
+
+
+def read_feedback(path: Path | str) -> list[Feedback]:
+    """All answers of a JSONL or JSON file; the form of each row is known by its keys.
+
+    With "label" or "kto_tag", true or false, beside one of
+    - {"prompt", "completion"}: text or messages (trl),
+    - {"messages"} or {"conversations"}: messages, the last one the answer (LLaMA-Factory),
+    - {"instruction", "input"?, "output", "system"?, "history"?} (LLaMA-Factory),
+    - {"completion"}: messages, the last one the answer (trl's implicit prompt);
+    or a preference pair as `read_preferences` takes it, which gives a good and a bad answer.
+
+    Raises UserError naming file, line, key and remedy for a row of another form.
+    """
+    found = [
+        example
+        for place, row in read_rows(path)
+        for example in located(place, feedback_of_row, row)
+    ]
+    if not found:
+        raise UserError(f"'{path}' holds no answers; give it at least one row")
+    return found
+
+
+def feedback_of_row(row: Mapping[str, Any]) -> list[Feedback]:
+    """The answers of a row: one, or two of a pair. Raises BadRow.
+
+    >>> feedback_of_row({"prompt": "2 + 2?", "completion": "4", "label": True})[0].desirable
+    True
+    """
+    if "chosen" in row and "rejected" in row:
+        pair = pair_of_row(row)
+        return [
+            Feedback(pair.prompt, pair.chosen, True),
+            Feedback(pair.prompt, pair.rejected, False),
+        ]
+    label = next((key for key in LABELS if key in row), None)
+    if label is None:
+        raise BadRow("missing key 'label'; say true of a good answer and false of a bad one")
+    if not isinstance(row[label], bool):
+        raise BadRow(f"key '{label}' = {row[label]!r}; give true or false")
+    prompt, answer = _prompt_and_answer(row)
+    if not prompt:
+        raise BadRow("there is nothing before the answer; add the prompt")
+    if not answer or any(end["role"] != "assistant" for end in (answer[0], answer[-1])):
+        raise BadRow("the last message is not the assistant's; end with its answer")
+    return [Feedback(prompt, answer, row[label])]
+
+
+def _prompt_and_answer(row: Mapping[str, Any]) -> tuple[list[Message], list[Message]]:
+    if "prompt" in row and "completion" in row:
+        return prompt_messages(row["prompt"]), answer_messages(row["completion"], "completion")
+    if "instruction" in row and "output" in row:
+        return instruction_prompt(row), answer_messages(row["output"], "output")
+    for key in ("messages", "conversations", "completion"):
+        if key in row:
+            messages = system_message(row) + parse_messages(row[key], key)
+            return messages[:-1], messages[-1:]
+    raise BadRow(
+        f"keys {sorted(row)} are of no known form; beside the label use prompt and completion, "
+        "messages, conversations, or instruction and output"
+    )
+
+
+@dataclass(frozen=True)
+class EncodedFeedback:
+    """Ids of a prompt and of an answer, and which of the answer's ids are scored."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    answer_mask: list[int]
+    desirable: bool
+
+    @property
+    def length(self) -> int:
+        """Ids of both."""
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+    def row(self, answer: EncodedFeedback, max_length: int) -> tuple[list[int], list[int]]:
+        """Ids and mask of this prompt with that one's answer, the prompt cut from the left to fit."""
+        kept = self.prompt_ids[-max(1, max_length - len(answer.answer_ids)) :]
+        return kept + answer.answer_ids, [0] * len(kept) + answer.answer_mask
+
+
+def encode_feedback(
+    examples: Iterable[Feedback], tokenizer: Tokenizer, *, max_length: int
+) -> tuple[list[EncodedFeedback], PreferenceReport]:
+    """Encode answers as sequences of at most max_length ids; the report counts them as pairs.
+
+    A prompt that is too long is cut from the left; an answer that does not fit behind a single id
+    of prompt is left out and counted. Raises UserError where nothing is left.
+    """
+    report = PreferenceReport()
+    encoded = []
+    for example in examples:
+        prompt = tokenizer.encode_chat_prompt(example.prompt)
+        ids, mask = encode_answer(example.prompt, example.answer, prompt, tokenizer)
+        room = max_length - len(ids)
+        if room < 1:
+            report.skipped += 1
+            continue
+        report.num_pairs += 1
+        report.shortened += len(prompt) > room
+        report.dropped_ids += max(0, len(prompt) - room)
+        encoded.append(EncodedFeedback(prompt[-room:], ids, mask, example.desirable))
+    if not encoded:
+        raise UserError(
+            f"none of {report.skipped} answers fits into {max_length} tokens; "
+            "raise data.max_length or give shorter answers"
+        )
+    return encoded, report
+
+
+@dataclass
+class FeedbackBatch:
+    """B answers, and the same prompts with answers to other prompts.
+
+    ids, targets: (B, T) as in `PreferenceBatch`; other_ids, other_targets: (B, U) of the mismatched
+    ones, from which the KL to the reference is estimated. desirable: (B,).
+    """
+
+    ids: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B T"]
+    desirable: Bool[Tensor, " B"]
+    other_ids: Int[Tensor, "B U"]
+    other_targets: Int[Tensor, "B U"]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the forward passes read, padding included."""
+        return self.ids.numel() + self.other_ids.numel()
+
+    def to(self, device: torch.device) -> FeedbackBatch:
+        """The same batch on another device."""
+        return FeedbackBatch(
+            self.ids.to(device),
+            self.targets.to(device),
+            self.desirable.to(device),
+            self.other_ids.to(device),
+            self.other_targets.to(device),
+        )
+
+
+def feedback_batch(
+    examples: Sequence[EncodedFeedback], others: Sequence[EncodedFeedback], *, max_length: int
+) -> FeedbackBatch:
+    """Examples as one batch; others[i] is the example whose answer stands in for that of i."""
+    ids, targets = pad_rows([one.row(one, max_length) for one in examples])
+    pairs = zip(examples, others, strict=True)
+    other_ids, other_targets = pad_rows([one.row(other, max_length) for one, other in pairs])
+    desirable = torch.tensor([one.desirable for one in examples])
+    return FeedbackBatch(ids, targets, desirable, other_ids, other_targets)
+
+
+class FeedbackSource(ExampleSource[FeedbackBatch]):
+    """`ExampleSource` over answers; each prompt also gets the answer before it in the step.
+
+    So the mismatched answers of a step are its own answers, moved on by one, as the paper has it;
+    an answer to the very same prompt is passed over. Raises UserError where all prompts are one.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[EncodedFeedback],
+        *,
+        per_step: int,
+        per_batch: int | None = None,
+        max_length: int,
+        seed: int = 0,
+        group: Group | None = None,
+    ) -> None:
+        super().__init__(
+            [one.length for one in examples],
+            per_step=per_step,
+            per_batch=per_batch,
+            seed=seed,
+            group=group,
+            what="answers",
+        )
+        self.examples = examples
+        self.max_length = max_length
+        if all(one.prompt_ids == examples[0].prompt_ids for one in examples):
+            raise UserError(
+                "all answers are to one prompt; KTO compares each with answers to other prompts, "
+                "so give data with at least two"
+            )
+
+    def batch(self, part: list[int], step: list[int]) -> FeedbackBatch:
+        """Answers of these numbers and their mismatched ones."""
+        others = [self.examples[self._other(number, step)] for number in part]
+        own = [self.examples[number] for number in part]
+        return feedback_batch(own, others, max_length=self.max_length)
+
+    def _other(self, number: int, step: list[int]) -> int:
+        place, prompt = step.index(number), self.examples[number].prompt_ids
+        before = [step[place - i] for i in range(1, len(step))]
+        beyond = ((number + i) % len(self.examples) for i in range(1, len(self.examples)))
+        return next(n for n in [*before, *beyond] if self.examples[n].prompt_ids != prompt)
