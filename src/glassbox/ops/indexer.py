@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from glassbox.ops.chunks import wide
 from glassbox.ops.latent import (
     Chosen,
     blocks,
@@ -32,10 +33,11 @@ def index_scores(
     weights: Float[Tensor, "B T H"],
     keys: Float[Tensor, "B S Dh"] | Float[Tensor, "B T S Dh"],
 ) -> Float[Tensor, "B T S"]:
-    """I_ts = sum_j w_tj relu(q_tj . k_s); each query may have keys of its own.
+    """I_ts = sum_j w_tj relu(q_tj . k_s) in float32 or wider; each query may have keys of its own.
 
     Tested against: the sum as a loop, and transformers DeepseekV32Indexer.
     """
+    q, weights, keys = wide(q), wide(weights), wide(keys)  # bf16 would make equals of the best
     return (weights.unsqueeze(2) @ products(q, keys).relu()).squeeze(2)
 
 
@@ -119,7 +121,7 @@ def indexer_divergence(
                 visible = chosen.visible[:, rows]
                 here, theirs = (gather(x, chosen.indices[:, rows]) for x in (entries, keys))
             target = entry_weights(queries, here, visible, scale).mean(dim=2)  # (B, T, K)
-            scores = index_scores(q, weights, theirs).to(target.dtype)
+            scores = index_scores(q, weights, theirs)
             guess = log_softmax(scores.masked_fill(~visible, -math.inf))
             guess = guess.masked_fill(~visible, 0.0)
             return (torch.special.xlogy(target, target) - target * guess).sum(dim=-1)

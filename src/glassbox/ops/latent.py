@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from glassbox.ops.attention import attention
+from glassbox.ops.chunks import wide
 from glassbox.ops.softmax import softmax
 
 BLOCK_NUMBERS = 2**24
@@ -90,7 +91,7 @@ def latent_attention_absorbed(
             else:
                 seen = chosen.visible[:, rows]
             weights = entry_weights(queries, here, seen, scale)
-            return _mix(weights, here[..., : up.shape[-1]])
+            return _mix(weights.to(here.dtype), here[..., : up.shape[-1]])
 
         latents.append(in_block(attend, queries[:, rows], entries))
     values = up[:, -_key_and_value(q, entries, up)[1] :]
@@ -142,9 +143,8 @@ def entry_weights(
     scale: float,
 ) -> Float[Tensor, "B T H S"]:
     """softmax(scale * queries . entries) over the entries that each query sees, in float32 or wider."""
-    scores = scale * products(queries, entries)
-    wide = scores if scores.dtype == torch.float64 else scores.float()
-    return softmax(wide.masked_fill(~seen.unsqueeze(2), -math.inf)).to(scores.dtype)
+    scores = wide(scale * products(queries, entries))
+    return softmax(scores.masked_fill(~seen.unsqueeze(2), -math.inf))
 
 
 def products(
