@@ -9,11 +9,21 @@ from pydantic import Field
 from glassbox.data.curation.boilerplate import BoilerplateSpec
 from glassbox.data.curation.chunking import ChunkSpec
 from glassbox.data.curation.cleaning import NormalizeSpec, RepairSpec
+from glassbox.data.curation.exact import ExactSpec
 from glassbox.data.curation.html import HtmlSpec
+from glassbox.data.curation.minhash import MinHashSpec
+from glassbox.data.curation.simhash import SimHashSpec
 
 StepConfig = Annotated[
     # one line a step, in the order in which a recipe would run them
-    HtmlSpec | RepairSpec | NormalizeSpec | BoilerplateSpec | ChunkSpec,
+    HtmlSpec
+    | RepairSpec
+    | NormalizeSpec
+    | BoilerplateSpec
+    | ChunkSpec
+    | ExactSpec
+    | MinHashSpec
+    | SimHashSpec,
     Field(discriminator="kind"),
 ]
 """A step of a recipe, known by its `kind`."""

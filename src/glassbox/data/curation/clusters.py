@@ -1,0 +1,99 @@
+"""Groups of documents that are alike: pairs that share a key are compared, and those that match joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from glassbox.data.curation.step import Dropped
+
+Keys = npt.NDArray[np.uint64]
+
+
+class UnionFind:
+    """Sets of the numbers 0 ... count - 1 that can be joined; a set is known by its smallest number.
+
+    Each operation takes next to constant time. Source: Tarjan and van Leeuwen (1984), path halving.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._parent = np.arange(count, dtype=np.int64)
+
+    def find(self, item: int) -> int:
+        """The smallest number of the set that holds `item`."""
+        parent = self._parent
+        while (above := int(parent[item])) != item:
+            parent[item] = parent[above]
+            item = int(parent[item])
+        return item
+
+    def join(self, one: int, other: int) -> None:
+        """Make one set of those of both."""
+        one, other = self.find(one), self.find(other)
+        self._parent[max(one, other)] = min(one, other)
+
+
+def buckets(keys: Keys) -> Iterator[npt.NDArray[np.intp]]:
+    """The rows that share a key with another one, a group a key, rows rising.
+
+    >>> [group.tolist() for group in buckets(np.array([7, 5, 7, 8, 7], np.uint64))]
+    [[0, 2, 4]]
+    """
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    borders = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1], True])
+    for i in np.flatnonzero(np.diff(borders) > 1).tolist():
+        yield order[borders[i] : borders[i + 1]]
+
+
+@dataclass
+class Matches:
+    """Pairs that were compared and matched, as sets of documents.
+
+    `how` says for each document of a set which one it matches, and how well.
+    """
+
+    count: int
+    compare: Callable[[int, int], str | None]
+    compared: int = 0
+    how: dict[int, tuple[int, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sets = UnionFind(self.count)
+        self._refused: set[tuple[int, int]] = set()
+
+    def add_bucket(self, rows: Sequence[int]) -> None:
+        """Compare all pairs of a group but those that are in one set already."""
+        for place, later in enumerate(rows):
+            for earlier in rows[:place]:
+                if self.sets.find(earlier) != self.sets.find(later):
+                    self._try(earlier, later)
+
+    def _try(self, earlier: int, later: int) -> None:
+        if (earlier, later) in self._refused:
+            return
+        self.compared += 1
+        found = self.compare(earlier, later)
+        if found is None:
+            self._refused.add((earlier, later))
+            return
+        self.sets.join(earlier, later)
+        self.how.setdefault(later, (earlier, found))
+        self.how.setdefault(earlier, (later, found))
+
+    def dropped(self, ids: Sequence[str], reason: str) -> Mapping[str, Dropped]:
+        """All documents of each set but the first one."""
+        out: dict[str, Dropped] = {}
+        for row in sorted(self.how):
+            first = self.sets.find(row)
+            if first == row:
+                continue
+            match, measured = self.how[row]
+            detail = f"{measured} with {ids[match]}"
+            if match != first:
+                detail += f"; {ids[first]} stays"
+            out[ids[row]] = Dropped(reason, detail)
+        return out
