@@ -16,26 +16,27 @@ from glassbox.core.devices import Precision, autocast
 from glassbox.core.errors import UserError
 from glassbox.data.preferences import EncodedPair, PreferenceBatch, preference_batch
 from glassbox.models.causal_lm import CausalLM
-from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.protocols import ObjectiveOutput
 from glassbox.tuning.log_probs import freeze, sequence_log_probs
+from glassbox.tuning.pair_scores import answer_lengths, pair_metrics
 
 
 class DpoConfig(Spec):
     """Which loss on the pairs' margins, and how far from the reference it may lead."""
 
-    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    kind: Literal["dpo"] = "dpo"
+    loss: Literal["sigmoid", "sigmoid_norm", "robust", "ipo", "hinge"] = "sigmoid"
     beta: float = Field(0.1, gt=0, description="higher keeps the model nearer to the reference")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of pairs believed to be labelled wrongly (sigmoid)"
+        0.0, ge=0, lt=0.5, description="share of pairs believed to be labelled wrongly"
     )
 
     @model_validator(mode="after")
     def _smoothing_is_for_sigmoid(self) -> DpoConfig:
-        if self.label_smoothing and self.loss != "sigmoid":
+        if self.label_smoothing and self.loss in ("ipo", "hinge"):
             raise ValueError(
                 f"label_smoothing = {self.label_smoothing} has no meaning for loss = '{self.loss}'; "
-                "use loss: sigmoid or leave it out"
+                "use loss: sigmoid, sigmoid_norm or robust, or leave it out"
             )
         return self
 
@@ -50,24 +51,33 @@ def preference_losses(
 ) -> Float[Tensor, " B"]:
     """The loss of each pair, from the log-ratios r = log p(answer) - log p_reference(answer).
 
-    With the margin m = beta (r_chosen - r_rejected) and smoothing e:
+    With the margin m = beta (r_chosen - r_rejected), smoothing e and lengths n in tokens:
     - sigmoid: -(1 - e) log sigmoid(m) - e log sigmoid(-m).
       Source: Rafailov et al., arXiv:2305.18290, eq. 7; e: Mitchell, "A note on DPO with noisy
       preferences" (2023), eq. 5.
+    - sigmoid_norm: the same of m = beta (r_chosen / n_chosen - r_rejected / n_rejected), so that a
+      long answer moves no further than a short one. Source: Lambert et al., Tulu 3,
+      arXiv:2411.15124, eq. 6.
+    - robust: (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e), whose mean over wrongly
+      labelled pairs is the loss of the right ones. Source: Chowdhury et al., arXiv:2403.00409, eq. 12.
     - hinge: max(0, 1 - m). Source: Zhao et al., SLiC-HF, arXiv:2305.10425, on DPO's margin.
-    - ipo: (r_chosen / n_chosen - r_rejected / n_rejected - 1 / (2 beta))^2 with n the answers'
-      lengths in tokens. Source: Azar et al., arXiv:2310.12036, eq. 17; means over tokens as its
-      authors' reported results have them.
+    - ipo: (r_chosen / n_chosen - r_rejected / n_rejected - 1 / (2 beta))^2. Source: Azar et al.,
+      arXiv:2310.12036, eq. 17; means over tokens as its authors' reported results have them.
     Tested against: trl, losses and gradients.
     """
-    if config.loss == "ipo":
+    if config.loss in ("ipo", "sigmoid_norm"):
         gap = chosen_ratio / chosen_lengths - rejected_ratio / rejected_lengths
+    else:
+        gap = chosen_ratio - rejected_ratio
+    if config.loss == "ipo":
         return (gap - 1 / (2 * config.beta)) ** 2
-    margin = config.beta * (chosen_ratio - rejected_ratio)
+    margin, smoothing = config.beta * gap, config.label_smoothing
     if config.loss == "hinge":
         return torch.relu(1 - margin)
-    smoothing = config.label_smoothing
-    return -(1 - smoothing) * F.logsigmoid(margin) - smoothing * F.logsigmoid(-margin)
+    right, wrong = F.logsigmoid(margin), F.logsigmoid(-margin)
+    if config.loss == "robust":
+        return (smoothing * wrong - (1 - smoothing) * right) / (1 - 2 * smoothing)
+    return -(1 - smoothing) * right - smoothing * wrong
 
 
 class Dpo:
@@ -86,7 +96,7 @@ class Dpo:
         """Loss of one batch; both halves go through one forward pass."""
         scores = sequence_log_probs(model, batch.ids, batch.targets)
         ratios = scores - self._reference_scores(model, batch)
-        lengths = (batch.targets != IGNORE).sum(dim=-1).to(ratios.dtype).clamp(min=1)
+        lengths = answer_lengths(batch.targets).to(ratios.dtype).clamp(min=1)
         chosen, rejected = ratios.chunk(2)
         chosen_lengths, rejected_lengths = lengths.chunk(2)
         losses = preference_losses(
@@ -96,18 +106,9 @@ class Dpo:
             chosen_lengths=chosen_lengths,
             rejected_lengths=rejected_lengths,
         )
-        pairs = len(losses)
-        chosen, rejected = (self.config.beta * ratio.detach() for ratio in (chosen, rejected))
-        return ObjectiveOutput(
-            losses.sum(),
-            pairs,
-            {
-                "reward_chosen": (chosen.sum(), pairs),
-                "reward_rejected": (rejected.sum(), pairs),
-                "reward_margin": ((chosen - rejected).sum(), pairs),
-                "reward_accuracy": ((chosen > rejected).sum(), pairs),
-            },
-        )
+        beta = self.config.beta
+        metrics = pair_metrics(beta * chosen, beta * rejected)
+        return ObjectiveOutput(losses.sum(), len(losses), metrics)
 
     def _reference_scores(self, model: CausalLM, batch: PreferenceBatch) -> Float[Tensor, " R"]:
         if batch.reference is not None:
