@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import regex as re
 
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import BadRow, located, parse_messages, read_rows
@@ -18,6 +20,8 @@ Problem = Mapping[str, Any]
 
 _NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _MARKERS = ("Answer:", "答案：")
+REGEX_SECONDS = 1.0
+"""A pattern that takes longer on one completion raises TimeoutError, which costs that completion."""
 
 
 def read_problems(path: Path | str) -> list[dict[str, Any]]:
@@ -45,6 +49,16 @@ class Grader(Protocol):
 
     def __call__(self, completion: str, problem: Problem) -> float:
         """Usually between 0 and 1; any finite number will do."""
+
+
+@runtime_checkable
+class BatchGrader(Protocol):
+    """A grader that scores many at once, side by side; NaN for one that it could not score."""
+
+    def grade_batch(
+        self, completions: Sequence[str], problems: Sequence[Problem]
+    ) -> Sequence[float]:
+        """One number a completion."""
 
 
 def final_number(completion: str, markers: Sequence[str] = _MARKERS) -> Decimal | None:
@@ -91,7 +105,7 @@ class Format:
 
     def __call__(self, completion: str, problem: Problem) -> float:
         """Match from the first character to the last."""
-        return float(self.pattern.fullmatch(completion) is not None)
+        return float(self.pattern.fullmatch(completion, timeout=REGEX_SECONDS) is not None)
 
 
 @dataclass(frozen=True)
@@ -121,15 +135,48 @@ class Rubric:
 
     def grade(self, completion: str, problem: Problem) -> Grade:
         """Ask every grader."""
-        parts: dict[str, float] = {}
-        errors = 0
-        for name, (grader, _) in self.graders.items():
-            try:
-                score = float(grader(completion, problem))
-            except Exception:  # whatever a user's grader does wrong costs this sample alone
-                score = math.nan
-            if not math.isfinite(score):
-                score, errors = 0.0, errors + 1
-            parts[name] = score
-        reward = sum(weight * parts[name] for name, (_, weight) in self.graders.items())
-        return Grade(reward, parts, errors)
+        return self.grade_all([completion], [problem])[0]
+
+    def grade_all(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
+        """Ask every grader about every completion; a `BatchGrader` is asked once."""
+        columns = {
+            name: _scores(grader, completions, problems)
+            for name, (grader, _) in self.graders.items()
+        }
+        grades = []
+        for place in range(len(completions)):
+            raw = {name: column[place] for name, column in columns.items()}
+            parts = {name: score if math.isfinite(score) else 0.0 for name, score in raw.items()}
+            reward = sum(weight * parts[name] for name, (_, weight) in self.graders.items())
+            errors = sum(not math.isfinite(score) for score in raw.values())
+            grades.append(Grade(reward, parts, errors))
+        return grades
+
+
+def _scores(grader: Grader, completions: Sequence[str], problems: Sequence[Problem]) -> list[float]:
+    """NaN where the grader failed: whatever a user's grader does wrong costs that sample alone."""
+    if isinstance(grader, BatchGrader):
+        try:
+            scores = [float(score) for score in grader.grade_batch(completions, problems)]
+            if len(scores) == len(completions):
+                return scores
+        except Exception:  # one bad sample may have spoilt the batch: ask about each alone
+            pass
+    return [_score(grader, *pair) for pair in zip(completions, problems, strict=True)]
+
+
+def _score(grader: Grader, completion: str, problem: Problem) -> float:
+    try:
+        return float(grader(completion, problem))
+    except Exception:
+        return math.nan
+
+
+def side_by_side(
+    grader: Grader, completions: Sequence[str], problems: Sequence[Problem], *, threads: int
+) -> list[float]:
+    """Ask about each completion, several at a time: for graders that wait for other processes."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        return list(
+            pool.map(lambda pair: _score(grader, *pair), zip(completions, problems, strict=True))
+        )
