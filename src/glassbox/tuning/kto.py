@@ -37,9 +37,8 @@ def kto_losses(
     z is the KL to the reference. Source: Ethayarajh et al., arXiv:2402.01306, eq. 7 and 8.
     Tested against: trl, losses and gradients.
     """
-    sign = torch.where(desirable, 1.0, -1.0).to(ratio)
-    weights = (config.desirable_weight, config.undesirable_weight)
-    weight = torch.where(desirable, *weights).to(ratio)
+    good, bad = ratio.new_tensor([config.desirable_weight, config.undesirable_weight])
+    sign, weight = 2 * desirable.to(ratio) - 1, torch.where(desirable, good, bad)
     return weight * (1 - torch.sigmoid(sign * config.beta * (ratio - kl)))
 
 
