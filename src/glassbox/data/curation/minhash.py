@@ -26,7 +26,7 @@ from glassbox.data.curation.step import CorpusStep, Dropped, Record, StepSpec
 
 Minima = npt.NDArray[np.uint32]
 
-_BLOCK = 1024
+_BLOCK = 256
 _HEAD = struct.Struct("<I")
 
 
@@ -162,12 +162,8 @@ class NearDuplicates:
     def band_keys(self, smallest: Minima) -> Hashes:
         """A hash of each band's minima."""
         bands = smallest[: self.num_bands * self.rows].reshape(self.num_bands, self.rows)
-        keys = np.zeros(self.num_bands, np.uint64)
-        for column in range(self.rows):
-            keys ^= bands[:, column]
-            keys += np.uint64(0x9E3779B97F4A7C15)
-            mix(keys)
-        return keys
+        odd = permutations_of(2 * self.rows, self.seed)[0].view("<u8") | np.uint64(1)
+        return mix((bands * odd).sum(axis=1, dtype=np.uint64))
 
     def signature(self, record: Record) -> bytes:
         """Keys and set; of a document without words, nothing."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 _BASE = 0xD6E8FEB86659FD93
 _FIRST_TABLE = 1 << 12
+_BLOCK = 1 << 15
 
 
 def kind_of(character: str) -> int:
@@ -116,18 +118,37 @@ def word_hashes(text: str) -> Hashes:
     starts = word_starts(kinds)
     if not len(starts):
         return np.zeros(0, np.uint64)
+    if len(codes) <= _BLOCK:
+        return mix(_word_sums(codes, kinds, starts, len(codes)))
+    # blocks bound the tables of powers; a block holds whole words
+    cuts = np.searchsorted(starts, np.arange(starts[0], len(codes), _BLOCK)[1:])
+    edges = [0, *np.unique(cuts[(cuts > 0) & (cuts < len(starts))]).tolist(), len(starts)]
+    ends = [*starts[edges[1:-1]].tolist(), len(codes)]
+    sums = [
+        _word_sums(codes, kinds, starts[low:high], end)
+        for low, high, end in zip(edges[:-1], edges[1:], ends, strict=True)
+    ]
+    return mix(np.concatenate(sums))
+
+
+def _word_sums(
+    codes: npt.NDArray[Any], kinds: npt.NDArray[np.uint8], starts: npt.NDArray[np.intp], end: int
+) -> Hashes:
+    """The sums of words that lie from the first of `starts` to `end`.
+
+    With powers of the place in the block; that of a word's start is then divided out, which is
+    possible since an odd base has an inverse modulo 2^64.
+    """
     first = int(starts[0])
-    spans = np.diff(starts, append=len(codes))
-    within = np.arange(first, len(codes)) - np.repeat(starts, spans)
-    inside = kinds[first:] != SEPARATOR
-    longest = int(spans.max())
-    if longest > _FIRST_TABLE:  # separators behind a word are worth nothing and need no power
-        longest = int(within.max(initial=0, where=inside)) + 1
-    values = codes[first:].astype(np.uint64)
+    powers, inverses = _powers(1 << (end - first - 1).bit_length())
+    values = codes[first:end].astype(np.uint64)
     values += np.uint64(1)
-    values *= inside
-    values *= _powers(1 << (longest - 1).bit_length()).take(within, mode="clip")
-    return mix(np.add.reduceat(values, starts - first))
+    values *= kinds[first:end] != SEPARATOR
+    values *= powers[: end - first]
+    starts = starts - first
+    sums: Hashes = np.add.reduceat(values, starts)
+    sums *= inverses[starts]
+    return sums
 
 
 def character_hashes(text: str) -> Hashes:
@@ -139,11 +160,13 @@ def character_hashes(text: str) -> Hashes:
 
 
 @lru_cache(maxsize=32)
-def _powers(count: int) -> Hashes:
-    powers = np.full(count, _BASE, np.uint64)
-    powers[0] = 1
-    result: Hashes = np.multiply.accumulate(powers)
-    return result
+def _powers(count: int) -> tuple[Hashes, Hashes]:
+    """B^i and B^-i for i below `count`."""
+    both = np.empty((2, count), np.uint64)
+    both[0], both[1] = _BASE, pow(_BASE, -1, 1 << 64)
+    both[:, 0] = 1
+    np.multiply.accumulate(both, axis=1, out=both)
+    return both[0], both[1]
 
 
 @lru_cache(maxsize=64)

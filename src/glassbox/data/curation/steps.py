@@ -9,10 +9,12 @@ from pydantic import Field
 from glassbox.data.curation.boilerplate import BoilerplateSpec
 from glassbox.data.curation.chunking import ChunkSpec
 from glassbox.data.curation.cleaning import NormalizeSpec, RepairSpec
+from glassbox.data.curation.decontaminate import DecontaminateSpec
 from glassbox.data.curation.exact import ExactSpec
 from glassbox.data.curation.html import HtmlSpec
 from glassbox.data.curation.minhash import MinHashSpec
 from glassbox.data.curation.simhash import SimHashSpec
+from glassbox.data.curation.substring import SubstringSpec
 
 StepConfig = Annotated[
     # one line a step, in the order in which a recipe would run them
@@ -23,7 +25,9 @@ StepConfig = Annotated[
     | ChunkSpec
     | ExactSpec
     | MinHashSpec
-    | SimHashSpec,
+    | SimHashSpec
+    | SubstringSpec
+    | DecontaminateSpec,
     Field(discriminator="kind"),
 ]
 """A step of a recipe, known by its `kind`."""
