@@ -37,10 +37,15 @@ def convert(
     `glassbox convert runs/quickstart model.gguf --dtype q8_0`
     """
     from glassbox.models.convert import convert as convert_files
-    from glassbox.pipeline.open_model import find_whole_model
+    from glassbox.pipeline.open_model import find_model, find_whole_model
 
     bytes_each = int(shard_size * 1e9)
     written = convert_files(
-        find_whole_model(source), destination, to=to, dtype=dtype, max_shard_bytes=bytes_each
+        find_whole_model(source),
+        destination,
+        to=to,
+        dtype=dtype,
+        max_shard_bytes=bytes_each,
+        find_base=find_model,
     )
     print(f"{destination}: {written}", file=sys.stderr)

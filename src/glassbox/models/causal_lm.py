@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,10 @@ from glassbox.models.mtp import FutureModule, ahead
 from glassbox.ops.activations import soft_cap
 from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
 from glassbox.ops.sinusoidal import sinusoidal
+
+if TYPE_CHECKING:
+    from glassbox.models.adapters import Adapters
+    from glassbox.models.virtual_tokens import VirtualTokens
 
 
 class CausalLM(nn.Module):
@@ -48,6 +53,8 @@ class CausalLM(nn.Module):
         )
         depth = 0 if config.mtp is None else config.mtp.depth
         self.mtp = nn.ModuleList(FutureModule(config) for _ in range(depth))
+        self.adapters: Adapters | None = None  # what `models.adapters.attach` has added
+        self.virtual: VirtualTokens | None = None
         self.score = ScalarHead(size) if config.score_head else None
         if self.device.type != "meta":  # there is nothing to draw, and torch is slow to say so
             self.initialize()
@@ -148,6 +155,8 @@ class CausalLM(nn.Module):
             hidden = self.embedding_norm(hidden)
         if self.config.dropout and self.training:
             hidden = F.dropout(hidden, self.config.dropout)
+        if self.virtual is not None:
+            state = self.virtual.states(self, state)
         for index, block in enumerate(self.blocks):
             hidden = block(hidden, context, None if state is None else state[index])
         # as narrow as the weights again, where a stream in float32 passed bfloat16 blocks

@@ -5,13 +5,14 @@
 | hf | a folder of Hugging Face's: config.json, safetensors in one file or several, tokenizer.json |
 | gguf | llama.cpp's single file |
 | llama2c | llama2.c's model.bin, with tokenizer.bin beside it |
+| adapter | a folder of PEFT's: adapter_config.json, adapter_model.safetensors; read, or baked in |
 | torch | a `.pt` or `.bin` of torch's, read with weights_only, beside a config.json; read only |
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.models.adapter_files import is_adapter, load_adapter, read_adapter
+from glassbox.models.adapters import bake
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
 from glassbox.models.gguf import GGUFFile, load_gguf, load_gguf_config, save_gguf
@@ -57,6 +60,8 @@ def kind_of(path: Path | str) -> str:
     """Which kind of model lies at a path, by its content. Raises UserError where it is none."""
     path = Path(path)
     if path.is_dir():
+        if is_adapter(path):
+            return "adapter"
         if (path / "config.json").exists():
             return "hf"
         raise UserError(f"'{path}' has no config.json; it is no model's folder")
@@ -78,15 +83,22 @@ def kind_of(path: Path | str) -> str:
 
 
 def load_model(
-    path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    find_base: Callable[[str], Path] = Path,
 ) -> Loaded:
     """The model at a path, of whatever kind, in evaluation mode.
 
-    dtype is the files' own unless given; memory peaks near the model's own size.
+    dtype is the files' own unless given; memory peaks near the model's own size. An adapter is
+    attached to its base, which `find_base` looks for by name where it is not where it was.
     Raises UserError, in one line, for what is damaged or not supported.
     """
     path = Path(path)
     kind = kind_of(path)
+    if kind == "adapter":
+        return _load_adapter(path, device=device, dtype=dtype, find_base=find_base)
     if kind == "gguf":
         model, tokenizer = load_gguf(path, device=device, dtype=dtype)
         return Loaded(model, tokenizer, _turn_end(path))
@@ -108,8 +120,11 @@ def convert(
     to: str | None = None,
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    find_base: Callable[[str], Path] = Path,
 ) -> str:
     """Write the model at `source` as another kind of file; returns the kind written.
+
+    An adapter is merged into its base, where it can be.
 
     to: hf, gguf or llama2c; by the destination's ending unless given. dtype: f32, f16, bf16, and
     q8_0 for GGUF; the source's own unless given. Raises UserError where the destination is taken,
@@ -126,8 +141,14 @@ def convert(
         raise UserError(f"'{destination}' is a folder; name the file to be written")
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
         raise UserError(f"'{destination}' is there already; name another place or delete it")
-    loaded = load_model(source, dtype=TORCH_NAMES.get(dtype or "") if to == "hf" else None)
+    wanted = TORCH_NAMES.get(dtype or "") if to == "hf" else None
+    adapted = (
+        kind_of(source) == "adapter"
+    )  # its base is known by its bits: cast once it is baked in
+    loaded = load_model(source, dtype=None if adapted else wanted, find_base=find_base)
     model, tokenizer = loaded.model, loaded.tokenizer
+    if adapted:
+        model = bake(model).to(wanted or model.embedding.weight.dtype)
     if to == "hf":
         save_pretrained(
             model,
@@ -150,10 +171,40 @@ def convert(
     return to
 
 
+def _load_adapter(
+    path: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    find_base: Callable[[str], Path],
+) -> Loaded:
+    """An adapter on its base, with the adapter's tokenizer where it brings one."""
+    _, base = read_adapter(path)
+    if base.path is not None and Path(base.path).exists():
+        where = Path(base.path)
+    elif base.name is not None:
+        where = find_base(base.name)
+    else:
+        raise UserError(f"'{path}' does not say on which base the adapter was trained")
+    if dtype is not None and base.fingerprint:
+        raise UserError(f"'{path}' is an adapter: it needs its base in the base's own dtype")
+    loaded = load_model(where, device=device, dtype=dtype, find_base=find_base)
+    if loaded.model.adapters is not None:
+        raise UserError(f"'{path}': its base '{where}' is an adapter itself; convert that first")
+    load_adapter(loaded.model, path)
+    tokenizer = loaded.tokenizer
+    if (path / "tokenizer.json").exists():
+        tokenizer = Tokenizer.load(path)
+    stops = _stop_ids(path, tokenizer) or loaded.stop_token_ids
+    return Loaded(loaded.model.eval(), tokenizer, stops)
+
+
 def read_model_config(path: Path | str) -> ModelConfig:
     """The config of the model at a path, without its weights."""
     path = Path(path)
     kind = kind_of(path)
+    if kind == "adapter":
+        return read_model_config(read_adapter(path)[1].path or path)
     if kind == "gguf":
         return load_gguf_config(path)
     if kind == "llama2c":

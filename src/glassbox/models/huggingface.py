@@ -79,6 +79,11 @@ def save_pretrained(
     `extra` is added to config.json. Each file is whole or not there.
     Tested against: transformers AutoModelForCausalLM.from_pretrained, the same logits.
     """
+    if model.adapters is not None:
+        raise UserError(
+            "the model has adapters, which its own files cannot hold: bake them in first "
+            "(glassbox convert does), or save the adapter alone"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config

@@ -65,9 +65,10 @@ class TensorFiles(TensorSource):
     are truncated or otherwise damaged, and for an index that names what is not there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, single: str = SINGLE) -> None:
         self.folder = folder
-        self.where = f"'{folder / SINGLE}'" if (folder / SINGLE).exists() else f"'{folder}'"
+        self.single = single
+        self.where = f"'{folder / single}'" if (folder / single).exists() else f"'{folder}'"
         self._stack = contextlib.ExitStack()
         self._entries: dict[str, _Entry] = {}
         try:
@@ -77,8 +78,8 @@ class TensorFiles(TensorSource):
             raise
 
     def _open(self) -> None:
-        if (self.folder / SINGLE).is_file():
-            self._entries = self._open_one(SINGLE)
+        if (self.folder / self.single).is_file():
+            self._entries = self._open_one(self.single)
             return
         if not (self.folder / INDEX).is_file():
             raise UserError(self._no_weights())
@@ -137,7 +138,7 @@ class TensorFiles(TensorSource):
                 "run code when it is opened; open it once where you trust it with transformers and "
                 "write it again with save_pretrained, which makes model.safetensors"
             )
-        return f"'{self.folder}' has neither {SINGLE} nor {INDEX}; it holds no weights"
+        return f"'{self.folder}' has neither {self.single} nor {INDEX}; it holds no weights"
 
     def __enter__(self) -> TensorFiles:
         return self

@@ -18,6 +18,7 @@ import torch
 
 from glassbox.core.devices import resolve_device
 from glassbox.core.errors import UserError
+from glassbox.models.adapter_files import is_adapter
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.convert import kind_of, load_model
 from glassbox.tokenizers import Tokenizer
@@ -62,7 +63,7 @@ def find_model(reference: str | Path) -> Path:
     if path.is_file():
         kind_of(path)
         return path
-    if (path / "config.json").exists():
+    if (path / "config.json").exists() or is_adapter(path):
         return path
     for stage in reversed(STAGE_ORDER):
         if (path / stage / "DONE.json").exists():
@@ -132,7 +133,7 @@ def open_model(
     missing or damaged.
     """
     found = find_whole_model(reference)
-    loaded = load_model(found, device=device or torch.device("cpu"))
+    loaded = load_model(found, device=device or torch.device("cpu"), find_base=find_model)
     model, tokenizer = loaded.model, loaded.tokenizer
     if tokenizer is None:
         missing = "no tokenizer in it" if found.suffix == ".gguf" else "no tokenizer.json"

@@ -13,6 +13,7 @@ from glassbox.core.errors import UserError
 from glassbox.data.curation.shard_files import Format
 from glassbox.data.curation.sources import SourceList
 from glassbox.data.curation.steps import StepConfig
+from glassbox.models.adapter_specs import AnyAdapter
 from glassbox.models.shapes import Shape
 from glassbox.training.config import TrainConfig
 from glassbox.tuning.dpo import DpoConfig
@@ -31,6 +32,7 @@ class AdamWConfig(Spec):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     foreach: bool = Field(True, description="many tensors a call; false: the plain loop")
+    bits: Literal[32, 8] = Field(32, description="a number of its moments: 8 takes a quarter")
 
 
 class MuonConfig(Spec):
@@ -106,6 +108,9 @@ class StageRecipe(Spec):
     seed: int = 0
     device: DeviceName = "auto"
     optim: Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")] = AdamWConfig()
+    adapter: AnyAdapter | None = Field(
+        None, description="train this alone, on a frozen base; None: the model itself"
+    )
     train: TrainConfig
     evaluation: EvaluationConfig = EvaluationConfig()
 

@@ -25,11 +25,13 @@ from glassbox.data.preferences import (
 from glassbox.data.shards import read_shard
 from glassbox.evaluation.hooks import LossHook, SampleHook
 from glassbox.inference import Engine, end_of_turn_ids
+from glassbox.models.adapters import BaseModel, attach, train_only
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.adamw import AdamW, Optimizer
+from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.groups import ParameterGroup, decay_groups
 from glassbox.optim.muon import Muon, Together
-from glassbox.pipeline.open_model import open_model
+from glassbox.pipeline.open_model import find_model, open_model
 from glassbox.pipeline.recipe import (
     AdamWConfig,
     DpoRecipe,
@@ -96,6 +98,7 @@ def _train(recipe: StageRecipe, run: RunFolder, group: Group) -> TrainResult:
     device = resolve_device(recipe.device, local_rank=group.local_rank)
     seed_everything(derive_seed(recipe.seed, "init"))
     stage = BUILDERS[type(recipe)](recipe, run.path, group)
+    choose_trained(recipe, stage.model)
     stage.model.to(device)
     optimizer = build_optimizer(recipe.optim, stage.model)
     trainer = Trainer(
@@ -115,6 +118,29 @@ def _train(recipe: StageRecipe, run: RunFolder, group: Group) -> TrainResult:
     return trainer.run()
 
 
+def choose_trained(recipe: StageRecipe, model: CausalLM) -> None:
+    """Attach the recipe's adapter, or freeze what `train.only` does not name."""
+    init = getattr(recipe, "init", None)
+    if model.adapters is not None:
+        raise UserError(
+            f"init = '{init}' is an adapter beside its base; make one model of them first: "
+            f"glassbox convert {init} FOLDER"
+        )
+    if recipe.adapter is None:
+        if recipe.train.only:
+            train_only(model, recipe.train.only)
+        return
+    if init is None:
+        raise UserError("adapter: there is no base to adapt; name one as init")
+    if recipe.train.only:
+        raise UserError(
+            "adapter and train.only are both given; name more parameters in adapter.also"
+        )
+    base = BaseModel(init, find_model(init).resolve().as_posix())
+    attach(model, recipe.adapter, base=base, seed=derive_seed(recipe.seed, "adapter"))
+    model.train()
+
+
 def build_optimizer(config: AdamWConfig | MuonConfig, model: CausalLM) -> Optimizer:
     """The optimizer that a recipe names, over the model's trainable parameters."""
     named = list(model.named_parameters())
@@ -132,8 +158,10 @@ def build_optimizer(config: AdamWConfig | MuonConfig, model: CausalLM) -> Optimi
     return Together([muon, _adamw(config.adamw, scaled)])
 
 
-def _adamw(config: AdamWConfig, groups: Sequence[ParameterGroup]) -> AdamW:
+def _adamw(config: AdamWConfig, groups: Sequence[ParameterGroup]) -> AdamW | AdamW8bit:
     betas = (config.beta1, config.beta2)
+    if config.bits == 8:
+        return AdamW8bit(groups, betas=betas, eps=config.eps)
     return AdamW(groups, betas=betas, eps=config.eps, foreach=config.foreach)
 
 

@@ -2,6 +2,7 @@
 
 checkpoints/step-00001000/
   config.json model.safetensors tokenizer.json ...   opens in transformers as it is
+  adapter_config.json adapter_model.safetensors ...  in their place where an adapter is trained
   training/state.json          schema, step, source position, loss scale, guard, best value
   training/optimizer.safetensors
   training/companions.safetensors                    where an objective trains modules of its own
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.core.files import checksum, sync_folder, write_bytes, write_json
+from glassbox.models.adapter_files import fill_adapter, save_adapter
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.huggingface import load_pretrained_into, save_pretrained
 from glassbox.tokenizers import Tokenizer
@@ -91,7 +93,7 @@ def save_checkpoint(
         write_json(training / f"rng-{group.rank:04d}.json", values, indent=None)
         write_bytes(training / f"rng-{group.rank:04d}.safetensors", safetensors.torch.save(tensors))
         if group.is_main:
-            save_pretrained(model, temporary, tokenizer=tokenizer, stop_token_ids=stop_token_ids)
+            _save_model(model, temporary, tokenizer, stop_token_ids)
             optimizer_bytes = safetensors.torch.save(
                 {key: tensor.detach().cpu().contiguous() for key, tensor in optimizer_state.items()}
             )
@@ -115,6 +117,19 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         _explain_disk(error, folder)
     return final
+
+
+def _save_model(
+    model: CausalLM, folder: Path, tokenizer: Tokenizer | None, stop_token_ids: Sequence[int]
+) -> None:
+    """The whole model, or of one with adapters the adapter alone, which names its base."""
+    if model.adapters is None:
+        save_pretrained(model, folder, tokenizer=tokenizer, stop_token_ids=stop_token_ids)
+        return
+    save_adapter(model, folder)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    write_json(folder / "generation_config.json", {"eos_token_id": list(stop_token_ids)})
 
 
 def _explain_disk(error: Exception, folder: Path) -> NoReturn:
@@ -187,7 +202,10 @@ def load_checkpoint(
     Raises UserError naming the damaged or missing file.
     """
     verify_checkpoint(path)
-    load_pretrained_into(model, path)
+    if model.adapters is not None:
+        fill_adapter(model, path)
+    else:
+        load_pretrained_into(model, path)
     training = path / "training"
     try:
         state = json.loads((training / "state.json").read_text(encoding="utf-8"))

@@ -27,6 +27,9 @@ class TrainConfig(Spec):
     steps: int = Field(gt=0)
     lr: float = Field(gt=0, description="peak learning rate")
     schedule: Schedule = WarmupCosine()
+    only: tuple[str, ...] = Field(
+        (), description="patterns of parameters to train, as blocks.5.* or *norm*; (): all"
+    )
     max_grad_norm: float | None = Field(1.0, gt=0, description="None: gradients are not clipped")
     precision: Precision = "float32"
     compile: bool = Field(False, description="compile each block (first steps are slow)")

@@ -110,7 +110,8 @@ class Trainer:
         self.guard = Guard(config.guard)
         self.scaler = LossScaler(enabled=config.precision == "float16")
         self._companions = dict(objective.companions) if isinstance(objective, TrainsAlong) else {}
-        self._adjusting = [layer for layer in model.modules() if isinstance(layer, AfterStep)]
+        frozen = model.adapters is not None  # then nothing of the base may change, buffers neither
+        self._adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
         self._window = Window()
         self._all_sinks: list[MetricsSink] = self.sinks
 

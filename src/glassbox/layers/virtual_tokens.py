@@ -1,0 +1,83 @@
+"""Keys and values that stand before a sequence and are no tokens: prefix and prompt tuning."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from glassbox.layers.context import Context
+from glassbox.layers.key_value_state import Seen
+from glassbox.layers.state import State
+
+
+class Prefixed:
+    """The state of one attention layer, or none, with keys and values before all it holds.
+
+    Every query sees them, whatever its document. They have no slots and the tokens keep their
+    positions, so that caches, packing and the engine need not know of them.
+    """
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "1 K V Dh"],
+        values: Float[Tensor, "1 K V Dh"],
+        inner: State | None,
+    ) -> None:
+        self.keys = keys
+        self.values = values
+        self.inner = inner
+
+    def see(
+        self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
+    ) -> Seen:
+        """What the queries may look at: the prefix, and what they would see without it."""
+        if self.inner is None:
+            seen = Seen(keys, values, context.mask(), True, None)
+        else:
+            seen = self.inner.see(keys, values, context)  # type: ignore[attr-defined]
+        batch, length = keys.shape[0], self.keys.shape[2]
+        # queries stand at the last keys, so without a mask the prefix is seen as all that is earlier
+        mask = None if seen.mask is None else F.pad(seen.mask, (length, 0), value=True)
+        return Seen(
+            torch.cat((self.keys.to(seen.keys.dtype).expand(batch, -1, -1, -1), seen.keys), 2),
+            torch.cat((self.values.to(seen.keys.dtype).expand(batch, -1, -1, -1), seen.values), 2),
+            mask,
+            seen.in_order,
+            None,
+        )
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep only these rows; the prefix is the same for all."""
+        if self.inner is not None:
+            self.inner.reorder(rows)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory held beside the prefix's."""
+        return 0 if self.inner is None else self.inner.cache_bytes
+
+
+class Recorder:
+    """A state that keeps the keys and values of the one call that it sees."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def see(
+        self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
+    ) -> Seen:
+        """The call's own tokens, each seeing those before it."""
+        self.keys, self.values = keys, values
+        return Seen(keys, values, None, True, None)
+
+    def reorder(self, rows: Tensor) -> None:
+        """It is never reordered."""
+        raise NotImplementedError
+
+    @property
+    def cache_bytes(self) -> int:
+        """It holds nothing of its own."""
+        return 0
