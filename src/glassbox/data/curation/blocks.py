@@ -87,19 +87,26 @@ class Blocks:
     problem: str = ""
 
     def __iter__(self) -> Iterator[bytes]:
+        held = bytearray()
         left = self.limit
         try:
             with self.path.open("rb") as raw, decompressed(raw, self.path) as stream:
-                while left > 0 and (block := stream.read(min(BLOCK, left))):
-                    left -= len(block)
+                # read1, since a read that meets the end of a broken file gives nothing at all
+                while left > 0 and (part := stream.read1(min(BLOCK, left))):  # type: ignore[attr-defined]
+                    left -= len(part)
+                    held += part
                     self.position = raw.tell()
-                    yield block
+                    if len(held) >= BLOCK:
+                        yield bytes(held)
+                        held.clear()
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             self.problem = one_line(error)
         except Exception as error:  # zstandard's own, which only its module could name
             if type(error).__module__.partition(".")[0] != "zstandard":
                 raise
             self.problem = one_line(error)
+        if held:
+            yield bytes(held)
 
 
 @dataclass

@@ -124,11 +124,12 @@ def pack(parts: Sequence[Span], size: int, overlap: int, text: str) -> list[Span
 
     As many last units of a chunk as `overlap` holds begin the next one, if a new unit still fits.
     """
+    ends = [start + len(text[start:end].rstrip()) for start, end in parts]
     spans: list[Span] = []
     first = 0
     while first < len(parts):
         last = first
-        while last + 1 < len(parts) and parts[last + 1][1] - parts[first][0] <= size:
+        while last + 1 < len(parts) and ends[last + 1] - parts[first][0] <= size:
             last += 1
         span = _trimmed(text, parts[first][0], parts[last][1])
         if span[0] < span[1]:
@@ -138,8 +139,8 @@ def pack(parts: Sequence[Span], size: int, overlap: int, text: str) -> list[Span
             back = following
             while (
                 back - 1 > first
-                and parts[last][1] - parts[back - 1][0] <= overlap
-                and parts[following][1] - parts[back - 1][0] <= size
+                and ends[last] - parts[back - 1][0] <= overlap
+                and ends[following] - parts[back - 1][0] <= size
             ):
                 back -= 1
             following = back

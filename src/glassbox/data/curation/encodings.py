@@ -34,7 +34,8 @@ def detect_encoding(sample: bytes, *, where: str, whole: bool = False) -> str:
     """The encoding of a file by its first bytes.
 
     A byte order mark decides; then zeros, which only UTF-16 and UTF-32 have; then UTF-8, if the sample
-    is valid or nearly so; and else charset-normalizer's guess. `whole`: the sample is the file.
+    is valid or nearly so; and else charset-normalizer's guess, Windows-1252 where that is as likely (so
+    short Czech or Hungarian in Windows-1250 wants to be named). `whole`: the sample is the file.
     Raises UserError, beginning with `where`, where a guess is needed and the extra `data` is missing.
 
     >>> detect_encoding("naïve".encode("utf-16"), where="a.txt")
@@ -80,8 +81,14 @@ def _guess(sample: bytes, where: str) -> str:
     telling = b"\n".join(line for line in sample.split(b"\n") if not line.isascii())
     found = charset_normalizer.from_bytes(
         telling[:_GUESS_BYTES], cp_isolation=_CANDIDATES.split(), threshold=0.5
-    ).best()
-    return "cp1252" if found is None else found.encoding
+    )
+    best = found.best()
+    if best is None:
+        return "cp1252"
+    # between Windows' Western and Central European letters it often cannot tell: then the commoner
+    alike = [m for m in found if (m.chaos, m.coherence) == (best.chaos, best.coherence)]
+    western = any("cp1252" in match.could_be_from_charset for match in alike)
+    return "cp1252" if western else best.encoding
 
 
 def is_wide(encoding: str) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.core.errors import UserError
-from glassbox.core.files import write_json
+from glassbox.core.files import remove_leftovers, write_json
 from glassbox.core.progress import ProgressLine
 from glassbox.data.curation.passes import PassWork, ShardTask, plan_passes
 from glassbox.data.curation.pieces import Piece
@@ -107,6 +107,7 @@ def run_curation(
     Raises UserError for corrupt records if `output.strict`, for a worker that died, and where not
     one record can be read.
     """
+    remove_leftovers(output.folder)
     result = Tally()
     for name, _ in steps:
         result.step(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from glassbox.data.curation.pieces import LISTED, ReadLog
@@ -102,7 +102,11 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        # not `asdict`, which makes nonsense of a Counter
+        steps = {
+            name: {**vars(step), "dropped": dict(step.dropped)} for name, step in self.steps.items()
+        }
+        return {**vars(self), "steps": steps, "repaired": dict(self.repaired)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Tally:
