@@ -31,8 +31,9 @@ from glassbox.training.next_token import NextToken
 from glassbox.tuning import dpo as dpo_module
 from glassbox.tuning import grpo as grpo_module
 from glassbox.tuning import log_probs as log_probs_module
+from glassbox.tuning.answers import RolloutBatch
 from glassbox.tuning.dpo import Dpo, DpoConfig, reference_log_probs
-from glassbox.tuning.grpo import Grpo, GrpoConfig, RolloutBatch, group_advantages
+from glassbox.tuning.grpo import Grpo, GrpoConfig, group_advantages
 from glassbox.tuning.log_probs import answer_log_probs, sequence_log_probs
 from support.twins import (
     EXACT,
@@ -298,7 +299,7 @@ def trl_grpo(
         aux_loss_enabled=False,
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
-        importance_sampling_level="token",
+        importance_sampling_level=config.ratio,
         beta=config.kl_beta,
         loss_type=config.normalization,
         epsilon_low=config.clip_low,
@@ -335,7 +336,11 @@ def grpo_agrees(config: GrpoConfig, seed: int, *, moved: bool, masked: int | Non
     (output.loss_sum / output.weight).backward()
     if differs(float(output.loss_sum) / output.weight, expected):
         return False
-    if differs(share(output.metrics["clip_fraction"]), metrics["clip_ratio/region_mean"]):
+    # trl averages a sequence's clip over answers, we over their tokens
+    by_token = config.ratio == "token"
+    if by_token and differs(
+        share(output.metrics["clip_fraction"]), metrics["clip_ratio/region_mean"]
+    ):
         return False
     if config.kl_beta and differs(share(output.metrics["kl"]), metrics["kl"]):
         return False
@@ -351,12 +356,26 @@ GRPO_CONFIGS = [
 ]
 
 
+GSPO_CONFIGS = [
+    GrpoConfig(
+        normalization="grpo",
+        ratio="sequence",
+        kl_beta=kl_beta,
+        temperature=temperature,
+        clip_low=0.03,
+        clip_high=0.04,
+    )
+    for kl_beta, temperature in ((0.0, 1.0), (0.3, 0.7))
+]
+
+
 def grpo_name(config: GrpoConfig) -> str:
-    return f"{config.normalization}-kl{config.kl_beta}-t{config.temperature}"
+    kind = "gspo" if config.ratio == "sequence" else config.normalization
+    return f"{kind}-kl{config.kl_beta}-t{config.temperature}"
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["fresh", "moved"])
-@pytest.mark.parametrize("config", GRPO_CONFIGS, ids=grpo_name)
+@pytest.mark.parametrize("config", GRPO_CONFIGS + GSPO_CONFIGS, ids=grpo_name)
 def test_grpo_has_trls_loss_gradients_and_metrics(config: GrpoConfig, moved: bool) -> None:
     for seed in range(2):
         assert grpo_agrees(config, seed, moved=moved)
@@ -460,6 +479,17 @@ def test_planted_scoring_bugs_are_caught_in_grpo(planted: pytest.MonkeyPatch, ch
     assert grpo_agrees(config, 0, moved=True)
     planted.setattr(grpo_module, "answer_log_probs", scoring(change))
     assert not grpo_agrees(config, 0, moved=True)
+
+
+def test_a_sequence_ratio_without_its_length_is_caught(planted: pytest.MonkeyPatch) -> None:
+    assert all(grpo_agrees(config, 0, moved=True) for config in GSPO_CONFIGS)
+    right = grpo_module.sequence_ratios
+
+    def wrong(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+        return right(new, old, mask) * mask.sum(-1, keepdim=True)
+
+    planted.setattr(grpo_module, "sequence_ratios", wrong)
+    assert not grpo_agrees(GSPO_CONFIGS[0], 0, moved=True)
 
 
 def test_a_reversed_kl_is_caught(planted: pytest.MonkeyPatch) -> None:

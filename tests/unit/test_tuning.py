@@ -33,6 +33,7 @@ from glassbox.ops.cross_entropy import IGNORE
 from glassbox.optim.adamw import AdamW
 from glassbox.optim.groups import decay_groups
 from glassbox.tokenizers import train_bpe
+from glassbox.tuning.answers import RolloutBatch
 from glassbox.tuning.dpo import Dpo, DpoConfig, reference_log_probs
 from glassbox.tuning.graders import (
     Format,
@@ -41,7 +42,7 @@ from glassbox.tuning.graders import (
     final_number,
     read_problems,
 )
-from glassbox.tuning.grpo import Grpo, GrpoConfig, RolloutBatch, group_advantages
+from glassbox.tuning.grpo import Grpo, GrpoConfig, group_advantages
 from glassbox.tuning.rollouts import RolloutSource
 
 TOKENIZER = train_bpe(["Who has the kite? Mia has the kite, and Tom has the ball."], 280)

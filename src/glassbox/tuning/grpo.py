@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.protocols import Number, ObjectiveOutput
+from glassbox.tuning.answers import RolloutBatch, RolloutConfig
 from glassbox.tuning.log_probs import answer_log_probs, freeze
 
-Metrics = dict[str, tuple[float, float]]
 
-
-class GrpoConfig(Spec):
+class GrpoConfig(RolloutConfig):
     """How answers are sampled, and what is learnt from their rewards."""
 
-    prompts_per_step: int = Field(16, gt=0, description="over all ranks")
     group_size: int = Field(8, ge=2, description="answers to each prompt")
-    max_tokens: int = Field(64, gt=0, description="the most tokens of an answer")
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     clip_low: float = Field(0.2, gt=0, lt=1, description="ratios below 1 - clip_low are clipped")
     clip_high: float = Field(0.2, gt=0, description="ratios above 1 + clip_high are clipped")
     kl_beta: float = Field(
@@ -37,18 +31,32 @@ class GrpoConfig(Spec):
         description="grpo: mean over each answer's tokens, then over answers; dapo: mean over all "
         "tokens; dr_grpo: sum over tokens / (answers * max_tokens)",
     )
+    ratio: Literal["token", "sequence"] = Field(
+        "token",
+        description="whose probabilities are compared; sequence (GSPO): the whole answer's, to the "
+        "power 1 / length",
+    )
     scale_rewards: bool = Field(True, description="divide by the group's standard deviation")
-    overlong: Literal["train", "mask"] = Field(
-        "train",
-        description="answers cut off at max_tokens; mask: graded, and counted in their group's "
-        "mean, but not trained on",
+    dynamic_sampling: int = Field(
+        0,
+        ge=0,
+        description="how often a group whose answers all score the same is replaced by another "
+        "prompt's; 0: never",
     )
-    updates_per_rollout: int = Field(1, gt=0, description="optimizer steps on the same answers")
-    old_log_probs: Literal["recompute", "engine"] = Field(
-        "recompute",
-        description="the sampling policy's: by the training forward (exact), or as the engine drew",
-    )
-    tokens_per_batch: int = Field(16384, gt=0, description="a micro-batch's most, padding included")
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> GrpoConfig:
+        if self.overlong_buffer >= self.max_tokens:
+            raise ValueError(
+                f"overlong_buffer = {self.overlong_buffer} leaves nothing of max_tokens = "
+                f"{self.max_tokens}; make it smaller"
+            )
+        if self.ratio == "sequence" and self.normalization != "grpo":
+            raise ValueError(
+                f"ratio = 'sequence' with normalization = '{self.normalization}' would count long "
+                "answers more, which the sequence's own ratio is there to avoid; use normalization: grpo"
+            )
+        return self
 
 
 def group_advantages(
@@ -72,66 +80,44 @@ def group_advantages(
     return torch.where(equal, torch.zeros_like(centred), centred)
 
 
-@dataclass
-class RolloutBatch:
-    """Answers to learn from, one a row, padded on the right.
-
-    ids, targets: (B, T), target t is id t + 1; IGNORE at all but an answer's tokens.
-    advantages: (B,). scales: (B,), by which each row's summed loss is multiplied (1 / length for
-        "grpo", else 1).
-    old_log_probs: (B, T), the sampling policy's; None where the policy has not moved since.
-    weight: the loss's divisor; it also counts the answers left out because they teach nothing.
-    metrics: of the rollout itself, on one batch of each step.
-    """
-
-    ids: Int[Tensor, "B T"]
-    targets: Int[Tensor, "B T"]
-    advantages: Float[Tensor, " B"]
-    scales: Float[Tensor, " B"]
-    old_log_probs: Float[Tensor, "B T"] | None
-    weight: float
-    metrics: Metrics = field(default_factory=dict)
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens a forward pass reads, padding included."""
-        return self.ids.numel()
-
-    def to(self, device: torch.device) -> RolloutBatch:
-        """The same batch on another device."""
-        old = self.old_log_probs
-        return RolloutBatch(
-            self.ids.to(device),
-            self.targets.to(device),
-            self.advantages.to(device),
-            self.scales.to(device),
-            None if old is None else old.to(device),
-            self.weight,
-            self.metrics,
-        )
-
-
 def policy_losses(
     log_probs: Float[Tensor, "B T"],
     old_log_probs: Float[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
+    advantages: Float[Tensor, B *T],
     *,
     clip_low: float,
     clip_high: float,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """The clipped surrogate of every token, and where the clip holds its gradient back.
 
-    -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = exp(log p - log p_old).
+    -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = exp(log p - log p_old). A is an
+    answer's, or each token's own.
     Source: Schulman et al., arXiv:1707.06347, eq. 7; clip_high apart: DAPO, arXiv:2503.14476, eq. 10.
     Tested against: trl, and the formula token by token in float64.
     """
     ratio = (log_probs - old_log_probs).exp()
-    advantage = advantages.unsqueeze(-1)
+    advantage = advantages.unsqueeze(-1) if advantages.dim() == 1 else advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     losses = -torch.minimum(ratio * advantage, clipped * advantage)
     low = (ratio < 1 - clip_low) & (advantage < 0)
     high = (ratio > 1 + clip_high) & (advantage > 0)
     return losses, low | high
+
+
+def sequence_ratios(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B T"]:
+    """log s of each answer at each of its tokens: the mean over them of log p - log p_old.
+
+    s = (p(answer) / p_old(answer))^(1 / length). Every token of an answer has the same number, and
+    the gradient of all of them together is that of the sequence's.
+    Source: GSPO, arXiv:2507.18071, eq. 7. Tested against: trl with importance_sampling_level="sequence".
+    """
+    difference = torch.where(mask, log_probs - old_log_probs, torch.zeros_like(log_probs))
+    mean = difference.sum(dim=-1, keepdim=True) / mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    return mean.expand_as(log_probs)
 
 
 def kl_to_reference(
@@ -152,7 +138,9 @@ class Grpo:
     The weights of a step's batches add up to what the configured normalization divides by, so the
     loop's sum over weight is the method's mean on any number of micro-batches and ranks.
     Raises UserError where kl_beta > 0 and there is no reference model.
-    Tested against: trl's GRPOTrainer, loss and gradients, for each normalization.
+    Dr. GRPO is normalization "dr_grpo" with scale_rewards false; DAPO is "dapo" with a larger
+    clip_high, dynamic_sampling and overlong_buffer; GSPO is ratio "sequence".
+    Tested against: trl's GRPOTrainer, loss and gradients, for each normalization and ratio.
     """
 
     def __init__(self, config: GrpoConfig, reference: CausalLM | None = None) -> None:
@@ -171,8 +159,11 @@ class Grpo:
             model, batch.ids, batch.targets, temperature=config.temperature
         )
         old = log_probs.detach() if batch.old_log_probs is None else batch.old_log_probs
+        new = log_probs
+        if config.ratio == "sequence":
+            new, old = sequence_ratios(log_probs, old, mask), torch.zeros_like(log_probs)
         losses, clipped = policy_losses(
-            log_probs,
+            new,
             old,
             batch.advantages,
             clip_low=config.clip_low,

@@ -15,37 +15,52 @@ from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
 from glassbox.data.order import SeededOrder
 from glassbox.data.preferences import check_resumable, pad_rows
-from glassbox.inference.engine import Completion, Engine
+from glassbox.inference.engine import Engine
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.wave import evaluating
-from glassbox.tuning.graders import Grader, Problem, Rubric
-from glassbox.tuning.grpo import GrpoConfig, Metrics, RolloutBatch, group_advantages
+from glassbox.models.causal_lm import CausalLM
+from glassbox.tuning.answers import (
+    Answer,
+    Metrics,
+    RolloutBatch,
+    RolloutConfig,
+    gather_answers,
+    overlong_penalty,
+    parts_of,
+    spread,
+)
+from glassbox.tuning.graders import Grade, Grader, Problem, Rubric
+from glassbox.tuning.grpo import GrpoConfig, group_advantages
 from glassbox.tuning.log_probs import answer_log_probs
+from glassbox.tuning.tools import ToolLoop, make_tools
 
 
 @dataclass
-class Answer:
-    """One graded completion of a rollout, JSON-able, so that a rollout in use can be saved."""
+class Sampled:
+    """A prompt's answers, their rewards (shaping included) and what the graders said."""
 
-    problem: int
-    token_ids: list[int]
-    truncated: bool
-    advantage: float
-    old_log_probs: list[float] | None
+    answers: list[Answer]
+    rewards: list[float]
+    grades: list[Grade]
+    calls: int
+
+    @property
+    def silent(self) -> bool:
+        """Whether all answers score the same, so that none stands out."""
+        return max(self.rewards) == min(self.rewards)
 
 
-class RolloutSource:
-    """Every step: prompts in a seeded order, G answers each by the engine, graded and compared.
+class AnswerSource:
+    """Every step: prompts in a seeded order, G answers each by the engine, graded.
 
-    The engine must hold the very model that is trained, and its tokenizer. Chance comes from (seed, position of the
+    What follows from the rewards is a subclass's to say (`_credit`, `_weight`). The engine must hold
+    the very model that is trained, and its tokenizer. Chance comes from (seed, position of the
     prompt, sample) alone, so a saved position and the same weights give the same answers to the bit.
     With updates_per_rollout > 1, a position within a rollout carries its answers along.
 
-    With kl_beta = 0, answers of advantage zero are counted but not run through the model: their
-    loss and gradient are exactly zero. Problems whose prompt and max_tokens do not fit the model's
-    context are left out (`num_skipped`). `stop_token_ids` end an answer, <|im_end|> and the end of
-    text unless given. `precision` is that of the training loop, for scores that are computed again.
-    Raises UserError where no problem is left.
+    Problems whose prompt and max_tokens do not fit the model's context are left out (`num_skipped`).
+    `stop_token_ids` end an answer, <|im_end|> and the end of text unless given. `precision` is that
+    of the training loop, for scores that are computed again. Raises UserError where no problem is left.
     """
 
     def __init__(
@@ -53,7 +68,7 @@ class RolloutSource:
         engine: Engine,
         problems: Sequence[Problem],
         grader: Grader | Rubric,
-        config: GrpoConfig,
+        config: RolloutConfig,
         *,
         seed: int = 0,
         group: Group | None = None,
@@ -89,11 +104,19 @@ class RolloutSource:
             end = tokenizer.special_tokens.get("<|im_end|>")
             stop_token_ids = () if end is None else (end,)
         self.stop_token_ids = tuple(stop_token_ids)
+        tools = config.tools
+        self.loop = ToolLoop(
+            engine,
+            make_tools(tools.names, tools.sandbox),
+            rounds=tools.rounds,
+            result_chars=tools.result_chars,
+        )
         self.cursor = 0
         self.update = 0  # how many optimizer steps the rollout at the cursor has served
         self._answers: list[Answer] = []
         self._metrics: Metrics = {}
         self._order = SeededOrder(len(self.problems), seed, "problems")
+        self._spare = SeededOrder(len(self.problems), seed, "replacements")
 
     def next_step(self) -> list[RolloutBatch]:
         """This rank's micro-batches of the next optimizer step; a fresh rollout where one is due."""
@@ -108,103 +131,144 @@ class RolloutSource:
         return batches
 
     def _roll_out(self) -> tuple[list[Answer], Metrics]:
-        config = self.config
         first = self.cursor + self.group.rank
-        positions = range(first, self.cursor + config.prompts_per_step, self.group.world_size)
-        numbers = [self._order[position] for position in positions]
+        last = self.cursor + self.config.prompts_per_step
+        groups = self._draw(list(range(first, last, self.group.world_size)))
+        metrics = self._measure(groups)
+        replaced = self._replace(groups)
+        if replaced is not None:
+            metrics["replaced_groups"] = (float(replaced), float(len(groups)))
+        metrics.update(self._credit(groups))
+        return [answer for one in groups for answer in one.answers], metrics
+
+    def _replace(self, groups: list[Sampled]) -> int | None:
+        """Hook: put other prompts' groups for those that teach nothing; how many, None where it never does."""
+        return None
+
+    def _credit(self, groups: Sequence[Sampled]) -> Metrics:
+        """Turn rewards into what each answer is trained by; metrics of it."""
+        raise NotImplementedError
+
+    def _weight(self, answers: Sequence[Answer]) -> float:
+        """What the loss is divided by."""
+        raise NotImplementedError
+
+    def _draw(self, positions: Sequence[int], *, attempt: int = 0) -> list[Sampled]:
+        """The answers at these positions, graded; a later attempt draws other prompts for them."""
+        config = self.config
+        size = config.group_size
+        if attempt == 0:
+            numbers = [self._order[position] for position in positions]
+        else:
+            numbers = [self._spare[position + attempt - 1] for position in positions]
+        again = ("again", attempt) if attempt else ()
         params = [
             SamplingParams(
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
-                n=config.group_size,
-                seed=derive_seed(self.seed, "rollout", position),
+                n=size,
+                seed=derive_seed(self.seed, "rollout", position, *again),
                 stop_token_ids=self.stop_token_ids,
                 logprobs=config.old_log_probs == "engine",
             )
             for position in positions
         ]
-        completions = self.engine.generate([self.problems[n][0] for n in numbers], params)
-        return self._grade(numbers, completions)
-
-    def _grade(
-        self, numbers: list[int], completions: list[Completion]
-    ) -> tuple[list[Answer], Metrics]:
-        config = self.config
-        owners = [number for number in numbers for _ in range(config.group_size)]
-        grades = [
-            self.rubric.grade(completion.text or "", self.problems[number][1])
-            for number, completion in zip(owners, completions, strict=True)
-        ]
-        rewards = torch.tensor([g.reward for g in grades], dtype=torch.float64)
-        rewards = rewards.view(len(numbers), config.group_size)
-        advantages = group_advantages(rewards, scale=config.scale_rewards)
+        problems = [self.problems[number] for number in numbers]
+        drafts = self.loop.answer(
+            [ids for ids, _ in problems], [problem["prompt"] for _, problem in problems], params
+        )
+        owners = [number for number in numbers for _ in range(size)]
+        grades = self.rubric.grade_all(
+            [draft.text for draft in drafts], [self.problems[number][1] for number in owners]
+        )
         answers = [
             Answer(
                 problem=number,
-                token_ids=completion.token_ids,
-                truncated=completion.finish_reason == "length",
-                advantage=advantage,
-                old_log_probs=completion.sampling_log_probs,
+                token_ids=draft.token_ids,
+                truncated=draft.truncated,
+                advantage=0.0,
+                old_log_probs=draft.log_probs if config.old_log_probs == "engine" else None,
+                mask=None if all(draft.mask) else draft.mask,
             )
-            for number, completion, advantage in zip(
-                owners, completions, advantages.flatten().tolist(), strict=True
-            )
+            for number, draft in zip(owners, drafts, strict=True)
         ]
-        if config.old_log_probs == "recompute" and config.updates_per_rollout > 1:
-            self._recompute([answer for answer in answers if self._teaches(answer)])
-        count, groups = float(len(answers)), float(len(numbers))
-        silent = rewards.amax(dim=1) == rewards.amin(dim=1)
-        metrics: Metrics = {
-            "reward": (float(rewards.sum()), count),
-            "reward_std": (float(rewards.std(dim=1).sum()), groups),
-            "silent_groups": (float(silent.sum()), groups),
-            "answer_tokens": (float(sum(len(a.token_ids) for a in answers)), count),
-            "truncated": (float(sum(a.truncated for a in answers)), count),
-            "grader_errors": (float(sum(g.errors for g in grades)), count),
-        }
+        rewards = [
+            grade.reward + config.overlong_penalty * self._shaping(answer)
+            for grade, answer in zip(grades, answers, strict=True)
+        ]
+        return [
+            Sampled(
+                answers[i : i + size],
+                rewards[i : i + size],
+                grades[i : i + size],
+                sum(draft.calls for draft in drafts[i : i + size]),
+            )
+            for i in range(0, len(answers), size)
+        ]
+
+    def _shaping(self, answer: Answer) -> float:
+        config = self.config
+        length = config.max_tokens if answer.truncated else len(answer.token_ids)
+        return overlong_penalty(length, config.max_tokens, config.overlong_buffer)
+
+    def _measure(self, groups: Sequence[Sampled]) -> Metrics:
+        """Of the answers as they were first drawn, so that replacing groups does not flatter them."""
+        answers = [answer for one in groups for answer in one.answers]
+        grades = [grade for one in groups for grade in one.grades]
+        rewards = torch.tensor([one.rewards for one in groups], dtype=torch.float64)
+        count, prompts = float(len(answers)), float(len(groups))
+        metrics: Metrics = {"reward": (float(rewards.sum()), count)}
+        if self.config.group_size > 1:
+            metrics["reward_std"] = (float(rewards.std(dim=1).sum()), prompts)
+            metrics["silent_groups"] = (float(sum(one.silent for one in groups)), prompts)
+        metrics["answer_tokens"] = (float(sum(len(a.token_ids) for a in answers)), count)
+        metrics["truncated"] = (float(sum(a.truncated for a in answers)), count)
+        metrics["grader_errors"] = (float(sum(g.errors for g in grades)), count)
+        if self.config.tools.names:
+            metrics["tool_calls"] = (float(sum(one.calls for one in groups)), count)
         for name in self.rubric.graders:
             metrics[f"reward/{name}"] = (sum(g.parts[name] for g in grades), count)
-        return answers, metrics
+        return metrics
+
+    def _start(self, answer: Answer) -> int:
+        """Where an answer's first token is a target."""
+        return len(self.problems[answer.problem][0]) - 1
+
+    def _masked(self, answer: Answer) -> bool:
+        return answer.truncated and self.config.overlong == "mask"
 
     def _rows(self, answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
         rows = []
         for answer in answers:
             prompt = self.problems[answer.problem][0]
-            trained = not (answer.truncated and self.config.overlong == "mask")
-            mask = [0] * len(prompt) + [int(trained)] * len(answer.token_ids)
-            rows.append((prompt + answer.token_ids, mask))
+            own = [0] * len(answer.token_ids) if self._masked(answer) else answer.trained
+            rows.append((prompt + answer.token_ids, [0] * len(prompt) + own))
         return pad_rows(rows)
 
     def _parts(self, answers: Sequence[Answer]) -> Iterator[list[Answer]]:
-        """Answers of like length together, at most tokens_per_batch with padding (and at least one)."""
-
-        def length(answer: Answer) -> int:
-            return len(self.problems[answer.problem][0]) + len(answer.token_ids) - 1
-
-        part: list[Answer] = []
-        for answer in sorted(answers, key=length):  # so the newest is the longest of its part
-            if part and (len(part) + 1) * length(answer) > self.config.tokens_per_batch:
-                yield part
-                part = []
-            part.append(answer)
-        yield part
+        lengths = [self._start(answer) + len(answer.token_ids) for answer in answers]
+        for part in parts_of(lengths, self.config.tokens_per_batch):
+            yield [answers[number] for number in part]
 
     @torch.no_grad()
-    def _recompute(self, answers: list[Answer]) -> None:
-        """Score the answers by the forward pass, and in the batches, that training uses."""
-        model = self.engine.model
+    def _scores(self, model: CausalLM, answers: Sequence[Answer]) -> list[list[float]]:
+        """log p of each answer's tokens, by the forward pass and in the batches that training uses.
+
+        Zero at a tool's tokens.
+        """
+        found: dict[int, list[float]] = {}
         with evaluating(model), autocast(model.device, self.precision):
-            for part in self._parts(answers) if answers else ():
-                ids, targets = self._rows(part)
-                scored = answer_log_probs(
-                    model,
-                    ids.to(model.device),
-                    targets.to(model.device),
-                    temperature=self.config.temperature,
-                ).tolist()
-                for answer, row in zip(part, scored, strict=True):
-                    start = len(self.problems[answer.problem][0]) - 1
-                    answer.old_log_probs = row[start : start + len(answer.token_ids)]
+            for part in self._parts(answers):
+                ids, targets = (table.to(model.device) for table in self._rows(part))
+                rows = answer_log_probs(model, ids, targets, temperature=self.config.temperature)
+                for answer, row in zip(part, rows.tolist(), strict=True):
+                    start = self._start(answer)
+                    found[id(answer)] = row[start : start + len(answer.token_ids)]
+        return [found[id(answer)] for answer in answers]
+
+    def _recompute(self, answers: Sequence[Answer]) -> None:
+        for answer, scores in zip(answers, self._scores(self.engine.model, answers), strict=True):
+            answer.old_log_probs = scores
 
     def _batches(self) -> list[RolloutBatch]:
         kept = [answer for answer in self._answers if self._teaches(answer)]
@@ -212,42 +276,30 @@ class RolloutSource:
         shortest = min(self._answers, key=lambda answer: len(answer.token_ids))
         batches = [self._batch(part) for part in self._parts(kept or [shortest])]
         batches[0].weight = self._weight(self._answers)
-        for batch in batches[1:]:
-            batch.weight = 0.0
         batches[0].metrics = self._metrics if self.update == 0 else {}
         return batches
 
     def _teaches(self, answer: Answer) -> bool:
-        masked = answer.truncated and self.config.overlong == "mask"
-        return not masked and (answer.advantage != 0 or self.config.kl_beta > 0)
+        return not self._masked(answer)
 
-    def _weight(self, answers: Sequence[Answer]) -> float:
-        """What the normalization divides by: answers, trained tokens, or answers * max_tokens."""
-        config = self.config
-        if config.normalization == "dapo":
-            masked = config.overlong == "mask"
-            return float(sum(len(a.token_ids) for a in answers if not (a.truncated and masked)))
-        count = float(len(answers))
-        return count if config.normalization == "grpo" else count * config.max_tokens
+    def _scale(self, answer: Answer) -> float:
+        """What the summed loss of an answer's tokens is multiplied by."""
+        return 1.0
 
     def _batch(self, part: Sequence[Answer]) -> RolloutBatch:
         ids, targets = self._rows(part)
-        lengths = torch.tensor([float(len(answer.token_ids)) for answer in part])
-        old = None
-        if part[0].old_log_probs is not None:
-            old = torch.zeros(targets.shape)
-            for row, answer in enumerate(part):
-                start = len(self.problems[answer.problem][0]) - 1
-                assert answer.old_log_probs is not None
-                old[row, start : start + len(answer.token_ids)] = torch.tensor(answer.old_log_probs)
-        by_length = self.config.normalization == "grpo"
+        starts, width = [self._start(answer) for answer in part], targets.shape[1]
+        own = spread([answer.advantages for answer in part], starts, width)
+        whole = torch.tensor([answer.advantage for answer in part])
         return RolloutBatch(
             ids=ids,
             targets=targets,
-            advantages=torch.tensor([answer.advantage for answer in part]),
-            scales=1 / lengths if by_length else torch.ones_like(lengths),
-            old_log_probs=old,
+            advantages=whole if own is None else own,
+            scales=torch.tensor([self._scale(answer) for answer in part]),
+            old_log_probs=spread([answer.old_log_probs for answer in part], starts, width),
             weight=0.0,
+            returns=spread([answer.returns for answer in part], starts, width),
+            old_values=spread([answer.values for answer in part], starts, width),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -262,7 +314,12 @@ class RolloutSource:
             "update": self.update,
         }
         if self.update:
-            state["answers"] = [asdict(a) for a in _gather(self._answers, self.config, self.group)]
+            config = self.config
+            total = config.prompts_per_step * config.group_size
+            gathered = gather_answers(
+                self._answers, total, config.group_size, config.max_tokens, self.group
+            )
+            state["answers"] = [asdict(answer) for answer in gathered]
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -276,23 +333,56 @@ class RolloutSource:
         self._answers, self._metrics = [answer for group in mine for answer in group], {}
 
 
-def _gather(answers: list[Answer], config: GrpoConfig, group: Group) -> list[Answer]:
-    """The answers of all ranks in the order of their prompts, by summing tables with one owner a row."""
-    if group.world_size == 1:
-        return answers
-    size, ranks, most = config.group_size, group.world_size, config.max_tokens
-    whole = torch.zeros((config.prompts_per_step * size, 4 + most), dtype=torch.int64)
-    real = torch.zeros((config.prompts_per_step * size, 1 + most), dtype=torch.float64)
-    for place, answer in enumerate(answers):
-        row = (place // size * ranks + group.rank) * size + place % size
-        old, ids = answer.old_log_probs, answer.token_ids
-        facts = [answer.problem, int(answer.truncated), int(old is not None), len(ids)]
-        whole[row, : 4 + len(ids)] = torch.tensor([*facts, *ids])
-        values = [answer.advantage, *(old or [])]
-        real[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
-    gathered = []
-    for ints, reals in zip(group.sum_(whole).tolist(), group.sum_(real).tolist(), strict=True):
-        problem, truncated, scored, count = ints[:4]
-        old = reals[1 : 1 + count] if scored else None
-        gathered.append(Answer(problem, ints[4 : 4 + count], bool(truncated), reals[0], old))
-    return gathered
+class RolloutSource(AnswerSource):
+    """GRPO's source: each answer counts by how far it stands above the mean of its group.
+
+    With kl_beta = 0, answers of advantage zero are counted but not run through the model: their
+    loss and gradient are exactly zero. With `dynamic_sampling`, a group whose answers all score the
+    same is replaced by another prompt's, at most that many times (arXiv:2503.14476, section 3.2,
+    with a bound); metrics are of the first draw.
+    """
+
+    config: GrpoConfig
+
+    def _replace(self, groups: list[Sampled]) -> int | None:
+        most = self.config.dynamic_sampling
+        if most == 0:
+            return None
+        first = self.cursor + self.group.rank
+        replaced = 0
+        for attempt in range(1, most + 1):
+            places = [place for place, one in enumerate(groups) if one.silent]
+            if not places:
+                break
+            # position * most + attempt - 1: no two draws of a pass over the problems share a prompt
+            positions = [(first + place * self.group.world_size) * most for place in places]
+            for place, drawn in zip(places, self._draw(positions, attempt=attempt), strict=True):
+                if not drawn.silent:
+                    groups[place] = drawn
+                    replaced += 1
+        return replaced
+
+    def _credit(self, groups: Sequence[Sampled]) -> Metrics:
+        config = self.config
+        rewards = torch.tensor([one.rewards for one in groups], dtype=torch.float64)
+        advantages = group_advantages(rewards, scale=config.scale_rewards).flatten().tolist()
+        answers = [answer for one in groups for answer in one.answers]
+        for answer, advantage in zip(answers, advantages, strict=True):
+            answer.advantage = advantage
+        if config.old_log_probs == "recompute" and config.updates_per_rollout > 1:
+            self._recompute([answer for answer in answers if self._teaches(answer)])
+        return {}
+
+    def _teaches(self, answer: Answer) -> bool:
+        return super()._teaches(answer) and (answer.advantage != 0 or self.config.kl_beta > 0)
+
+    def _weight(self, answers: Sequence[Answer]) -> float:
+        """What the normalization divides by: answers, trained tokens, or answers * max_tokens."""
+        config = self.config
+        if config.normalization == "dapo":
+            return float(sum(a.num_trained for a in answers if not self._masked(a)))
+        count = float(len(answers))
+        return count if config.normalization == "grpo" else count * config.max_tokens
+
+    def _scale(self, answer: Answer) -> float:
+        return 1 / answer.num_trained if self.config.normalization == "grpo" else 1.0
