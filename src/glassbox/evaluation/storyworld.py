@@ -24,6 +24,7 @@ from glassbox.evaluation.scoring import token_log_probs
 from glassbox.evaluation.stats import accuracy
 from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
 from glassbox.models.causal_lm import CausalLM
+from glassbox.models.scorer import sequence_scores
 from glassbox.tokenizers import Tokenizer
 
 Row = dict[str, Any]
@@ -48,6 +49,7 @@ class Task(NamedTuple):
     limit: str
     required: tuple[str, ...]
     judge: Callable[[CausalLM, Tokenizer, Sequence[Row]], dict[str, Any]]
+    needs_scores: bool = False
 
 
 def evaluate_story_world(
@@ -62,7 +64,8 @@ def evaluate_story_world(
 
     {"heldout", "unseen": loss_nats, perplexity, bits_per_byte, entropy_nats, excess_nats, kinds;
     "questions", "preferences", "arithmetic": accuracy, kinds, and examples}, each figure as
-    {"value", "standard_error", "n"}. A task whose file is not there is left out.
+    {"value", "standard_error", "n"}. A task whose file is not there is left out. A model with a
+    scalar head also has "scores": {accuracy, kinds}, how often it scores the better answer higher.
 
     limits: by task (the keys of `Limits`), or one for all tasks; 0, and None, take all.
         The items are chosen by `seed` alone, so that models are compared on the same ones.
@@ -75,7 +78,7 @@ def evaluate_story_world(
     results: dict[str, Any] = {}
     for name, task in TASKS.items():
         path = folder / task.file
-        if path.exists():
+        if path.exists() and (model.config.score_head or not task.needs_scores):
             rows = choose(list(read_jsonl(path, task.required)), getattr(chosen, task.limit), seed)
             if rows:
                 results[name] = task.judge(model, tokenizer, rows)
@@ -149,16 +152,8 @@ def judge_preferences(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row]
     `accuracy` compares sums over the answer's tokens, its end of turn included, which is what DPO
     trains; `per_token` compares means, so that a short answer has no advantage. A tie is wrong.
     """
-    sequences, firsts = [], []
-    for row in rows:
-        first = len(tokenizer.encode_chat_prompt(row["prompt"]))
-        for side in ("chosen", "rejected"):
-            ids, mask = tokenizer.encode_chat([*row["prompt"], *row[side]])
-            end = max((i + 1 for i, trained in enumerate(mask) if trained), default=0)
-            if end <= first:
-                raise UserError(f"a {side} answer to {row['prompt'][-1]!r} is empty")
-            sequences.append(ids[:end])
-            firsts.append(first)
+    sequences = encode_sides(tokenizer, rows)
+    firsts = [len(tokenizer.encode_chat_prompt(row["prompt"])) for row in rows for _ in range(2)]
     scores = token_log_probs(model, sequences, first_target=firsts)
     kinds = [str(row.get("aspect", "")) for row in rows]
     chosen, rejected = scores[::2], scores[1::2]
@@ -169,6 +164,30 @@ def judge_preferences(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row]
             "accuracy"
         ],
     }
+
+
+def judge_scores(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row]) -> dict[str, Any]:
+    """Share of pairs in which the scalar head scores the chosen answer higher. A tie is wrong.
+
+    The score is read off where the answer ends, as a reward model is trained.
+    """
+    scores = sequence_scores(model, encode_sides(tokenizer, rows)).tolist()
+    right = [good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)]
+    return accuracy(right, [str(row.get("aspect", "")) for row in rows])
+
+
+def encode_sides(tokenizer: Tokenizer, rows: Sequence[Row]) -> list[list[int]]:
+    """Ids of each prompt with its chosen, then with its rejected answer, up to the answer's end."""
+    sequences = []
+    for row in rows:
+        first = len(tokenizer.encode_chat_prompt(row["prompt"]))
+        for side in ("chosen", "rejected"):
+            ids, mask = tokenizer.encode_chat([*row["prompt"], *row[side]])
+            end = max((i + 1 for i, trained in enumerate(mask) if trained), default=0)
+            if end <= first:
+                raise UserError(f"a {side} answer to {row['prompt'][-1]!r} is empty")
+            sequences.append(ids[:end])
+    return sequences
 
 
 def answer_greedily(
@@ -216,6 +235,13 @@ TASKS = {
         "preferences",
         ("prompt", "chosen", "rejected"),
         judge_preferences,
+    ),
+    "scores": Task(
+        "preferences.heldout.jsonl",
+        "preferences",
+        ("prompt", "chosen", "rejected"),
+        judge_scores,
+        needs_scores=True,
     ),
     "arithmetic": Task(
         "arithmetic.heldout.jsonl",

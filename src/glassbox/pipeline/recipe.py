@@ -18,6 +18,9 @@ from glassbox.models.shapes import Shape
 from glassbox.training.config import TrainConfig
 from glassbox.tuning.dpo import DpoConfig
 from glassbox.tuning.grpo import GrpoConfig
+from glassbox.tuning.kto import KtoConfig
+from glassbox.tuning.reference_free import CpoConfig, OrpoConfig, SimpoConfig
+from glassbox.tuning.reward import BradleyTerryConfig, ProcessConfig
 
 PACKAGED = Path(__file__).resolve().parents[1] / "recipes"
 CHECKOUT = Path(__file__).resolve().parents[3] / "recipes"
@@ -77,10 +80,10 @@ class ChatData(Spec):
 
 
 class PreferenceData(Spec):
-    """Pairs of a chosen and a rejected answer."""
+    """Pairs of a chosen and a rejected answer; single answers for KTO, solutions for process rewards."""
 
-    path: str = Field(description="JSON or JSON lines of preference pairs")
-    pairs_per_step: int = Field(16, gt=0)
+    path: str = Field(description="JSON or JSON lines of preference pairs, or of the others")
+    pairs_per_step: int = Field(16, gt=0, description="or answers, or solutions")
     pairs_per_batch: int | None = Field(None, gt=0)
     max_length: int = Field(512, gt=1)
 
@@ -131,6 +134,9 @@ class SftRecipe(StageRecipe):
     stage: Literal["sft"] = "sft"
     init: str = Field(description="MODEL to fine-tune")
     data: ChatData
+    neftune_alpha: float | None = Field(
+        None, gt=0, description="noise on the embeddings, often 5; None: none"
+    )
 
 
 class DpoRecipe(StageRecipe):
@@ -140,6 +146,28 @@ class DpoRecipe(StageRecipe):
     init: str = Field(description="MODEL to align; it is also the reference")
     data: PreferenceData
     dpo: DpoConfig = DpoConfig()
+
+
+class PreferenceRecipe(StageRecipe):
+    """Alignment on what people prefer, by the loss of one's choice."""
+
+    stage: Literal["preference"] = "preference"
+    init: str = Field(description="MODEL to align; also the reference of dpo and kto")
+    data: PreferenceData
+    loss: Annotated[
+        DpoConfig | OrpoConfig | SimpoConfig | CpoConfig | KtoConfig, Field(discriminator="kind")
+    ] = DpoConfig()
+
+
+class RewardRecipe(StageRecipe):
+    """A reward model: a scalar head that learns what people prefer, or which steps are right."""
+
+    stage: Literal["reward"] = "reward"
+    init: str = Field(description="MODEL to give a scalar head")
+    data: PreferenceData
+    loss: Annotated[BradleyTerryConfig | ProcessConfig, Field(discriminator="kind")] = (
+        BradleyTerryConfig()
+    )
 
 
 class GrpoRecipe(StageRecipe):
@@ -166,7 +194,13 @@ class CurateRecipe(Spec):
 
 
 Recipe = Annotated[
-    PretrainRecipe | SftRecipe | DpoRecipe | GrpoRecipe | CurateRecipe,
+    PretrainRecipe
+    | SftRecipe
+    | DpoRecipe
+    | PreferenceRecipe
+    | RewardRecipe
+    | GrpoRecipe
+    | CurateRecipe,
     Field(discriminator="stage"),
 ]
 
@@ -174,6 +208,8 @@ STAGES: dict[str, type[StageRecipe]] = {
     "pretrain": PretrainRecipe,
     "sft": SftRecipe,
     "dpo": DpoRecipe,
+    "preference": PreferenceRecipe,
+    "reward": RewardRecipe,
     "grpo": GrpoRecipe,
 }
 

@@ -62,6 +62,7 @@ COLUMNS = (
     Column(("unseen", "excess_nats"), "Excess, unseen", NATS, "min"),
     Column(("questions", "accuracy"), "Questions", "answered right", "max", percent=True),
     Column(("preferences", "accuracy"), "Preferences", "told apart", "max", percent=True),
+    Column(("scores", "accuracy"), "Reward scores", "told apart", "max", percent=True),
     Column(("arithmetic", "accuracy"), "Arithmetic", "solved", "max", percent=True),
     Column(("heldout", "perplexity"), "Perplexity", "per token", "min", 2, False, True),
     Column(("heldout", "bits_per_byte"), "Bits per byte", "bits/byte", "min", 3, False, True),

@@ -17,11 +17,6 @@ from glassbox.core.runs import RunFolder
 from glassbox.core.seeding import derive_seed, seed_everything
 from glassbox.data.conversations import read_chats, write_chat_shard
 from glassbox.data.loader import PackedRows, PackedSource
-from glassbox.data.preferences import (
-    PreferenceSource,
-    encode_preferences,
-    read_preferences,
-)
 from glassbox.data.shards import read_shard
 from glassbox.evaluation.hooks import LossHook, SampleHook
 from glassbox.inference import Engine, end_of_turn_ids
@@ -32,12 +27,15 @@ from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.groups import ParameterGroup, decay_groups
 from glassbox.optim.muon import Muon, Together
 from glassbox.pipeline.open_model import find_model, open_model
+from glassbox.pipeline.preference_stages import Parts, preference_parts, reward_parts
 from glassbox.pipeline.recipe import (
     AdamWConfig,
     DpoRecipe,
     GrpoRecipe,
     MuonConfig,
+    PreferenceRecipe,
     PretrainRecipe,
+    RewardRecipe,
     SftRecipe,
     StageRecipe,
 )
@@ -51,9 +49,9 @@ from glassbox.tokenizers import Tokenizer
 from glassbox.training.loop import Trainer, TrainResult
 from glassbox.training.next_token import NextToken
 from glassbox.training.protocols import BatchSource, Hook, Objective
-from glassbox.tuning.dpo import Dpo, reference_log_probs
 from glassbox.tuning.graders import NumericAnswer, read_problems
 from glassbox.tuning.grpo import Grpo
+from glassbox.tuning.neftune import Neftune
 from glassbox.tuning.rollouts import RolloutSource
 
 
@@ -239,27 +237,26 @@ def build_sft(recipe: SftRecipe, folder: Path, group: Group) -> Stage:
     heldout = None
     if data.heldout_path is not None:
         heldout = read_shard(folder / "data" / "heldout", fingerprint=tokenizer.fingerprint)
-    return Stage(model, tokenizer, NextToken(), source, _hooks(recipe, tokenizer, heldout))
+    alpha = recipe.neftune_alpha
+    objective = NextToken() if alpha is None else Neftune(NextToken(), alpha)
+    return Stage(model, tokenizer, objective, source, _hooks(recipe, tokenizer, heldout))
 
 
-def build_dpo(recipe: DpoRecipe, folder: Path, group: Group) -> Stage:
-    """Pairs, each with its log-probabilities under the model as it was at the start, frozen."""
-    model, tokenizer, _ = open_model(recipe.init)
-    device = resolve_device(recipe.device, local_rank=group.local_rank)
-    data = recipe.data
-    pairs, report = encode_preferences(
-        read_preferences(data.path), tokenizer, max_length=data.max_length
-    )
-    _note_lost(report.shortened, report.skipped, "pairs", data.max_length)
-    source = PreferenceSource(
-        pairs,
-        pairs_per_step=data.pairs_per_step,
-        pairs_per_batch=data.pairs_per_batch,
-        seed=recipe.seed,
-        group=group,
-        reference=reference_log_probs(model.to(device), pairs, precision=recipe.train.precision),
-    )
-    return Stage(model, tokenizer, Dpo(recipe.dpo), source, _hooks(recipe, tokenizer, None))
+def build_preference(recipe: PreferenceRecipe | DpoRecipe, folder: Path, group: Group) -> Stage:
+    """Pairs or single answers, and a loss on them."""
+    return _stage(recipe, preference_parts(recipe, group))
+
+
+def build_reward(recipe: RewardRecipe, folder: Path, group: Group) -> Stage:
+    """Pairs or judged solutions, and a scalar head that learns from them."""
+    return _stage(recipe, reward_parts(recipe, group))
+
+
+def _stage(recipe: DpoRecipe | PreferenceRecipe | RewardRecipe, parts: Parts) -> Stage:
+    report = parts.report
+    _note_lost(report.shortened, report.skipped, "rows", recipe.data.max_length)
+    hooks = _hooks(recipe, parts.tokenizer, None)
+    return Stage(parts.model, parts.tokenizer, parts.objective, parts.source, hooks)
 
 
 def build_grpo(recipe: GrpoRecipe, folder: Path, group: Group) -> Stage:
@@ -288,7 +285,9 @@ def build_grpo(recipe: GrpoRecipe, folder: Path, group: Group) -> Stage:
 BUILDERS: dict[type[StageRecipe], Callable[[Any, Path, Group], Stage]] = {
     PretrainRecipe: build_pretrain,
     SftRecipe: build_sft,
-    DpoRecipe: build_dpo,
+    DpoRecipe: build_preference,
+    PreferenceRecipe: build_preference,
+    RewardRecipe: build_reward,
     GrpoRecipe: build_grpo,
 }
 
