@@ -7,12 +7,15 @@ from typing import Annotated
 from pydantic import Field
 
 from glassbox.data.curation.boilerplate import BoilerplateSpec
+from glassbox.data.curation.c4 import C4QualitySpec
 from glassbox.data.curation.chunking import ChunkSpec
 from glassbox.data.curation.cleaning import NormalizeSpec, RepairSpec
 from glassbox.data.curation.decontaminate import DecontaminateSpec
 from glassbox.data.curation.exact import ExactSpec
 from glassbox.data.curation.html import HtmlSpec
 from glassbox.data.curation.minhash import MinHashSpec
+from glassbox.data.curation.quality import FinewebQualitySpec, GopherQualitySpec
+from glassbox.data.curation.repetition import GopherRepetitionSpec
 from glassbox.data.curation.simhash import SimHashSpec
 from glassbox.data.curation.substring import SubstringSpec
 
@@ -22,6 +25,10 @@ StepConfig = Annotated[
     | RepairSpec
     | NormalizeSpec
     | BoilerplateSpec
+    | C4QualitySpec
+    | GopherQualitySpec
+    | GopherRepetitionSpec
+    | FinewebQualitySpec
     | ChunkSpec
     | ExactSpec
     | MinHashSpec
