@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from glassbox.cli.data_analyze import analyze
 from glassbox.cli.data_curate import curate
 
 
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     group.command("storyworld")(storyworld)
     group.command("show")(show)
     group.command("curate")(curate)
+    group.command("analyze")(analyze)
     app.add_typer(group, name="data", rich_help_panel="Prepare")
 
 

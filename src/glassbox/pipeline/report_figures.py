@@ -170,7 +170,7 @@ def draw(chart: Chart) -> Markup:
         _label(axes, ends, figure.get_figheight())
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), f"{chart.title}, {chart.unit}".rstrip(", "))
+    return inline_svg(buffer.getvalue(), f"{chart.title}, {chart.unit}".rstrip(", "))
 
 
 def _draw_lines(axes: Any, chart: Chart) -> list[tuple[float, str, str]]:
@@ -304,7 +304,7 @@ _UNUSED = re.compile(r"\s*<defs>\s*<style.*?</defs>|(?<=<g) id=\"[^\"]*\"", re.S
 _FONT = re.compile(r"font-family: 'DejaVu Sans';\s*| version=\"1.1\"")
 
 
-def _inline(svg: str, label: str) -> Markup:
+def inline_svg(svg: str, label: str) -> Markup:
     """The element alone, without namespaces or metadata (HTML needs neither), colours as variables.
 
     Ids of groups go, since a page holds each id once; those of clip paths are made of their content.
