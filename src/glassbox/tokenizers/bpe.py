@@ -10,7 +10,7 @@ Source: Sennrich et al., 2016 (arXiv:1508.07909). Tested against: each other, `t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR, to_bytes, to_chars, utf8
 
 _NEVER = 1 << 62
 _PRINTABLE = range(0x20, 0x7F)
+_Find = Callable[[tuple[int, int], int], int]
 _SHORT = 48  # symbols; up to here a plain scan beats the heap
 
 
@@ -85,47 +86,56 @@ class BytePairModel:
         if self.ignore_merges and (whole := self.vocab.get(to_chars(word))) is not None:
             return [whole]
         ids = self._from_bytes(word)
-        return self._merge_short(ids) if len(ids) <= _SHORT else self._merge_long(ids)
+        return merge_ids(ids, self.ranks, self.joined)
 
     def _from_bytes(self, word: bytes) -> list[int]:
         ids = [self.byte_ids[byte] for byte in word]
         return [number for number in ids if number >= 0] if self.lacks_bytes else ids
 
-    def _merge_short(self, ids: list[int]) -> list[int]:
-        find = self.ranks.get
-        # found[i] is the rank of ids[i] and ids[i + 1]; a join changes only its two neighbours
-        found = [find(pair, _NEVER) for pair in pairwise(ids)]
-        while found and (rank := min(found)) != _NEVER:
-            i = found.index(rank)
-            ids[i] = joined = self.joined[rank]
-            del ids[i + 1], found[i]
-            if i > 0:
-                found[i - 1] = find((ids[i - 1], joined), _NEVER)
-            if i < len(found):
-                found[i] = find((joined, ids[i + 1]), _NEVER)
-        return ids
 
-    def _merge_long(self, ids: list[int]) -> list[int]:
-        find, end = self.ranks.get, len(ids)
-        follow = list(range(1, end + 1))
-        precede = list(range(-1, end - 1))
-        heap = [(r, i) for i, pair in enumerate(pairwise(ids)) if (r := find(pair)) is not None]
-        heapq.heapify(heap)
-        while heap:
-            rank, i = heapq.heappop(heap)
-            j = follow[i]
-            if j == end or ids[i] < 0 or find((ids[i], ids[j])) != rank:
-                continue  # one of the two was joined to something else meanwhile
-            joined = self.joined[rank]
-            ids[i], ids[j] = joined, -1
-            k = follow[i] = follow[j]
-            if k < end:
-                precede[k] = i
-                if (r := find((joined, ids[k]))) is not None:
-                    heapq.heappush(heap, (r, i))
-            if (h := precede[i]) >= 0 and (r := find((ids[h], joined))) is not None:
-                heapq.heappush(heap, (r, h))
-        return [number for number in ids if number >= 0]
+def merge_ids(
+    ids: list[int], ranks: Mapping[tuple[int, int], int], joined: Sequence[int]
+) -> list[int]:
+    """Ids after every merge: `ranks` by pair, what each rank makes in `joined`. Changes `ids`."""
+    merge = _merge_short if len(ids) <= _SHORT else _merge_long
+    return merge(ids, ranks.get, joined)
+
+
+def _merge_short(ids: list[int], find: _Find, made: Sequence[int]) -> list[int]:
+    # found[i] is the rank of ids[i] and ids[i + 1]; a join changes only its two neighbours
+    found = [find(pair, _NEVER) for pair in pairwise(ids)]
+    while found and (rank := min(found)) != _NEVER:
+        i = found.index(rank)
+        ids[i] = joined = made[rank]
+        del ids[i + 1], found[i]
+        if i > 0:
+            found[i - 1] = find((ids[i - 1], joined), _NEVER)
+        if i < len(found):
+            found[i] = find((joined, ids[i + 1]), _NEVER)
+    return ids
+
+
+def _merge_long(ids: list[int], find: _Find, made: Sequence[int]) -> list[int]:
+    end = len(ids)
+    follow = list(range(1, end + 1))
+    precede = list(range(-1, end - 1))
+    heap = [(r, i) for i, pair in enumerate(pairwise(ids)) if (r := find(pair, _NEVER)) < _NEVER]
+    heapq.heapify(heap)
+    while heap:
+        rank, i = heapq.heappop(heap)
+        j = follow[i]
+        if j == end or ids[i] < 0 or find((ids[i], ids[j]), _NEVER) != rank:
+            continue  # one of the two was joined to something else meanwhile
+        joined = made[rank]
+        ids[i], ids[j] = joined, -1
+        k = follow[i] = follow[j]
+        if k < end:
+            precede[k] = i
+            if (r := find((joined, ids[k]), _NEVER)) < _NEVER:
+                heapq.heappush(heap, (r, i))
+        if (h := precede[i]) >= 0 and (r := find((ids[h], joined), _NEVER)) < _NEVER:
+            heapq.heappush(heap, (r, h))
+    return [number for number in ids if number >= 0]
 
 
 def _rebuild(

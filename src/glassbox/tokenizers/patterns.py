@@ -135,11 +135,11 @@ class PreTokenizer:
 
     def last_cut(self, text: str) -> int:
         """The last index at which a cut is certain whatever follows; 0 where none is."""
-        return _last(_CERTAIN_CUT, text) if self.cuts_are_known else 0
+        return last_match(_CERTAIN_CUT, text) if self.cuts_are_known else 0
 
     def last_composed(self, text: str) -> int:
         """The last index before which composition is finished whatever follows."""
-        return _last(_NEVER_COMPOSES, text) if self.nfc else len(text)
+        return last_match(_NEVER_COMPOSES, text) if self.nfc else len(text)
 
     def blocks(self, text: str, size: int = BLOCK_CHARS) -> Iterator[str]:
         """Blocks of about `size` characters whose words, in turn, are those of the whole text."""
@@ -186,7 +186,8 @@ def _reversed(pattern: str) -> regex.Pattern[str]:
     return regex.compile(f"(?r)(?:{pattern})")
 
 
-def _last(pattern: str, text: str) -> int:
+def last_match(pattern: str, text: str) -> int:
+    """Where the last match of a pattern begins; 0 where there is none."""
     match = _reversed(pattern).search(text)
     return 0 if match is None else match.start()
 

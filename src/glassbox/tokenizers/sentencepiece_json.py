@@ -22,14 +22,19 @@ _SPLIT = {
 
 
 def is_sentencepiece(raw: Any) -> bool:
-    """Whether a parsed tokenizer.json is of this kind."""
+    """Whether a parsed tokenizer.json is of this kind, in a form that is known."""
     model = raw.get("model") if isinstance(raw, dict) else None
-    return isinstance(model, dict) and model.get("byte_fallback") is True
+    if not isinstance(model, dict) or model.get("byte_fallback") is not True:
+        return False
+    vocab = model.get("vocab")
+    if model.get("type", "BPE") != "BPE" or not isinstance(vocab, dict):
+        return False
+    return _prefix(raw) is not None and all(byte_piece(byte) in vocab for byte in range(256))
 
 
 def parse_model(raw: dict[str, Any], where: str) -> tuple[SentencePieceModel, SpacedText]:
     """Model and pre-tokenizer. Raises UserError naming the key that cannot be followed."""
-    spaced = _read_prefix(raw, where)
+    spaced = _prefix(raw) is True
     model = raw["model"]
     vocab, merges = model.get("vocab"), model.get("merges")
     if model.get("type", "BPE") != "BPE" or not isinstance(vocab, dict):
@@ -58,7 +63,6 @@ def model_to_json(
     model: SentencePieceModel, words: SpacedText, added: dict[str, int]
 ) -> dict[str, Any]:
     """The entries `normalizer`, `pre_tokenizer`, `decoder` and `model`; `added`: control tokens' ids."""
-    vocab = sorted({**model.vocab, **added}.items(), key=lambda item: item[1])
     decoders: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
@@ -71,23 +75,29 @@ def model_to_json(
         "normalizer": {"type": "Sequence", "normalizers": steps},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>" if "<unk>" in added else None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": dict(vocab),
-            "merges": [list(pair) for pair in model.merges],
-        },
+        "model": model_entry(model, added),
     }
 
 
-def _read_prefix(raw: dict[str, Any], where: str) -> bool:
-    """Whether a space is put before each text."""
+def model_entry(model: SentencePieceModel, added: dict[str, int]) -> dict[str, Any]:
+    """The `model` entry; `added`: control tokens' ids."""
+    vocab = sorted({**model.vocab, **added}.items(), key=lambda item: item[1])
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": "<unk>" if "<unk>" in added else None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "ignore_merges": False,
+        "vocab": dict(vocab),
+        "merges": [list(pair) for pair in model.merges],
+    }
+
+
+def _prefix(raw: dict[str, Any]) -> bool | None:
+    """Whether a space is put before each text; None: the form is another."""
     normalizer, words = raw.get("normalizer"), raw.get("pre_tokenizer")
     steps = [] if normalizer is None else [normalizer]
     if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
@@ -100,7 +110,4 @@ def _read_prefix(raw: dict[str, Any], where: str) -> bool:
         scheme = words.get("prepend_scheme", "always")
         if words.get("replacement") == SPACE and scheme in ("always", "never"):
             return bool(scheme == "always")
-    raise UserError(
-        f"{where}: normalizer and pre_tokenizer are of a form that is not known; known for "
-        "sentencepiece: Prepend and Replace, or Metaspace with prepend_scheme always or never"
-    )
+    return None

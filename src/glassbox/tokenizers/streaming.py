@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import regex
@@ -15,6 +16,19 @@ Piece = str | int
 """A stretch of ordinary text, or the id of an added token."""
 
 
+_SPACES = regex.compile(r"\p{White_Space}*")
+_SPACES_BEFORE = regex.compile(r"(?r)\p{White_Space}*")
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What an added token asks of its neighbours: spaces that it swallows, or to stand alone."""
+
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+
 class AddedTokenSplitter:
     """Cut text at added tokens: the leftmost first, of those that begin together the longest.
 
@@ -22,8 +36,9 @@ class AddedTokenSplitter:
     ['x', 2, 'y', 1]
     """
 
-    def __init__(self, tokens: Mapping[str, int]) -> None:
+    def __init__(self, tokens: Mapping[str, int], edges: Mapping[str, Edges] | None = None) -> None:
         self.ids = dict(tokens)
+        self.edges = {token: edge for token, edge in (edges or {}).items() if token in self.ids}
         longest_first = sorted(self.ids, key=len, reverse=True)
         self.find: Callable[[str], Iterator[regex.Match[str]]] = regex.compile(
             "|".join(map(regex.escape, longest_first)) or r"(?!)"
@@ -50,6 +65,8 @@ class AddedTokenSplitter:
                 yield chunk
                 continue
             held += chunk
+            if self.edges:  # what a token swallows is known only at the end
+                continue
             # A token that is complete but could still grow into a longer one has to wait as well.
             wait = self._undecided(held)
             pieces, done = self._matches(held, wait)
@@ -68,6 +85,11 @@ class AddedTokenSplitter:
             start, end = match.span()
             if before is not None and start >= before:
                 break
+            if (edge := self.edges.get(match.group())) is not None:
+                if edge.single_word and _in_word(text, start, end):
+                    continue
+                start = _SPACES_BEFORE.search(text, done, start).start() if edge.lstrip else start
+                end = _SPACES.match(text, end).end() if edge.rstrip else end
             if start > done:
                 pieces.append(text[done:start])
             pieces.append(self.ids[match.group()])
@@ -80,6 +102,13 @@ class AddedTokenSplitter:
             if text[start:] in self.prefixes:
                 return start
         return len(text)
+
+
+def _in_word(text: str, start: int, end: int) -> bool:
+    return bool(
+        regex.search(r"\w\Z", text[max(0, start - 1) : start])
+        or regex.match(r"\w", text[end : end + 1])
+    )
 
 
 def normalize_stream(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[Piece]:
@@ -126,6 +155,26 @@ def encode_stream(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[int
     yield from tokenizer.encode_ordinary("".join(held))
 
 
+def encode_processed(
+    tokenizer: Tokenizer, pieces: Iterable[Piece], *, allow_special: bool
+) -> Iterator[int]:
+    """Ids of pieces not yet normalized, each block as soon as a cut is certain."""
+    cut_last = tokenizer.pretokenizer.last_cut
+    held, first = "", True
+    for piece in pieces:
+        if isinstance(piece, int):
+            yield from tokenizer.encode_processed(held, allow_special=allow_special, first=first)
+            held, first = "", False
+            yield piece
+            continue
+        held += piece
+        if cut := cut_last(held):
+            block, held = held[:cut], held[cut:]
+            yield from tokenizer.encode_processed(block, allow_special=allow_special, first=first)
+            first = False
+    yield from tokenizer.encode_processed(held, allow_special=allow_special, first=first)
+
+
 class StreamDecoder:
     """Ids in, text out, as soon as it is certain: never half a character.
 
@@ -135,15 +184,19 @@ class StreamDecoder:
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._previous: str | None = None
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         """The text that this id completes, often several characters, sometimes none."""
-        content = self._tokenizer.decode_bytes([token_id], skip_special=self._skip_special)
+        content, self._previous = self._tokenizer.decode_step(
+            token_id, self._previous, skip_special=self._skip_special
+        )
         return self._utf8.decode(content)
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD where a character was never finished."""
         text = self._utf8.decode(b"", final=True)
         self._utf8.reset()
+        self._previous = None
         return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -16,17 +17,22 @@ from glassbox.tokenizers import streaming, tokenizer_json
 from glassbox.tokenizers.bpe import BytePairModel, WordCache
 from glassbox.tokenizers.bytelevel import to_chars, utf8
 from glassbox.tokenizers.chat import ChatTemplate, Message
-from glassbox.tokenizers.patterns import PreTokenizer
+from glassbox.tokenizers.processing import Processing
+from glassbox.tokenizers.processing_json import tokens_around
 from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
-from glassbox.tokenizers.streaming import AddedTokenSplitter, Piece, StreamDecoder
-from glassbox.tokenizers.tokenizer_json import AddedToken, Config, Parts
+from glassbox.tokenizers.streaming import AddedTokenSplitter, Edges, Piece, StreamDecoder
+from glassbox.tokenizers.tokenizer_json import AddedToken, Config, Model, Parts, Words
+from glassbox.tokenizers.unigram import UnigramModel
+from glassbox.tokenizers.wordpiece import WordPieceModel
 
 
 class Tokenizer:
-    """Byte-pair encoding, byte-level or sentencepiece's, with added tokens.
+    """Text to ids and back by any model: byte-pair, WordPiece, Unigram, characters; with added tokens.
 
-    Any text can be encoded, and `decode(encode(text)) == text` (a sentencepiece vocabulary that puts
-    a space before each text gives it back). Control tokens are ids, never text:
+    What it is made of is data: a model (the vocabulary and how a word becomes ids), what is done to
+    text around it, and added tokens. A byte-level vocabulary encodes any text, and `decode(encode(text))
+    == text` (a sentencepiece vocabulary that puts a space before each text gives it back); others have
+    normalizers and unknown tokens, and lose what these lose. Control tokens are ids, never text:
     `encode` reads `<|im_end|>` in a user's words as eleven ordinary characters unless told
     `allow_special=True`. Immutable; safe to share between threads.
 
@@ -35,8 +41,8 @@ class Tokenizer:
 
     def __init__(
         self,
-        model: BytePairModel | SentencePieceModel,
-        pretokenizer: PreTokenizer | SpacedText,
+        model: Model,
+        pretokenizer: Words,
         added: Sequence[AddedToken] = (),
         *,
         roles: Mapping[str, str] | None = None,
@@ -49,20 +55,28 @@ class Tokenizer:
         self.roles = dict(roles or {})
         self._post_processor = post_processor
         self._chat_template = chat_template
+        self._decoder = pretokenizer.decoder if isinstance(pretokenizer, Processing) else None
         self._bytes = dict(model.tokens)
         self._ids = dict(model.vocab)
         self._place_added()
         self._names = {number: token for token, number in self._ids.items()}
+        self._shown = dict(self._names)
+        if isinstance(pretokenizer, Processing):  # what is found normalized is shown so
+            self._shown |= {t.id: pretokenizer.normalize(t.content) for t in added if t.normalized}
         self._special_ids = frozenset(self.special_tokens.values())
         self._cache = WordCache(model)
         # Non-special added tokens are ordinary vocabulary; special ones only where allowed.
         self._splitters = {allow: self._make_splitters(allow) for allow in (False, True)}
+        # Those looked for in normalized text, where a normalizer may change what is looked for.
+        self._late = {allow: self._make_late(allow) for allow in (False, True)}
         for role, content in self.roles.items():
             if content not in self._ids:
                 raise UserError(f"{role} = {content!r} is not in the vocabulary")
 
     def _place_added(self) -> None:
-        merged = {left + right for left, right in self.model.merges}
+        model = self.model
+        merges = [] if isinstance(model, (WordPieceModel, UnigramModel)) else model.merges
+        merged = {left + right for left, right in merges}
         for token in self.added:
             content = utf8(token.content, what=f"the added token {token.content!r}")
             if not content:
@@ -86,19 +100,33 @@ class Tokenizer:
             self._bytes[token.id] = content
 
     def _make_splitters(self, allow_special: bool) -> list[AddedTokenSplitter]:
+        late = (False,) if isinstance(self.pretokenizer, Processing) else (False, True)
         groups = [
-            {t.content: t.id for t in self.added if t.normalized == late} for late in (False, True)
+            [t for t in self.added if t.normalized == when and (allow_special or not t.special)]
+            for when in late
         ]
-        if not allow_special:
-            groups = [
-                {
-                    content: number
-                    for content, number in group.items()
-                    if number not in self._special_ids
-                }
-                for group in groups
-            ]
-        return [AddedTokenSplitter(group) for group in groups if group]
+        return [
+            AddedTokenSplitter(
+                {t.content: t.id for t in group},
+                {t.content: t.edges for t in group if t.edges != Edges()},
+            )
+            for group in groups
+            if group
+        ]
+
+    def _make_late(self, allow_special: bool) -> AddedTokenSplitter | None:
+        words = self.pretokenizer
+        if not isinstance(words, Processing):
+            return None
+        late = {
+            words.normalize(t.content): t
+            for t in self.added
+            if t.normalized and (allow_special or not t.special)
+        }
+        late.pop("", None)
+        ids = {content: t.id for content, t in late.items()}
+        edges = {content: t.edges for content, t in late.items() if t.edges != Edges()}
+        return AddedTokenSplitter(ids, edges) if late else None
 
     # ---- vocabulary -------------------------------------------------------------------------
 
@@ -152,6 +180,8 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that an id stands for. Raises UserError for an id that stands for none."""
         try:
+            if self._decoder is not None:
+                return self._decoder.piece(self._shown[token_id], "")
             return self._bytes[token_id]
         except KeyError:
             raise UserError(
@@ -161,34 +191,88 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides ids, so that data cannot meet another tokenizer."""
-        content = [
-            sorted(self.model.vocab.items(), key=lambda item: item[1]),
-            self.model.merges,
-            self.model.ignore_merges,
-            self.pretokenizer.stages,
-            self.pretokenizer.nfc,
-            sorted((t.id, t.content, t.special, t.normalized) for t in self.added),
-        ]
+        model, words = self.model, self.pretokenizer
+        content: list[Any]
+        if isinstance(words, Processing):
+            parts = tokenizer_json.model_to_json(model, self.added)
+            content = [parts, words.normalizer, words.pre_tokenizer]
+        else:
+            assert isinstance(model, (BytePairModel, SentencePieceModel))
+            content = [
+                sorted(model.vocab.items(), key=lambda item: item[1]),
+                model.merges,
+                model.ignore_merges,
+                words.stages,
+                words.nfc,
+                *(
+                    ["no space before"]
+                    if isinstance(words, SpacedText) and not words.prefix
+                    else []
+                ),
+            ]
+        content.append(sorted((t.id, t.content, t.special, t.normalized) for t in self.added))
+        content += [[t.content, *astuple(t.edges)] for t in self.added if t.edges != Edges()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     # ---- text to ids ------------------------------------------------------------------------
 
-    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, *, allow_special: bool = False, add_special: bool = False
+    ) -> list[int]:
         """Ids of a text. Special tokens in it are text, unless `allow_special`.
 
-        Raises UserError for what is no string, and for lone surrogates.
+        `add_special` puts around it what the tokenizer's files put around one text (`special_around`).
+        Raises UserError for what is no string, for lone surrogates, and for characters that the
+        vocabulary lacks where it has nothing to stand for them.
         """
         ids: list[int] = []
-        for piece in self.split_added(_checked(text), allow_special=allow_special):
+        processed = isinstance(self.pretokenizer, Processing)
+        for n, piece in enumerate(self.split_added(_checked(text), allow_special=allow_special)):
             if isinstance(piece, int):
                 ids.append(piece)
+            elif processed:
+                ids += self.encode_processed(piece, allow_special=allow_special, first=n == 0)
             else:
                 ids += self.encode_ordinary(self.pretokenizer.normalize(piece))
+        if add_special:
+            before, after = self.special_around
+            return [*before, *ids, *after]
+        return ids
+
+    @cached_property
+    def special_around(self) -> tuple[list[int], list[int]]:
+        """The ids that the files' post-processor puts before and after one text (`[CLS]`, `[SEP]`)."""
+        around = tokens_around(self._post_processor)
+        for token in (*around[0], *around[1]):
+            if token not in self._ids:
+                raise UserError(f"post_processor: {token!r} is not in the vocabulary")
+        before, after = ([self._ids[token] for token in side] for side in around)
+        return before, after
+
+    def encode_processed(self, text: str, *, allow_special: bool, first: bool) -> list[int]:
+        """Ids of a text not yet normalized, in which early added tokens are no more looked for.
+
+        first: nothing comes before it. For tokenizers whose text goes through `Processing`.
+        """
+        words, look_up = self.pretokenizer, self._cache.__getitem__
+        assert isinstance(words, Processing)
+        late = self._late[allow_special]
+        ids: list[int] = []
+        for block in words.blocks(text) if text else ():
+            content = words.normalize(block)
+            for piece in [content] if late is None else late.split(content):
+                if isinstance(piece, int):
+                    ids.append(piece)
+                else:
+                    ids.extend(chain.from_iterable(map(look_up, words.split(piece, first))))
+                first = False
         return ids
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Ids of a text that is composed and in which no added token is looked for."""
         words, look_up = self.pretokenizer, self._cache.__getitem__
+        if isinstance(words, Processing):
+            return self.encode_processed(text, allow_special=False, first=True)
         if len(text) <= 1024:
             return list(chain.from_iterable(map(look_up, words.split(text))))
         ids: list[int] = []
@@ -198,13 +282,23 @@ class Tokenizer:
 
     def encode_plain(self, text: str, *, allow_special: bool = False) -> list[int]:
         """`encode` without blocks, caches or heaps: its oracle."""
+        words, late = self.pretokenizer, self._late[allow_special]
         ids: list[int] = []
-        for piece in self.split_added(_checked(text), allow_special=allow_special):
+        for n, piece in enumerate(self.split_added(_checked(text), allow_special=allow_special)):
             if isinstance(piece, int):
                 ids.append(piece)
                 continue
-            for word in self.pretokenizer.split(self.pretokenizer.normalize(piece)):
-                ids += self.model.encode_word_plain(utf8(word))
+            content = words.normalize(piece)
+            for m, part in enumerate([content] if late is None else late.split(content)):
+                if isinstance(part, int):
+                    ids.append(part)
+                    continue
+                for word in (
+                    words.split(part, n + m == 0)
+                    if isinstance(words, Processing)
+                    else words.split(part)
+                ):
+                    ids += self.model.encode_word_plain(utf8(word))
         return ids
 
     def split_added(self, text: str, *, allow_special: bool) -> list[Piece]:
@@ -257,6 +351,8 @@ class Tokenizer:
         pieces: Iterable[Piece] = (_checked(chunk) for chunk in chunks)
         for splitter in self._splitters[allow_special]:
             pieces = splitter.split_stream(pieces)
+        if isinstance(self.pretokenizer, Processing):
+            return streaming.encode_processed(self, pieces, allow_special=allow_special)
         if self.pretokenizer.changes_text:
             pieces = streaming.normalize_stream(pieces, self)
         return streaming.encode_stream(self, pieces)
@@ -268,11 +364,26 @@ class Tokenizer:
         if skip_special:
             ids = (number for number in ids if number not in self._special_ids)
         try:
+            if self._decoder is not None:
+                names = [self._shown[number] for number in ids]
+                pairs = zip(names, [None, *names], strict=False)
+                return b"".join(self._decoder.piece(name, before) for name, before in pairs)
             return b"".join(map(self._bytes.__getitem__, ids))
         except KeyError as error:
             raise UserError(
                 f"token id {error.args[0]} is not in the vocabulary of {self.vocab_size}"
             ) from None
+
+    def decode_step(
+        self, token_id: int, previous: str | None, *, skip_special: bool = False
+    ) -> tuple[bytes, str | None]:
+        """The bytes of an id after the token `previous`, and what `previous` is for the next id."""
+        if self._decoder is None or (skip_special and token_id in self._special_ids):
+            return self.decode_bytes([token_id], skip_special=skip_special), previous
+        if token_id not in self._names:
+            self.token_bytes(token_id)  # says what is wrong
+        name = self._shown[token_id]
+        return self._decoder.piece(name, previous), name
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -357,55 +468,29 @@ class Tokenizer:
     def load(cls, path: Path | str) -> Tokenizer:
         """Read a folder that holds tokenizer.json, or one such file with what lies beside it.
 
-        Beside `NAME.json`, `NAME_config.json` and `chat_template.jinja` are read where they exist.
+        Also a sentencepiece `.model`, a known `.tiktoken` file, a folder with GPT-2's `encoder.json` and
+        `vocab.bpe`, and the name `gpt2` (extra `gpt2`). Beside `NAME.json`, `NAME_config.json` and `chat_template.jinja` are read where they exist.
         Raises UserError for files that are missing, damaged, or ask for what is not supported.
         """
-        path = Path(path)
-        if path.is_dir():
-            path = path / tokenizer_json.TOKENIZER_FILE
-        try:
-            return cls._load(path)
-        except UserError as error:
-            raise UserError(f"{error} (reading '{path}')") from None
+        from glassbox.tokenizers.files import load_tokenizer
 
-    @classmethod
-    def _load(cls, path: Path) -> Tokenizer:
-        parts = tokenizer_json.parse_tokenizer(tokenizer_json.read_json(path), where=path.name)
-        config_path = path.with_name(path.stem + "_config.json")
-        config = Config({})
-        if config_path.exists():
-            raw = tokenizer_json.read_json(config_path)
-            config = tokenizer_json.parse_config(raw, where=config_path.name)
-        template: str | Mapping[str, str] | None = config.chat_template
-        template_path = path.with_name(tokenizer_json.TEMPLATE_FILE)
-        if template_path.exists():
-            template = tokenizer_json.read_text(template_path)
-        return cls(
-            parts.model,
-            parts.pretokenizer,
-            parts.added,
-            roles=config.roles,
-            chat_template=template,
-            post_processor=parts.post_processor,
-        )
+        return load_tokenizer(path)
 
     @classmethod
     def from_gpt2_files(cls, encoder_json: Path | str, vocab_bpe: Path | str) -> Tokenizer:
         """GPT-2 by the two files published with it: the vocabulary and the list of merges."""
-        vocab = tokenizer_json.read_json(Path(encoder_json))
-        lines = tokenizer_json.read_text(Path(vocab_bpe)).split("\n")
-        merges = [line for line in lines if line and not line.startswith("#version")]
-        end = "<|endoftext|>"
-        if not isinstance(vocab, dict) or end not in vocab:
-            raise UserError(f"'{encoder_json}' is no GPT-2 vocabulary: it lacks {end!r}")
-        raw = {
-            "model": {"type": "BPE", "vocab": vocab, "merges": merges},
-            "pre_tokenizer": PreTokenizer.named("gpt2").to_json(),
-            "added_tokens": [{"id": vocab[end], "content": end, "special": True}],
-        }
-        parts = tokenizer_json.parse_tokenizer(raw, where=f"'{encoder_json}'")
-        roles = dict.fromkeys(tokenizer_json.ROLES, end)
-        return cls(parts.model, parts.pretokenizer, parts.added, roles=roles)
+        from glassbox.tokenizers.files import gpt2_tokenizer
+
+        return gpt2_tokenizer(encoder_json, vocab_bpe)
+
+    @classmethod
+    def from_tiktoken(
+        cls, path: Path | str, *, pattern: str, special_tokens: Mapping[str, int]
+    ) -> Tokenizer:
+        """A tiktoken rank file, with the pattern and the special tokens that it does not hold."""
+        from glassbox.tokenizers.tiktoken_file import read_ranks
+
+        return read_ranks(path, pattern, special_tokens)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The cache stays behind: it is large, and a copy fills its own.
@@ -420,8 +505,8 @@ class Tokenizer:
 
 
 def _rebuild(
-    model: BytePairModel | SentencePieceModel,
-    pretokenizer: PreTokenizer | SpacedText,
+    model: Model,
+    pretokenizer: Words,
     added: tuple[AddedToken, ...],
     roles: dict[str, str],
     chat_template: str | Mapping[str, str] | None,

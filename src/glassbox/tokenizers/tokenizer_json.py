@@ -1,25 +1,36 @@
 """tokenizer.json and tokenizer_config.json: the files in which tokenizers are exchanged.
 
 Read here: byte-level BPE, that is GPT-2's `ByteLevel` pre-tokenizer, or `Split` by regular expression
-and then `ByteLevel` (Llama 3, Qwen2, SmolLM2, ours); and sentencepiece's, in a file of its own. Whatever would change ids and is not known
-here is refused by name. Files are data: they are checked key by key, and nothing in them runs.
+and then `ByteLevel` (Llama 3, Qwen2, SmolLM2, ours). Sentencepiece's byte-pair form is in
+`sentencepiece_json`, every other in `processing_json`. Whatever would change ids and is not known here is
+refused by name. Files are data: they are checked key by key, and nothing in them runs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from glassbox.core.errors import UserError
-from glassbox.tokenizers import sentencepiece_json
+from glassbox.tokenizers import processing_json, sentencepiece_json
 from glassbox.tokenizers.bpe import BytePairModel
+from glassbox.tokenizers.char_bpe import CharacterModel
+from glassbox.tokenizers.checks import get, optional, show, typed
 from glassbox.tokenizers.patterns import DIGIT, PATTERNS, PreTokenizer, compile_pattern
+from glassbox.tokenizers.processing import Processing
+from glassbox.tokenizers.processing_json import read_merge, tokens_around, vocabulary
 from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
+from glassbox.tokenizers.streaming import Edges
+from glassbox.tokenizers.unigram import UnigramModel
+from glassbox.tokenizers.wordpiece import WordPieceModel
 
-T = TypeVar("T")
+Model = BytePairModel | SentencePieceModel | WordPieceModel | UnigramModel | CharacterModel
+"""A vocabulary, and how a word becomes ids."""
+Words = PreTokenizer | SpacedText | Processing
+"""How a text becomes words."""
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -27,7 +38,6 @@ TEMPLATE_FILE = "chat_template.jinja"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 _MAX_SPARE_IDS = 1 << 16
-_POST_PROCESSORS = ("ByteLevel", "TemplateProcessing", "Sequence")
 
 
 @dataclass(frozen=True)
@@ -36,22 +46,24 @@ class AddedToken:
 
     special:    a control token: user text never turns into it unless that is allowed, and decoding
                 may leave it out. A token that is added but not special is matched in all text.
-    normalized: looked for after those that are not (which matters only where tokens overlap).
+    normalized: looked for after those that are not, in normalized text.
+    edges:      the spaces beside it that it swallows, or that it has to be a word of its own.
     """
 
     content: str
     id: int
     special: bool = True
     normalized: bool = False
+    edges: Edges = field(default_factory=Edges)
 
     def to_json(self) -> dict[str, Any]:
         """Its entry in `added_tokens`."""
         return {
             "id": self.id,
             "content": self.content,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
+            "single_word": self.edges.single_word,
+            "lstrip": self.edges.lstrip,
+            "rstrip": self.edges.rstrip,
             "normalized": self.normalized,
             "special": self.special,
         }
@@ -61,8 +73,8 @@ class AddedToken:
 class Parts:
     """What a tokenizer.json says. `post_processor` is kept for those who ask for its tokens."""
 
-    model: BytePairModel | SentencePieceModel
-    pretokenizer: PreTokenizer | SpacedText
+    model: Model
+    pretokenizer: Words
     added: tuple[AddedToken, ...]
     post_processor: dict[str, Any] | None = None
 
@@ -90,21 +102,68 @@ def read_json(path: Path) -> Any:
 
 def parse_tokenizer(raw: Any, *, where: str = TOKENIZER_FILE) -> Parts:
     """Check a parsed tokenizer.json and build its parts. Raises UserError naming the key."""
-    root = _typed(raw, dict, where)
+    root = typed(raw, dict, where)
     post_processor = root.get("post_processor")
-    if post_processor is not None:
-        _kind(post_processor, _POST_PROCESSORS, f"{where}: post_processor")
+    tokens_around(post_processor, f"{where}: post_processor")
     entries = root.get("added_tokens") or []
+    raw_model = get(root, "model", dict, where)
+    here = f"{where}: model"
     if sentencepiece_json.is_sentencepiece(root):
         pieces, spaced = sentencepiece_json.parse_model(root, where)
-        added = _read_added(entries, len(pieces.vocab), False, f"{where}: added_tokens")
+        added = _read_added(entries, len(pieces.vocab), f"{where}: added_tokens")
         return Parts(pieces, spaced, added, post_processor)
-    stages = _read_pre_tokenizer(root.get("pre_tokenizer"), f"{where}: pre_tokenizer")
-    nfc = _read_normalizer(root.get("normalizer"), f"{where}: normalizer")
-    _check_decoder(root.get("decoder"), f"{where}: decoder")
-    model = _read_model(_get(root, "model", dict, where), f"{where}: model")
-    added = _read_added(entries, len(model.vocab), nfc, f"{where}: added_tokens")
-    return Parts(model, PreTokenizer(stages, nfc), added, post_processor)
+    byte_pairs = raw_model.get("type", "BPE") == "BPE" and processing_json.ends_in_byte_level(root)
+    model: Model
+    if byte_pairs:
+        model = _read_model(raw_model, here)
+        added = _read_added(entries, len(model.vocab), f"{where}: added_tokens")
+        composes = root.get("normalizer") is not None
+        if _is_plain(root) and not (composes and any(token.normalized for token in added)):
+            stages = _read_pre_tokenizer(root["pre_tokenizer"], f"{where}: pre_tokenizer")
+            return Parts(model, PreTokenizer(stages, composes), added, post_processor)
+    else:
+        size = len(get(raw_model, "vocab", object, here))  # type: ignore[arg-type]
+        added = _read_added(entries, size, f"{where}: added_tokens")
+        special = frozenset(token.content for token in added if token.special)
+        model = processing_json.parse_model(raw_model, special, here)
+    words = processing_json.parse_processing(root, where, chars=not byte_pairs)
+    return Parts(model, words, added, post_processor)
+
+
+def _is_plain(root: dict[str, Any]) -> bool:
+    """Whether text is at most composed, and cut by patterns that lose nothing."""
+    normalizer, decoder = root.get("normalizer"), root.get("decoder")
+    if normalizer not in (
+        None,
+        {"type": "NFC"},
+        {"type": "Sequence", "normalizers": [{"type": "NFC"}]},
+    ):
+        return False
+    steps = [decoder]
+    if isinstance(decoder, dict) and decoder.get("type") == "Sequence":
+        steps = decoder.get("decoders") or [None]
+    if any(
+        step is not None and not (isinstance(step, dict) and step.get("type") == "ByteLevel")
+        for step in steps
+    ):
+        return False
+    words = root["pre_tokenizer"]
+    steps = words.get("pretokenizers") if words.get("type") == "Sequence" else [words]
+    *before, last = steps
+    return last.get("add_prefix_space") is False and all(
+        isinstance(step, dict)
+        and (
+            step.get("type") == "Digits"
+            or (
+                step.get("type") == "Split"
+                and step.get("behavior") == "Isolated"
+                and not step.get("invert")
+                and isinstance(step.get("pattern"), dict)
+                and "Regex" in step["pattern"]
+            )
+        )
+        for step in before
+    )
 
 
 def tokenizer_to_json(parts: Parts) -> dict[str, Any]:
@@ -117,12 +176,19 @@ def tokenizer_to_json(parts: Parts) -> dict[str, Any]:
         "added_tokens": [t.to_json() for t in sorted(parts.added, key=lambda t: t.id)],
         "post_processor": parts.post_processor,
     }
+    if isinstance(words, Processing):
+        return {
+            **head,
+            "normalizer": words.normalizer,
+            "pre_tokenizer": words.pre_tokenizer,
+            "decoder": words.decoder_entry,
+            "model": model_to_json(model, parts.added),
+        }
     if isinstance(model, SentencePieceModel):
         assert isinstance(words, SpacedText)
         added = {token.content: token.id for token in parts.added}
         return {**head, **sentencepiece_json.model_to_json(model, words, added)}
     assert isinstance(words, PreTokenizer)
-    in_order = sorted(model.vocab.items(), key=lambda item: item[1])
     return {
         **head,
         "normalizer": {"type": "NFC"} if words.nfc else None,
@@ -133,18 +199,28 @@ def tokenizer_to_json(parts: Parts) -> dict[str, Any]:
             "trim_offsets": True,
             "use_regex": True,
         },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": model.ignore_merges,
-            "vocab": dict(in_order),
-            "merges": [list(pair) for pair in model.merges],
-        },
+        "model": model_to_json(model, parts.added),
+    }
+
+
+def model_to_json(model: Model, added: tuple[AddedToken, ...]) -> dict[str, Any]:
+    """The `model` entry of a tokenizer.json."""
+    if isinstance(model, (WordPieceModel, UnigramModel, CharacterModel)):
+        return model.to_json()
+    if isinstance(model, SentencePieceModel):
+        numbers = {token.content: token.id for token in added}
+        return sentencepiece_json.model_entry(model, numbers)
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": model.ignore_merges,
+        "vocab": dict(sorted(model.vocab.items(), key=lambda item: item[1])),
+        "merges": [list(pair) for pair in model.merges],
     }
 
 
@@ -184,24 +260,24 @@ class Config:
 
 def parse_config(raw: Any, *, where: str = CONFIG_FILE) -> Config:
     """Check a parsed tokenizer_config.json. Raises UserError naming the key."""
-    root = _typed(raw, dict, where)
+    root = typed(raw, dict, where)
     roles = {}
     for role in ROLES:
         value = root.get(role)
         if isinstance(value, dict):
             value = value.get("content")
         if value is not None:
-            roles[role] = _typed(value, str, f"{where}: {role}")
+            roles[role] = typed(value, str, f"{where}: {role}")
     template = root.get("chat_template")
     if isinstance(template, list):
         template = {
-            _get(_typed(t, dict, f"{where}: chat_template"), "name", str, where): _get(
+            get(typed(t, dict, f"{where}: chat_template"), "name", str, where): get(
                 t, "template", str, where
             )
             for t in template
         }
     elif template is not None:
-        _typed(template, str, f"{where}: chat_template")
+        typed(template, str, f"{where}: chat_template")
     return Config(roles, template)
 
 
@@ -231,133 +307,54 @@ def config_to_json(config: Config, added: tuple[AddedToken, ...]) -> dict[str, A
 
 
 def _read_model(raw: dict[str, Any], where: str) -> BytePairModel:
-    if raw.get("type", "BPE") != "BPE":
-        raise UserError(f"{where}.type = {_show(raw['type'])} is not supported; only BPE is")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if raw.get(key):
-            raise UserError(f"{where}.{key} = {_show(raw[key])} is not supported; it must be null")
-    vocab = _get(raw, "vocab", dict, where)
-    for token, number in vocab.items():
-        if type(number) is not int or number < 0 or number > len(vocab) + _MAX_SPARE_IDS:
-            raise UserError(
-                f"{where}.vocab[{_show(token)}] = {_show(number)}; an id is an integer from 0,"
-                f" at most {_MAX_SPARE_IDS} of them unused"
-            )
+            raise UserError(f"{where}.{key} = {show(raw[key])} is not supported; it must be null")
+    vocab = vocabulary(raw, where, _MAX_SPARE_IDS)
     merges = [
-        _read_merge(merge, f"{where}.merges[{i}]")
-        for i, merge in enumerate(_get(raw, "merges", list, where))
+        read_merge(merge, f"{where}.merges[{i}]")
+        for i, merge in enumerate(get(raw, "merges", list, where))
     ]
-    ignore_merges = _typed(raw.get("ignore_merges") or False, bool, f"{where}.ignore_merges")
+    ignore_merges = typed(raw.get("ignore_merges") or False, bool, f"{where}.ignore_merges")
     return BytePairModel(vocab, merges, ignore_merges=ignore_merges)
 
 
-def _read_merge(merge: Any, where: str) -> tuple[str, str]:
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    if isinstance(parts, list) and len(parts) == 2 and all(isinstance(p, str) for p in parts):
-        return parts[0], parts[1]
-    raise UserError(f"{where} = {_show(merge)}; a merge is two tokens, 'a b' or ['a', 'b']")
-
-
-def _read_added(raw: Any, vocab_size: int, nfc: bool, where: str) -> tuple[AddedToken, ...]:
+def _read_added(raw: Any, vocab_size: int, where: str) -> tuple[AddedToken, ...]:
     added: list[AddedToken] = []
-    largest = vocab_size + len(_typed(raw, list, where)) + _MAX_SPARE_IDS
+    largest = vocab_size + len(typed(raw, list, where)) + _MAX_SPARE_IDS
     for i, entry in enumerate(raw):
         here = f"{where}[{i}]"
-        _typed(entry, dict, here)
-        for key in ("single_word", "lstrip", "rstrip"):
-            if entry.get(key):
-                raise UserError(f"{here}.{key} = {_show(entry[key])} is not supported")
+        typed(entry, dict, here)
+        edges = {
+            key: typed(entry.get(key, False), bool, f"{here}.{key}")
+            for key in ("single_word", "lstrip", "rstrip")
+        }
         token = AddedToken(
-            _get(entry, "content", str, here),
-            _get(entry, "id", int, here),
-            _typed(entry.get("special", False), bool, f"{here}.special"),
-            _typed(entry.get("normalized", False), bool, f"{here}.normalized"),
+            get(entry, "content", str, here),
+            get(entry, "id", int, here),
+            typed(entry.get("special", False), bool, f"{here}.special"),
+            typed(entry.get("normalized", False), bool, f"{here}.normalized"),
+            Edges(**edges),
         )
         if not 0 <= token.id <= largest:
             raise UserError(f"{here}.id = {token.id} is out of range; ids count up from 0")
-        if token.normalized and nfc:
-            raise UserError(f"{here}.normalized = true is not supported beside an NFC normalizer")
         added.append(token)
     return tuple(added)
 
 
-def _read_normalizer(raw: Any, where: str) -> bool:
-    """Whether text is composed (NFC); any other normalizer is refused."""
-    if raw is None:
-        return False
-    if _kind(raw, ("NFC", "Sequence"), where) == "NFC":
-        return True
-    steps = _get(raw, "normalizers", list, where)
-    composes = [_read_normalizer(step, f"{where}[{i}]") for i, step in enumerate(steps)]
-    return any(composes)
-
-
-def _read_pre_tokenizer(raw: Any, where: str) -> tuple[str, ...]:
-    """The stages' patterns; the last step has to be `ByteLevel`."""
-    if raw is None:
-        raise UserError(f"{where} = null is not supported; a byte-level one is needed")
-    steps = [raw]
-    if _kind(raw, ("ByteLevel", "Sequence"), where) == "Sequence":
-        steps = _get(raw, "pretokenizers", list, where)
-    if not steps or not isinstance(steps[-1], dict) or steps[-1].get("type") != "ByteLevel":
-        raise UserError(f"{where} does not end in ByteLevel; only byte-level BPE is supported")
+def _read_pre_tokenizer(raw: dict[str, Any], where: str) -> tuple[str, ...]:
+    """The patterns of the steps of a plain pre-tokenizer; the last step is `ByteLevel`."""
+    steps = raw["pretokenizers"] if raw["type"] == "Sequence" else [raw]
     stages: list[str] = []
     for i, step in enumerate(steps):
-        stages.extend(_read_step(step, f"{where}[{i}]", last=i == len(steps) - 1))
+        here = f"{where}[{i}]"
+        if step["type"] == "ByteLevel":
+            if optional(step, "use_regex", bool, True, here):
+                stages.append(PATTERNS["gpt2"])
+        elif step["type"] == "Digits":
+            stages.append(DIGIT if step.get("individual_digits") else DIGIT + "+")
+        else:
+            pattern = get(step["pattern"], "Regex", str, f"{here}.pattern")
+            compile_pattern(pattern)
+            stages.append(pattern)
     return tuple(stages)
-
-
-def _read_step(raw: Any, where: str, *, last: bool) -> list[str]:
-    kind = _kind(raw, ("ByteLevel", "Split", "Digits"), where)
-    if kind == "ByteLevel":
-        if not last:
-            raise UserError(f"{where}: ByteLevel is not the last step; that is not supported")
-        if raw.get("add_prefix_space", True):
-            raise UserError(f"{where}.add_prefix_space = true is not supported")
-        use_regex = _typed(raw.get("use_regex", True), bool, f"{where}.use_regex")
-        return [PATTERNS["gpt2"]] if use_regex else []
-    if kind == "Digits":
-        return [DIGIT if raw.get("individual_digits") else DIGIT + "+"]
-    if raw.get("behavior") != "Isolated" or raw.get("invert", False):
-        raise UserError(
-            f"{where}.behavior = {_show(raw.get('behavior'))}, invert = {_show(raw.get('invert'))};"
-            " only Isolated, not inverted, is supported"
-        )
-    pattern = _get(raw, "pattern", dict, where)
-    if isinstance(pattern.get("Regex"), str):
-        compile_pattern(pattern["Regex"])
-        return [pattern["Regex"]]
-    raise UserError(f"{where}.pattern = {_show(pattern)}; only a Regex is supported")
-
-
-def _check_decoder(raw: Any, where: str) -> None:
-    if raw is None:
-        return
-    if _kind(raw, ("ByteLevel", "Sequence"), where) == "Sequence":
-        for i, step in enumerate(_get(raw, "decoders", list, where)):
-            _kind(step, ("ByteLevel",), f"{where}[{i}]")
-
-
-def _kind(raw: Any, known: tuple[str, ...], where: str) -> str:
-    kind = _typed(raw, dict, where).get("type")
-    if kind not in known:
-        raise UserError(f"{where}.type = {_show(kind)} is not supported; known: {', '.join(known)}")
-    return str(kind)
-
-
-def _get(raw: dict[str, Any], key: str, kind: type[T], where: str) -> T:
-    if key not in raw:
-        raise UserError(f"{where} lacks '{key}'; the file is damaged or of another kind")
-    return _typed(raw[key], kind, f"{where}.{key}")
-
-
-def _typed(value: Any, kind: type[T], where: str) -> T:
-    # A bool is an int to Python, but no id is `true`.
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where} = {_show(value)} is no {kind.__name__}")
-    return value
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

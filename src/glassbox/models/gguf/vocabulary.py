@@ -85,7 +85,11 @@ def vocabulary_metadata(tokenizer: Tokenizer | None, vocab_size: int) -> dict[st
         found |= {f"{_G}scores": [float(scores.get(n, 0.0)) for n in range(vocab_size)]}
         found |= {f"{_G}add_space_prefix": words.prefix}
     else:
-        assert isinstance(words, PreTokenizer)
+        if not isinstance(model, BytePairModel) or not isinstance(words, PreTokenizer):
+            raise UserError(
+                "GGUF is written for byte-level BPE and sentencepiece's BPE; this tokenizer is "
+                f"{type(model).__name__} with {type(words).__name__}"
+            )
         found |= {f"{_G}model": "gpt2", f"{_G}pre": _pattern_name(model, words)}
         found |= {f"{_G}merges": [f"{left} {right}" for left, right in model.merges]}
         found |= {f"{_G}add_space_prefix": False, NFC_KEY: words.nfc}
