@@ -111,7 +111,7 @@ class GGUFFile(TensorSource):
         rows = torch.empty(math.prod(info.shape) // length, length) if flat is None else flat
         row_bytes = info.format.row_bytes(length)
         self._stream.seek(info.start)
-        for start, stop in row_chunks(rows.shape, 8 * row_bytes):  # decoding takes room as well
+        for start, stop in row_chunks(rows.shape, 32 * row_bytes):  # decoding takes room as well
             blocks = self._read(row_bytes * (stop - start), f"tensor '{name}'")
             raw = torch.frombuffer(blocks, dtype=torch.uint8)
             decoded = info.format.decode(raw.view(-1, info.format.block_bytes))
