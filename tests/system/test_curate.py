@@ -1,0 +1,169 @@
+"""glassbox data curate, as users run it: clean, read the report, train on what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from glassbox.cli.main import main
+from support.curation_case import contents, write_corpus
+
+ROOT = Path(__file__).parents[2]
+RECIPE = str(ROOT / "recipes/curate-web.yaml")
+SMALL = ["shard_bytes=2048", "steps.3.min_documents=5"]
+
+
+def run(*words: str) -> None:
+    """A command in a process of its own."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "glassbox", *words], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+
+
+def command(*words: str, expect: int = 0) -> str:
+    """A command in this process, which has torch in memory already; what it says."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert ended.value.code == expect, said.getvalue()
+    return said.getvalue()
+
+
+def curate(source: Path, out: Path, *words: str, expect: int = 0) -> str:
+    given = (RECIPE, f"source={source}", f"out={out}", *SMALL, *words)
+    return command("data", "curate", *given, expect=expect)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "web"
+    write_corpus(folder)
+    with (folder / "part-1.jsonl").open("a") as stream:
+        stream.write(
+            '{"text": "<html><p>cafÃ© <script>alert(1)</script> & <b>more</b> words</html>"}\n'
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def curated(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    said = curate(corpus, out)
+    assert "dropped" in said
+    assert "boilerplate_lines: nothing but boilerplate" in said
+    return out
+
+
+def test_report(curated: Path) -> None:
+    report = json.loads((curated / "report.json").read_text())
+    assert report["read"] == 82
+    assert report["read"] == report["kept"] + report["dropped"]
+    assert report["corrupt"] == 2
+    steps = {step["name"]: step for step in report["steps"]}
+    assert steps["repair"]["changed"] == 1
+    assert steps["html_to_text"]["changed"] == 1
+    assert steps["boilerplate_lines"]["dropped"]["nothing but boilerplate"] > 0
+    page = (curated / "report.html").read_text()
+    assert "<script" not in page
+    assert not re.search(
+        r"<(?:link|img|iframe|object)|url\(|@import|src=", page
+    )  # nothing is fetched
+    assert "nothing but boilerplate" in page
+    for sample in report["kept_samples"]:
+        assert sample["id"] in page
+    texts = [
+        json.loads(line)["text"] for f in (curated / "documents").iterdir() for line in f.open()
+    ]
+    assert "café & more words" in texts
+    assert not (curated / "work").exists()
+
+
+def test_finished_refused_and_mistaken(corpus: Path, curated: Path, tmp_path: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in curated.rglob("*") if p.name != ".lock"}
+    assert "is finished; nothing was changed" in curate(corpus, curated, "workers=1")
+    assert before == {p: p.stat().st_mtime_ns for p in curated.rglob("*") if p.name != ".lock"}
+    said = curate(corpus, curated, "strict=true", expect=2)
+    assert "another recipe or source (strict: False -> True)" in said
+    assert len(said.splitlines()) == 1
+    said = curate(corpus, tmp_path / "a", "steps.0.kind=repiar", expect=2)
+    assert "did you mean 'repair'?" in said
+    said = curate(tmp_path / "nowhere", tmp_path / "b", expect=2)
+    assert "source: nothing at" in said
+    assert "data curate" in command("train", RECIPE, expect=2)
+    said = curate(corpus, tmp_path / "c", "strict=true", expect=2)
+    assert "part-0.jsonl' line 41: not JSON" in said
+
+
+def test_interrupted_by_hand_and_gone_on_with(corpus: Path, curated: Path, tmp_path: Path) -> None:
+    big = tmp_path / "web"
+    shutil.copytree(corpus, big)
+    words = [RECIPE, f"source={big}", f"out={tmp_path / 'out'}", *SMALL, "shard_bytes=1024"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "glassbox", "data", "curate", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    work = tmp_path / "out/work"
+    deadline = time.monotonic() + 60
+    while not list(work.glob("pass-0/*.done.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    command("data", "curate", *words)
+    words[2] = f"out={tmp_path / 'b'}"
+    command("data", "curate", *words)
+    assert contents(tmp_path / "out") == contents(tmp_path / "b")
+    reports = [(tmp_path / name / "report.json").read_bytes() for name in ("out", "b")]
+    assert reports[0] == reports[1]
+
+
+def test_pretraining_reads_it(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "curated"
+    curate(corpus, out, "format=jsonl.zst")
+    run(
+        "train",
+        str(ROOT / "recipes/pretrain.yaml"),
+        f"data.path={out}",
+        f"out={tmp_path / 'run'}",
+        "train.steps=2",
+        "train.schedule.warmup_steps=1",
+        "tokenizer.vocab_size=300",
+        "data.row_length=64",
+        "evaluation.every=0",
+        "model.hidden_size=32",
+        "model.ffn_size=64",
+        "model.num_layers=1",
+    )
+    shard = json.loads((tmp_path / "run/data/train.json").read_text())
+    heldout = json.loads((tmp_path / "run/data/heldout.json").read_text())
+    kept = json.loads((out / "report.json").read_text())["kept"]
+    assert shard["num_documents"] + heldout["num_documents"] == kept
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif("GLASSBOX_TESTDATA" not in os.environ, reason="GLASSBOX_TESTDATA is not set")
+def test_c4_sample(tmp_path: Path) -> None:
+    """300 raw web documents: all are read, and hardly any is lost to cleaning alone."""
+    source = Path(os.environ["GLASSBOX_TESTDATA"]) / "llama-factory/c4_demo.jsonl"
+    curate(source, tmp_path / "out", "shard_bytes=100000", "steps.3.min_documents=10")
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert (report["read"], report["corrupt"]) == (300, 0)
+    assert report["kept"] >= 297
+    assert report["kept_bytes"] > 0.98 * report["read_bytes"]
