@@ -207,6 +207,11 @@ class AdaptedLinear(nn.Module):
         return self.base.out_features
 
     @property
+    def into_residual(self) -> bool:
+        """Whether it is the last layer of a branch."""
+        return self.base.into_residual
+
+    @property
     def bias(self) -> Tensor | None:
         """The layer's own."""
         return self.base.bias
@@ -270,7 +275,11 @@ class AdaptedLinear(nn.Module):
         with torch.no_grad():
             weight = update.merged(self.base.weight)
         with torch.device("meta"):
-            merged = Linear(self.base.in_features, self.base.out_features)
+            merged = Linear(
+                self.base.in_features,
+                self.base.out_features,
+                into_residual=self.base.into_residual,
+            )
         merged.weight = nn.Parameter(weight, requires_grad=False)
         merged.bias = self.base.bias
         self._unmerged = (self.base,)

@@ -42,9 +42,11 @@ class Nf4Linear(nn.Module):
         out_features: int,
         *,
         bias: bool = False,
+        into_residual: bool = False,
         compute_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         super().__init__()
+        self.into_residual = into_residual
         self.in_features = in_features
         self.out_features = out_features
         self.compute_dtype = compute_dtype
@@ -61,7 +63,12 @@ class Nf4Linear(nn.Module):
     ) -> Nf4Linear:
         """The same layer with its matrix in 4 bits; the bias is shared."""
         with torch.device("meta"):
-            layer = cls(linear.in_features, linear.out_features, compute_dtype=compute_dtype)
+            layer = cls(
+                linear.in_features,
+                linear.out_features,
+                into_residual=linear.into_residual,
+                compute_dtype=compute_dtype,
+            )
         packed = quantize_nf4(linear.weight)
         layer.codes, layer.scales = packed.codes, packed.scales
         layer.scale_scales, layer.offset = packed.scale_scales, packed.offset
@@ -88,7 +95,7 @@ class Nf4Linear(nn.Module):
     def to_linear(self, dtype: torch.dtype) -> Linear:
         """The dense layer of the unpacked matrix."""
         with torch.device("meta"):
-            linear = Linear(self.in_features, self.out_features)
+            linear = Linear(self.in_features, self.out_features, into_residual=self.into_residual)
         linear.weight = nn.Parameter(self.dense(dtype))
         linear.bias = self.bias
         return linear.train(self.training)

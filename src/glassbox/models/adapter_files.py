@@ -209,7 +209,8 @@ def _extra(adapters: Adapters, name: str) -> list[tuple[str, list[str], Join]]:
 
     Of a bias that is several of theirs, only those of adapted layers are in a `lora_only` file.
     """
-    rules, spec, found = _rules(adapters.model), adapters.specs[name], []
+    rules, spec = _rules(adapters.model), adapters.specs[name]
+    found: list[tuple[str, list[str], Join]] = []
     adapted = {part.theirs for part in adapters.parts.get(name, [])}
     for extra in adapters.extra:
         every = _all_names(adapters, name, extra)

@@ -290,11 +290,6 @@ def _add_lora(
     generator: torch.Generator,
 ) -> None:
     chosen = select_parts(dialects, spec.targets)
-    for part in chosen:
-        start, stop = part.rows
-        if stop - start != len(part.order):
-            raise UserError(f"adapter target '{part.theirs}' is no range of rows of '{part.ours}'; "
-                            f"target '{part.ours.rpartition('.')[2]}' whole")  # fmt: skip
     by_layer: dict[str, list[Part]] = {}
     for part in chosen:
         by_layer.setdefault(part.ours, []).append(part)
@@ -321,9 +316,7 @@ def _add_bottlenecks(
         path
         for path, module in adapters.model.named_modules()
         if path.startswith("blocks.")
-        and getattr(
-            module.base if isinstance(module, AdaptedLinear) else module, "into_residual", 0
-        )
+        and getattr(module, "into_residual", False)
         and ".updates." not in path
         and not path.endswith(".base")
     ]

@@ -65,10 +65,14 @@ def _parts_of(linears: Mapping[str, Any], all_rules: Sequence[WeightRule]) -> li
         if rule is None:
             found.append(Part(path, path, numbers))
             continue
-        for theirs, piece in rule.split(numbers.unsqueeze(1)).items():
-            transposed = rule.transpose
-            order = piece.reshape(-1)
-            found.append(Part(path, theirs.removesuffix(".weight"), order, transposed))
+        pieces = {name: p.reshape(-1) for name, p in rule.split(numbers.unsqueeze(1)).items()}
+        if any(int(p.max()) - int(p.min()) != len(p) - 1 for p in pieces.values()):
+            found.append(Part(path, path, numbers))  # cut otherwise than in ranges of rows
+            continue
+        found += [
+            Part(path, theirs.removesuffix(".weight"), order, rule.transpose)
+            for theirs, order in pieces.items()
+        ]
     return found
 
 
