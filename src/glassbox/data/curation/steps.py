@@ -13,6 +13,7 @@ from glassbox.data.curation.cleaning import NormalizeSpec, RepairSpec
 from glassbox.data.curation.decontaminate import DecontaminateSpec
 from glassbox.data.curation.exact import ExactSpec
 from glassbox.data.curation.html import HtmlSpec
+from glassbox.data.curation.language import LanguageSpec
 from glassbox.data.curation.minhash import MinHashSpec
 from glassbox.data.curation.quality import FinewebQualitySpec, GopherQualitySpec
 from glassbox.data.curation.repetition import GopherRepetitionSpec
@@ -25,6 +26,7 @@ StepConfig = Annotated[
     | RepairSpec
     | NormalizeSpec
     | BoilerplateSpec
+    | LanguageSpec
     | C4QualitySpec
     | GopherQualitySpec
     | GopherRepetitionSpec
