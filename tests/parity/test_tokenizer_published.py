@@ -161,10 +161,9 @@ def test_models_of_sentencepiece_give_its_ids(tmp_path: Path, name: str) -> None
         ids = theirs.encode(text)
         assert ours.encode(text) == ids, text
         assert ours.encode_plain(text) == ids, text
-        if name != "byte pairs":  # which gives back the space put before a text
-            assert ours.decode(ids, skip_special=True) == theirs.decode(
-                [number for number in ids if number != theirs.unk_id()]
-            )
+        if name != "byte pairs" and theirs.unk_id() not in ids:
+            # a byte-pair vocabulary gives back the space put before a text
+            assert ours.decode(ids) == theirs.decode(ids)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match=r"damaged|bytes|twice"):
         Tokenizer.load(path)

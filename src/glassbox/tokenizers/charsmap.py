@@ -29,6 +29,7 @@ class CharsMap:
             raise UserError(f"{where}.precompiled_charsmap is damaged")
         self.units = struct.unpack_from(f"<{size // 4}I", blob, 4)
         self.values = blob[4 + size :]
+        self._cache = _Graphemes(self)
 
     @classmethod
     def from_base64(cls, text: str, where: str) -> CharsMap:
@@ -59,33 +60,29 @@ class CharsMap:
 
     def by_grapheme(self, text: str) -> str:
         """The text as `tokenizers` normalizes it: whole graphemes where short, else characters."""
-        if text.isascii() and text.isprintable():
-            return text
-        parts = []
-        for grapheme in regex.findall(r"\X", text):
-            content = grapheme.encode()
-            if len(content) < _GRAPHEME_BYTES and (found := self.matches(content)):
-                parts.append(found[0][1])
-                continue
-            for char in grapheme:
-                found = self.matches(char.encode())
-                parts.append(found[0][1] if found else char)
-        return "".join(parts)
+        return "".join(map(self._cache.__getitem__, regex.findall(r"\X", text)))
 
-    def longest_first(self, text: str) -> str:
-        """The text as sentencepiece normalizes it: at each place the longest entry."""
-        content, parts, start = text.encode(), [], 0
-        while start < len(content):
-            found = self.matches(content[start : start + 64])
-            if found:
-                length, replacement = found[-1]
-                parts.append(replacement.encode())
-            else:
-                first = content[start]
-                length = 1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)
-                parts.append(content[start : start + length])
-            start += length
-        return b"".join(parts).decode("utf-8", "replace")
+
+class _Graphemes(dict[str, str]):
+    """What graphemes become; a new one is looked up, and the dict starts afresh when full."""
+
+    LIMIT = 1 << 16
+
+    def __init__(self, table: CharsMap) -> None:
+        super().__init__()
+        self.table = table
+
+    def __missing__(self, grapheme: str) -> str:
+        content = grapheme.encode()
+        if len(content) < _GRAPHEME_BYTES and (found := self.table.matches(content)):
+            result = found[0][1]
+        else:
+            by_char = ((char, self.table.matches(char.encode())) for char in grapheme)
+            result = "".join(found[0][1] if found else char for char, found in by_char)
+        if len(self) >= self.LIMIT:
+            self.clear()
+        self[grapheme] = result
+        return result
 
 
 def _offset(unit: int) -> int:
