@@ -19,8 +19,12 @@ from glassbox.training.config import TrainConfig
 from glassbox.tuning.dpo import DpoConfig
 from glassbox.tuning.grpo import GrpoConfig
 from glassbox.tuning.kto import KtoConfig
+from glassbox.tuning.ppo import PpoConfig
 from glassbox.tuning.reference_free import CpoConfig, OrpoConfig, SimpoConfig
 from glassbox.tuning.reward import BradleyTerryConfig, ProcessConfig
+from glassbox.tuning.rloo import RlooConfig
+from glassbox.tuning.rubrics import AnyGrader
+from glassbox.tuning.rubrics import Numeric as NumericGrader
 
 PACKAGED = Path(__file__).resolve().parents[1] / "recipes"
 CHECKOUT = Path(__file__).resolve().parents[3] / "recipes"
@@ -176,7 +180,31 @@ class GrpoRecipe(StageRecipe):
     stage: Literal["grpo"] = "grpo"
     init: str = Field(description="MODEL to train; also the reference where a KL term is asked for")
     data: ProblemData
+    graders: tuple[AnyGrader, ...] = (NumericGrader(),)
     grpo: GrpoConfig = GrpoConfig()
+
+
+class RlooRecipe(StageRecipe):
+    """Reinforcement learning by REINFORCE, each answer against the others to its prompt."""
+
+    stage: Literal["rloo"] = "rloo"
+    init: str = Field(description="MODEL to train; also the reference where a KL term is asked for")
+    data: ProblemData
+    graders: tuple[AnyGrader, ...] = (NumericGrader(),)
+    rloo: RlooConfig = RlooConfig()
+
+
+class PpoRecipe(StageRecipe):
+    """Reinforcement learning with a value model, whose judgement of every token is learnt along."""
+
+    stage: Literal["ppo"] = "ppo"
+    init: str = Field(description="MODEL to train; also the reference where a KL term is asked for")
+    value_init: str | None = Field(
+        None, description="MODEL that the value model begins as, such as a reward model; None: init"
+    )
+    data: ProblemData
+    graders: tuple[AnyGrader, ...] = (NumericGrader(),)
+    ppo: PpoConfig = PpoConfig()
 
 
 class CurateRecipe(Spec):
@@ -200,6 +228,8 @@ Recipe = Annotated[
     | PreferenceRecipe
     | RewardRecipe
     | GrpoRecipe
+    | RlooRecipe
+    | PpoRecipe
     | CurateRecipe,
     Field(discriminator="stage"),
 ]
@@ -211,6 +241,8 @@ STAGES: dict[str, type[StageRecipe]] = {
     "preference": PreferenceRecipe,
     "reward": RewardRecipe,
     "grpo": GrpoRecipe,
+    "rloo": RlooRecipe,
+    "ppo": PpoRecipe,
 }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from glassbox.core.devices import resolve_device
 from glassbox.core.distributed import Group
@@ -19,7 +21,7 @@ from glassbox.data.conversations import read_chats, write_chat_shard
 from glassbox.data.loader import PackedRows, PackedSource
 from glassbox.data.shards import read_shard
 from glassbox.evaluation.hooks import LossHook, SampleHook
-from glassbox.inference import Engine, end_of_turn_ids
+from glassbox.inference import end_of_turn_ids
 from glassbox.models.adapters import BaseModel, attach, train_only
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.adamw import AdamW, Optimizer
@@ -27,15 +29,18 @@ from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.groups import ParameterGroup, decay_groups
 from glassbox.optim.muon import Muon, Together
 from glassbox.pipeline.open_model import find_model, open_model
+from glassbox.pipeline.policy_stages import PolicyRecipe, policy_parts
 from glassbox.pipeline.preference_stages import Parts, preference_parts, reward_parts
 from glassbox.pipeline.recipe import (
     AdamWConfig,
     DpoRecipe,
     GrpoRecipe,
     MuonConfig,
+    PpoRecipe,
     PreferenceRecipe,
     PretrainRecipe,
     RewardRecipe,
+    RlooRecipe,
     SftRecipe,
     StageRecipe,
 )
@@ -48,11 +53,8 @@ from glassbox.pipeline.shards import (
 from glassbox.tokenizers import Tokenizer
 from glassbox.training.loop import Trainer, TrainResult
 from glassbox.training.next_token import NextToken
-from glassbox.training.protocols import BatchSource, Hook, Objective
-from glassbox.tuning.graders import NumericAnswer, read_problems
-from glassbox.tuning.grpo import Grpo
+from glassbox.training.protocols import BatchSource, Hook, Objective, TrainsAlong
 from glassbox.tuning.neftune import Neftune
-from glassbox.tuning.rollouts import RolloutSource
 
 
 @dataclass
@@ -98,7 +100,10 @@ def _train(recipe: StageRecipe, run: RunFolder, group: Group) -> TrainResult:
     stage = BUILDERS[type(recipe)](recipe, run.path, group)
     choose_trained(recipe, stage.model)
     stage.model.to(device)
-    optimizer = build_optimizer(recipe.optim, stage.model)
+    along = stage.objective.companions if isinstance(stage.objective, TrainsAlong) else {}
+    for companion in along.values():
+        companion.to(device)
+    optimizer = build_optimizer(recipe.optim, stage.model, along)
     trainer = Trainer(
         stage.model,
         stage.objective,
@@ -139,9 +144,16 @@ def choose_trained(recipe: StageRecipe, model: CausalLM) -> None:
     model.train()
 
 
-def build_optimizer(config: AdamWConfig | MuonConfig, model: CausalLM) -> Optimizer:
-    """The optimizer that a recipe names, over the model's trainable parameters."""
+def build_optimizer(
+    config: AdamWConfig | MuonConfig,
+    model: CausalLM,
+    companions: Mapping[str, nn.Module] | None = None,
+) -> Optimizer:
+    """The optimizer that a recipe names, over all trainable parameters: the model's, and those of
+    the modules that its objective trains along (under Muon these are AdamW's)."""
     named = list(model.named_parameters())
+    for name, module in (companions or {}).items():
+        named += [(f"{name}.{key}", parameter) for key, parameter in module.named_parameters()]
     if isinstance(config, AdamWConfig):
         return _adamw(config, decay_groups(named, config.weight_decay))
     inside = [
@@ -259,27 +271,12 @@ def _stage(recipe: DpoRecipe | PreferenceRecipe | RewardRecipe, parts: Parts) ->
     return Stage(parts.model, parts.tokenizer, parts.objective, parts.source, hooks)
 
 
-def build_grpo(recipe: GrpoRecipe, folder: Path, group: Group) -> Stage:
-    """Rollouts through the inference engine, graded by their final answers."""
-    model, tokenizer, _ = open_model(recipe.init)
-    device = resolve_device(recipe.device, local_rank=group.local_rank)
-    model.to(device)
-    reference = None
-    if recipe.grpo.kl_beta:
-        reference, _, _ = open_model(recipe.init)
-        reference.to(device)
-    source = RolloutSource(
-        Engine(model, tokenizer, max_batch=recipe.grpo.prompts_per_step * recipe.grpo.group_size),
-        read_problems(recipe.data.path),
-        NumericAnswer(),
-        recipe.grpo,
-        seed=recipe.seed,
-        group=group,
-        precision=recipe.train.precision,
-    )
-    _note_lost(0, source.num_skipped, "problems", model.config.context_length)
-    objective = Grpo(recipe.grpo, reference)
-    return Stage(model, tokenizer, objective, source, _hooks(recipe, tokenizer, None))
+def build_policy(recipe: PolicyRecipe, folder: Path, group: Group) -> Stage:
+    """Rollouts through the inference engine, graded by rule or by a reward model."""
+    parts = policy_parts(recipe, group)
+    _note_lost(0, parts.source.num_skipped, "problems", parts.model.config.context_length)
+    hooks = _hooks(recipe, parts.tokenizer, None)
+    return Stage(parts.model, parts.tokenizer, parts.objective, parts.source, hooks)
 
 
 BUILDERS: dict[type[StageRecipe], Callable[[Any, Path, Group], Stage]] = {
@@ -288,7 +285,9 @@ BUILDERS: dict[type[StageRecipe], Callable[[Any, Path, Group], Stage]] = {
     DpoRecipe: build_preference,
     PreferenceRecipe: build_preference,
     RewardRecipe: build_reward,
-    GrpoRecipe: build_grpo,
+    GrpoRecipe: build_policy,
+    RlooRecipe: build_policy,
+    PpoRecipe: build_policy,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -65,7 +65,7 @@ def overlong_penalty(length: int, max_tokens: int, buffer: int) -> float:
     """
     if buffer == 0:
         return 0.0
-    return -min(1.0, max(0.0, (length - (max_tokens - buffer)) / buffer))
+    return min(0.0, max(-1.0, (max_tokens - buffer - length) / buffer))
 
 
 @dataclass
@@ -155,7 +155,7 @@ class RolloutBatch:
 
     ids: Int[Tensor, "B T"]
     targets: Int[Tensor, "B T"]
-    advantages: Float[Tensor, B *T]
+    advantages: Float[Tensor, B * T]
     scales: Float[Tensor, " B"]
     old_log_probs: Float[Tensor, "B T"] | None
     weight: float
@@ -170,7 +170,7 @@ class RolloutBatch:
 
     def to(self, device: torch.device) -> RolloutBatch:
         """The same batch on another device."""
-        moved = {one.name: getattr(self, one.name) for one in fields(self)}
+        moved: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
         return RolloutBatch(
             **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
         )

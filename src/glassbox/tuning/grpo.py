@@ -83,7 +83,7 @@ def group_advantages(
 def policy_losses(
     log_probs: Float[Tensor, "B T"],
     old_log_probs: Float[Tensor, "B T"],
-    advantages: Float[Tensor, B *T],
+    advantages: Float[Tensor, B * T],
     *,
     clip_low: float,
     clip_high: float,
