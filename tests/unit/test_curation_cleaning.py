@@ -13,7 +13,13 @@ from glassbox.core.config import parse
 from glassbox.core.errors import UserError
 from glassbox.data.curation.boilerplate import BoilerplateLines, canonical_line
 from glassbox.data.curation.chunking import ChunkSpec, fixed_windows, token_borders
-from glassbox.data.curation.cleaning import NormalizeSpec, RepairSpec, normalize, repair
+from glassbox.data.curation.cleaning import (
+    NormalizeSpec,
+    RepairSpec,
+    normalize,
+    repair,
+    repair_plain,
+)
 from glassbox.data.curation.html import HtmlSpec, html_to_text, looks_like_html
 from glassbox.data.curation.step import CorpusStep, Dropped, Record, RecordStep, RevisingStep
 from glassbox.tokenizers import train_bpe
@@ -38,7 +44,15 @@ WORDY = st.text(st.sampled_from("ab .!?。\n\n é字"), max_size=200)
     ],
 )
 def test_repair(broken: str, mended: str) -> None:
-    assert repair(broken) == mended
+    assert repair(broken) == mended == repair_plain(broken)
+
+
+@given(
+    st.text(st.sampled_from("aé â€™ÃƒÂ©\x85\x93\x1b[1m\n\r ó\ud83d字\x0c\ufeff"), max_size=80)
+    | ANY_TEXT
+)
+def test_quick_repair_is_the_plain_one(text: str) -> None:
+    assert repair(text) == repair_plain(text)
 
 
 def test_repair_drops_what_cannot_be_mended() -> None:

@@ -14,12 +14,14 @@ from glassbox.core.errors import UserError
 from glassbox.data.curation.step import Dropped, Record, RecordStep, StepSpec
 
 # tab, line feed and carriage return stay; carriage returns are line ends and go in `unify_lines`
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u206a-\u206f\ufdd0-\ufdef\ufeff\ufff9-\ufffc\ufffe\uffff]"
+)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # joiners (U+200C, U+200D) stay: Persian, Indic scripts and emoji are spelled with them
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-_SPACES = re.compile(r"[^\S\n]+")
+_SPACES = re.compile(r"[^\S\n ][^\S\n]*| [^\S\n]+")  # all runs but a single plain space
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -56,12 +58,25 @@ def repair_record(record: Record, *, max_unknown_share: float) -> Record | Dropp
 def repair(text: str) -> str:
     """Undo a wrong decoding, and take out what is no text: control characters, lone surrogates.
 
-    Quotes, ligatures and character widths stay as they are: they are the author's.
-    Held to the strings of ftfy's own documentation.
+    Quotes, ligatures and character widths stay as they are: they are the author's. Only lines that are
+    suspicious are looked at closely. Held to `repair_plain`, and that to examples of ftfy's manual.
 
     >>> repair("La cafÃ©")
     'La café'
     """
+    from ftfy.badness import is_bad
+
+    text = replace_surrogates(text)
+    if "\x1b" in text or not text.isascii():
+        text = "\n".join(
+            repair_plain(line) if "\x1b" in line or (not line.isascii() and is_bad(line)) else line
+            for line in text.split("\n")
+        )
+    return _CONTROLS.sub("", unify_lines(text))
+
+
+def repair_plain(text: str) -> str:
+    """`repair`, every line looked at by ftfy."""
     import ftfy
 
     config = ftfy.TextFixerConfig(
@@ -69,6 +84,8 @@ def repair(text: str) -> str:
         fix_latin_ligatures=False,
         fix_character_width=False,
         uncurl_quotes=False,
+        fix_line_breaks=False,
+        remove_control_chars=False,
         normalization=None,
         explain=False,
     )
@@ -143,7 +160,7 @@ def normalize(
     if whitespace == "keep":
         return text
     if whitespace == "collapse":
-        lines = (_SPACES.sub(" ", line).strip() for line in text.split("\n"))
-        return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
+        single = _SPACES.sub(" ", text).replace(" \n", "\n").replace("\n ", "\n")
+        return _BLANK_LINES.sub("\n\n", single).strip()
     tidy = "\n".join(line.rstrip() for line in text.split("\n"))
     return _BLANK_LINES.sub("\n\n", tidy).strip("\n")
