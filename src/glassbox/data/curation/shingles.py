@@ -69,13 +69,15 @@ def plain_mix(value: int) -> int:
 
 
 def plain_word_hash(word: str) -> int:
-    """mix(sum over j of (c_j + 1) B^j) with the characters' codes c and an odd B."""
-    total = sum((ord(c) + 1) * pow(_BASE, j, 1 << 64) for j, c in enumerate(word))
-    return plain_mix(total & _MASK)
+    """The sum over j of (c_j + 1) B^j modulo 2^64, with the characters' codes c and an odd B."""
+    return sum((ord(c) + 1) * pow(_BASE, j, 1 << 64) for j, c in enumerate(word)) & _MASK
 
 
 def plain_shingles(units: list[str], size: int) -> list[int]:
-    """The hash of every `size` neighbouring units; of all of them where there are fewer; in order."""
+    """The hash of every `size` neighbouring units; of all of them where there are fewer; in order.
+
+    mix(sum over k of s_k h_k), with the units' hashes h and odd numbers s.
+    """
     hashes = [plain_word_hash(unit) for unit in units]
     size = min(size, len(hashes))
     if not size:
@@ -119,7 +121,7 @@ def word_hashes(text: str) -> Hashes:
     if not len(starts):
         return np.zeros(0, np.uint64)
     if len(codes) <= _BLOCK:
-        return mix(_word_sums(codes, kinds, starts, len(codes)))
+        return _word_sums(codes, kinds, starts, len(codes))
     # blocks bound the tables of powers; a block holds whole words
     cuts = np.searchsorted(starts, np.arange(starts[0], len(codes), _BLOCK)[1:])
     edges = [0, *np.unique(cuts[(cuts > 0) & (cuts < len(starts))]).tolist(), len(starts)]
@@ -128,7 +130,7 @@ def word_hashes(text: str) -> Hashes:
         _word_sums(codes, kinds, starts[low:high], end)
         for low, high, end in zip(edges[:-1], edges[1:], ends, strict=True)
     ]
-    return mix(np.concatenate(sums))
+    return np.concatenate(sums)
 
 
 def _word_sums(
@@ -156,7 +158,8 @@ def character_hashes(text: str) -> Hashes:
     if not text:
         return np.zeros(0, np.uint64)
     codes, kinds = codes_of(text)
-    return mix(codes[kinds != SEPARATOR].astype(np.uint64) + np.uint64(1))
+    hashes: Hashes = codes[kinds != SEPARATOR].astype(np.uint64) + np.uint64(1)
+    return hashes
 
 
 @lru_cache(maxsize=32)
