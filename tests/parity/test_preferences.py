@@ -24,6 +24,7 @@ from glassbox.models.scorer import add_score_head, sequence_scores
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.next_token import NextToken
 from glassbox.training.protocols import ObjectiveOutput
+from glassbox.tuning.dpo import Dpo, DpoConfig
 from glassbox.tuning.kto import Kto, KtoConfig
 from glassbox.tuning.neftune import Neftune
 from glassbox.tuning.reference_free import CpoConfig, OrpoConfig, ReferenceFree, SimpoConfig
@@ -165,6 +166,22 @@ def test_the_kl_of_kto_is_somewhere_cut_off_and_somewhere_not() -> None:
         total, _ = Kto(KtoConfig(), reference)(model, batch).metrics["kl"]
         found.add(float(total) > 0)
     assert found == {True, False}
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto"])
+def test_the_reference_is_frozen(kind: str) -> None:
+    """It stays as it is, takes no gradient, and is in evaluation mode."""
+    model, reference = tiny(0), tiny(100).train()
+    rows = raw_feedback(0)
+    if kind == "kto":
+        (batch,) = FeedbackSource(rows, per_step=len(rows), max_length=96).next_step()
+        output = Kto(KtoConfig(), reference)(model, batch)
+    else:
+        output = Dpo(DpoConfig(), reference)(model, preference_batch(encoded(raw_pairs(0))))
+    output.loss_sum.backward()
+    assert not reference.training
+    assert all(p.grad is None and not p.requires_grad for p in reference.parameters())
+    assert all(p.grad is not None for p in model.parameters())
 
 
 # ---- reward models ---------------------------------------------------------------------------

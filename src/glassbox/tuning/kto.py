@@ -12,7 +12,7 @@ from torch import Tensor
 from glassbox.core.config import Spec
 from glassbox.data.feedback import FeedbackBatch
 from glassbox.models.causal_lm import CausalLM
-from glassbox.training.protocols import ObjectiveOutput
+from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.log_probs import freeze, sequence_log_probs
 
 
@@ -62,10 +62,10 @@ class Kto:
             kl = self._kl(model, batch)
         ratio = sequence_log_probs(model, batch.ids, batch.targets) - reference
         losses = kto_losses(ratio, batch.desirable, kl, self.config)
-        rewards = self.config.beta * ratio.detach()
-        metrics = {
-            "reward_chosen": ((rewards * batch.desirable).sum(), batch.desirable.sum()),
-            "reward_rejected": ((rewards * ~batch.desirable).sum(), (~batch.desirable).sum()),
+        rewards, good = self.config.beta * ratio.detach(), batch.desirable
+        metrics: dict[str, tuple[Number, Number]] = {
+            "reward_chosen": ((rewards * good).sum(), good.sum()),
+            "reward_rejected": ((rewards * ~good).sum(), (~good).sum()),
             "kl": (kl * len(losses), len(losses)),
         }
         return ObjectiveOutput(losses.sum(), len(losses), metrics)
