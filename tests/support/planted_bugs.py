@@ -1,6 +1,6 @@
 """Plants known bugs into objectives, one at a time, in a copy of the source: does a test notice each?
 
-python tests/support/planted_bugs.py [--only WORD] [--few] [--list]
+python tests/support/planted_bugs.py [--only PATTERN] [--few] [--list]
 
 A bug is caught if the tests named with it pass without it and fail with it. Exit code 1 if one is
 not. The processes are forked from one that has imported the heavy libraries, so that a bug costs
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -273,14 +274,16 @@ def plant(bugs: list[Bug]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """0 where every bug was caught."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", help="bugs whose objective or name has this word")
+    parser.add_argument(
+        "--only", default="", help="bugs whose `objective: name` has this regular expression"
+    )
     parser.add_argument("--few", action="store_true", help="those of continuous integration")
     parser.add_argument("--list", action="store_true", help="name them and stop")
     options = parser.parse_args(arguments)
     bugs = [
         bug
         for bug in all_bugs()
-        if options.only in f"{bug.objective}: {bug.what}" and (bug.few or not options.few)
+        if re.search(options.only, f"{bug.objective}: {bug.what}") and (bug.few or not options.few)
     ]
     if options.list:
         print("\n".join(f"{bug.objective}: {bug.what}" for bug in bugs))
