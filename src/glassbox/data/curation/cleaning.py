@@ -21,6 +21,8 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 # joiners (U+200C, U+200D) stay: Persian, Indic scripts and emoji are spelled with them
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_RETURNS = re.compile("\r\n?")
+_LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _SPACES = re.compile(r"[^\S\n ][^\S\n]*| [^\S\n]+")  # all runs but a single plain space
 _BLANK_LINES = re.compile(r"\n{3,}")
 
@@ -66,11 +68,11 @@ def repair(text: str) -> str:
     """
     from ftfy.badness import is_bad
 
-    text = replace_surrogates(text)
+    text = _RETURNS.sub("\n", replace_surrogates(text))
     if "\x1b" in text or not text.isascii():
-        text = "\n".join(
+        text = "".join(
             repair_plain(line) if "\x1b" in line or (not line.isascii() and is_bad(line)) else line
-            for line in text.split("\n")
+            for line in _LINES.findall(text)
         )
     return _CONTROLS.sub("", unify_lines(text))
 
@@ -89,7 +91,8 @@ def repair_plain(text: str) -> str:
         normalization=None,
         explain=False,
     )
-    fixed = ftfy.fix_text(replace_surrogates(text), config)
+    # U+0085 is a line end, but often three dots in Windows-1252: ftfy is to see it first
+    fixed = ftfy.fix_text(_RETURNS.sub("\n", replace_surrogates(text)), config)
     return _CONTROLS.sub("", unify_lines(fixed))
 
 
