@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from glassbox.core.errors import UserError
@@ -25,13 +26,13 @@ from glassbox.data.curation.shingles import (
     SEPARATOR,
     Hashes,
     kind_of,
-    plain_words,
     shingle_hashes,
     word_hashes,
 )
 from glassbox.data.curation.step import Dropped, Record, RecordStep, StepSpec
 
 Span = tuple[int, int]
+Owned = tuple[int, Hashes]
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".md", ".text")
 _FEWEST_CHARACTERS = 200
@@ -63,35 +64,27 @@ class DecontaminateSpec(StepSpec):
 
     def build(self) -> RecordStep:
         """The step. Raises UserError for a set that cannot be read or has no text that is long enough."""
-        grams: dict[int, dict[str, str]] = {}
-        for name, path in self.sets.items():
-            before = sum(map(len, grams.values()))
+        found: dict[int, list[Owned]] = {}
+        for number, (name, path) in enumerate(self.sets.items()):
+            before = sum(map(len, found.values()))
             for text in read_texts(Path(path), self.fields):
-                add_ngrams(grams, name, text, self.ngram, self.min_words)
-            if sum(map(len, grams.values())) == before:
+                size, hashes = ngrams(text, self.ngram, self.min_words)
+                if len(hashes):
+                    found.setdefault(size, []).append((number, hashes))
+            if sum(map(len, found.values())) == before:
                 raise UserError(
-                    f"decontaminate: set '{name}' has no text of {self.min_words} words that another "
-                    "set does not have; name its fields or lower min_words"
+                    f"decontaminate: set '{name}' has no text of {self.min_words} words; name its "
+                    "fields or lower min_words"
                 )
-        return Decontaminate(
-            {size: _Table(found) for size, found in sorted(grams.items())},
-            self.action,
-            self.margin,
-            self.max_cuts,
-        )
+        tables = {size: Table.of(parts) for size, parts in sorted(found.items())}
+        return Decontaminate(tables, tuple(self.sets), self.action, self.margin, self.max_cuts)
 
 
-def add_ngrams(
-    grams: dict[int, dict[str, str]], name: str, text: str, ngram: int, min_words: int
-) -> None:
-    """Put each n-gram of a text, or a short text whole, under its number of words."""
-    words = plain_words(text)
-    size = min(ngram, len(words))
-    if size < min_words:
-        return
-    table = grams.setdefault(size, {})
-    for start in range(len(words) - size + 1):
-        table.setdefault(" ".join(words[start : start + size]), name)
+def ngrams(text: str, ngram: int, min_words: int) -> tuple[int, Hashes]:
+    """The hashes of all n-grams of a text, or of a short one as a whole, and their number of words."""
+    units = word_hashes(text)
+    size = min(ngram, len(units))
+    return size, shingle_hashes(units if size >= min_words else units[:0], size)
 
 
 def read_texts(path: Path, fields: Sequence[str] = ()) -> Iterator[str]:
@@ -166,28 +159,31 @@ def _cells(text: str, delimiter: str, fields: Sequence[str]) -> Iterator[str]:
             yield from row
 
 
-class _Table:
-    """N-grams of one size: their hashes for looking up, and themselves for being sure."""
+@dataclass(frozen=True)
+class Table:
+    """N-grams of one size: their sorted hashes, and the number of the set that had each first.
 
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = names
-        grams = sorted(names)
-        hashes = [int(_whole_hash(gram)) for gram in grams]
-        self.hashes: Hashes = np.sort(np.array(hashes, np.uint64))
+    That an n-gram that is none of them has the hash of one happens once in 2^64 comparisons.
+    """
 
-    def matches(self, units: Hashes, size: int) -> list[int]:
-        """Where in a row of words a known n-gram may begin."""
+    hashes: Hashes
+    owners: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, parts: Sequence[Owned]) -> Table:
+        """From the hashes of texts and the numbers of their sets."""
+        hashes, first = np.unique(np.concatenate([part for _, part in parts]), return_index=True)
+        owners = np.repeat([number for number, _ in parts], [len(part) for _, part in parts])
+        return cls(hashes, owners[first].astype(np.int32))
+
+    def matches(self, units: Hashes, size: int) -> list[tuple[int, int]]:
+        """(place, set) wherever an n-gram of a set begins in a row of words."""
         if len(units) < size:
             return []
         found = shingle_hashes(units, size)
-        place = np.minimum(np.searchsorted(self.hashes, found), len(self.hashes) - 1)
-        return np.flatnonzero(self.hashes[place] == found).tolist()
-
-
-def _whole_hash(gram: str) -> np.uint64:
-    units = word_hashes(gram)
-    result: np.uint64 = shingle_hashes(units, len(units))[0]
-    return result
+        rows = np.minimum(np.searchsorted(self.hashes, found), len(self.hashes) - 1)
+        places = np.flatnonzero(self.hashes[rows] == found)
+        return list(zip(places.tolist(), self.owners[rows[places]].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -204,7 +200,8 @@ class Match:
 class Decontaminate:
     """The step of a DecontaminateSpec."""
 
-    tables: dict[int, _Table] = field(repr=False)
+    tables: dict[int, Table] = field(repr=False)
+    names: tuple[str, ...]
     action: Literal["drop", "trim"] = "drop"
     margin: int = 200
     max_cuts: int = 10
@@ -239,12 +236,10 @@ class Decontaminate:
         words = positioned_words(text)
         matches = []
         for size, starts in places.items():
-            for start in starts:
-                gram = " ".join(word for word, _, _ in words[start : start + size])
-                name = self.tables[size].names.get(gram)
-                if name is not None:  # else two n-grams had one hash
-                    begin, end = words[start][1], words[start + size - 1][2]
-                    matches.append(Match(gram, name, begin, end))
+            for start, owner in starts:
+                gram = words[start : start + size]
+                phrase = " ".join(word for word, _, _ in gram)
+                matches.append(Match(phrase, self.names[owner], gram[0][1], gram[-1][2]))
         return sorted(matches, key=lambda match: (match.start, match.end))
 
     def _outside(self, text: str, matches: Sequence[Match]) -> tuple[list[str], int]:
