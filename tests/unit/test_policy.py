@@ -1,0 +1,590 @@
+"""PPO, RLOO and GRPO's variants: their parts against plain loops, their sources, tools in the loop, resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from glassbox.core.config import parse
+from glassbox.core.errors import UserError
+from glassbox.inference import Engine
+from glassbox.models.causal_lm import CausalLM
+from glassbox.ops.cross_entropy import IGNORE
+from glassbox.optim.adamw import AdamW
+from glassbox.optim.groups import decay_groups
+from glassbox.training.config import TrainConfig
+from glassbox.training.loop import Trainer
+from glassbox.tuning.answers import Answer, RolloutBatch, ToolConfig, overlong_penalty
+from glassbox.tuning.grpo import Grpo, GrpoConfig
+from glassbox.tuning.ppo import (
+    Ppo,
+    PpoConfig,
+    PpoSource,
+    adapted_beta,
+    generalized_advantages,
+    generalized_advantages_plain,
+    token_values,
+    value_losses,
+    value_model,
+)
+from glassbox.tuning.rloo import Rloo, RlooConfig, RlooSource, leave_one_out, whiten
+from glassbox.tuning.rollouts import RolloutSource
+from glassbox.tuning.tools import ToolLoop
+from support.tiny_chat import tiny_chat_model, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+PROBLEMS = [
+    {"prompt": [{"role": "user", "content": "kite " * (i % 4)}], "answer": i} for i in range(10)
+]
+
+
+def model(seed: int = 0) -> CausalLM:
+    made = tiny_chat_model(TOKENIZER)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.1, generator=generator)
+            else:
+                parameter.fill_(1.0)
+    return made
+
+
+def letters(completion: str, problem: Mapping[str, Any]) -> float:
+    return sum(c.isascii() and c.islower() for c in completion) / max(1, len(completion))
+
+
+# ---- parts ----------------------------------------------------------------------------------
+
+FLOATS = st.floats(-3, 3, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(FLOATS, FLOATS, st.booleans()), min_size=1, max_size=6),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([1.0, 0.9]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_advantages_of_all_rows_at_once_are_the_plain_sums(
+    rows: Any, gamma: float, lam: float
+) -> None:
+    width = max(map(len, rows))
+    rewards, values = torch.full((2, len(rows), width), 7.0, dtype=torch.float64)
+    mask = torch.zeros_like(rewards, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        for t, (r, v, own) in enumerate(row):
+            rewards[i, t], values[i, t], mask[i, t] = r, v, own
+    found = generalized_advantages(rewards, values, mask, gamma=gamma, gae_lambda=lam)
+    assert (found[~mask] == 0).all()
+    for i, row in enumerate(rows):
+        kept = [(r, v) for r, v, own in row if own]
+        if not kept:
+            continue
+        expected = generalized_advantages_plain(
+            *map(list, zip(*kept, strict=True)), gamma=gamma, gae_lambda=lam
+        )
+        assert found[i][mask[i]].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_lambda_one_is_the_return_less_the_value_and_lambda_zero_one_step() -> None:
+    rewards, values = [0.0, 0.5, 2.0], [0.3, 0.2, 0.1]
+    whole = generalized_advantages_plain(rewards, values, gamma=1.0, gae_lambda=1.0)
+    assert whole == pytest.approx([2.5 - 0.3, 2.5 - 0.2, 2.0 - 0.1])
+    step = generalized_advantages_plain(rewards, values, gamma=1.0, gae_lambda=0.0)
+    assert step == pytest.approx([0.2 - 0.3, 0.5 + 0.1 - 0.2, 2.0 - 0.1])
+
+
+@given(st.lists(st.lists(FLOATS, min_size=3, max_size=3), min_size=1, max_size=4))
+def test_leave_one_out_is_a_loop(rewards: list[list[float]]) -> None:
+    found = leave_one_out(torch.tensor(rewards, dtype=torch.float64))
+    for row, group in zip(found.tolist(), rewards, strict=True):
+        for i, r in enumerate(group):
+            others = group[:i] + group[i + 1 :]
+            assert row[i] == pytest.approx(r - sum(others) / 2, abs=1e-9)
+    with pytest.raises(ValueError, match="G >= 2"):
+        leave_one_out(torch.ones(2, 1))
+
+
+def test_values_are_clipped_from_the_worse_side() -> None:
+    values = torch.tensor([[0.0, 1.0, 0.5]], requires_grad=True)
+    old, returns = torch.tensor([[0.5, 0.5, 0.5]]), torch.tensor([[1.0, 1.0, 0.0]])
+    losses = value_losses(values, old, returns, clip=0.2)
+    expected = [
+        max((v - r) ** 2, (min(max(v, o - 0.2), o + 0.2) - r) ** 2) / 2
+        for v, o, r in ((0, 0.5, 1), (1, 0.5, 1), (0.5, 0.5, 0))
+    ]
+    assert losses[0].tolist() == pytest.approx(expected)
+    losses.sum().backward()
+    assert values.grad is not None
+    assert values.grad[0].tolist() == pytest.approx([-1.0, 0.0, 0.5])
+    free = value_losses(values, old, returns, clip=None)
+    assert free[0].tolist() == pytest.approx([0.5, 0.0, 0.125])
+
+
+def test_whitening_and_the_adapting_weight() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    white = whiten(values, lambda x: x)
+    assert float(white.mean()) == pytest.approx(0, abs=1e-9)
+    assert float(white.std()) == pytest.approx(1)
+    assert float(whiten(values, lambda x: x, shift=False).mean()) == pytest.approx(3)
+    two = whiten(values, lambda x: 2 * x)  # as two ranks with the same values each
+    assert float(two.abs().max()) > float(white.abs().max())
+    assert adapted_beta(0.1, 60, target=6, count=10, horizon=100) == pytest.approx(0.102)
+    assert adapted_beta(0.1, 0, target=6, count=10, horizon=100) == pytest.approx(0.098)
+    assert adapted_beta(0.1, 6, target=6, count=10, horizon=100) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("length", "penalty"), [(0, 0), (12, 0), (13, 0), (14, -1 / 3), (16, -1), (20, -1)]
+)
+def test_overlong_shaping_is_dapos_equation_13(length: int, penalty: float) -> None:
+    assert overlong_penalty(length, 16, 3) == pytest.approx(penalty)
+    assert overlong_penalty(length, 16, 0) == 0
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    for spec, raw, said in (
+        (GrpoConfig, {"ratio": "sequence"}, "normalization: grpo"),
+        (GrpoConfig, {"overlong_buffer": 64}, "overlong_buffer = 64"),
+        (RlooConfig, {"group_size": 1}, "leave_one_out"),
+        (PpoConfig, {"kl_in": "loss", "kl_target": 6.0}, "kl_in: reward"),
+        (PpoConfig, {"kl_beta": 0, "kl_target": 6.0}, "kl_beta above 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            parse(spec, raw)
+    with pytest.raises(UserError, match="needs a reference"):
+        PpoSource(
+            Engine(model(), TOKENIZER), PROBLEMS, letters, PpoConfig(), value=value_model(model())
+        )
+    with pytest.raises(UserError, match="needs a reference"):
+        Ppo(PpoConfig(kl_in="loss"), value_model(model()))
+    with pytest.raises(UserError, match="needs a reference"):
+        RlooSource(Engine(model(), TOKENIZER), PROBLEMS, letters, RlooConfig())
+    with pytest.raises(UserError, match="no scalar head"):
+        Ppo(PpoConfig(kl_beta=0), model())
+
+
+# ---- PPO ------------------------------------------------------------------------------------
+
+SMALL = PpoConfig(prompts_per_step=6, max_tokens=8, updates_per_rollout=2, kl_beta=0.1)
+
+
+def ppo(config: PpoConfig = SMALL, seed: int = 0) -> tuple[CausalLM, Ppo, PpoSource]:
+    policy, reference = model(seed), model(seed + 5)
+    value = value_model(policy)
+    with torch.no_grad():
+        assert value.score is not None
+        value.score.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(seed))
+    source = PpoSource(
+        Engine(policy, TOKENIZER), PROBLEMS, letters, config, value=value,
+        reference=reference if config.kl_beta else None,
+    )  # fmt: skip
+    return policy, Ppo(config, value, reference if config.kl_beta else None), source
+
+
+def test_every_token_is_paid_as_a_loop_says() -> None:
+    """Rewards, values, advantages before whitening, and returns, one answer at a time from plain logits."""
+    config = SMALL.model_copy(update={"whiten_advantages": False, "gamma": 0.9})
+    policy, objective, source = ppo(config)
+    answers, metrics = source._roll_out()
+    assert source.reference is not None
+    kl_total = 0.0
+    for answer in answers:
+        prompt = source.problems[answer.problem][0]
+        ids = torch.tensor([prompt + answer.token_ids])
+        scores = []
+        for which in (policy, source.reference):
+            log_p = torch.log_softmax(which(ids)[0], dim=-1)
+            places = range(len(prompt) - 1, ids.shape[1] - 1)
+            scores.append(
+                [float(log_p[t, y]) for t, y in zip(places, answer.token_ids, strict=True)]
+            )
+        values = objective.value.scores(objective.value.hidden_states(ids))[0, len(prompt) - 1 : -1]
+        text = source.engine.tokenizer.decode(answer.token_ids, skip_special=True)
+        rewards = [-0.1 * (new - ref) for new, ref in zip(*scores, strict=True)]
+        kl_total += sum(new - ref for new, ref in zip(*scores, strict=True))
+        rewards[-1] += letters(text, {})
+        expected = generalized_advantages_plain(
+            rewards, values.tolist(), gamma=0.9, gae_lambda=0.95
+        )
+        assert answer.advantages == pytest.approx(expected, abs=1e-5)
+        assert answer.values == pytest.approx(values.tolist(), abs=1e-5)
+        returns = [a + v for a, v in zip(expected, values.tolist(), strict=True)]
+        assert answer.returns == pytest.approx(returns, abs=1e-5)
+    assert metrics["kl"][0] == pytest.approx(kl_total, abs=1e-4)
+    assert kl_total != 0
+
+
+def test_kl_is_in_the_reward_or_in_the_loss_and_never_in_both() -> None:
+    for where in ("reward", "loss"):
+        config = SMALL.model_copy(update={"kl_in": where})
+        policy, objective, source = ppo(config)
+        (batch,) = source.next_step()
+        with_kl = objective(policy, batch)
+        assert (source.reference is None) == (where == "loss")
+        assert (objective.reference is None) == (where == "reward")
+        without = Ppo(config.model_copy(update={"kl_beta": 0.0}), objective.value)(policy, batch)
+        same = float(with_kl.loss_sum) == float(without.loss_sum)
+        assert same == (where == "reward")
+        ungraded = PpoSource(
+            source.engine, PROBLEMS, lambda c, p: 0.0, config, value=objective.value,
+            reference=source.reference,
+        )  # fmt: skip
+        answers, _ = ungraded._roll_out()
+        paid = [sum(a.returns or []) for a in answers]
+        silent = config.model_copy(update={"whiten_advantages": False})
+        ungraded.config = silent
+        answers, _ = ungraded._roll_out()
+        flat = all(
+            abs(first - 0.0) < 1e-9
+            for a in answers
+            for first in [(a.advantages or [0])[-1] + (a.values or [0])[-1]]
+        )
+        assert flat == (where == "loss"), paid
+
+
+def test_the_value_model_learns_and_the_policy_is_not_touched_by_its_loss() -> None:
+    policy, objective, source = ppo(SMALL.model_copy(update={"kl_beta": 0.0}))
+    (batch,) = source.next_step()
+    silent = RolloutBatch(**{**vars(batch), "advantages": torch.zeros_like(batch.advantages)})
+    output = objective(policy, silent)
+    (output.loss_sum / output.weight).backward()
+    assert all(p.grad is None or float(p.grad.abs().max()) == 0 for p in policy.parameters())
+    grads = {n: p.grad for n, p in objective.value.named_parameters() if p.requires_grad}
+    assert all(g is not None and float(g.abs().max()) > 0 for g in grads.values())
+    first = float(output.metrics["value_loss"][0])
+    optimizer = AdamW(decay_groups(objective.value.named_parameters(), 0.0))
+    for _ in range(10):
+        optimizer.step(1e-2)
+        optimizer.zero_grad()
+        output = objective(policy, silent)
+        (output.loss_sum / output.weight).backward()
+    assert float(output.metrics["value_loss"][0]) < first / 2
+
+
+def test_ppo_learns_to_write_small_letters() -> None:
+    config = PpoConfig(prompts_per_step=48, max_tokens=6, updates_per_rollout=2, kl_beta=0.0)
+    policy, objective, source = ppo(config)
+    pairs = [*policy.named_parameters()]
+    pairs += [(f"value.{n}", p) for n, p in objective.value.named_parameters()]
+    optimizer = AdamW(decay_groups(pairs, 0.0))
+    rewards = []
+    for _ in range(30):
+        outputs = [objective(policy, batch) for batch in source.next_step()]
+        weight = sum(float(output.weight) for output in outputs)
+        (sum(output.loss_sum for output in outputs) / weight).backward()
+        optimizer.step(1e-2)
+        optimizer.zero_grad()
+        if "reward" in outputs[0].metrics:
+            total, count = outputs[0].metrics["reward"]
+            rewards.append(float(total) / float(count))
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.3, rewards
+
+
+@pytest.mark.parametrize("baseline", ["leave_one_out", "batch"])
+def test_rloo_learns_to_write_small_letters(baseline: Any) -> None:
+    config = RlooConfig(
+        prompts_per_step=8, group_size=6, max_tokens=6, kl_beta=0.001, baseline=baseline,
+        normalize_advantages=True,
+    )  # fmt: skip
+    policy = model()
+    source = RlooSource(Engine(policy, TOKENIZER), PROBLEMS, letters, config, reference=model())
+    optimizer = AdamW(decay_groups(policy.named_parameters(), 0.0))
+    rewards = []
+    for _ in range(30):
+        (batch,) = source.next_step()
+        output = Rloo(config)(policy, batch)
+        (output.loss_sum / output.weight).backward()
+        optimizer.step(1e-2)
+        optimizer.zero_grad()
+        rewards.append(batch.metrics["reward"][0] / batch.metrics["reward"][1])
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.3, rewards
+
+
+def test_rloos_first_update_is_reinforce() -> None:
+    """-A grad log p(answer), mean over answers, without a ratio: the gradients, in float64."""
+    config = RlooConfig(prompts_per_step=3, group_size=3, max_tokens=6, kl_beta=0.2)
+    policy, reference = model().double(), model(3).double()
+    source = RlooSource(Engine(policy, TOKENIZER), PROBLEMS, letters, config, reference=reference)
+    (batch,) = source.next_step()
+    output = Rloo(config)(policy, batch)
+    (output.loss_sum / output.weight).backward()
+    found = {name: p.grad.clone() for name, p in policy.named_parameters()}
+    policy.zero_grad()
+    log_p = torch.log_softmax(policy(batch.ids), dim=-1)
+    mask = batch.targets != IGNORE
+    chosen = log_p.gather(-1, batch.targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    loss = -((chosen * mask).sum(-1) * batch.advantages).mean()
+    loss.backward()
+    for name, parameter in policy.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-6, atol=1e-9)
+    assert batch.old_log_probs is None
+    assert abs(float(batch.advantages.view(3, 3).sum())) < 1e-5
+
+
+# ---- resume ---------------------------------------------------------------------------------
+
+
+def train(folder: Path, method: str, steps: int, *, stop: int | None = None) -> dict[str, Tensor]:
+    """A tiny run through the real loop; `stop` ends it early, as a kill would."""
+    settings = {"prompts_per_step": 4, "max_tokens": 8, "updates_per_rollout": 2}
+    policy, reference = model(1), model(6)
+    engine = Engine(policy, TOKENIZER)
+    pairs = [*policy.named_parameters()]
+    objective: Any
+    source: Any
+    if method == "ppo":
+        config = PpoConfig(**settings, kl_beta=0.1, kl_target=0.5, kl_horizon=20.0)
+        value = value_model(policy)
+        objective = Ppo(config, value)
+        source = PpoSource(engine, PROBLEMS, letters, config, value=value, reference=reference)
+        pairs += [(f"value.{n}", p) for n, p in value.named_parameters()]
+    elif method == "rloo":
+        rloo = RlooConfig(**settings, group_size=3)
+        objective = Rloo(rloo)
+        source = RlooSource(engine, PROBLEMS, letters, rloo, reference=reference)
+    else:
+        grpo = GrpoConfig(
+            **settings, group_size=3, normalization="grpo", ratio="sequence", clip_low=0.01,
+            clip_high=0.01, dynamic_sampling=2, overlong_buffer=3, kl_beta=0.05,
+        )  # fmt: skip
+        objective = Grpo(grpo, reference)
+        source = RolloutSource(engine, PROBLEMS, letters, grpo)
+    train_config = TrainConfig(steps=steps, lr=1e-2, log_every=1, checkpoint_every=1, keep_last=9)
+    train_config = parse(
+        TrainConfig, {**train_config.model_dump(), "schedule": {"kind": "constant"}}
+    )
+    trainer = Trainer(
+        policy, objective, source, AdamW(decay_groups(pairs, 0.0)), train_config,
+        folder=folder, tokenizer=TOKENIZER,
+    )  # fmt: skip
+    if stop is not None:
+        real = trainer._step
+
+        def step() -> None:
+            if trainer.state.step == stop:
+                raise KeyboardInterrupt
+            real()
+
+        trainer._step = step  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+        return {}
+    result = trainer.run()
+    found = {name: p.detach().clone() for name, p in pairs}
+    state = json.loads((result.checkpoint / "training" / "state.json").read_text())
+    for key in ("kl_beta",):
+        if key in state["source"]:
+            found[key] = torch.tensor(state["source"][key])
+    return found
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo", "gspo"])
+def test_an_interrupted_run_resumes_to_the_same_bits(method: str, tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", method, 5)
+    for stop in (1, 2, 3):  # within a rollout, and between two
+        folder = tmp_path / str(stop)
+        train(folder, method, 5, stop=stop)
+        resumed = train(folder, method, 5)
+        assert resumed.keys() == whole.keys()
+        for name, tensor in whole.items():
+            assert torch.equal(tensor, resumed[name]), (stop, name)
+    moved = train(tmp_path / "one", method, 1)
+    assert not torch.equal(moved["embedding.weight"], whole["embedding.weight"])
+    if method == "ppo":
+        assert float(whole["kl_beta"]) != 0.1
+        assert (
+            tmp_path / "whole/checkpoints/step-00000005/training/companions.safetensors"
+        ).exists()
+        assert not torch.equal(moved["value.embedding.weight"], whole["value.embedding.weight"])
+
+
+def test_another_value_model_is_refused_by_name(tmp_path: Path) -> None:
+    train(tmp_path, "ppo", 1)
+    from safetensors.torch import load_file
+
+    from glassbox.training.checkpoint import _load_companions
+
+    path = tmp_path / "checkpoints/step-00000001/training/companions.safetensors"
+    assert any(key.startswith("value.score") for key in load_file(path))
+    with pytest.raises(UserError, match="another 'value'"):
+        _load_companions(path, {"value": torch.nn.Linear(2, 2)})
+
+
+# ---- GRPO's variants ------------------------------------------------------------------------
+
+
+def test_dynamic_sampling_replaces_silent_groups_up_to_its_bound() -> None:
+    def even(completion: str, problem: Mapping[str, Any]) -> float:
+        return letters(completion, problem) if problem["answer"] % 2 else 0.5
+
+    base = {"prompts_per_step": 6, "group_size": 3, "max_tokens": 8}
+
+    def roll(rounds: int) -> tuple[list[Answer], Any]:
+        config = GrpoConfig(**base, dynamic_sampling=rounds)
+        return RolloutSource(Engine(model(), TOKENIZER), PROBLEMS, even, config)._roll_out()
+
+    plain, metrics = roll(0)
+    silent = sum(a.advantage == 0 for a in plain)
+    assert silent >= 6
+    assert "replaced_groups" not in metrics
+    again, more = roll(3)
+    assert sum(a.advantage == 0 for a in again) < silent
+    assert more["replaced_groups"][0] > 0
+    assert more["reward"] == metrics["reward"]  # of the first draw
+    for old, new in zip(plain, again, strict=True):
+        if old.advantage != 0:
+            assert old == new
+    constant = RolloutSource(
+        Engine(model(), TOKENIZER),
+        PROBLEMS,
+        lambda c, p: 1.0,
+        GrpoConfig(**base, dynamic_sampling=2),
+    )
+    answers, metrics = constant._roll_out()  # it ends all the same
+    assert all(a.advantage == 0 for a in answers)
+    assert metrics["replaced_groups"][0] == 0
+
+
+def test_long_answers_lose_reward_before_they_are_cut() -> None:
+    config = GrpoConfig(prompts_per_step=4, group_size=4, max_tokens=8, overlong_buffer=4)
+    source = RolloutSource(Engine(model(), TOKENIZER), PROBLEMS, lambda c, p: 1.0, config)
+    groups = source._draw([0, 1, 2, 3])
+    for one in groups:
+        for answer, reward in zip(one.answers, one.rewards, strict=True):
+            length = 8 if answer.truncated else len(answer.token_ids)
+            assert reward == pytest.approx(1 + min(0, (4 - length) / 4))
+    assert len({r for one in groups for r in one.rewards}) > 1
+
+
+# ---- tools in the loop ----------------------------------------------------------------------
+
+
+class Script:
+    """An engine that says what is written for it, turn by turn."""
+
+    def __init__(self, turns: list[list[str]]) -> None:
+        self.model, self.tokenizer = model(), TOKENIZER
+        self.turns, self.context_length = turns, 400
+        self.prompts: list[Any] = []
+
+    def generate(self, prompts: Any, params: Any) -> Any:
+        from glassbox.inference.engine import Completion
+
+        self.prompts.append([list(prompt) for prompt in prompts])
+        texts = self.turns.pop(0)
+        end = TOKENIZER.special_tokens["<|im_end|>"]
+        return [
+            Completion([*TOKENIZER.encode(text), end], text, "stop", None, None, None, i, 0)
+            for i, text in enumerate(texts)
+        ]
+
+
+def scripted(turns: list[list[str]], *, max_tokens: int = 200, tools: Any = None) -> Any:
+    config = GrpoConfig(
+        prompts_per_step=1, group_size=2, max_tokens=max_tokens, normalization="grpo",
+        tools=ToolConfig(names=("calculator",), rounds=2),
+    )  # fmt: skip
+    engine: Any = Script(turns)
+    source = RolloutSource(engine, PROBLEMS, lambda c, p: float("41" in c), config)
+    if tools:
+        source.loop = ToolLoop(engine, tools, rounds=2, result_chars=20)
+    return engine, source, source._draw([0])[0]
+
+
+def test_a_tools_result_comes_back_and_is_not_trained_on() -> None:
+    engine, source, sampled = scripted([["<tool>14+27</tool>", "no"], ["It is 41."]])
+    called, plain = sampled.answers
+    assert sampled.rewards == [1, 0]
+    assert sampled.calls == 1
+    assert plain.mask is None
+    own = [t for t, m in zip(called.token_ids, called.mask, strict=True) if m]
+    end = TOKENIZER.special_tokens["<|im_end|>"]
+    assert own == [
+        *TOKENIZER.encode("<tool>14+27</tool>"),
+        end,
+        *TOKENIZER.encode("It is 41."),
+        end,
+    ]
+    result = TOKENIZER.decode(
+        [t for t, m in zip(called.token_ids, called.mask, strict=True) if not m]
+    )
+    assert "41" in result
+    prompt = source.problems[called.problem][0]
+    whole = [
+        *PROBLEMS[called.problem]["prompt"],
+        {"role": "assistant", "content": "<tool>14+27</tool>"},
+        {"role": "tool", "content": "41"},
+    ]
+    assert engine.prompts[1] == [TOKENIZER.encode_chat_prompt(whole)]
+    assert (
+        prompt + called.token_ids[: len(engine.prompts[1][0]) - len(prompt)] == engine.prompts[1][0]
+    )
+    batch = source._batch([called])
+    assert int((batch.targets != IGNORE).sum()) == called.num_trained == sum(called.mask)
+    assert batch.targets[batch.targets != IGNORE].tolist() == own
+    assert float(batch.scales[0]) == pytest.approx(1 / len(own))
+
+
+def test_calls_are_bounded_and_a_bad_tool_costs_one_call() -> None:
+    call = "<tool>1+1</tool>"
+    _, _, sampled = scripted([[call, call], [call, call], [call, call]])
+    assert sampled.calls == 4  # two rounds of two answers; the third call is left unanswered
+    _, _, sampled = scripted([[call, "no"]], max_tokens=len(TOKENIZER.encode(call)) + 3)
+    assert [a.truncated for a in sampled.answers] == [True, False]
+
+    def broken(text: str) -> str:
+        raise RuntimeError("boom")
+
+    def flood(text: str) -> str:
+        return "x" * 10**6
+
+    for tool, said in ((broken, "error: RuntimeError"), (flood, "x" * 20)):
+        _, _, sampled = scripted([[call, "no"], ["done"]], tools={"calculator": ("tool", tool)})
+        between = [
+            t
+            for t, m in zip(sampled.answers[0].token_ids, sampled.answers[0].mask, strict=True)
+            if not m
+        ]
+        text = TOKENIZER.decode(between)
+        assert said in text
+        assert len(text) < 200
+
+
+def test_the_real_engine_with_tools_is_the_one_without_where_no_call_is_made() -> None:
+    base = {"prompts_per_step": 3, "group_size": 2, "max_tokens": 8}
+    both = []
+    for names in ((), ("calculator", "python")):
+        config = GrpoConfig(**base, tools=ToolConfig(names=names))
+        both.append(
+            RolloutSource(Engine(model(), TOKENIZER), PROBLEMS, letters, config)._roll_out()[0]
+        )
+    assert both[0] == both[1]
+
+
+def test_values_stand_where_the_targets_are() -> None:
+    """V at t knows the ids up to t and nothing later."""
+    value = value_model(model())
+    with torch.no_grad():
+        assert value.score is not None
+        value.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(1))
+    whole = token_values(value, ids)
+    for t in range(9):
+        torch.testing.assert_close(
+            token_values(value, ids[:, : t + 1])[:, t], whole[:, t], rtol=1e-4, atol=1e-5
+        )
+    fresh = value_model(model())
+    assert float(token_values(fresh, ids).abs().max()) == 0
