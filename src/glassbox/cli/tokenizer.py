@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+TOKENIZER = "Folder, tokenizer.json, .model, .tiktoken, or gpt2 (extra gpt2)."
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -16,7 +18,7 @@ def register(app: typer.Typer) -> None:
         "`glassbox tokenizer train --corpus book.txt --vocab-size 4096 --out tok`",
         no_args_is_help=True,
     )
-    for command in (train, encode, decode):
+    for command in (train, encode, decode, inspect, compare):
         group.command(command.__name__)(command)
     app.add_typer(group, name="tokenizer", rich_help_panel="Prepare")
 
@@ -32,27 +34,39 @@ def train(
     more: Annotated[
         list[str] | None, typer.Argument(help="More files.", show_default=False)
     ] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="bpe, wordpiece, unigram or characters.")
+    ] = "bpe",
     pattern: Annotated[
-        str, typer.Option("--pattern", help="gpt2, gpt4, llama3, qwen2 or a regular expression.")
+        str,
+        typer.Option(
+            "--pattern", help="Of bpe: gpt2, gpt4, llama3, qwen2 or a regular expression."
+        ),
     ] = "gpt4",
+    unknown: Annotated[
+        str,
+        typer.Option("--unknown", help="Of characters, what others become: bytes, token, error."),
+    ] = "bytes",
 ) -> None:
-    """Train a byte-level BPE tokenizer and write OUT/tokenizer.json (transformers opens OUT).
+    """Train a tokenizer and write OUT/tokenizer.json (transformers opens OUT).
 
     Example: `glassbox tokenizer train --corpus book.txt --vocab-size 4096 --out tok`
     """
     from glassbox.core.progress import ProgressLine
     from glassbox.data.text import find_corpus, read_documents
-    from glassbox.tokenizers import train_bpe
+    from glassbox.tokenizers.training import train_tokenizer
 
     paths = [find_corpus(name) for name in [*corpus, *(more or [])]]
     texts = (text for path in paths for text in read_documents(path))
     with ProgressLine("tokenizer", vocab_size) as line:
 
         def report(stage: str, done: int, total: int | None) -> None:
-            if total is not None and stage.startswith("merg"):
+            if total is not None and stage == "learn merges":
                 line.update(done * vocab_size / max(1, total), stage)
 
-        tokenizer = train_bpe(texts, vocab_size, pattern=pattern, progress=report)
+        tokenizer = train_tokenizer(
+            texts, vocab_size, kind=kind, pattern=pattern, unknown=unknown, progress=report
+        )
     tokenizer.save(out)
     note = (
         ""
@@ -63,7 +77,7 @@ def train(
 
 
 def encode(
-    tokenizer: Annotated[str, typer.Argument(help="Folder or tokenizer.json.")],
+    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Annotated[str, typer.Argument(help="Text; - reads standard input.")] = "-",
     pieces: Annotated[
         bool, typer.Option("--pieces", help="Show the pieces beside their ids.")
@@ -82,7 +96,7 @@ def encode(
 
 
 def decode(
-    tokenizer: Annotated[str, typer.Argument(help="Folder or tokenizer.json.")],
+    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     ids: Annotated[list[int], typer.Argument(help="Token ids.")],
 ) -> None:
     """Print the text of ids. Example: `glassbox tokenizer decode tok 72 105`"""
@@ -94,3 +108,74 @@ def decode(
         if not 0 <= token < loaded.vocab_size:
             raise UserError(f"id {token} is outside the vocabulary of {loaded.vocab_size}")
     sys.stdout.write(loaded.decode(ids) + "\n")
+
+
+def inspect(
+    tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
+    text: Annotated[str, typer.Argument(help="Text; - reads standard input.")] = "",
+    corpus: Annotated[
+        list[str] | None, typer.Option("--corpus", help="A file or folder to measure on.")
+    ] = None,
+) -> None:
+    """Show a text in coloured pieces, and on a corpus: fertility by writing system, use of the vocabulary.
+
+    Example: `glassbox tokenizer inspect tok "Hello there" --corpus book.txt`
+    """
+    from rich.console import Console
+
+    from glassbox.cli.tokenizer_view import coloured, usage_table
+    from glassbox.data.text import find_corpus, read_documents
+    from glassbox.tokenizers import Tokenizer
+    from glassbox.tokenizers.inspection import inspect_texts, pieces_of
+
+    loaded, console = Tokenizer.load(tokenizer), Console()
+    console.print(
+        f"{type(loaded.model).__name__}: {loaded.vocab_size} entries, special: "
+        f"{', '.join(loaded.special_tokens) or 'none'}",
+        markup=False,
+        highlight=False,
+    )
+    if text:
+        content = sys.stdin.read() if text == "-" else text
+        pieces = pieces_of(loaded, content)
+        console.print(coloured([piece for _, piece in pieces]))
+        console.print(f"{len(pieces)} tokens, {len(content)} characters", highlight=False)
+    if corpus:
+        texts = (one for name in corpus for one in read_documents(find_corpus(name)))
+        found = inspect_texts(loaded, texts)
+        console.print(usage_table({"": found}))
+        console.print(
+            f"{len(found.counts)} of {found.vocab_size} entries used ({found.used:.1%})",
+            highlight=False,
+        )
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help=TOKENIZER)],
+    second: Annotated[str, typer.Argument(help=TOKENIZER)],
+    file: Annotated[str, typer.Argument(help="A file or folder of text.")],
+    lines: Annotated[int, typer.Option("--lines", help="Lines to show side by side.")] = 8,
+) -> None:
+    """Show two tokenizers side by side on a file. Example: `glassbox tokenizer compare tok gpt2 book.txt`"""
+    from rich.console import Console
+
+    from glassbox.cli.tokenizer_view import side_by_side, usage_table
+    from glassbox.data.text import find_corpus, read_documents
+    from glassbox.tokenizers import Tokenizer
+    from glassbox.tokenizers.inspection import inspect_texts
+
+    names = (first, second) if first != second else (first, f"{second} ")
+    tokenizers = {name: Tokenizer.load(name.strip()) for name in names}
+    path = find_corpus(file)
+    shown: list[str] = []
+    for document in read_documents(path):
+        shown += [line for line in document.splitlines() if line.strip()][: lines - len(shown)]
+        if len(shown) >= lines:
+            break
+    console = Console()
+    console.print(side_by_side(tokenizers, shown))
+    console.print(
+        usage_table(
+            {name: inspect_texts(one, read_documents(path)) for name, one in tokenizers.items()}
+        )
+    )

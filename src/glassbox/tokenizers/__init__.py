@@ -1,14 +1,20 @@
-"""Text to ids and back: byte-level BPE, pre-tokenization, chat templates."""
+"""Text to ids and back: byte-pair encoding, WordPiece, Unigram, characters; chat templates."""
 
-from glassbox.tokenizers.bpe_training import SPECIAL_TOKENS, Progress, train_bpe, train_bpe_plain
+from glassbox.tokenizers.bpe_training import SPECIAL_TOKENS, train_bpe, train_bpe_plain
+from glassbox.tokenizers.characters import train_characters
 from glassbox.tokenizers.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, Message
+from glassbox.tokenizers.merge_learning import Progress
 from glassbox.tokenizers.patterns import PATTERNS, PreTokenizer
 from glassbox.tokenizers.streaming import StreamDecoder
 from glassbox.tokenizers.tokenizer import Tokenizer
 from glassbox.tokenizers.tokenizer_json import AddedToken
+from glassbox.tokenizers.training import KINDS, train_tokenizer
+from glassbox.tokenizers.unigram_training import train_unigram
+from glassbox.tokenizers.wordpiece_training import train_wordpiece
 
 __all__ = [
     "DEFAULT_CHAT_TEMPLATE",
+    "KINDS",
     "PATTERNS",
     "SPECIAL_TOKENS",
     "AddedToken",
@@ -20,4 +26,8 @@ __all__ = [
     "Tokenizer",
     "train_bpe",
     "train_bpe_plain",
+    "train_characters",
+    "train_tokenizer",
+    "train_unigram",
+    "train_wordpiece",
 ]

@@ -11,28 +11,22 @@ lazily. Tested against: `tokenizers` (`BpeTrainer`), the same merges, ties inclu
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from glassbox.core.errors import UserError
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.bytelevel import BYTES_IN_ORDER, CHAR_TO_BYTE, to_chars, utf8
 from glassbox.tokenizers.chat import DEFAULT_CHAT_TEMPLATE
+from glassbox.tokenizers.merge_learning import LinkedWords, Progress, learn_merges
 from glassbox.tokenizers.patterns import PreTokenizer
 from glassbox.tokenizers.tokenizer import Tokenizer
 from glassbox.tokenizers.tokenizer_json import AddedToken
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with a stage's name, how much of it is done, and how much there is (None: not known)."""
-
 Merge = tuple[bytes, bytes]
-Positions = npt.NDArray[np.int64]
 
 END_OF_TEXT, TURN_START, TURN_END, PADDING = (
     "<|endoftext|>",
@@ -43,8 +37,6 @@ END_OF_TEXT, TURN_START, TURN_END, PADDING = (
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, PADDING)
 
 _ALPHABET = [bytes([byte]) for byte in BYTES_IN_ORDER]
-_EDGE, _GONE = -1, -2  # symbols of a place between two words, and of one joined to its left
-_REPORT_EVERY = 64
 
 
 def train_bpe(
@@ -134,15 +126,22 @@ def tokenizer_from_merges(
     written = [(to_chars(left), to_chars(right)) for left, right in merges]
     for token in (*map(to_chars, _ALPHABET), *(left + right for left, right in written)):
         vocab.setdefault(token, len(vocab))
-    roles = {"eos_token": END_OF_TEXT, "pad_token": PADDING}
-    chats = TURN_START in special_tokens and TURN_END in special_tokens
+    roles, template = roles_and_template(special_tokens)
     return Tokenizer(
         BytePairModel(vocab, written),
         pretokenizer,
         [AddedToken(token, number) for number, token in enumerate(special_tokens)],
-        roles={role: token for role, token in roles.items() if token in special_tokens},
-        chat_template=DEFAULT_CHAT_TEMPLATE if chats else None,
+        roles=roles,
+        chat_template=template,
     )
+
+
+def roles_and_template(special_tokens: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """Which of our special tokens end a document and pad, and the chat template they allow."""
+    roles = {"eos_token": END_OF_TEXT, "pad_token": PADDING}
+    chats = TURN_START in special_tokens and TURN_END in special_tokens
+    template = DEFAULT_CHAT_TEMPLATE if chats else None
+    return {role: token for role, token in roles.items() if token in special_tokens}, template
 
 
 def count_words(
@@ -178,151 +177,24 @@ def train_merges(
     `forbidden` are strings that no merge may spell (special tokens). A pair that occurs fewer than
     `min_frequency` times is not joined. Two merges that spell one token count as one token.
     """
-    words = _Words(word_counts)
-    counts, places = words.count_pairs()
-    heap = [(-count, pair) for pair, count in counts.items()]
-    heapq.heapify(heap)
-
-    tokens = list(_ALPHABET)
-    ids = {token: number for number, token in enumerate(tokens)}
     never = {utf8(string, what="a special token") for string in forbidden}
-    merges: list[Merge] = []
-    while len(tokens) < num_tokens and heap:
-        negative, pair = heapq.heappop(heap)
-        count = counts.get(pair, 0)
-        if count != -negative:  # it lost some since it was pushed
-            if count > 0:
-                heapq.heappush(heap, (-count, pair))
-            continue
-        if count < min_frequency:
-            break
-        left, right = pair >> 32, pair & 0xFFFFFFFF
-        joined = tokens[left] + tokens[right]
-        if joined in never:
-            del counts[pair]
-            continue
-        if joined not in ids:
-            ids[joined] = len(tokens)
-            tokens.append(joined)
-        merges.append((tokens[left], tokens[right]))
-
-        change = words.merge(left, right, ids[joined], places.pop(pair))
-        del counts[pair]
-        for other, loss in change.losses:
-            if other in counts:  # not the pair itself, just joined
-                counts[other] -= loss
-        for other, gain, where in change.gains:
-            known = places.get(other)
-            places[other] = where if known is None else np.union1d(known, where)
-            counts[other] = counts.get(other, 0) + gain
-            heapq.heappush(heap, (-counts[other], other))
-        if progress is not None and len(merges) % _REPORT_EVERY == 0:
-            progress("learn merges", len(tokens) - 256, num_tokens - 256)
-    if progress is not None:
-        progress("learn merges", len(tokens) - 256, max(num_tokens, len(tokens)) - 256)
-    return merges
-
-
-@dataclass(frozen=True)
-class _Change:
-    """What one merge did to the counts of its neighbours' pairs."""
-
-    losses: list[tuple[int, int]]
-    gains: list[tuple[int, int, Positions]]
-
-
-class _Words:
-    """All distinct words end to end, each symbol linked to the next one that is still there.
-
-    A pair (a, b) is keyed as a * 2^32 + b, so that keys sort as pairs do.
-    """
-
-    def __init__(self, word_counts: Counter[str]) -> None:
-        encoded = [utf8(word) for word in word_counts]
-        lengths = np.fromiter((len(word) for word in encoded), np.int64, len(encoded))
-        weights = np.fromiter(word_counts.values(), np.int64, len(encoded))
-        id_of_byte = np.empty(256, np.int64)
-        id_of_byte[list(BYTES_IN_ORDER)] = np.arange(256)
-
-        ends = np.cumsum(lengths + 1)  # each word is followed by an edge, and one comes first
-        total = int(ends[-1]) + 1 if len(ends) else 1
-        inside = np.ones(total, bool)
-        inside[0] = False
-        inside[ends] = False
-        self.symbol = np.full(total, _EDGE, np.int64)
-        self.symbol[inside] = id_of_byte[np.frombuffer(b"".join(encoded), np.uint8)]
-        self.weight = np.zeros(total, np.int64)
-        self.weight[inside] = np.repeat(weights, lengths)
-        self.next = np.arange(1, total + 1)
-        self.previous = np.arange(-1, total - 1)
-
-    def count_pairs(self) -> tuple[dict[int, int], dict[int, Positions]]:
-        """Each pair's count and the places of its left symbol, in ascending order."""
-        here = np.flatnonzero((self.symbol[:-1] >= 0) & (self.symbol[1:] >= 0))
-        small = (self.symbol[here] * 256 + self.symbol[here + 1]).astype(np.uint16)  # sorts faster
-        order = np.argsort(small, kind="stable")
-        keys = small[order].astype(np.int64)
-        keys = (keys >> 8 << 32) | (keys & 255)
-        counts, places = {}, {}
-        for pair, count, where in _grouped(keys, self.weight[here[order]], here[order]):
-            counts[pair] = count
-            places[pair] = where
-        return counts, places
-
-    def merge(self, left: int, right: int, joined: int, places: Positions) -> _Change:
-        """Join every `left right` that still stands at one of `places`."""
-        symbol, follow, precede = self.symbol, self.next, self.previous
-        places = places[symbol[places] == left]
-        partner = follow[places]
-        here = symbol[partner] == right
-        places, partner = places[here], partner[here]
-        if left == right and len(places) > 1:  # in a run such as aaa, only every other pair
-            apart = np.ones(len(places), bool)
-            apart[1:] = partner[:-1] != places[1:]
-            index = np.arange(len(places))
-            run_start = np.maximum.accumulate(np.where(apart, index, 0))
-            every_other = (index - run_start) % 2 == 0
-            places, partner = places[every_other], partner[every_other]
-
-        after = follow[partner]
-        before = precede[places]
-        symbol_after_old = symbol[after]
-        symbol[places] = joined
-        symbol[partner] = _GONE
-        follow[places] = after
-        precede[after] = places
-
-        # A neighbour that was itself joined: the pair between the two is counted from its left.
-        weight = self.weight[places]
-        has_after = symbol_after_old >= 0
-        has_before = symbol[before] >= 0
-        weight_after, weight_before = weight[has_after], weight[has_before]
-        symbol_before = symbol[before[has_before]]
-        lost = np.concatenate(
-            [(right << 32) | symbol_after_old[has_after], (symbol_before << 32) | left]
-        )
-        won = np.concatenate(
-            [(joined << 32) | symbol[after[has_after]], (symbol_before << 32) | joined]
-        )
-        weights = np.concatenate([weight_after, weight_before])
-        where = np.concatenate([places[has_after], before[has_before]])
-
-        order = np.argsort(lost, kind="stable")
-        losses = [(p, n) for p, n, _ in _grouped(lost[order], weights[order], where[order])]
-        order = np.argsort(won, kind="stable")
-        gains = _grouped(won[order], weights[order], where[order])
-        return _Change(losses, gains)
-
-
-def _grouped(
-    keys: Positions, weights: Positions, places: Positions
-) -> list[tuple[int, int, Positions]]:
-    """(key, total weight, places) of each run of equal keys."""
-    if not len(keys):
-        return []
-    starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
-    totals = np.add.reduceat(weights, starts).tolist()
-    return list(zip(keys[starts].tolist(), totals, np.split(places, starts[1:]), strict=True))
+    encoded = [utf8(word) for word in word_counts]
+    ids = np.empty(256, np.int64)
+    ids[list(BYTES_IN_ORDER)] = np.arange(256)
+    words = LinkedWords(
+        ids[np.frombuffer(b"".join(encoded), np.uint8)],
+        [len(word) for word in encoded],
+        list(word_counts.values()),
+    )
+    return learn_merges(
+        words,
+        list(_ALPHABET),
+        num_tokens,
+        join=bytes.__add__,
+        never=never,
+        min_frequency=min_frequency,
+        progress=progress,
+    )
 
 
 def train_merges_plain(

@@ -103,7 +103,7 @@ def _parts(
         bpe = SentencePieceModel(ordinary, byte_ids)
         return bpe, SpacedText(prefixes, bpe.spaces_lead())
     if kind != _UNIGRAM:
-        raise UserError(f"model_type = {kind} is not supported; known: 1 (unigram), 2 (bpe)")
+        raise UserError(f"model_type = {kind!r} is not supported; known: 1 (unigram), 2 (bpe)")
     hidden = frozenset(number for number, (*_, k) in enumerate(pieces) if k != NORMAL)
     unknown = next((number for number, (*_, k) in enumerate(pieces) if k == UNKNOWN), None)
     least = min((score for _, _, score in ordinary), default=0.0)

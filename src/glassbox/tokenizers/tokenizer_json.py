@@ -147,9 +147,9 @@ def _is_plain(root: dict[str, Any]) -> bool:
         for step in steps
     ):
         return False
-    words = root["pre_tokenizer"]
-    steps = words.get("pretokenizers") if words.get("type") == "Sequence" else [words]
-    *before, last = steps
+    words: dict[str, Any] = root["pre_tokenizer"]
+    steps = words["pretokenizers"] if words.get("type") == "Sequence" else [words]
+    *before, last = typed(steps, list, "pre_tokenizer")
     return last.get("add_prefix_space") is False and all(
         isinstance(step, dict)
         and (

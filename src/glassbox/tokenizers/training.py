@@ -1,0 +1,44 @@
+"""One way to train a tokenizer of any kind, chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from glassbox.core.errors import UserError
+from glassbox.tokenizers.bpe_training import SPECIAL_TOKENS, train_bpe
+from glassbox.tokenizers.characters import train_characters
+from glassbox.tokenizers.merge_learning import Progress
+from glassbox.tokenizers.tokenizer import Tokenizer
+from glassbox.tokenizers.unigram_training import train_unigram
+from glassbox.tokenizers.wordpiece_training import train_wordpiece
+
+KINDS = ("bpe", "wordpiece", "unigram", "characters")
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    kind: str = "bpe",
+    pattern: str = "gpt4",
+    unknown: str = "bytes",
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    progress: Progress | None = None,
+) -> Tokenizer:
+    """Train a tokenizer of `kind`: bpe (with `pattern`), wordpiece, unigram, characters (with `unknown`).
+
+    Raises UserError for another kind, and what the trainer of the kind raises.
+    """
+    if kind == "bpe":
+        return train_bpe(
+            texts, vocab_size, pattern=pattern, special_tokens=special_tokens, progress=progress
+        )
+    if kind == "wordpiece":
+        return train_wordpiece(texts, vocab_size, special_tokens=special_tokens, progress=progress)
+    if kind == "unigram":
+        return train_unigram(texts, vocab_size, special_tokens=special_tokens, progress=progress)
+    if kind == "characters":
+        return train_characters(
+            texts, vocab_size, unknown=unknown, special_tokens=special_tokens, progress=progress
+        )
+    raise UserError(f"kind = {kind!r} is unknown; use one of {', '.join(KINDS)}")
