@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from glassbox.core.config import Spec, apply_overrides, load_recipe, parse
 from glassbox.core.devices import DeviceName
@@ -16,6 +16,8 @@ from glassbox.data.curation.steps import StepConfig
 from glassbox.models.adapter_specs import AnyAdapter
 from glassbox.models.shapes import Shape
 from glassbox.training.config import TrainConfig
+from glassbox.tuning.answers import RolloutConfig
+from glassbox.tuning.distillation import DistillConfig
 from glassbox.tuning.dpo import DpoConfig
 from glassbox.tuning.grpo import GrpoConfig
 from glassbox.tuning.kto import KtoConfig
@@ -57,6 +59,7 @@ class TokenizerConfig(Spec):
 
     path: str | None = Field(None, description="folder or tokenizer.json; None: train one")
     vocab_size: int = Field(4096, gt=256)
+    kind: str = Field("bpe", description="bpe, wordpiece, unigram or characters")
     pattern: str = Field("gpt4", description="gpt2, gpt4, llama3, qwen2 or a regular expression")
 
 
@@ -207,6 +210,46 @@ class PpoRecipe(StageRecipe):
     ppo: PpoConfig = PpoConfig()
 
 
+class DistillData(Spec):
+    """What teacher and student both read."""
+
+    path: str = Field(description="chats, text, or problems (prompts), as `form` says")
+    form: Literal["chats", "text", "problems"] = Field(
+        "chats", description="chats, text: for mode logits; problems: for on_policy and sequence"
+    )
+    row_length: int = Field(512, gt=1)
+    rows_per_step: int = Field(8, gt=0)
+    rows_per_batch: int | None = Field(None, gt=0)
+
+
+class DistillRecipe(StageRecipe):
+    """A student learns from a teacher: its distributions, its hidden states, or its answers."""
+
+    stage: Literal["distill"] = "distill"
+    teacher: str = Field(description="MODEL to learn from")
+    init: str | None = Field(None, description="MODEL to go on from; None: fresh weights, `model`")
+    model: Shape | None = Field(
+        None, description="shape of a fresh student, which gets the teacher's tokenizer"
+    )
+    data: DistillData
+    distill: DistillConfig = DistillConfig()
+    rollout: RolloutConfig = Field(
+        RolloutConfig(), description="how answers are sampled (on_policy, sequence)"
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> DistillRecipe:
+        if (self.init is None) == (self.model is None):
+            raise ValueError("give one of init (a MODEL) and model (a shape of fresh weights)")
+        logits = self.distill.mode == "logits"
+        if logits == (self.data.form == "problems"):
+            raise ValueError(
+                f"data.form = '{self.data.form}' does not go with distill.mode = "
+                f"'{self.distill.mode}'; logits takes chats or text, the others problems"
+            )
+        return self
+
+
 class CurateRecipe(Spec):
     """Messy text to clean documents, carried out by `glassbox data curate`."""
 
@@ -230,6 +273,7 @@ Recipe = Annotated[
     | GrpoRecipe
     | RlooRecipe
     | PpoRecipe
+    | DistillRecipe
     | CurateRecipe,
     Field(discriminator="stage"),
 ]
@@ -243,6 +287,7 @@ STAGES: dict[str, type[StageRecipe]] = {
     "grpo": GrpoRecipe,
     "rloo": RlooRecipe,
     "ppo": PpoRecipe,
+    "distill": DistillRecipe,
 }
 
 

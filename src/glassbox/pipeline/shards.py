@@ -11,7 +11,7 @@ from glassbox.core.errors import UserError
 from glassbox.data.shards import Shard, read_shard, write_shard
 from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
 from glassbox.pipeline.recipe import TextData, TokenizerConfig
-from glassbox.tokenizers import Tokenizer, train_bpe
+from glassbox.tokenizers import Tokenizer, train_tokenizer
 
 BATCH_DOCUMENTS = 2048
 
@@ -26,7 +26,9 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     find_corpus(data.path)  # a wrong path is told before anything else
     print(f"  training a tokenizer of {config.vocab_size} entries on {data.path}", file=sys.stderr)
     texts = training_documents(data)
-    tokenizer = train_bpe(texts, config.vocab_size, pattern=config.pattern)
+    tokenizer = train_tokenizer(
+        texts, config.vocab_size, kind=config.kind, pattern=config.pattern
+    )
     tokenizer.save(kept)
     return tokenizer
 
