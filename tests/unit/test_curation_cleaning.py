@@ -6,7 +6,7 @@ import itertools
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassbox.core.config import parse
@@ -205,8 +205,8 @@ def test_boilerplate_equals_counting(documents: list[list[str]], least: int) -> 
         assert text == (plain if kept or not lines else "nothing but boilerplate")
 
 
-def chunks(text: str, **settings: object) -> list[Record]:
-    step = parse(ChunkSpec, settings).build()
+def chunks(text: str, **options: object) -> list[Record]:
+    step = parse(ChunkSpec, options).build()
     assert isinstance(step, RecordStep)
     assert not isinstance(step, CorpusStep)
     result = step(Record(text, "d:1", {"k": 1}))
@@ -214,6 +214,7 @@ def chunks(text: str, **settings: object) -> list[Record]:
     return [result] if isinstance(result, Record) else list(result)
 
 
+@settings(max_examples=500)
 @given(
     WORDY,
     st.sampled_from(["sentence", "paragraph", "fixed"]),

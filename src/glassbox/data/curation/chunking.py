@@ -138,7 +138,7 @@ def pack(parts: Sequence[Span], size: int, overlap: int, text: str) -> list[Span
         if following < len(parts):
             back = following
             while (
-                back - 1 > first
+                parts[back - 1][0] > span[0]
                 and ends[last] - parts[back - 1][0] <= overlap
                 and ends[following] - parts[back - 1][0] <= size
             ):
