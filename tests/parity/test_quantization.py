@@ -1,8 +1,8 @@
 """Codes, scales and steps against bitsandbytes.
 
 Its CPU kernel for 8 bits finds a code by a table of 65,536 entries and misses the nearest one close to
-zero; its GPU kernels and its own fallback for other types take the nearest. The codes are held to
-the fallback, which float64 reaches, and to be no farther off than the kernel's.
+zero; its own fallback for other types takes the nearest. The codes are held to the fallback, which
+float64 reaches, and to be no farther off than the kernel's. Its GPU kernels are not asked here.
 """
 
 from __future__ import annotations
