@@ -25,7 +25,7 @@ from glassbox.data.curation.step import Dropped, Record, RevisingStep, StepSpec
 Classes = npt.NDArray[np.int64]
 Span = tuple[int, int]
 
-BYTES_A_CHARACTER = 48
+BYTES_A_CHARACTER = 80
 
 
 class SubstringSpec(StepSpec):
@@ -34,7 +34,7 @@ class SubstringSpec(StepSpec):
     kind: Literal["repeated_passages"] = "repeated_passages"
     min_characters: int = Field(200, ge=8, description="shorter repetitions stay")
     max_corpus_characters: int = Field(
-        50_000_000, gt=0, description="a longer corpus is refused: about 48 bytes of memory each"
+        25_000_000, gt=0, description="a longer corpus is refused: about 80 bytes of memory each"
     )
 
     def build(self) -> RevisingStep:
@@ -63,7 +63,7 @@ def plain_repeated(texts: list[str], length: int) -> list[list[Span]]:
 def window_classes(codes: npt.NDArray[np.uint32], length: int) -> Classes:
     """A number for every window of `length`: equal numbers for equal windows and no others.
 
-    O(N log N log length) time, about 48 bytes of memory for each of N characters.
+    O(N log N log length) time, about 80 bytes of memory for each of N characters.
     """
     classes: Classes = codes.astype(np.int64)
     size = 1
@@ -124,7 +124,7 @@ class RepeatedPassages:
     """The step of a SubstringSpec. A signature is the text; `decide` holds the whole corpus."""
 
     min_characters: int = 200
-    max_corpus_characters: int = 50_000_000
+    max_corpus_characters: int = 25_000_000
 
     def signature(self, record: Record) -> bytes:
         """The text."""
