@@ -52,6 +52,13 @@ OF = {
     "process reward": parity("process"),
     "SFT": ("tests/parity/test_tuning.py", "-k", "sft"),
     "NEFTune": parity("noise"),
+    "GRPO": ("tests/parity/test_tuning.py", "-k", "(grpo and not planted) or masked or advantages"),
+    "RLOO": ("tests/unit/test_policy.py", "-k", "leave_one_out or reinforce or paid"),
+    "PPO": (
+        "tests/unit/test_policy.py",
+        "-k",
+        "lambda or plain_sums or worse or whitening or paid or both",
+    ),
 }
 """The tests of each objective."""
 
@@ -60,6 +67,8 @@ SCORES = "tuning/log_probs.py"
 DPO, FREE, KTO, REWARD = (
     f"tuning/{name}.py" for name in ("dpo", "reference_free", "kto", "reward")
 )
+
+GRPO, RLOO, PPO = (f"tuning/{name}.py" for name in ("grpo", "rloo", "ppo"))
 
 EVERYWHERE = {
     "targets not shifted": (ROWS, " = sequence[:-1]\n", " = sequence[1:]\n"),
@@ -167,6 +176,27 @@ def all_bugs() -> list[Bug]:
         ("no root", "tuning/neftune.py", "numbers.to(embedded.dtype).sqrt()", "numbers.to(embedded.dtype)"),
         ("noise in evaluation", "tuning/neftune.py", "if not model.training:", "if False:"),
         ("length of the row", "tuning/neftune.py", "document_lengths(batch.documents) *", "torch.full_like(batch.documents, batch.ids.shape[1]) *"),
+    )  # fmt: skip
+    found += of(
+        "GRPO",
+        ("KL's sign", GRPO, "losses + config.kl_beta * divergence", "losses - config.kl_beta * divergence"),
+        ("KL the other way", GRPO, "difference = reference - log_probs", "difference = log_probs - reference"),
+        ("no clip", GRPO, "-torch.minimum(ratio * advantage, clipped * advantage)", "-(ratio * advantage)"),
+        ("no minimum", GRPO, "-torch.minimum(ratio * advantage, clipped * advantage)", "-(clipped * advantage)"),
+        ("sequence ratio without length", GRPO, " / mask.sum(dim=-1, keepdim=True).clamp(min=1)", ""),
+        ("deviation left out", GRPO, "    if scale:\n", "    if False:\n"),
+        ("loss of masked places", GRPO, "torch.where(mask, losses, torch.zeros_like(losses)).sum", "losses.sum"),
+    )  # fmt: skip
+    found += of(
+        "RLOO",
+        ("own answer not left out", RLOO, "reward.sum(dim=-1, keepdim=True)) / (size - 1)", "reward.sum(dim=-1, keepdim=True)) / size"),
+        ("mean for sum", RLOO, "new = log_probs.sum(dim=-1, keepdim=True)", "new = log_probs.mean(dim=-1, keepdim=True)"),
+    )  # fmt: skip
+    found += of(
+        "PPO",
+        ("no lambda", PPO, "delta + gamma * gae_lambda * running", "delta + gamma * running"),
+        ("minimum of the value's errors", PPO, "torch.maximum(errors, (held - returns) ** 2)", "torch.minimum(errors, (held - returns) ** 2)"),
+        ("KL in both", PPO, 'in_loss = config.kl_in == "loss" and', "in_loss ="),
     )  # fmt: skip
     few = {("KTO", "KL's sign"), ("ORPO", "ratio for odds"), ("DPO", "reference not frozen")}
     few |= {("reward model", "score before the last token"), ("SimPO", "sums for means")}
