@@ -18,6 +18,7 @@ from glassbox.data.curation.runner import Output, claim_folder, run_curation, st
 from glassbox.data.curation.sources import Sources, find_sources
 from glassbox.data.curation.tally import Tally
 from glassbox.pipeline.curate_report import render_curation
+from glassbox.pipeline.curate_steps import build_step
 from glassbox.pipeline.recipe import CurateRecipe
 
 SCHEMA = 1
@@ -32,7 +33,7 @@ def curate(recipe: CurateRecipe) -> dict[str, Any]:
     """
     run = RunFolder(recipe.out)
     with run, Interrupts().watching() as interrupts:
-        steps = [spec.build() for spec in recipe.steps]
+        steps = [build_step(spec) for spec in recipe.steps]
         sources = _find(recipe, run.path)
         claim_folder(run.path, _settings(recipe, sources))
         if run.summary is not None:

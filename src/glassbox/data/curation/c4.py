@@ -22,7 +22,8 @@ _SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)")
 class C4QualitySpec(StepSpec):
     """Keep lines of prose, drop pages that have few of them or a word that marks them as none.
 
-    A line that ends in an ellipsis is taken for one cut off, as in the code that made C4.
+    A line that ends in an ellipsis is taken for one cut off, as in the code that made C4. C4 as it
+    was published is milder with pages and stricter with lines: min_sentences 3, min_line_words 5.
     Source: Raffel et al., arXiv:1910.10683, section 2.2.
     """
 

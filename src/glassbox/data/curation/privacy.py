@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Literal
 
 from pydantic import Field
@@ -90,9 +92,13 @@ class Redact:
         """All personal data of a text in its order; where two overlap, the surer kind."""
         taken: list[Found] = []
         for found in self._all(text):
-            if all(found.end <= other.start or found.start >= other.end for other in taken):
-                taken.append(found)
-        return sorted(taken, key=lambda found: found.start)
+            place = bisect_left(taken, found.start, key=attrgetter("start"))
+            before, behind = taken[place - 1 : place], taken[place : place + 1]
+            if all(other.end <= found.start for other in before) and all(
+                found.end <= other.start for other in behind
+            ):
+                taken.insert(place, found)
+        return taken
 
     def __call__(self, record: Record) -> Record:
         """The record with placeholders, and their counts under `redacted`."""

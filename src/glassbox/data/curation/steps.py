@@ -15,6 +15,7 @@ from glassbox.data.curation.exact import ExactSpec
 from glassbox.data.curation.html import HtmlSpec
 from glassbox.data.curation.language import LanguageSpec
 from glassbox.data.curation.minhash import MinHashSpec
+from glassbox.data.curation.perplexity import PerplexitySpec
 from glassbox.data.curation.privacy import PrivacySpec
 from glassbox.data.curation.quality import FinewebQualitySpec, GopherQualitySpec
 from glassbox.data.curation.repetition import GopherRepetitionSpec
@@ -32,6 +33,7 @@ StepConfig = Annotated[
     | GopherQualitySpec
     | GopherRepetitionSpec
     | FinewebQualitySpec
+    | PerplexitySpec
     | PrivacySpec
     | ChunkSpec
     | ExactSpec
