@@ -17,6 +17,9 @@ def quickstart(
     fast: Annotated[
         bool, typer.Option("--fast", help="Everything small, in under a minute.")
     ] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Thirteen times the reading, in about an hour.")
+    ] = False,
     source: Annotated[
         str, typer.Option("--source", help="storyworld, shakespeare, or a path to text.")
     ] = "storyworld",
@@ -36,10 +39,13 @@ def quickstart(
 
     Example: `glassbox quickstart --fast`
     """
+    from glassbox.core.errors import UserError
     from glassbox.pipeline.farewell import farewell
     from glassbox.pipeline.quickstart import Quickstart, read_quickstart
 
-    name = "quickstart-fast" if fast else "quickstart"
+    if fast and long:
+        raise UserError("--fast and --long are both given; choose one")
+    name = "quickstart-fast" if fast else "quickstart-long" if long else "quickstart"
     words = [f"source={source}", f"seed={seed}", f"device={device}", f"world.language={language}"]
     words += [f"out={out or f'runs/{name}'}", *(overrides or [])]
     recipe = read_quickstart(f"{name}.yaml", words)
