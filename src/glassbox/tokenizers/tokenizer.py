@@ -16,7 +16,7 @@ from glassbox.core.files import write_json
 from glassbox.tokenizers import streaming, tokenizer_json
 from glassbox.tokenizers.bpe import BytePairModel, WordCache
 from glassbox.tokenizers.bytelevel import to_chars, utf8
-from glassbox.tokenizers.chat import ChatTemplate, Message
+from glassbox.tokenizers.chat_methods import Chats
 from glassbox.tokenizers.processing import Processing
 from glassbox.tokenizers.processing_json import tokens_around
 from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
@@ -26,7 +26,7 @@ from glassbox.tokenizers.unigram import UnigramModel
 from glassbox.tokenizers.wordpiece import WordPieceModel
 
 
-class Tokenizer:
+class Tokenizer(Chats):
     """Text to ids and back by any model: byte-pair, WordPiece, Unigram, characters; with added tokens.
 
     What it is made of is data: a model (the vocabulary and how a word becomes ids), what is done to
@@ -393,61 +393,10 @@ class Tokenizer:
         """A decoder to feed id by id."""
         return StreamDecoder(self, skip_special=skip_special)
 
-    # ---- chats ------------------------------------------------------------------------------
-
-    @property
-    def chat_template(self) -> str | Mapping[str, str] | None:
-        """The Jinja source of the chat template, or several by name."""
-        return self._chat_template
-
     def with_chat_template(self, template: str | None) -> Tokenizer:
         """The same tokenizer with another chat template."""
         parts = (self.model, self.pretokenizer, self.added, self.roles)
         return _rebuild(*parts, template, self._post_processor)
-
-    @cached_property
-    def _chat(self) -> ChatTemplate:
-        if self._chat_template is None:
-            raise UserError("the tokenizer has no chat_template; add one to tokenizer_config.json")
-        return ChatTemplate(self._chat_template, special_strings=self.roles)
-
-    def apply_chat_template(
-        self,
-        messages: Sequence[Message],
-        *,
-        add_generation_prompt: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **variables: Any,
-    ) -> str:
-        """A chat as one text. For ids use `encode_chat`: in a text, users' words can pass for control.
-
-        Tested against: transformers' `apply_chat_template`.
-        """
-        return self._chat.render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
-        )
-
-    def encode_chat(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **variables: Any,
-    ) -> tuple[list[int], list[int]]:
-        """Ids of a whole chat, and 1 where a token is to be learned: what the assistant says.
-
-        The mask covers each answer from its first token to the token that ends its turn, and no
-        header. Special tokens inside messages are text.
-        """
-        return self._chat.encode(self, messages, tools=tools, **variables)
-
-    def encode_chat_prompt(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **variables: Any,
-    ) -> list[int]:
-        """Ids of a chat up to where the assistant is to speak: a prefix of what it was trained on."""
-        return self._chat.encode_prompt(self, messages, tools=tools, **variables)
 
     # ---- files ------------------------------------------------------------------------------
 
