@@ -28,11 +28,13 @@ from glassbox.optim.adamw import AdamW, Optimizer
 from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.groups import ParameterGroup, decay_groups
 from glassbox.optim.muon import Muon, Together
+from glassbox.pipeline.distill_stage import distill_parts
 from glassbox.pipeline.open_model import find_model, open_model
 from glassbox.pipeline.policy_stages import PolicyRecipe, policy_parts
 from glassbox.pipeline.preference_stages import Parts, preference_parts, reward_parts
 from glassbox.pipeline.recipe import (
     AdamWConfig,
+    DistillRecipe,
     DpoRecipe,
     GrpoRecipe,
     MuonConfig,
@@ -279,6 +281,13 @@ def build_policy(recipe: PolicyRecipe, folder: Path, group: Group) -> Stage:
     return Stage(parts.model, parts.tokenizer, parts.objective, parts.source, hooks)
 
 
+def build_distill(recipe: DistillRecipe, folder: Path, group: Group) -> Stage:
+    """A teacher's distributions, hidden states or answers."""
+    parts = distill_parts(recipe, folder, group)
+    hooks = _hooks(recipe, parts.tokenizer, None)
+    return Stage(parts.model, parts.tokenizer, parts.objective, parts.source, hooks)
+
+
 BUILDERS: dict[type[StageRecipe], Callable[[Any, Path, Group], Stage]] = {
     PretrainRecipe: build_pretrain,
     SftRecipe: build_sft,
@@ -288,6 +297,7 @@ BUILDERS: dict[type[StageRecipe], Callable[[Any, Path, Group], Stage]] = {
     GrpoRecipe: build_policy,
     RlooRecipe: build_policy,
     PpoRecipe: build_policy,
+    DistillRecipe: build_distill,
 }
 
 

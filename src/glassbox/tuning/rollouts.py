@@ -386,3 +386,13 @@ class RolloutSource(AnswerSource):
 
     def _scale(self, answer: Answer) -> float:
         return 1 / answer.num_trained if self.config.normalization == "grpo" else 1.0
+
+
+class StudentSource(AnswerSource):
+    """Answers of the model itself, ungraded: what on-policy distillation is trained on."""
+
+    def _credit(self, groups: Sequence[Sampled]) -> Metrics:
+        return {}
+
+    def _weight(self, answers: Sequence[Answer]) -> float:
+        return float(sum(a.num_trained for a in answers if not self._masked(a)))
