@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import pickle
 import sys
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassbox.core.errors import UserError
+from glassbox.data.curation import identifiers
 from glassbox.data.curation.identifiers import (
     is_card,
     is_dni,
@@ -133,3 +135,9 @@ def test_parts_that_were_never_given_out() -> None:
     assert not is_resident_id("440524189902300012")  # no 30 February
     assert not is_card("5555555555555555")
     assert not luhn("4111111111111112")
+
+
+def test_worked_examples() -> None:
+    found = doctest.testmod(identifiers)
+    assert found.attempted >= 9
+    assert not found.failed

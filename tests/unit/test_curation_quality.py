@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
+from glassbox.data.curation import c4, quality
 from glassbox.data.curation.c4 import C4QualitySpec, count_sentences
 from glassbox.data.curation.quality import FinewebQualitySpec, GopherQualitySpec
 from glassbox.data.curation.repetition import (
@@ -346,3 +348,10 @@ def test_an_overlapping_ngram_counts_its_characters_once() -> None:
 def test_settings_that_cannot_be(spec: Any, raw: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(spec, raw)
+
+
+@pytest.mark.parametrize("module", [c4, quality])
+def test_worked_examples(module: Any) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
