@@ -51,6 +51,7 @@ COMMANDS = (
     "train",
     "generate",
     "chat",
+    "reason",
     "serve",
     "convert",
     "upcycle",

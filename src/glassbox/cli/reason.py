@@ -1,0 +1,63 @@
+"""glassbox reason: spend more tokens on an answer, and see what they buy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("reason", rich_help_panel="Use")(reason)
+
+
+def reason(
+    model: Annotated[str, typer.Argument(help="A run, a checkpoint, a folder, a file, a name.")],
+    question: Annotated[str, typer.Option("--prompt", "-p", help="A question.")] = "",
+    problems: Annotated[
+        str | None, typer.Option("--problems", help="JSON lines of prompt and answer instead.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Answers to vote among.")] = 8,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Most tokens an answer.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", help="0: the likeliest.")] = 0.7,
+    think: Annotated[
+        bool, typer.Option("--think", help="Force a thinking budget instead of a vote.")
+    ] = False,
+    min_thinking: Annotated[int, typer.Option("--min-thinking", help="Fewest tokens.")] = 0,
+    max_thinking: Annotated[int, typer.Option("--max-thinking", help="Most tokens.")] = 512,
+    end_of_thought: Annotated[
+        str, typer.Option("--end-of-thought", help="What ends the thinking.")
+    ] = "</think>",
+    limit: Annotated[int, typer.Option("--limit", help="Problems to try; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same answers.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """A vote over several answers, or a budget of thinking; on problems, accuracy and tokens spent.
+
+    Example: `glassbox reason runs/quickstart -p "What is 14 + 27?" --samples 16`
+    """
+    from glassbox.pipeline.reason import reason_about
+    from glassbox.tuning.reasoning import ThinkingBudget
+
+    budget = None
+    if think:
+        budget = ThinkingBudget(
+            end_of_thought=end_of_thought,
+            min_tokens=min_thinking,
+            max_tokens=max_thinking,
+            answer_tokens=max_tokens,
+        )
+    for line in reason_about(
+        model,
+        question=question,
+        problems=problems,
+        samples=samples,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        budget=budget,
+        limit=limit,
+        seed=seed,
+        device=device,
+    ):
+        print(line)

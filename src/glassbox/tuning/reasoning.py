@@ -1,0 +1,196 @@
+"""Spending more tokens on an answer: a vote over several, and a budget for the thinking before one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from glassbox.core.config import Spec
+from glassbox.core.errors import UserError
+from glassbox.core.seeding import derive_seed
+from glassbox.inference.chat import end_of_turn_ids
+from glassbox.inference.engine import Engine
+from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.text import decode
+from glassbox.tokenizers import Tokenizer
+from glassbox.tuning.graders import final_number
+
+Extract = Callable[[str], str | None]
+
+
+class ThinkingBudget(Spec):
+    """How long a model thinks before it answers."""
+
+    end_of_thought: str = Field("</think>", min_length=1, description="what ends the thinking")
+    min_tokens: int = Field(0, ge=0, description="an end before this is withheld")
+    max_tokens: int = Field(512, gt=0, description="the end is put in here")
+    wait: str = Field("Wait", min_length=1, description="put in where an end was withheld")
+    answer_tokens: int = Field(128, gt=0, description="the most tokens behind the thinking")
+
+    @model_validator(mode="after")
+    def _budget_fits(self) -> ThinkingBudget:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens = {self.min_tokens} is more than max_tokens = {self.max_tokens}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Reasoned:
+    """An answer, the thinking before it, and how many tokens both took; withheld: ends not let through."""
+
+    thought: str
+    answer: str
+    thinking_tokens: int
+    answer_tokens: int
+    withheld: int
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What most of n answers say (None: none says anything), their share, and all that was said."""
+
+    answer: str | None
+    share: float
+    answers: list[str | None]
+    texts: list[str]
+    num_tokens: int
+
+
+def number_or_last_line(text: str) -> str | None:
+    """The number behind 'Answer:', else the last line that is not empty, else None.
+
+    >>> number_or_last_line("1 + 1 = 2.\\nAnswer: 2.0"), number_or_last_line("so:\\n Mia \\n")
+    ('2', 'Mia')
+    """
+    number = final_number(text)
+    if number is not None:
+        return format(number.normalize(), "f")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else None
+
+
+def majority(answers: Sequence[str | None]) -> tuple[str | None, float]:
+    """The most frequent answer that is one, the first said of those that tie, and its share of all.
+
+    >>> majority(["3", "4", None, "4"])
+    ('4', 0.5)
+    """
+    said = [answer for answer in answers if answer is not None]
+    if not said:
+        return None, 0.0
+    best, count = Counter(said).most_common(1)[0]  # of equals the first counted
+    return best, count / len(answers)
+
+
+def self_consistency(
+    engine: Engine,
+    prompts: Sequence[Sequence[dict[str, Any]]],
+    *,
+    samples: int,
+    max_tokens: int = 256,
+    temperature: float = 0.7,
+    seed: int = 0,
+    extract: Extract = number_or_last_line,
+) -> list[Vote]:
+    """For each chat prompt the answer that most of `samples` samples end with.
+
+    Source: Wang et al., arXiv:2203.11171. Tested against: counting by hand.
+    """
+    tokenizer = _tokenizer(engine)
+    stop = tuple(end_of_turn_ids(tokenizer))
+    params = [
+        SamplingParams(
+            max_tokens=max_tokens, temperature=temperature, n=samples,
+            seed=derive_seed(seed, "vote", number), stop_token_ids=stop,
+        )
+        for number in range(len(prompts))
+    ]  # fmt: skip
+    completions = engine.generate([tokenizer.encode_chat_prompt(list(p)) for p in prompts], params)
+    votes = []
+    for first in range(0, len(completions), samples):
+        part = completions[first : first + samples]
+        texts = [completion.text or "" for completion in part]
+        answers = [extract(text) for text in texts]
+        best, share = majority(answers)
+        votes.append(Vote(best, share, answers, texts, sum(len(c.token_ids) for c in part)))
+    return votes
+
+
+def think_within(
+    engine: Engine,
+    prompt: Sequence[dict[str, Any]],
+    budget: ThinkingBudget,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Reasoned:
+    """Budget forcing: an early end of the thinking is withheld and `wait` put in its place, a late one put in.
+
+    The thinking ends with `end_of_thought` or the end of the turn. What is put in counts towards the
+    budget. Raises UserError where prompt and budget do not fit the model's context.
+    Source: Muennighoff et al., s1, arXiv:2501.19393, section 3.1.
+    """
+    tokenizer = _tokenizer(engine)
+    ids = tokenizer.encode_chat_prompt(list(prompt))
+    need = (
+        len(ids)
+        + budget.max_tokens
+        + budget.answer_tokens
+        + len(tokenizer.encode(budget.end_of_thought))
+    )
+    if need > engine.context_length:
+        raise UserError(
+            f"prompt, thinking and answer may come to {need} tokens; the model's context is "
+            f"{engine.context_length}: lower max_tokens or answer_tokens"
+        )
+    stops = tuple(end_of_turn_ids(tokenizer))
+    wait = tokenizer.encode(budget.wait)
+    thought: list[int] = []
+    withheld = turn = 0
+    while (left := budget.max_tokens - len(thought)) > 0:
+        (completion,) = engine.generate(
+            [[*ids, *thought]],
+            SamplingParams(
+                max_tokens=left, temperature=temperature, seed=derive_seed(seed, "think", turn),
+                stop=(budget.end_of_thought,), stop_token_ids=stops,
+            ),
+        )  # fmt: skip
+        turn += 1
+        thought += _without_stop(tokenizer, completion.token_ids, completion.text or "")
+        if completion.finish_reason == "length" or len(thought) >= budget.min_tokens:
+            break
+        withheld += 1
+        thought += wait
+    thought = thought[: budget.max_tokens]
+    closing = tokenizer.encode(budget.end_of_thought, allow_special=True)
+    (answer,) = engine.generate(
+        [[*ids, *thought, *closing]],
+        SamplingParams(
+            max_tokens=budget.answer_tokens, temperature=temperature,
+            seed=derive_seed(seed, "answer"), stop_token_ids=stops,
+        ),
+    )  # fmt: skip
+    text = decode(tokenizer, thought)
+    return Reasoned(text, answer.text or "", len(thought), len(answer.token_ids), withheld)
+
+
+def _without_stop(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[int]:
+    """The ids that spell `text`: those before the stop, and the rest of the text anew."""
+    kept = list(ids)
+    while kept and not text.startswith(decode(tokenizer, kept)):
+        kept.pop()
+    while kept and tokenizer.id_to_token(kept[-1]) in tokenizer.special_tokens:
+        kept.pop()
+    return kept + tokenizer.encode(text[len(decode(tokenizer, kept)) :])
+
+
+def _tokenizer(engine: Engine) -> Tokenizer:
+    if engine.tokenizer is None:
+        raise UserError("reasoning needs an engine with a tokenizer: Engine(model, tokenizer)")
+    return engine.tokenizer
