@@ -14,13 +14,14 @@ from typing import Any
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.tokenizers import streaming, tokenizer_json
+from glassbox.tokenizers.added_tokens import early_splitters, late_splitter
 from glassbox.tokenizers.bpe import BytePairModel, WordCache
 from glassbox.tokenizers.bytelevel import to_chars, utf8
 from glassbox.tokenizers.chat_methods import Chats
 from glassbox.tokenizers.processing import Processing
 from glassbox.tokenizers.processing_json import tokens_around
 from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
-from glassbox.tokenizers.streaming import AddedTokenSplitter, Edges, Piece, StreamDecoder
+from glassbox.tokenizers.streaming import Edges, Piece, StreamDecoder
 from glassbox.tokenizers.tokenizer_json import AddedToken, Config, Model, Parts, Words
 from glassbox.tokenizers.unigram import UnigramModel
 from glassbox.tokenizers.wordpiece import WordPieceModel
@@ -66,9 +67,12 @@ class Tokenizer(Chats):
         self._special_ids = frozenset(self.special_tokens.values())
         self._cache = WordCache(model)
         # Non-special added tokens are ordinary vocabulary; special ones only where allowed.
-        self._splitters = {allow: self._make_splitters(allow) for allow in (False, True)}
+        kinds = (False, True)
+        self._splitters = {
+            allow: early_splitters(self.added, pretokenizer, allow) for allow in kinds
+        }
         # Those looked for in normalized text, where a normalizer may change what is looked for.
-        self._late = {allow: self._make_late(allow) for allow in (False, True)}
+        self._late = {allow: late_splitter(self.added, pretokenizer, allow) for allow in kinds}
         for role, content in self.roles.items():
             if content not in self._ids:
                 raise UserError(f"{role} = {content!r} is not in the vocabulary")
@@ -98,35 +102,6 @@ class Tokenizer(Chats):
                 )
             self._ids[token.content] = token.id
             self._bytes[token.id] = content
-
-    def _make_splitters(self, allow_special: bool) -> list[AddedTokenSplitter]:
-        late = (False,) if isinstance(self.pretokenizer, Processing) else (False, True)
-        groups = [
-            [t for t in self.added if t.normalized == when and (allow_special or not t.special)]
-            for when in late
-        ]
-        return [
-            AddedTokenSplitter(
-                {t.content: t.id for t in group},
-                {t.content: t.edges for t in group if t.edges != Edges()},
-            )
-            for group in groups
-            if group
-        ]
-
-    def _make_late(self, allow_special: bool) -> AddedTokenSplitter | None:
-        words = self.pretokenizer
-        if not isinstance(words, Processing):
-            return None
-        late = {
-            words.normalize(t.content): t
-            for t in self.added
-            if t.normalized and (allow_special or not t.special)
-        }
-        late.pop("", None)
-        ids = {content: t.id for content, t in late.items()}
-        edges = {content: t.edges for content, t in late.items() if t.edges != Edges()}
-        return AddedTokenSplitter(ids, edges) if late else None
 
     # ---- vocabulary -------------------------------------------------------------------------
 
@@ -293,11 +268,8 @@ class Tokenizer(Chats):
                 if isinstance(part, int):
                     ids.append(part)
                     continue
-                for word in (
-                    words.split(part, n + m == 0)
-                    if isinstance(words, Processing)
-                    else words.split(part)
-                ):
+                at = (n + m == 0,) if isinstance(words, Processing) else ()
+                for word in words.split(part, *at):
                     ids += self.model.encode_word_plain(utf8(word))
         return ids
 
