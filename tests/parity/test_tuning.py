@@ -17,7 +17,7 @@ import torch
 import transformers
 from datasets import Dataset
 from torch import Tensor
-from trl.trainer import dpo_trainer, grpo_trainer, sft_trainer
+from trl.trainer import dpo_trainer, grpo_trainer, rloo_trainer, sft_trainer
 from trl.trainer.utils import add_fused_lm_head, nanstd
 
 from glassbox.data.conversations import write_chat_shard
@@ -31,10 +31,13 @@ from glassbox.training.next_token import NextToken
 from glassbox.tuning import dpo as dpo_module
 from glassbox.tuning import grpo as grpo_module
 from glassbox.tuning import log_probs as log_probs_module
+from glassbox.tuning import rloo as rloo_module
 from glassbox.tuning.answers import RolloutBatch
 from glassbox.tuning.dpo import Dpo, DpoConfig, reference_log_probs
 from glassbox.tuning.grpo import Grpo, GrpoConfig, group_advantages
 from glassbox.tuning.log_probs import answer_log_probs, sequence_log_probs
+from glassbox.tuning.ppo import Ppo, PpoConfig, value_model
+from glassbox.tuning.rloo import Rloo, RlooConfig, leave_one_out
 from support.twins import (
     EXACT,
     VOCAB,
@@ -421,6 +424,123 @@ def test_grpo_is_the_papers_formula_token_by_token(config: GrpoConfig) -> None:
     assert 0 < num_clipped < tokens
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-6, atol=EXACT)
+
+
+def rloo_agrees(config: RlooConfig, seed: int, *, moved: bool) -> bool:
+    """trl's RLOOTrainer: loss and gradients of whole answers."""
+    model = tiny(seed)
+    llama = to_llama(model)
+    batch, inputs = rollout_batch(seed, GrpoConfig(temperature=config.temperature), moved=True)
+    old = inputs.pop("old_per_token_logps")
+    if not moved:  # the policy's own
+        scored = answer_log_probs(
+            model, batch.ids, batch.targets, temperature=config.temperature
+        ).detach()
+        inputs["old_logps"] = scored.sum(dim=-1)
+        batch.old_log_probs = None
+    else:
+        inputs["old_logps"] = (old * inputs["completion_mask"]).sum(dim=-1)
+        # whole answers move far: brought near, so that some ratios are clipped and some are not
+        scored = answer_log_probs(model, batch.ids, batch.targets).detach()
+        near = scored + 0.05 * torch.randn(
+            scored.shape, generator=torch.Generator().manual_seed(seed), dtype=scored.dtype
+        )
+        batch.old_log_probs = near  # what stands at masked places does not count
+        inputs["old_logps"] = torch.where(batch.targets != IGNORE, near, 0.0).sum(dim=-1)
+    batch.weight = 8.0
+    trainer = rloo_trainer.RLOOTrainer.__new__(rloo_trainer.RLOOTrainer)
+    vars(trainer).update(
+        model=llama,
+        accelerator=Accelerator(),
+        aux_loss_enabled=False,
+        epsilon_low=config.clip_low,
+        epsilon_high=config.clip_high,
+        temperature=config.temperature,
+        _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
+    )
+    add_fused_lm_head(llama, temperature=config.temperature, outputs=("log_probs", "entropy"))
+    expected = trainer._compute_loss(llama, inputs)
+    expected.backward()
+    output = Rloo(config)(model, batch)
+    (output.loss_sum / output.weight).backward()
+    clipped = trainer._metrics["train"]["clip_ratio/region_mean"][-1]
+    if moved and not 0 < clipped < 1:
+        raise AssertionError("this batch shows nothing of the clip")
+    return (
+        not differs(float(output.loss_sum) / 8, float(expected))
+        and not differs(share(output.metrics["clip_fraction"]), clipped)
+        and same_gradients(model, llama)
+    )
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["fresh", "moved"])
+@pytest.mark.parametrize("seed", range(2))
+def test_rloo_has_trls_loss_gradients_and_clip(seed: int, moved: bool) -> None:
+    assert rloo_agrees(RlooConfig(clip_low=0.1, clip_high=0.1), seed, moved=moved)
+
+
+def test_a_mean_over_an_answers_tokens_is_caught_in_rloo(planted: pytest.MonkeyPatch) -> None:
+    right = answer_log_probs
+
+    def wrong(model, ids, targets, *, temperature=1.0):  # type: ignore[no-untyped-def]
+        scores = right(model, ids, targets, temperature=temperature)
+        return scores / (targets != IGNORE).sum(-1, keepdim=True)
+
+    config = RlooConfig(clip_low=0.1, clip_high=0.1)
+    planted.setattr(rloo_module, "answer_log_probs", wrong)
+    assert not rloo_agrees(config, 0, moved=False)
+
+
+def test_ppo_is_the_formula_token_by_token() -> None:
+    """Both clips, the value model's loss, and the KL in the loss; gradients of policy and value model."""
+    config = PpoConfig(kl_in="loss", kl_beta=0.3, clip=0.2, value_clip=0.1, value_weight=0.7)
+    model, reference = tiny(3), tiny(103)
+    value = value_model(tiny(50))
+    assert value.score is not None
+    with torch.no_grad():
+        value.score.weight.normal_(generator=torch.Generator().manual_seed(1))
+    batch, _ = rollout_batch(3, GrpoConfig(), moved=True)
+    generator = torch.Generator().manual_seed(9)
+    shape = batch.targets.shape
+    tables = torch.randn((3, *shape), generator=generator, dtype=torch.float64)
+    batch.advantages, batch.returns, batch.old_values = tables
+    total = torch.zeros((), dtype=torch.float64)
+    tokens = 0
+    for row, (prompt, answer) in enumerate(raw_rollout(3)):
+        sequence = torch.tensor([prompt + answer])
+        new = torch.log_softmax(model(sequence)[0], dim=-1)
+        ref = torch.log_softmax(reference(sequence)[0], dim=-1).detach()
+        says = value.hidden_states(sequence)[0] @ value.score.weight[0]
+        for k, token in enumerate(answer):
+            t = len(prompt) - 1 + k
+            ratio = torch.exp(new[t, token] - batch.old_log_probs[row, t])
+            advantage, goal, was = (table[row, t] for table in tables)
+            total = total - torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+            quotient = torch.exp(ref[t, token] - new[t, token])
+            total = total + 0.3 * (quotient - torch.log(quotient) - 1)
+            held = was + (says[t] - was).clamp(-0.1, 0.1)
+            total = total + 0.7 * torch.max((says[t] - goal) ** 2, (held - goal) ** 2) / 2
+            tokens += 1
+    (total / tokens).backward()
+    named = [*model.named_parameters(), *value.named_parameters()]
+    expected = [None if p.grad is None else p.grad.clone() for _, p in named]
+    model.zero_grad()
+    value.zero_grad()
+    batch.weight = float(tokens)
+    output = Ppo(config, value, reference)(model, batch)
+    (output.loss_sum / output.weight).backward()
+    assert not differs(float(output.loss_sum), float(total), EXACT)
+    for (_, parameter), gradient in zip(named, expected, strict=True):
+        if gradient is not None:
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=EXACT)
+    assert sum(gradient is not None for gradient in expected) > len(named) / 2 + 1
+
+
+def test_leave_one_out_is_trls() -> None:
+    """trl's lines: baselines = (sum - own) / (G - 1)."""
+    rewards = torch.rand((6, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    baselines = (torch.nansum(rewards, dim=1, keepdim=True) - rewards) / 4
+    torch.testing.assert_close(leave_one_out(rewards), rewards - baselines, rtol=0, atol=1e-12)
 
 
 def test_advantages_are_trls() -> None:
