@@ -171,9 +171,9 @@ class RolloutBatch:
     def to(self, device: torch.device) -> RolloutBatch:
         """The same batch on another device."""
         moved: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
-        return RolloutBatch(
-            **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
-        )
+        for name, value in moved.items():
+            moved[name] = value.to(device) if isinstance(value, Tensor) else value
+        return RolloutBatch(**moved)
 
 
 def spread(
