@@ -19,7 +19,29 @@ from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR
 from glassbox.tokenizers.sentencepiece import SPACE, SentencePieceModel, SpacedText
 from glassbox.tokenizers.tokenizer_json import begins_with
 
-MERGED = ["th", "▁t", "he", "▁th", "the", "▁the", "an", "▁a", "and", "▁an", "▁and", "er", "in", "ing", "▁▁", "▁▁▁▁", "aa", "aaa", "ab", "ba", "bab"]
+MERGED = [
+    "th",
+    "▁t",
+    "he",
+    "▁th",
+    "the",
+    "▁the",
+    "an",
+    "▁a",
+    "and",
+    "▁an",
+    "▁and",
+    "er",
+    "in",
+    "ing",
+    "▁▁",
+    "▁▁▁▁",
+    "aa",
+    "aaa",
+    "ab",
+    "ba",
+    "bab",
+]
 ACROSS = ["of▁the", "a▁b"]
 
 texts = st.text(alphabet="abehtnd gir é中\n", max_size=40)

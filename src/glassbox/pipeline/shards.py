@@ -26,9 +26,7 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     find_corpus(data.path)  # a wrong path is told before anything else
     print(f"  training a tokenizer of {config.vocab_size} entries on {data.path}", file=sys.stderr)
     texts = training_documents(data)
-    tokenizer = train_tokenizer(
-        texts, config.vocab_size, kind=config.kind, pattern=config.pattern
-    )
+    tokenizer = train_tokenizer(texts, config.vocab_size, kind=config.kind, pattern=config.pattern)
     tokenizer.save(kept)
     return tokenizer
 
