@@ -8,17 +8,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def pairs_together(rows: Float[Tensor, "H_Dh *D"], heads: int) -> Float[Tensor, "H 2 half *D"]:
+def pairs_together(rows: Float[Tensor, " H_Dh *D"], heads: int) -> Float[Tensor, "H 2 half *D"]:
     """Rows in Meta's order, as a view in which the two of a pair are index 0 and 1 of axis 1."""
     return rows.view(heads, -1, 2, *rows.shape[1:]).transpose(1, 2)
 
 
-def pairs_apart(rows: Float[Tensor, "H_Dh *D"], heads: int) -> Float[Tensor, "H 2 half *D"]:
+def pairs_apart(rows: Float[Tensor, " H_Dh *D"], heads: int) -> Float[Tensor, "H 2 half *D"]:
     """The same view of rows in Hugging Face's order."""
     return rows.view(heads, 2, -1, *rows.shape[1:])
 
 
-def put_together(rows: Float[Tensor, "H_Dh *D"], heads: int) -> Float[Tensor, "H_Dh *D"]:
+def put_together(rows: Float[Tensor, " H_Dh *D"], heads: int) -> Float[Tensor, " H_Dh *D"]:
     """Meta's order from Hugging Face's, copied.
 
     >>> import torch
