@@ -7,34 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from glassbox.optim.base import GroupedOptimizer
 from glassbox.optim.groups import ParameterGroup
 
 
-class Optimizer(Protocol):
-    """What the training loop asks of an optimizer. The learning rate is passed, never stored."""
-
-    def step(self, learning_rate: float) -> None:
-        """Update every parameter that has a gradient."""
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-
-    def parameters(self) -> list[nn.Parameter]:
-        """All parameters it updates."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Its memory, as tensors under names that do not depend on the order of parameters."""
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put its memory back. Raises ValueError naming what is missing or does not fit."""
-
-
-class AdamW:
+class AdamW(GroupedOptimizer):
     """m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr (m^ / (sqrt(v^) + eps) + decay w).
 
     m^ and v^ are divided by 1 - b^t, t counted a parameter, from 1. Decay is decoupled: it multiplies
@@ -49,29 +30,16 @@ class AdamW:
         eps: float = 1e-8,
         foreach: bool = True,
     ) -> None:
-        self.groups = list(groups)
+        super().__init__(groups)
         self.betas = betas
         self.eps = eps
         self.foreach = foreach
         self.first: dict[str, Tensor] = {}
         self.second: dict[str, Tensor] = {}
-        self.steps: dict[str, int] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
-                if name in self.steps:
-                    raise ValueError(f"parameter '{name}' stands in two groups; leave one")
                 self.first[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 self.second[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                self.steps[name] = 0
-
-    def parameters(self) -> list[nn.Parameter]:
-        """All parameters, group by group."""
-        return [p for group in self.groups for p in group.parameters.values()]
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        for parameter in self.parameters():
-            parameter.grad = None
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -122,22 +90,4 @@ class AdamW:
         """Both moments and the count of steps of every parameter."""
         state = {f"first.{name}": tensor for name, tensor in self.first.items()}
         state |= {f"second.{name}": tensor for name, tensor in self.second.items()}
-        state |= {f"steps.{name}": torch.tensor(count) for name, count in self.steps.items()}
-        return state
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put both moments back. Raises ValueError naming the first tensor that is missing or misshaped."""
-        expected = self.state_dict()
-        if missing := sorted(expected.keys() ^ state.keys()):
-            raise ValueError(f"optimizer state and model differ in '{missing[0]}'")
-        for key, tensor in expected.items():
-            if tensor.shape != state[key].shape:
-                raise ValueError(
-                    f"optimizer state '{key}' has shape {tuple(state[key].shape)}, "
-                    f"the model needs {tuple(tensor.shape)}"
-                )
-            kind, _, name = key.partition(".")
-            if kind == "steps":
-                self.steps[name] = int(state[key])
-            else:
-                tensor.copy_(state[key])
+        return state | super().state_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glassbox.ops.quantization import (
     BLOCK_8BIT,
@@ -14,13 +14,14 @@ from glassbox.ops.quantization import (
     dynamic_table,
     quantize_blocks,
 )
+from glassbox.optim.base import GroupedOptimizer
 from glassbox.optim.groups import ParameterGroup
 
 SMALLEST = 4096
 """Tensors of fewer numbers keep float32 moments, as bitsandbytes has it."""
 
 
-class AdamW8bit:
+class AdamW8bit(GroupedOptimizer):
     """AdamW with both moments in blocks of 256 dynamic 8-bit codes, unpacked for each step.
 
     first is signed, second unsigned; the step itself is `AdamW`'s, in float32. Tensors of fewer
@@ -37,18 +38,14 @@ class AdamW8bit:
         eps: float = 1e-8,
         smallest: int = SMALLEST,
     ) -> None:
-        self.groups = list(groups)
+        super().__init__(groups)
         self.betas = betas
         self.eps = eps
-        self.steps: dict[str, int] = {}
         self.codes: dict[str, list[Tensor]] = {}
         """Both moments: codes where there are scales, else the float32 moments themselves."""
         self.scales: dict[str, list[Tensor]] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
-                if name in self.steps:
-                    raise ValueError(f"parameter '{name}' stands in two groups; leave one")
-                self.steps[name] = 0
                 size, device = parameter.numel(), parameter.device
                 if size < smallest:
                     zeros = [torch.zeros_like(parameter, dtype=torch.float32) for _ in range(2)]
@@ -58,15 +55,6 @@ class AdamW8bit:
                 self.codes[name] = [like, like.clone()]
                 blocks = -(-size // BLOCK_8BIT)
                 self.scales[name] = [torch.zeros(blocks, device=device) for _ in range(2)]
-
-    def parameters(self) -> list[nn.Parameter]:
-        """All parameters, group by group."""
-        return [p for group in self.groups for p in group.parameters.values()]
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        for parameter in self.parameters():
-            parameter.grad = None
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -110,26 +98,8 @@ class AdamW8bit:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Codes, scales and the count of steps of every parameter."""
-        state = {f"steps.{name}": torch.tensor(count) for name, count in self.steps.items()}
+        state = super().state_dict()
         for kind, tensors in (("codes", self.codes), ("scales", self.scales)):
             for name, (first, second) in tensors.items():
                 state |= {f"first_{kind}.{name}": first, f"second_{kind}.{name}": second}
         return state
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put them back. Raises ValueError naming the first tensor that is missing or does not fit."""
-        expected = self.state_dict()
-        if missing := sorted(expected.keys() ^ state.keys()):
-            raise ValueError(f"optimizer state and model differ in '{missing[0]}'")
-        for key, tensor in expected.items():
-            if tensor.shape != state[key].shape or tensor.dtype != state[key].dtype:
-                raise ValueError(
-                    f"optimizer state '{key}' is {state[key].dtype} of shape "
-                    f"{tuple(state[key].shape)}, the model needs {tensor.dtype} of "
-                    f"{tuple(tensor.shape)}"
-                )
-            kind, _, name = key.partition(".")
-            if kind == "steps":
-                self.steps[name] = int(state[key])
-            else:
-                tensor.copy_(state[key])

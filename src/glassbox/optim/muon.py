@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glassbox.optim.adamw import Optimizer
+from glassbox.optim.base import GroupedOptimizer, Optimizer
 from glassbox.optim.groups import ParameterGroup
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -40,7 +40,7 @@ def orthogonalize(
     return x.mT if tall else x
 
 
-class Muon:
+class Muon(GroupedOptimizer):
     """B = mu B + (1 - mu) g; W -= lr (sqrt(max(1, rows / columns)) orthogonalize(mixed) + decay W).
 
     `mixed` is (1 - mu) g + mu B (Nesterov). Decay is decoupled. With `batched`, matrices of one shape
@@ -56,7 +56,7 @@ class Muon:
         steps: int = 5,
         batched: bool = True,
     ) -> None:
-        self.groups = list(groups)
+        super().__init__(groups)
         self.momentum = momentum
         self.newton_schulz_steps = steps
         self.batched = batched
@@ -68,15 +68,6 @@ class Muon:
                         f"'{name}' has shape {tuple(parameter.shape)}; Muon takes matrices only"
                     )
                 self.buffers[name] = torch.zeros_like(parameter)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """All parameters, group by group."""
-        return [p for group in self.groups for p in group.parameters.values()]
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        for parameter in self.parameters():
-            parameter.grad = None
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -108,19 +99,6 @@ class Muon:
     def state_dict(self) -> dict[str, Tensor]:
         """The momentum of every parameter."""
         return {f"momentum.{name}": buffer for name, buffer in self.buffers.items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put the momentum back. Raises ValueError naming the first tensor missing or misshaped."""
-        expected = self.state_dict()
-        if missing := sorted(expected.keys() ^ state.keys()):
-            raise ValueError(f"optimizer state and model differ in '{missing[0]}'")
-        for key, buffer in expected.items():
-            if buffer.shape != state[key].shape:
-                raise ValueError(
-                    f"optimizer state '{key}' has shape {tuple(state[key].shape)}, "
-                    f"the model needs {tuple(buffer.shape)}"
-                )
-            buffer.copy_(state[key])
 
 
 class Together:

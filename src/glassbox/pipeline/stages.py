@@ -24,8 +24,9 @@ from glassbox.evaluation.hooks import LossHook, SampleHook
 from glassbox.inference import end_of_turn_ids
 from glassbox.models.adapters import BaseModel, attach, train_only
 from glassbox.models.causal_lm import CausalLM
-from glassbox.optim.adamw import AdamW, Optimizer
+from glassbox.optim.adamw import AdamW
 from glassbox.optim.adamw8bit import AdamW8bit
+from glassbox.optim.base import Optimizer
 from glassbox.optim.groups import ParameterGroup, decay_groups
 from glassbox.optim.muon import Muon, Together
 from glassbox.pipeline.distill_stage import distill_parts

@@ -28,7 +28,7 @@ from glassbox.core.seeding import (
     set_rng_state,
 )
 from glassbox.models.causal_lm import CausalLM
-from glassbox.optim.adamw import Optimizer
+from glassbox.optim.base import Optimizer
 from glassbox.optim.clipping import clip_by_global_norm_, global_norm
 from glassbox.optim.schedules import schedule_factor
 from glassbox.tokenizers import Tokenizer
