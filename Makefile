@@ -48,5 +48,5 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint,serve]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint,serve,data]'
 	touch $@ $(VENV)/.installed
