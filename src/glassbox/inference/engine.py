@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from glassbox.core.errors import UserError
+from glassbox.inference.outputs import Completion, EngineStats, FinishReason, TokenEvent
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.text import TextStream, decode
 from glassbox.inference.wave import Request, Wave, evaluating
@@ -18,44 +20,16 @@ from glassbox.models.causal_lm import CausalLM
 if TYPE_CHECKING:
     from glassbox.tokenizers.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length"]
+__all__ = ["Completion", "Engine", "EngineStats", "FinishReason", "TokenEvent"]
 
 
-@dataclass(frozen=True)
-class Completion:
-    """One answer.
+@dataclass
+class _Running:
+    """One sample of a request that `step` carries on."""
 
-    token_ids: all generated tokens, the stop token included where one ended the answer (training
-        on the answer wants it), and those of a stop string.
-    text: without stop token and stop string; None without a tokenizer.
-    finish_reason: "stop" by a stop token or string, "length" by max_tokens or the model's context.
-    log_probs: log softmax(logits)[token] of each, the model's own logits, in float32: no
-        temperature, penalty or filter; None unless `logprobs` was asked for.
-    sampling_log_probs: log softmax(logits / temperature)[token], still without penalty and filter;
-        equal to log_probs at temperature 1 and for greedy.
-    stop: the stop string found, if one was.
-    prompt_index, sample_index: which prompt, and which of its n answers, this is.
-    """
-
-    token_ids: list[int]
-    text: str | None
-    finish_reason: FinishReason
-    log_probs: list[float] | None
-    sampling_log_probs: list[float] | None
-    stop: str | None
-    prompt_index: int
+    request_id: int
     sample_index: int
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One token of a stream, what it adds to the text, and, with the last one, why it ended."""
-
-    token_id: int
-    text: str | None
-    log_prob: float | None
-    finish_reason: FinishReason | None
-    stop: str | None = None
+    events: Iterator[TokenEvent]
 
 
 class Engine:
@@ -86,11 +60,70 @@ class Engine:
         self.dtype = dtype
         named = tokenizer is not None and "eos_token" in tokenizer.roles
         self._eos_id = tokenizer.eos_id if tokenizer is not None and named else None
+        self._waiting: deque[_Running] = deque()
+        self._running: list[_Running] = []
+        self._next_id = 0
+        self._generated = 0
 
     @property
     def context_length(self) -> int:
         """The most tokens that prompt and answer may have together."""
         return self.model.config.context_length
+
+    def add(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        tenant: str = "",
+        truncate_prompt: bool = False,
+    ) -> int:
+        """Put a request in line; its number, by which its tokens are known.
+
+        Raises UserError for what does not fit the model.
+        """
+        params = SamplingParams() if params is None else params
+        (request,) = self._requests([prompt], params, truncate_prompt)
+        number, self._next_id = self._next_id, self._next_id + 1
+        for sample in range(request.count):
+            one = replace(request, first_sample=sample, count=1)
+            self._waiting.append(_Running(number, sample, self._stream(one)))
+        return number
+
+    def step(self) -> list[TokenEvent]:
+        """One more token of every sequence that runs; [] when there is nothing to do."""
+        while self._waiting and len(self._running) < self.max_batch:
+            self._running.append(self._waiting.popleft())
+        events = []
+        for one in list(self._running):
+            try:
+                event = next(one.events)
+            except UserError as error:
+                event = TokenEvent(-1, "", None, "error", error=str(error))
+            self._generated += event.finish_reason != "error"
+            events.append(replace(event, request_id=one.request_id, sample_index=one.sample_index))
+            if event.finish_reason is not None:
+                self._running.remove(one)
+        return events
+
+    def cancel(self, request_id: int) -> None:
+        """Give up a request, at any moment; numbers that nobody has are ignored."""
+        self._waiting = deque(one for one in self._waiting if one.request_id != request_id)
+        self._running = [one for one in self._running if one.request_id != request_id]
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._waiting or self._running)
+
+    def stats(self) -> EngineStats:
+        """How things stand."""
+        return EngineStats(
+            waiting=len(self._waiting),
+            running=len(self._running),
+            tokens_generated=self._generated,
+        )
 
     def generate(
         self,
