@@ -1,0 +1,244 @@
+"""What an answer may be: a value of a JSON schema, a match of a regular expression, one of some texts.
+
+These are the requests, with limits on their size; `inference.grammar` makes masks of them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from glassbox.core.config import Spec
+
+MAX_CHARS = 65_536
+"""Longest schema (as JSON), pattern, or list of choices together."""
+MAX_DEPTH = 64
+MAX_PROPERTIES = 1_000
+MAX_REPEATED = 20_000
+"""Most characters that a pattern's counted repeats may ask for: `(a{100}){100}` asks for 10,000."""
+
+
+class JsonSchema(Spec):
+    """The answer is JSON that the schema allows. Raises UserError (through pydantic) beyond the limits.
+
+    >>> JsonSchema(definition={"type": "integer"}).kind
+    'json_schema'
+    """
+
+    kind: Literal["json_schema"] = "json_schema"
+    definition: dict[str, Any] | bool = Field(description="the schema, draft 2020-12 or earlier")
+
+    @field_validator("definition")
+    @classmethod
+    def _within_limits(cls, value: dict[str, Any] | bool) -> dict[str, Any] | bool:
+        _check_nesting(value)
+        if (size := len(_canonical(value))) > MAX_CHARS:
+            raise ValueError(f"the schema has {size} characters; the most is {MAX_CHARS}")
+        _check_schema(value)
+        return value
+
+    @property
+    def key(self) -> str:
+        """The same for equal constraints, other for others."""
+        return f"{self.kind}:{_canonical(self.definition)}"
+
+
+class Regex(Spec):
+    """The whole answer matches the pattern (as with `re.fullmatch`; no look-around, no back-references).
+
+    >>> Regex(pattern="[a-z]+").kind
+    'regex'
+    """
+
+    kind: Literal["regex"] = "regex"
+    pattern: str = Field(
+        min_length=1, max_length=MAX_CHARS, description="the whole answer matches it"
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _within_limits(cls, value: str) -> str:
+        _check_text(value, "pattern")
+        check_pattern(value)
+        return value
+
+    @property
+    def key(self) -> str:
+        """The same for equal constraints, other for others."""
+        return f"{self.kind}:{self.pattern}"
+
+
+class Choice(Spec):
+    """The answer is one of these texts.
+
+    >>> Choice(options=("yes", "no")).kind
+    'choice'
+    """
+
+    kind: Literal["choice"] = "choice"
+    options: tuple[str, ...] = Field(min_length=1, description="the texts that the answer may be")
+
+    @field_validator("options")
+    @classmethod
+    def _within_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("an empty text is no choice; leave it out")
+        for option in value:
+            _check_text(option, "a choice")
+        if (size := sum(map(len, value))) > MAX_CHARS:
+            raise ValueError(f"the choices have {size} characters; the most is {MAX_CHARS}")
+        return value
+
+    @property
+    def key(self) -> str:
+        """The same for equal constraints, other for others."""
+        return f"{self.kind}:{json.dumps(self.options)}"
+
+
+Constraint = Annotated[JsonSchema | Regex | Choice, Field(discriminator="kind")]
+"""Any of them; `kind` says which."""
+
+
+def json_object() -> JsonSchema:
+    """Any JSON object."""
+    return JsonSchema(definition={"type": "object"})
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _check_text(text: str, what: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} has a lone surrogate, which is no text") from None
+
+
+def _check_nesting(value: Any) -> None:
+    """Refuse what is deeper than MAX_DEPTH; level by level, so that depth costs no stack."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"the schema is nested deeper than {MAX_DEPTH}; flatten it")
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+
+
+def _check_schema(value: Any) -> None:
+    """What the automaton would not refuse: huge patterns and objects, counts that one key meets twice."""
+    _check_text(_canonical(value), "the schema")
+    level = [value]
+    while level:
+        for item in level:
+            if isinstance(item, dict):
+                _check_object(item)
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+
+
+def _check_object(schema: dict[str, Any]) -> None:
+    properties, patterns = schema.get("properties"), schema.get("patternProperties")
+    if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
+        raise ValueError(
+            f"{len(properties)} properties in one object; the most is {MAX_PROPERTIES}"
+        )
+    for pattern in [schema.get("pattern"), *(patterns if isinstance(patterns, dict) else ())]:
+        if isinstance(pattern, str):
+            check_pattern(pattern)
+    least = schema.get("minProperties")
+    if isinstance(least, int) and least > 1 and schema.get("additionalProperties") is not False:
+        raise ValueError(
+            f"minProperties = {least} could be met by writing one key twice; set "
+            "additionalProperties to false, or name the properties in required"
+        )
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse a pattern whose counted repeats, multiplied out, ask for more than MAX_REPEATED characters.
+
+    Nested repeats are the one thing that the automaton's own limits do not see: each costs it time
+    in proportion. What is no valid pattern is left to the compiler. Raises ValueError.
+    """
+    if (size := _repeated(pattern)) > MAX_REPEATED:
+        raise ValueError(
+            f"the pattern's counted repeats come to {size} characters; the most is {MAX_REPEATED}: "
+            "use * or + for what may be long"
+        )
+
+
+def _repeated(pattern: str) -> int:
+    """Characters of the longest text that a pattern matches, * and + taken once."""
+    totals, last = [0], [0]  # a group each: so far, and the atom that a quantifier would repeat
+    at, size = 0, len(pattern)
+    while at < size:
+        char = pattern[at]
+        if char == "\\":
+            at += 2
+        elif char == "[":
+            at = _after_class(pattern, at)
+        elif char == "(":
+            totals.append(0)
+            last.append(0)
+            at += 1
+            continue
+        elif char == ")" and len(totals) > 1:
+            atom = totals.pop() + last.pop()
+            totals[-1] += last[-1]
+            last[-1] = atom
+            at += 1
+            continue
+        elif char == "{" and (count := _count(pattern, at)) is not None:
+            times, at = count
+            last[-1] *= times
+            continue
+        elif char in "*+?|":
+            at += 1
+            continue
+        else:
+            at += 1
+        totals[-1] += last[-1]
+        last[-1] = 1
+    return sum(totals) + sum(last)
+
+
+def _count(pattern: str, at: int) -> tuple[int, int] | None:
+    """The most times that `{...}` at this place repeats, and where it ends; None where it is text."""
+    end = pattern.find("}", at)
+    low, comma, high = pattern[at + 1 : end].partition(",")
+    numbers = [number for number in (low.strip(), high.strip()) if number]
+    if end < 0 or not numbers or not all(n.isascii() and n.isdigit() for n in numbers):
+        return None
+    if max(map(len, numbers)) > 9:
+        return 10**9, end + 1
+    return max(1, *map(int, numbers)), end + 1
+
+
+def _after_class(pattern: str, at: int) -> int:
+    """Where a `[...]` ends; the classes in it may nest."""
+    depth = 0
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "\\":
+            at += 1
+        elif char == "[":
+            depth += 1
+            at += pattern[at + 1 : at + 2] == "^"
+            at += pattern[at + 1 : at + 2] == "]"  # a bracket that comes first is a member
+        elif char == "]":
+            depth -= 1
+            if depth == 0:
+                return at + 1
+        at += 1
+    return at
