@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
-from glassbox.inference.randomness import derive_seed, philox, uniforms
-from glassbox.inference.sampler import RowSettings, check_finite, pick
-from glassbox.inference.sampling import (
-    SamplingParams,
+from glassbox.inference.filters import (
     apply_repetition_penalty,
     apply_temperature,
-    chosen_log_probs,
     draw,
     min_p_filter,
     top_k_filter,
     top_p_filter,
 )
+from glassbox.inference.logprobs import chosen_log_probs
+from glassbox.inference.randomness import derive_seed, philox, uniforms
+from glassbox.inference.sampler import RowSettings, check_finite, pick
+from glassbox.inference.sampling import SamplingParams
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def philox(
 
 
 def uniforms(
-    seed: Int[Tensor, " N"], sample: Int[Tensor, " N"], step: Int[Tensor, " T"]
+    seed: Int[Tensor, " N"], sample: Int[Tensor, " N"], step: Int[Tensor, "*N T"]
 ) -> Float[Tensor, "N T"]:
     """A float64 in [0, 1) for each row and step: 52 bits of Philox under key seed, counter (step, sample).
 

@@ -1,0 +1,120 @@
+"""The filters of sampling as functions of logits, in the order in which they are applied.
+
+Logit bias and penalties work on the raw logits; then come temperature, top-k, top-p, min-p and
+typical, the order of transformers' `generate`. Each works on a batch whose rows have settings of
+their own, over the whole vocabulary: the readable version, and the oracle of `shortlist`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def apply_repetition_penalty(
+    logits: Float[Tensor, "N V"], seen: Bool[Tensor, "N V"], penalty: Float[Tensor, " N"]
+) -> Float[Tensor, "N V"]:
+    """Make each token already seen less likely: positive logits are divided by the penalty, others multiplied.
+
+    Source: Keskar et al., CTRL, arXiv:1909.05858, section 4.1.
+    Tested against: transformers RepetitionPenaltyLogitsProcessor.
+    """
+    factor = penalty.to(logits.dtype).unsqueeze(-1)
+    penalised = torch.where(logits < 0, logits * factor, logits / factor)
+    return torch.where(seen, penalised, logits)
+
+
+def apply_count_penalties(
+    logits: Float[Tensor, "N V"],
+    counts: Int[Tensor, "N V"],
+    frequency: Float[Tensor, " N"],
+    presence: Float[Tensor, " N"],
+) -> Float[Tensor, "N V"]:
+    """logit_i - c_i * frequency - [c_i > 0] * presence, c_i how often the answer has token i so far.
+
+    Source: OpenAI's API reference, "Frequency and presence penalties". The prompt does not count.
+    """
+    often = frequency.to(logits.dtype).unsqueeze(-1) * counts
+    once = presence.to(logits.dtype).unsqueeze(-1) * (counts > 0)
+    return logits - often - once
+
+
+def apply_temperature(
+    logits: Float[Tensor, "N V"], temperature: Float[Tensor, " N"]
+) -> Float[Tensor, "N V"]:
+    """logits / temperature; rows of temperature 0 (greedy) pass unchanged.
+
+    Tested against: transformers TemperatureLogitsWarper.
+    """
+    divisor = torch.where(temperature == 0, torch.ones_like(temperature), temperature)
+    return logits / divisor.to(logits.dtype).unsqueeze(-1)
+
+
+def top_k_filter(logits: Float[Tensor, "N V"], k: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    """-inf for what is less likely than the k-th; ties with it stay, k = 0 keeps all.
+
+    Source: Fan et al., arXiv:1805.04833, section 5. Tested against: transformers TopKLogitsWarper.
+    """
+    most = min(int(k.max()), logits.shape[-1])
+    if most == 0:
+        return logits
+    index = (k.clamp(1, most) - 1).unsqueeze(-1)
+    threshold = logits.topk(most, dim=-1).values.gather(-1, index)
+    return logits.masked_fill((logits < threshold) & (k > 0).unsqueeze(-1), -math.inf)
+
+
+def top_p_filter(logits: Float[Tensor, "N V"], p: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    """-inf outside the fewest likeliest tokens whose probabilities sum to at least p; p = 1 keeps all.
+
+    A token stays where those before it, likelier ones and equal ones of lower id, sum to less than p.
+    Source: Holtzman et al., arXiv:1904.09751, section 3.1. Tested against: transformers TopPLogitsWarper.
+    """
+    descending, order = logits.sort(dim=-1, descending=True, stable=True)
+    cumulative = (descending - descending[:, :1]).exp().cumsum(dim=-1, dtype=torch.float64)
+    before = cumulative.roll(1, dims=-1)
+    before[:, 0] = 0.0
+    remove = (before >= p.double().unsqueeze(-1) * cumulative[:, -1:]) & (p < 1).unsqueeze(-1)
+    return logits.masked_fill(torch.zeros_like(remove).scatter(-1, order, remove), -math.inf)
+
+
+def min_p_filter(logits: Float[Tensor, "N V"], min_p: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    """-inf where a token's probability is below min_p times that of the likeliest.
+
+    p_i < m p_max is logit_i < logit_max + log m, so no softmax is needed.
+    Source: Nguyen et al., arXiv:2407.01082. Tested against: transformers MinPLogitsWarper.
+    """
+    threshold = logits.amax(dim=-1) + min_p.log().to(logits.dtype)
+    return logits.masked_fill(logits < threshold.unsqueeze(-1), -math.inf)
+
+
+def typical_filter(logits: Float[Tensor, "N V"], mass: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    """-inf outside the tokens whose surprise is nearest to the expected one, up to a probability of `mass`.
+
+    Tokens are taken in the order of |-log p_i - H|, H the entropy, until their probabilities reach
+    `mass`; ties with the last one stay, mass = 1 keeps all.
+    Source: Meister et al., arXiv:2202.00666, equation 10. Tested against: transformers TypicalLogitsWarper.
+    """
+    log_probs = logits.double().log_softmax(dim=-1)
+    probs = log_probs.exp()
+    entropy = -(probs * log_probs).nansum(dim=-1, keepdim=True)
+    distance = (-log_probs - entropy).abs()
+    ascending, order = distance.sort(dim=-1, stable=True)
+    cumulative = probs.gather(-1, order).cumsum(dim=-1)
+    last = (cumulative < mass.double().unsqueeze(-1)).sum(dim=-1, keepdim=True)
+    border = ascending.gather(-1, last.clamp_(max=logits.shape[-1] - 1))
+    return logits.masked_fill((distance > border) & (mass < 1).unsqueeze(-1), -math.inf)
+
+
+def draw(logits: Float[Tensor, "N V"], uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """The token in whose stretch of the cumulative distribution each row's number in [0, 1) falls.
+
+    Inverse transform sampling: the first i with sum_{j <= i} exp(l_j) > u * total, summed in
+    float64, so that a token of probability 0 is never drawn.
+    """
+    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp()
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    point = uniform.unsqueeze(-1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
