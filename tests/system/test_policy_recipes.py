@@ -37,7 +37,7 @@ def words(home: Path, out: Path, method: str, *more: str) -> list[str]:
 
 
 RUNS: list[tuple[str, str, tuple[str, ...]]] = [
-    ("ppo.yaml", "ppo", ("ppo.group_size=3",)),
+    ("ppo.yaml", "ppo", ("ppo.group_size=3", "ppo.minibatches=2")),
     ("rloo.yaml", "rloo", ("rloo.group_size=3", "rloo.updates_per_rollout=2")),
     ("gspo.yaml", "grpo", ("grpo.group_size=3", "grpo.tools.names=[calculator]")),
     ("dapo.yaml", "grpo", ("grpo.group_size=3",)),
@@ -64,8 +64,7 @@ def test_an_interrupted_recipe_ends_in_the_same_bits(
     again = everything(out)
     assert again.pop("metrics") == expected.pop("metrics")
     assert again == expected
-    line = metrics(out)[-1]
-    assert "reward/length" in line or "reward/length" in metrics(out)[-2]
+    assert any("reward/length" in line for line in metrics(out))
 
 
 def test_a_reward_model_that_gives_no_scores_is_refused(home: Path, tmp_path: Path) -> None:

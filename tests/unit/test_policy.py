@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from glassbox.core.config import parse
+from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.inference import Engine
 from glassbox.models.causal_lm import CausalLM
@@ -275,8 +276,15 @@ def test_the_value_model_learns_and_the_policy_is_not_touched_by_its_loss() -> N
     assert float(output.metrics["value_loss"][0]) < first / 2
 
 
-def test_ppo_learns_to_write_small_letters() -> None:
-    config = PpoConfig(prompts_per_step=48, max_tokens=6, updates_per_rollout=2, kl_beta=0.0)
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_ppo_learns_to_write_small_letters(minibatches: int) -> None:
+    config = PpoConfig(
+        prompts_per_step=48,
+        max_tokens=6,
+        updates_per_rollout=2 // minibatches,
+        minibatches=minibatches,
+        kl_beta=0.0,
+    )
     policy, objective, source = ppo(config)
     pairs = [*policy.named_parameters()]
     pairs += [(f"value.{n}", p) for n, p in objective.value.named_parameters()]
@@ -335,18 +343,85 @@ def test_rloos_first_update_is_reinforce() -> None:
     assert abs(float(batch.advantages.view(3, 3).sum())) < 1e-5
 
 
+# ---- minibatches ----------------------------------------------------------------------------
+
+
+def rows_of(batches: list[RolloutBatch]) -> list[tuple[float, ...]]:
+    """What each row is trained on, whatever batch it is in."""
+    found = []
+    for batch in batches:
+        tables = [batch.ids, batch.targets, batch.advantages, batch.returns, batch.old_values]
+        for row in range(len(batch.ids)):
+            kept = batch.targets[row] != IGNORE
+            found.append(tuple(x for t in tables for x in t[row][kept].tolist()))
+    return sorted(found)
+
+
+def test_the_minibatches_of_a_pass_are_its_answers_in_another_order_each_time() -> None:
+    """At fixed weights their losses, gradients' sums and weights add up to those of the whole."""
+    config = SMALL.model_copy(update={"prompts_per_step": 7, "group_size": 2})
+    _, objective, source = ppo(config)
+    (whole,) = source.next_step()
+    policy, objective, source = ppo(config.model_copy(update={"minibatches": 3}))
+    passes = [[source.next_step() for _ in range(3)] for _ in range(2)]
+    for steps in passes:
+        assert rows_of([batch for step in steps for batch in step]) == rows_of([whole])
+        assert [sum(len(batch.ids) for batch in step) for step in steps] == [4, 5, 5]
+        assert sum(step[0].weight for step in steps) == whole.weight
+        outputs = [objective(policy, batch) for step in steps for batch in step]
+        loss = sum(output.loss_sum.item() for output in outputs)
+        assert loss == pytest.approx(objective(policy, whole).loss_sum.item(), rel=1e-5)
+    assert [rows_of(step) for step in passes[0]] != [rows_of(step) for step in passes[1]]
+    assert source.cursor == 7
+    assert passes[0][0][0].metrics
+    assert not any(step[0].metrics for step in [*passes[0][1:], *passes[1]])
+    with pytest.raises(UserError, match="more than the 14 answers"):
+        parse(PpoConfig, {**config.model_dump(), "minibatches": 15}, where="ppo")
+
+
+def test_ranks_deal_out_the_same_minibatches_as_one_process() -> None:
+    """Also where a rank has no answer in one: it then runs a row of no targets."""
+    config = GrpoConfig(
+        prompts_per_step=2, group_size=2, max_tokens=6, minibatches=4, normalization="grpo"
+    )
+
+    def steps(group: Group) -> list[list[RolloutBatch]]:
+        source = RolloutSource(Engine(model(), TOKENIZER), PROBLEMS, letters, config, group=group)
+        return [source.next_step() for _ in range(4)]
+
+    alone = steps(Group())
+    shared = [steps(Group(rank=rank, world_size=2)) for rank in range(2)]
+    empty = 0
+    for number, (batch,) in enumerate(alone):
+        parts = [ranks[number][0] for ranks in shared]
+        assert sum(part.weight for part in parts) == batch.weight == 1
+        trained = [part for part in parts if part.weight]
+        assert len(trained) == 1
+        assert torch.equal(trained[0].ids, batch.ids)
+        assert torch.equal(trained[0].advantages, batch.advantages)
+        for part in parts:
+            output = Grpo(config)(model(), part)
+            output.loss_sum.backward()
+            if not part.weight:
+                empty += 1
+                assert float(output.loss_sum) == 0
+    assert empty == 4
+
+
 # ---- resume ---------------------------------------------------------------------------------
 
 
 def train(folder: Path, method: str, steps: int, *, stop: int | None = None) -> dict[str, Tensor]:
     """A tiny run through the real loop; `stop` ends it early, as a kill would."""
     settings = {"prompts_per_step": 4, "max_tokens": 8, "updates_per_rollout": 2}
+    if method.endswith("in minibatches"):
+        settings |= {"updates_per_rollout": 2, "minibatches": 2}
     policy, reference = model(1), model(6)
     engine = Engine(policy, TOKENIZER)
     pairs = [*policy.named_parameters()]
     objective: Any
     source: Any
-    if method == "ppo":
+    if method.startswith("ppo"):
         config = PpoConfig(**settings, kl_beta=0.1, kl_target=0.5, kl_horizon=20.0)
         value = value_model(policy)
         objective = Ppo(config, value)
@@ -392,7 +467,7 @@ def train(folder: Path, method: str, steps: int, *, stop: int | None = None) -> 
     return found
 
 
-@pytest.mark.parametrize("method", ["ppo", "rloo", "gspo"])
+@pytest.mark.parametrize("method", ["ppo", "ppo in minibatches", "rloo", "gspo"])
 def test_an_interrupted_run_resumes_to_the_same_bits(method: str, tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", method, 5)
     for stop in (1, 2, 3):  # within a rollout, and between two
@@ -404,7 +479,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(method: str, tmp_path: Path
             assert torch.equal(tensor, resumed[name]), (stop, name)
     moved = train(tmp_path / "one", method, 1)
     assert not torch.equal(moved["embedding.weight"], whole["embedding.weight"])
-    if method == "ppo":
+    if method.startswith("ppo"):
         assert float(whole["kl_beta"]) != 0.1
         assert (
             tmp_path / "whole/checkpoints/step-00000005/training/companions.safetensors"

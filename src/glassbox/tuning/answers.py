@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from glassbox.core.config import Spec
@@ -46,13 +46,33 @@ class RolloutConfig(Spec):
         description="the last tokens before max_tokens cost up to overlong_penalty; 0: none",
     )
     overlong_penalty: float = Field(1.0, gt=0, description="reward lost at max_tokens")
-    updates_per_rollout: int = Field(1, gt=0, description="optimizer steps on the same answers")
+    updates_per_rollout: int = Field(1, gt=0, description="how often each answer is learnt from")
+    minibatches: int = Field(
+        1,
+        gt=0,
+        description="optimizer steps that share a rollout's answers, dealt out anew each time",
+    )
     old_log_probs: Literal["recompute", "engine"] = Field(
         "recompute",
         description="the sampling policy's: by the training forward (exact), or as the engine drew",
     )
     tokens_per_batch: int = Field(16384, gt=0, description="a micro-batch's most, padding included")
     tools: ToolConfig = ToolConfig()
+
+    @model_validator(mode="after")
+    def _minibatches_fit(self) -> RolloutConfig:
+        if self.minibatches > self.prompts_per_step * self.group_size:
+            raise ValueError(
+                f"minibatches = {self.minibatches} is more than the "
+                f"{self.prompts_per_step * self.group_size} answers of a rollout "
+                "(prompts_per_step * group_size); make it smaller"
+            )
+        return self
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps before new answers are sampled."""
+        return self.updates_per_rollout * self.minibatches
 
 
 def overlong_penalty(length: int, max_tokens: int, buffer: int) -> float:

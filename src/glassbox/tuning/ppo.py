@@ -30,7 +30,7 @@ class PpoConfig(RolloutConfig):
 
     prompts_per_step: int = Field(64, gt=0, description="over all ranks")
     group_size: int = Field(1, ge=1, description="answers to each prompt")
-    updates_per_rollout: int = Field(4, gt=0, description="optimizer steps on the same answers")
+    updates_per_rollout: int = Field(4, gt=0, description="how often each answer is learnt from")
     gamma: float = Field(1.0, gt=0, le=1, description="how much a later reward counts")
     gae_lambda: float = Field(
         0.95, ge=0, le=1, description="0: one step ahead; 1: the whole return"

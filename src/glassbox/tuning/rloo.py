@@ -128,7 +128,7 @@ class RlooSource(AnswerSource):
         rewards = torch.tensor([one.rewards for one in groups], dtype=torch.float64)
         metrics: Metrics = {}
         if config.old_log_probs == "recompute" and (
-            config.updates_per_rollout > 1 or self.reference is not None
+            config.steps_per_rollout > 1 or self.reference is not None
         ):
             self._recompute(answers)
         if self.reference is not None:
@@ -138,7 +138,7 @@ class RlooSource(AnswerSource):
         advantages = self._advantages(rewards).flatten().tolist()
         for answer, advantage in zip(answers, advantages, strict=True):
             answer.advantage = advantage
-            if config.updates_per_rollout == 1 and config.old_log_probs == "recompute":
+            if config.steps_per_rollout == 1 and config.old_log_probs == "recompute":
                 answer.old_log_probs = None  # the policy has not moved
         return metrics
 

@@ -19,6 +19,7 @@ from glassbox.inference.engine import Engine
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.wave import evaluating
 from glassbox.models.causal_lm import CausalLM
+from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tuning.answers import (
     Answer,
     Metrics,
@@ -56,7 +57,9 @@ class AnswerSource:
     What follows from the rewards is a subclass's to say (`_credit`, `_weight`). The engine must hold
     the very model that is trained, and its tokenizer. Chance comes from (seed, position of the
     prompt, sample) alone, so a saved position and the same weights give the same answers to the bit.
-    With updates_per_rollout > 1, a position within a rollout carries its answers along.
+    With several steps a rollout, a position within it carries its answers along. Each of the
+    `minibatches` of a pass has a share of all ranks' answers, in an order that no number of ranks
+    changes; advantages are of the whole rollout.
 
     Problems whose prompt and max_tokens do not fit the model's context are left out (`num_skipped`).
     `stop_token_ids` end an answer, <|im_end|> and the end of text unless given. `precision` is that
@@ -117,6 +120,7 @@ class AnswerSource:
         self._metrics: Metrics = {}
         self._order = SeededOrder(len(self.problems), seed, "problems")
         self._spare = SeededOrder(len(self.problems), seed, "replacements")
+        self._deal = SeededOrder(config.prompts_per_step * config.group_size, seed, "minibatches")
 
     def next_step(self) -> list[RolloutBatch]:
         """This rank's micro-batches of the next optimizer step; a fresh rollout where one is due."""
@@ -124,7 +128,7 @@ class AnswerSource:
             self._answers, self._metrics = self._roll_out()
         batches = self._batches()
         self.update += 1
-        if self.update == self.config.updates_per_rollout:
+        if self.update == self.config.steps_per_rollout:
             self.update = 0
             self.cursor += self.config.prompts_per_step
             self._answers, self._metrics = [], {}
@@ -271,13 +275,34 @@ class AnswerSource:
             answer.old_log_probs = scores
 
     def _batches(self) -> list[RolloutBatch]:
-        kept = [answer for answer in self._answers if self._teaches(answer)]
+        dealt = self._dealt()
+        kept = [answer for answer in dealt if self._teaches(answer)]
         # every rank makes at least one backward pass, so that gradients can be summed over ranks
-        shortest = min(self._answers, key=lambda answer: len(answer.token_ids))
+        shortest = min(dealt or self._answers, key=lambda answer: len(answer.token_ids))
         batches = [self._batch(part) for part in self._parts(kept or [shortest])]
-        batches[0].weight = self._weight(self._answers)
+        if not dealt:
+            batches[0].targets.fill_(IGNORE)
+            batches[0].scales.zero_()
+        batches[0].weight = self._weight(dealt)
         batches[0].metrics = self._metrics if self.update == 0 else {}
         return batches
+
+    def _dealt(self) -> list[Answer]:
+        """This rank's answers of this update's minibatch, in the order of the rollout."""
+        config = self.config
+        if config.minibatches == 1:
+            return self._answers
+        done, part = divmod(self.update, config.minibatches)
+        total = config.prompts_per_step * config.group_size
+        first = (self.cursor // config.prompts_per_step * config.updates_per_rollout + done) * total
+        share = range(part * total // config.minibatches, (part + 1) * total // config.minibatches)
+        chosen = {self._deal[first + place] for place in share}
+        size, world = config.group_size, self.group.world_size
+        return [
+            answer
+            for place, answer in enumerate(self._answers)
+            if (place // size * world + self.group.rank) * size + place % size in chosen
+        ]
 
     def _teaches(self, answer: Answer) -> bool:
         return not self._masked(answer)
@@ -303,7 +328,7 @@ class AnswerSource:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, as JSON; within a rollout (updates_per_rollout > 1) also its answers.
+        """The position, as JSON; within a rollout (between its updates) also its answers.
 
         Every rank must call it: the answers of all ranks are gathered.
         """
@@ -369,7 +394,7 @@ class RolloutSource(AnswerSource):
         answers = [answer for one in groups for answer in one.answers]
         for answer, advantage in zip(answers, advantages, strict=True):
             answer.advantage = advantage
-        if config.old_log_probs == "recompute" and config.updates_per_rollout > 1:
+        if config.old_log_probs == "recompute" and config.steps_per_rollout > 1:
             self._recompute([answer for answer in answers if self._teaches(answer)])
         return {}
 
