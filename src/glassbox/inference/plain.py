@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from glassbox.inference.sampler import RowSettings, pick
+from glassbox.inference.filters import (
+    apply_count_penalties,
+    apply_repetition_penalty,
+    apply_temperature,
+    draw,
+    min_p_filter,
+    top_k_filter,
+    top_p_filter,
+    typical_filter,
+)
+from glassbox.inference.randomness import uniforms
 from glassbox.inference.sampling import SamplingParams
 from glassbox.models.causal_lm import CausalLM
 
@@ -20,13 +32,70 @@ def generate_plain(
     Stops after a stop token, after max_tokens, or where the context is full.
     """
     ids = list(prompt)
-    settings = RowSettings.of([params], [params.seed or 0], [sample], model.device)
     while len(ids) - len(prompt) < params.max_tokens and len(ids) < model.config.context_length:
-        sequence = torch.tensor([ids], device=model.device)
-        logits = model(sequence)[:, -1]  # (1, V)
-        seen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, sequence, True)
-        uniform = settings.uniforms(len(ids) - len(prompt), 1)[0]
-        ids.append(int(pick(logits, settings, uniform, seen)))
+        logits = model(torch.tensor([ids], device=model.device))[0, -1]  # (V,)
+        generated = ids[len(prompt) :]
+        ids.append(choose_plain(logits, params, prompt, generated, sample=sample))
         if ids[-1] in params.stop_token_ids:
             break
     return ids[len(prompt) :]
+
+
+def choose_plain(
+    logits: Float[Tensor, " V"],
+    params: SamplingParams,
+    prompt: Sequence[int],
+    generated: Sequence[int],
+    *,
+    sample: int = 0,
+    stop_ids: Sequence[int] | None = None,
+    allowed: Bool[Tensor, " V"] | None = None,
+) -> int:
+    """The next token of one answer, all filters over all words. The oracle of `RowSampler`."""
+    final = process_plain(logits, params, prompt, generated, stop_ids=stop_ids, allowed=allowed)
+    if params.temperature == 0:
+        return int(final.argmax())
+    place = (torch.tensor([number]) for number in (params.seed or 0, sample, len(generated)))
+    uniform = uniforms(*place)[0].to(final.device)
+    return int(draw(final.unsqueeze(0), uniform))
+
+
+def process_plain(
+    logits: Float[Tensor, " V"],
+    params: SamplingParams,
+    prompt: Sequence[int],
+    generated: Sequence[int],
+    *,
+    stop_ids: Sequence[int] | None = None,
+    allowed: Bool[Tensor, " V"] | None = None,
+) -> Float[Tensor, " V"]:
+    """The logits that one answer's next token is drawn from, as transformers' order has them."""
+    wide = logits.unsqueeze(0).clone()
+    wide = wide if wide.dtype == torch.float64 else wide.float()
+    counts = torch.zeros_like(wide, dtype=torch.int64)
+    for token in generated:
+        counts[0, token] += 1
+    seen = counts > 0
+    seen[0, list(prompt)] = True
+
+    def setting(value: float) -> Tensor:
+        return torch.tensor([value], dtype=torch.float64, device=wide.device)
+
+    for token, bias in params.logit_bias.items():
+        wide[0, token] += bias
+    wide = apply_repetition_penalty(wide, seen, setting(params.repetition_penalty))
+    frequency, presence = setting(params.frequency_penalty), setting(params.presence_penalty)
+    wide = apply_count_penalties(wide, counts, frequency, presence)
+    if allowed is not None:
+        wide = wide.masked_fill(~allowed, -torch.inf)
+    if len(generated) < params.min_tokens:
+        early = wide.clone()
+        early[0, list(params.stop_token_ids if stop_ids is None else stop_ids)] = -torch.inf
+        wide = wide if bool((early == -torch.inf).all()) else early
+    if params.temperature == 0:
+        return wide[0]
+    wide = apply_temperature(wide, setting(params.temperature))
+    wide = top_k_filter(wide, torch.tensor([params.top_k], device=wide.device))
+    wide = top_p_filter(wide, setting(params.top_p))
+    wide = min_p_filter(wide, setting(params.min_p))
+    return typical_filter(wide, setting(params.typical_p))[0]

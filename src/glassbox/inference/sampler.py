@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,25 +19,13 @@ from glassbox.inference.filters import (
     top_p_filter,
     typical_filter,
 )
+from glassbox.inference.grammar import ConstraintMatcher, masks
 from glassbox.inference.history import History
 from glassbox.inference.logprobs import chosen_log_probs, top_log_probs
 from glassbox.inference.randomness import uniforms
 from glassbox.inference.sampling import SamplingParams
 
 _STEPS_AHEAD = 64  # steps whose random numbers are made at once
-
-
-class Matcher(Protocol):
-    """What a constrained answer may go on with; `glassbox.inference.constraints` makes them."""
-
-    def mask(self) -> Bool[Tensor, " V"]:
-        """The tokens allowed next."""
-
-    def accept(self, token: int) -> None:
-        """Move past a token."""
-
-    def copy(self) -> Matcher:
-        """One that goes on from here by itself."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +35,7 @@ class SamplingRow:
     seed, sample: with the step's number, all that its chance comes from.
     prompt, generated: its tokens so far, for the penalties.
     stop_ids: every token that ends it, end-of-text included; `min_tokens` keeps them away.
+    matcher: where it stands in its constraint, past `generated`.
     """
 
     params: SamplingParams
@@ -56,7 +44,7 @@ class SamplingRow:
     prompt: Sequence[int] = ()
     generated: Sequence[int] = ()
     stop_ids: Sequence[int] = ()
-    matcher: Matcher | None = None
+    matcher: ConstraintMatcher | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ class RowSampler:
         columns: dict[str, Tensor],
         tables: dict[str, Tensor],
         history: tuple[list[int], History] | None,
-        matchers: list[Matcher | None],
+        matchers: list[ConstraintMatcher | None],
     ) -> None:
         """Use `of`. columns: one number a row; tables: (R, W), padded with -1 (ids) or 0."""
         self.params = list(params)
@@ -267,11 +255,10 @@ class RowSampler:
             logits.scatter_add_(1, ids.clamp(min=0), bias.to(logits.dtype))
         if self._history is not None:
             self._history[1].penalise_(logits, self._penalised)
-        allowed = None
         if self._constrained:
-            masks = [self._matchers[row].mask() for row in self._constrained]  # type: ignore[union-attr]
-            allowed = torch.stack(masks).to(logits.device)
+            chosen = [self._matchers[row] for row in self._constrained]
             rows = torch.tensor(self._constrained, device=logits.device)
+            allowed = masks(chosen, logits.shape[-1], logits.device)
             logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
         if self._min_tokens:
             early = steps < self._columns["min_tokens"]
@@ -311,7 +298,10 @@ class RowSampler:
         return Picked(tokens, sound, raw, tempered, ids, tops)
 
     def accept(self, tokens: Int[Tensor, " R"], rows: Bool[Tensor, " R"] | None = None) -> None:
-        """What the answers go on with, in all rows or those marked: histories and constraints move on."""
+        """What the answers go on with, in all rows or those marked: histories and constraints move on.
+
+        Raises UserError for a token that a row's constraint does not allow; leave unsound rows out.
+        """
         if self._history is not None:
             active = None if rows is None else rows[self._penalised]
             self._history[1].accept(tokens[self._penalised], active)

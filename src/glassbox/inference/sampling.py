@@ -7,6 +7,7 @@ import math
 from pydantic import Field, field_validator, model_validator
 
 from glassbox.core.config import Spec
+from glassbox.inference.constraints import Constraint
 from glassbox.inference.logprobs import chosen_log_probs as chosen_log_probs  # until callers move
 from glassbox.inference.randomness import derive_seed
 
@@ -53,6 +54,9 @@ class SamplingParams(Spec):
         ge=0,
         lt=2**63,
         description="the same seed gives the same answer; none is fresh chance",
+    )
+    constraint: Constraint | None = Field(
+        None, description="a JSON schema, regular expression or choice that the answer obeys"
     )
     n: int = Field(1, gt=0, description="answers to the same prompt")
     best_of: int | None = Field(
