@@ -75,6 +75,33 @@ def test_batched_equals_plain() -> None:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_stack_is_made_orthogonal_matrix_by_matrix(batched: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    start = {name: torch.randn(5, 12, 6, generator=generator) for name in ("one", "other")}
+    stacks = {name: nn.Parameter(value.clone()) for name, value in start.items()}
+    apart = {
+        f"{name}.{number}": nn.Parameter(matrix.clone())
+        for name, stack in start.items()
+        for number, matrix in enumerate(stack)
+    }
+    together = Muon([ParameterGroup(stacks, weight_decay=0.1)], batched=batched)
+    alone = Muon([ParameterGroup(apart, weight_decay=0.1)], batched=False)
+    for _ in range(3):
+        for name, stack in stacks.items():
+            stack.grad = torch.randn(stack.shape, generator=generator)
+            for number, gradient in enumerate(stack.grad):
+                apart[f"{name}.{number}"].grad = gradient.clone()
+        together.step(0.02)
+        alone.step(0.02)
+    for name, stack in stacks.items():
+        matrices = torch.stack([apart[f"{name}.{number}"].detach() for number in range(5)])
+        torch.testing.assert_close(stack.detach(), matrices, rtol=1e-5, atol=1e-6)
+        # sqrt(12 / 6) * orthogonal, three times 0.02: every direction of every expert has moved
+        moved = torch.linalg.svdvals(stack.detach() - start[name])
+        assert moved.min() > 0.01
+
+
 def test_state_round_trip_through_together() -> None:
     from glassbox.optim.adamw import AdamW
 

@@ -1,8 +1,8 @@
 """Muon: momentum whose update of each matrix is made orthogonal, plain and batched.
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; decay and use at
-scale: Liu et al., arXiv:2502.16982. For the matrices inside the blocks; embeddings, the output
-projection and vectors belong to AdamW (`Together` joins the two).
+scale: Liu et al., arXiv:2502.16982. For the matrices between the layers (`hidden_matrices`);
+embeddings, the output projection and vectors belong to AdamW (`Together` joins the two).
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ def orthogonalize(
 class Muon(GroupedOptimizer):
     """B = mu B + (1 - mu) g; W -= lr (sqrt(max(1, rows / columns)) orthogonalize(mixed) + decay W).
 
-    `mixed` is (1 - mu) g + mu B (Nesterov). Decay is decoupled. With `batched`, matrices of one shape
-    are made orthogonal together. Raises ValueError for parameters that are not matrices.
-    Tested against: torch.optim.Muon (which computes in bfloat16).
+    `mixed` is (1 - mu) g + mu B (Nesterov). Decay is decoupled. A stack of matrices, as experts have,
+    is made orthogonal matrix by matrix. With `batched`, matrices of one shape go together. Raises
+    ValueError for parameters that are neither matrices nor stacks of them.
+    Tested against: torch.optim.Muon (which computes in bfloat16), on each matrix by itself.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Muon(GroupedOptimizer):
         self.buffers: dict[str, Tensor] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
-                if parameter.dim() != 2:
+                if parameter.dim() not in (2, 3):
                     raise ValueError(
                         f"'{name}' has shape {tuple(parameter.shape)}; Muon takes matrices only"
                     )
@@ -77,7 +78,7 @@ class Muon(GroupedOptimizer):
             same_shape: dict[tuple[int, ...] | str, list[str]] = defaultdict(list)
             for name, parameter in group.parameters.items():
                 if parameter.grad is not None:
-                    same_shape[tuple(parameter.shape) if self.batched else name].append(name)
+                    same_shape[tuple(parameter.shape[-2:]) if self.batched else name].append(name)
             for names in same_shape.values():
                 self._step(group, names, lr)
 
@@ -88,13 +89,15 @@ class Muon(GroupedOptimizer):
             assert gradient is not None
             buffer.lerp_(gradient, 1 - self.momentum)
             mixed.append(gradient.lerp(buffer, self.momentum))
-        rows, columns = mixed[0].shape
+        rows, columns = mixed[0].shape[-2:]
         scale = math.sqrt(max(1.0, rows / columns))
-        updates = orthogonalize(torch.stack(mixed), steps=self.newton_schulz_steps)
-        for name, update in zip(names, updates, strict=True):
+        matrices = [one.reshape(-1, rows, columns) for one in mixed]
+        updates = orthogonalize(torch.cat(matrices), steps=self.newton_schulz_steps)
+        parts = updates.split([len(one) for one in matrices])
+        for name, update in zip(names, parts, strict=True):
             weight = group.parameters[name]
             weight.mul_(1 - lr * group.weight_decay)
-            weight.add_(update, alpha=-lr * scale)
+            weight.add_(update.view_as(weight), alpha=-lr * scale)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The momentum of every parameter."""

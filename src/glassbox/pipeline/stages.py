@@ -28,6 +28,7 @@ from glassbox.optim.adamw import AdamW
 from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.base import Optimizer
 from glassbox.optim.groups import ParameterGroup, decay_groups
+from glassbox.optim.matrices import hidden_matrices
 from glassbox.optim.muon import Muon, Together
 from glassbox.pipeline.distill_stage import distill_parts
 from glassbox.pipeline.open_model import find_model, open_model
@@ -159,16 +160,19 @@ def build_optimizer(
         named += [(f"{name}.{key}", parameter) for key, parameter in module.named_parameters()]
     if isinstance(config, AdamWConfig):
         return _adamw(config, decay_groups(named, config.weight_decay))
-    inside = [
-        (name, p)
-        for name, p in named
-        if name.startswith("blocks.") and p.dim() == 2 and not name.endswith("bias")
-    ]
-    taken = {name for name, _ in inside}
-    rest = decay_groups([pair for pair in named if pair[0] not in taken], config.adamw.weight_decay)
-    scaled = [replace(group, lr_scale=config.adamw_lr_ratio) for group in rest]
-    muon = Muon(decay_groups(inside, config.weight_decay), momentum=config.momentum)
-    return Together([muon, _adamw(config.adamw, scaled)])
+    trained = [pair for pair in named if pair[1].requires_grad]
+    taken = hidden_matrices(model)
+    inside = [pair for pair in trained if pair[0] in taken]
+    rest = [pair for pair in trained if pair[0] not in taken]
+    optimizers: list[Optimizer] = []
+    if inside:
+        groups = decay_groups(inside, config.weight_decay)
+        optimizers.append(Muon(groups, momentum=config.momentum))
+    if rest or not inside:  # an adapter may be matrices alone
+        groups = decay_groups(rest, config.adamw.weight_decay)
+        scaled = [replace(group, lr_scale=config.adamw_lr_ratio) for group in groups]
+        optimizers.append(_adamw(config.adamw, scaled))
+    return Together(optimizers)
 
 
 def _adamw(config: AdamWConfig, groups: Sequence[ParameterGroup]) -> AdamW | AdamW8bit:
