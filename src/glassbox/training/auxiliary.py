@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.layers.context import Auxiliary
-from glassbox.training.protocols import Number
+from glassbox.training.protocols import Number, ObjectiveOutput
 
 
-def with_auxiliary(
-    loss_sum: Float[Tensor, ""], weight: Tensor, auxiliary: Auxiliary
-) -> tuple[Float[Tensor, ""], dict[str, tuple[Number, Number]]]:
-    """The loss with the layers' losses added, and metrics of these and of the routers.
+def with_auxiliary(output: ObjectiveOutput, auxiliary: Auxiliary) -> ObjectiveOutput:
+    """An objective's output with the layers' losses added, and metrics of these and of the routers.
 
-    The layers' losses are means over tokens: times `weight`, so that the loop's division by the
-    weights of all micro-batches leaves their weighted mean. Where there are any, the loss without
-    them is the metric `main_loss`. Measures are averaged over layers: `max_expert_share` (1 / E is
-    even), `router_entropy` in nats a token, `dropped_share`.
+    The layers' losses are means over tokens: times the output's weight, so that the loop's division
+    by the weights of all micro-batches leaves their weighted mean. Where there are any, the loss
+    without them is the metric `main_loss`. Measures are averaged over layers: `max_expert_share`
+    (1 / E is even), `router_entropy` in nats a token, `dropped_share`.
     """
-    metrics: dict[str, tuple[Number, Number]] = {}
+    loss_sum, weight = output.loss_sum, output.weight
+    metrics: dict[str, tuple[Number, Number]] = {**output.metrics}
     extra = auxiliary.total_loss()
     if extra is not None:
         metrics["main_loss"] = (loss_sum.detach(), weight)
@@ -38,4 +36,4 @@ def with_auxiliary(
         if layers := auxiliary.measures.get(measure, []):
             values = torch.stack([summarize(layer).float() for layer in layers])
             metrics[name] = (values.mean() * weight, weight)
-    return loss_sum, metrics
+    return ObjectiveOutput(loss_sum, weight, metrics)

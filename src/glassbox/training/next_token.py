@@ -28,9 +28,8 @@ class NextToken:
         future = model.future_loss(
             hidden, batch.ids, batch.targets, documents=batch.documents, auxiliary=auxiliary
         )
-        loss_sum, metrics = with_auxiliary(loss, weight, auxiliary)
-        if future is not None:
-            metrics["main_loss"] = (loss.detach(), weight)
-            metrics["future_loss"] = (future.detach(), weight)
-            loss_sum = loss_sum + future
-        return ObjectiveOutput(loss_sum, weight, metrics)
+        output = with_auxiliary(ObjectiveOutput(loss, weight), auxiliary)
+        if future is None:
+            return output
+        apart = {"main_loss": (loss.detach(), weight), "future_loss": (future.detach(), weight)}
+        return ObjectiveOutput(output.loss_sum + future, weight, {**output.metrics, **apart})

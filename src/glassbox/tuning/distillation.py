@@ -15,13 +15,15 @@ from torch.utils.checkpoint import checkpoint
 
 from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
+from glassbox.layers.context import Auxiliary
 from glassbox.layers.linear import Linear
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tokenizers import Tokenizer
+from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.divergences import Divergence, divergence, top_divergence
-from glassbox.tuning.log_probs import freeze
+from glassbox.tuning.log_probs import freeze, read_lengths
 
 
 class DistillConfig(Spec):
@@ -159,7 +161,11 @@ class Distill:
         documents = getattr(batch, "documents", None)
         wanted = (batch.targets.reshape(-1) != IGNORE).nonzero().squeeze(1)
         targets = batch.targets.reshape(-1)[wanted]
-        hidden = model.hidden_states(batch.ids, documents=documents)
+        auxiliary = Auxiliary()
+        lengths = read_lengths(batch.targets) if documents is None else None
+        hidden = model.hidden_states(
+            batch.ids, documents=documents, lengths=lengths, auxiliary=auxiliary
+        )
         student = hidden.reshape(-1, hidden.shape[-1])[wanted]
         teacher = (
             None if isinstance(batch, CachedBatch) else self._ask(model, batch, documents, wanted)
@@ -194,7 +200,8 @@ class Distill:
             metrics["hidden_distance"] = (distance.detach(), weight)
             loss = loss + config.hidden_weight * distance
         # every parameter gets a gradient, also where a rank's batch has no target
-        return ObjectiveOutput(loss + 0.0 * hidden.sum(), weight, metrics)
+        output = ObjectiveOutput(loss + 0.0 * hidden.sum(), weight, metrics)
+        return with_auxiliary(output, auxiliary)
 
     @torch.no_grad()
     def _ask(self, model: CausalLM, batch: Any, documents: Tensor | None, wanted: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from glassbox.core.config import Spec
 from glassbox.core.devices import Precision, autocast
 from glassbox.core.errors import UserError
 from glassbox.data.preferences import EncodedPair, PreferenceBatch, preference_batch
+from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
+from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import ObjectiveOutput
 from glassbox.tuning.log_probs import freeze, sequence_log_probs
 from glassbox.tuning.pair_scores import answer_lengths, pair_metrics
@@ -94,7 +96,8 @@ class Dpo:
 
     def __call__(self, model: CausalLM, batch: PreferenceBatch) -> ObjectiveOutput:
         """Loss of one batch; both halves go through one forward pass."""
-        scores = sequence_log_probs(model, batch.ids, batch.targets)
+        auxiliary = Auxiliary()
+        scores = sequence_log_probs(model, batch.ids, batch.targets, auxiliary=auxiliary)
         ratios = scores - self._reference_scores(model, batch)
         lengths = answer_lengths(batch.targets).to(ratios.dtype).clamp(min=1)
         chosen, rejected = ratios.chunk(2)
@@ -108,7 +111,7 @@ class Dpo:
         )
         beta = self.config.beta
         metrics = pair_metrics(beta * chosen, beta * rejected)
-        return ObjectiveOutput(losses.sum(), len(losses), metrics)
+        return with_auxiliary(ObjectiveOutput(losses.sum(), len(losses), metrics), auxiliary)
 
     def _reference_scores(self, model: CausalLM, batch: PreferenceBatch) -> Float[Tensor, " R"]:
         if batch.reference is not None:

@@ -10,8 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.answers import RolloutBatch, RolloutConfig
 from glassbox.tuning.log_probs import answer_log_probs, freeze
@@ -155,8 +157,13 @@ class Grpo:
         """Loss of one micro-batch."""
         config = self.config
         mask = batch.targets != IGNORE
+        auxiliary = Auxiliary()
         log_probs = answer_log_probs(
-            model, batch.ids, batch.targets, temperature=config.temperature
+            model,
+            batch.ids,
+            batch.targets,
+            temperature=config.temperature,
+            auxiliary=auxiliary,
         )
         old = log_probs.detach() if batch.old_log_probs is None else batch.old_log_probs
         new = log_probs
@@ -183,4 +190,5 @@ class Grpo:
             losses = losses + config.kl_beta * divergence
         # selected, not multiplied: what stands at masked places can be anything
         per_row = torch.where(mask, losses, torch.zeros_like(losses)).sum(dim=-1)
-        return ObjectiveOutput((per_row * batch.scales).sum(), batch.weight, metrics)
+        output = ObjectiveOutput((per_row * batch.scales).sum(), batch.weight, metrics)
+        return with_auxiliary(output, auxiliary)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from glassbox.core.config import Spec
 from glassbox.data.feedback import FeedbackBatch
+from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
+from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.log_probs import freeze, sequence_log_probs
 
@@ -60,7 +62,9 @@ class Kto:
         with torch.no_grad():
             reference = sequence_log_probs(self.reference, batch.ids, batch.targets)
             kl = self._kl(model, batch)
-        ratio = sequence_log_probs(model, batch.ids, batch.targets) - reference
+        auxiliary = Auxiliary()
+        scores = sequence_log_probs(model, batch.ids, batch.targets, auxiliary=auxiliary)
+        ratio = scores - reference
         losses = kto_losses(ratio, batch.desirable, kl, self.config)
         rewards, good = self.config.beta * ratio.detach(), batch.desirable
         metrics: dict[str, tuple[Number, Number]] = {
@@ -68,7 +72,7 @@ class Kto:
             "reward_rejected": ((rewards * ~good).sum(), (~good).sum()),
             "kl": (kl * len(losses), len(losses)),
         }
-        return ObjectiveOutput(losses.sum(), len(losses), metrics)
+        return with_auxiliary(ObjectiveOutput(losses.sum(), len(losses), metrics), auxiliary)
 
     def _kl(self, model: CausalLM, batch: FeedbackBatch) -> Float[Tensor, ""]:
         ours = sequence_log_probs(model, batch.other_ids, batch.other_targets)

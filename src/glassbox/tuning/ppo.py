@@ -14,8 +14,10 @@ from glassbox.core.devices import autocast
 from glassbox.core.errors import UserError
 from glassbox.inference.engine import Engine
 from glassbox.inference.wave import evaluating
+from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.answers import Answer, Metrics, RolloutBatch, RolloutConfig
 from glassbox.tuning.graders import Grader, Problem, Rubric
@@ -199,8 +201,13 @@ class Ppo:
         assert batch.returns is not None
         assert self.value is not model, "the value model must not be the policy"
         mask = batch.targets != IGNORE
+        auxiliary = Auxiliary()
         log_probs = answer_log_probs(
-            model, batch.ids, batch.targets, temperature=config.temperature
+            model,
+            batch.ids,
+            batch.targets,
+            temperature=config.temperature,
+            auxiliary=auxiliary,
         )
         losses, clipped = policy_losses(
             log_probs,
@@ -226,7 +233,8 @@ class Ppo:
             metrics["kl"] = (_masked_sum(divergence.detach(), mask), tokens)
             losses = losses + config.kl_beta * divergence
         total = losses + config.value_weight * errors
-        return ObjectiveOutput(_masked_sum(total, mask), batch.weight, metrics)
+        output = ObjectiveOutput(_masked_sum(total, mask), batch.weight, metrics)
+        return with_auxiliary(output, auxiliary)
 
 
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:

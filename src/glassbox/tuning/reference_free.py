@@ -12,8 +12,10 @@ from torch import Tensor
 
 from glassbox.core.config import Spec
 from glassbox.data.preferences import PreferenceBatch
+from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import ObjectiveOutput
 from glassbox.tuning.log_probs import answer_log_probs
 from glassbox.tuning.pair_scores import AnswerScores, answer_lengths, pair_metrics
@@ -140,7 +142,8 @@ class ReferenceFree:
             pairs = len(targets) // 2
             whole = with_prompts(batch.ids[:pairs], targets[:pairs])
             targets = torch.cat((whole, targets[pairs:]))
-        tokens = answer_log_probs(model, batch.ids, targets)
+        auxiliary = Auxiliary()
+        tokens = answer_log_probs(model, batch.ids, targets, auxiliary=auxiliary)
         lengths = answer_lengths(batch.targets).to(tokens.dtype)
         sums = (tokens * (batch.targets != IGNORE)).sum(dim=-1)
         chosen, rejected = (
@@ -153,7 +156,8 @@ class ReferenceFree:
         good, bad = (s.means if by_token else s.sums for s in (chosen, rejected))
         metrics = pair_metrics(config.beta * good, config.beta * bad)
         metrics["nll"] = (nll.detach().sum(), len(nll))
-        return ObjectiveOutput((losses + config.nll_weight * nll).sum(), len(losses), metrics)
+        total = (losses + config.nll_weight * nll).sum()
+        return with_auxiliary(ObjectiveOutput(total, len(losses), metrics), auxiliary)
 
     def _losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
         config = self.config

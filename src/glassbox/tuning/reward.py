@@ -12,9 +12,12 @@ from torch import Tensor
 
 from glassbox.core.config import Spec
 from glassbox.data.scored import JudgedSteps, ScoredPairs
+from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import ObjectiveOutput
+from glassbox.tuning.log_probs import read_lengths
 from glassbox.tuning.pair_scores import pair_metrics
 
 
@@ -60,7 +63,8 @@ class BradleyTerry:
 
     def __call__(self, model: CausalLM, batch: ScoredPairs) -> ObjectiveOutput:
         """Loss of one batch; both halves go through one forward pass."""
-        hidden = model.hidden_states(batch.ids)
+        auxiliary = Auxiliary()
+        hidden = model.hidden_states(batch.ids, lengths=batch.ends + 1, auxiliary=auxiliary)
         rows = torch.arange(len(batch.ids), device=hidden.device)
         scores = wide(model.scores(hidden[rows, batch.ends]))
         chosen, rejected = scores.chunk(2)
@@ -70,7 +74,8 @@ class BradleyTerry:
             margins=batch.margins.to(scores),
             centering=self.config.centering,
         )
-        return ObjectiveOutput(losses.sum(), len(losses), pair_metrics(chosen, rejected))
+        metrics = pair_metrics(chosen, rejected)
+        return with_auxiliary(ObjectiveOutput(losses.sum(), len(losses), metrics), auxiliary)
 
 
 class StepJudge:
@@ -84,14 +89,16 @@ class StepJudge:
 
     def __call__(self, model: CausalLM, batch: JudgedSteps) -> ObjectiveOutput:
         """Loss of one batch."""
-        hidden = model.hidden_states(batch.ids)
+        auxiliary = Auxiliary()
+        lengths = read_lengths(batch.labels)
+        hidden = model.hidden_states(batch.ids, lengths=lengths, auxiliary=auxiliary)
         judged = batch.labels != IGNORE
         scores, right = wide(model.scores(hidden[judged])), batch.labels[judged] == 1
         losses = -F.logsigmoid(torch.where(right, scores, -scores))
         told = (scores > 0) == right
         count = len(scores)
         metrics = {"step_accuracy": (told.sum(), count), "right_steps": (right.sum(), count)}
-        return ObjectiveOutput(losses.sum(), count, metrics)
+        return with_auxiliary(ObjectiveOutput(losses.sum(), count, metrics), auxiliary)
 
 
 def wide(scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

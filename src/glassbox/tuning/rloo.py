@@ -12,8 +12,10 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.inference.engine import Engine
+from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.answers import Answer, Metrics, RolloutBatch, RolloutConfig
 from glassbox.tuning.graders import Grader, Problem, Rubric
@@ -81,8 +83,13 @@ class Rloo:
         """Loss of one micro-batch."""
         config = self.config
         mask = batch.targets != IGNORE
+        auxiliary = Auxiliary()
         log_probs = answer_log_probs(
-            model, batch.ids, batch.targets, temperature=config.temperature
+            model,
+            batch.ids,
+            batch.targets,
+            temperature=config.temperature,
+            auxiliary=auxiliary,
         )
         new = log_probs.sum(dim=-1, keepdim=True)  # zero where there is no target
         old = new.detach()
@@ -93,7 +100,8 @@ class Rloo:
         )
         metrics: dict[str, tuple[Number, Number]] = {**batch.metrics}
         metrics["clip_fraction"] = (clipped.sum(), len(clipped))
-        return ObjectiveOutput((losses.squeeze(-1) * batch.scales).sum(), batch.weight, metrics)
+        total = (losses.squeeze(-1) * batch.scales).sum()
+        return with_auxiliary(ObjectiveOutput(total, batch.weight, metrics), auxiliary)
 
 
 class RlooSource(AnswerSource):
