@@ -1,0 +1,340 @@
+"""The scheduler: what it promises, as properties of every history that hypothesis can think of."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from glassbox.core.errors import UserError
+from glassbox.inference.blocks import BlockManager
+from glassbox.inference.plan import SequenceState
+from glassbox.inference.scheduler import Plan, QueueFull, Scheduler
+from support.pretend_model import PretendModel, answer, contents, next_token
+
+VOCAB = 11
+STOP_TOKENS = frozenset({0})
+
+
+class History:
+    """A scheduler, the pretended model, and everything that has happened."""
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 12,
+        block_size: int = 4,
+        max_running: int = 4,
+        token_budget: int = 16,
+        max_queue: int | None = None,
+        chunked_prefill: bool = True,
+        prefix_sharing: bool = True,
+        paged: bool = True,
+        pooled: bool = False,
+    ) -> None:
+        blocks = BlockManager(num_blocks, block_size, prefix_sharing=prefix_sharing)
+        self.blocks = blocks if paged else None
+        self.scheduler = Scheduler(
+            max_running=max_running,
+            token_budget=token_budget,
+            max_queue=max_queue,
+            chunked_prefill=chunked_prefill,
+            blocks=self.blocks,
+        )
+        self.model = PretendModel(
+            num_blocks, block_size, max_running, paged=paged, pooled=pooled, vocab=VOCAB
+        )
+        self.sequences: list[SequenceState] = []
+        self.cut_short: set[int] = set()  # requests cancelled
+        self.num_steps = 0
+
+    def add(
+        self, prompt: list[int], max_new_tokens: int = 4, **rest: object
+    ) -> list[SequenceState]:
+        added = self.scheduler.add(prompt, max_new_tokens=max_new_tokens, **rest)  # type: ignore[arg-type]
+        self.sequences += added
+        return added
+
+    def cancel(self, request_id: int) -> None:
+        self.scheduler.cancel(request_id)
+        self.cut_short.add(request_id)
+
+    @property
+    def unfinished(self) -> list[SequenceState]:
+        return [sequence for sequence in self.sequences if sequence.status != "finished"]
+
+    def having(self, status: str) -> list[SequenceState]:
+        return [sequence for sequence in self.sequences if sequence.status == status]
+
+    def schedule(self) -> Plan:
+        """A plan that keeps its promises."""
+        before = {sequence: sequence.computed for sequence in self.sequences}
+        was_running = set(self.having("running"))
+        work = self.scheduler.has_work
+        plan = self.scheduler.schedule()
+        self.check_plan(plan, work)
+        self.check_order(plan, was_running)
+        del before
+        return plan
+
+    def check_plan(self, plan: Plan, work: bool) -> None:
+        scheduler = self.scheduler
+        fed = [chunk.sequence for chunk in plan.chunks]
+        assert len(set(fed)) == len(fed)
+        assert all(sequence.status == "running" for sequence in fed)
+        assert plan.num_tokens == sum(len(chunk.fed) for chunk in plan.chunks)
+        if scheduler.chunked_prefill:
+            assert plan.num_tokens <= scheduler.token_budget
+        else:
+            long = [chunk for chunk in plan.chunks if chunk.count > 1]
+            assert plan.num_tokens <= scheduler.token_budget or len(long) == 1
+            assert all(chunk.samples for chunk in plan.chunks), "a prompt was cut"
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            assert chunk.count > 0
+            assert chunk.start == sequence.computed
+            assert chunk.samples == (chunk.start + chunk.count == len(sequence.tokens))
+            assert len(sequence.tokens) + len(chunk.drafted) < sequence.max_length
+            assert not (chunk.drafted and chunk.siblings)
+        sampling = chain.from_iterable(
+            (chunk.sequence, *chunk.siblings) for chunk in plan.chunks if chunk.samples
+        )
+        assert plan.sampling == list(sampling)
+        # the first in order always moves on: nobody can be kept out for ever
+        running = sorted(self.having("running"), key=lambda sequence: sequence.rank)
+        assert bool(running) == work
+        if running:
+            assert running[0] in fed
+
+    def check_order(self, plan: Plan, was_running: set[SequenceState]) -> None:
+        running, waiting = self.having("running"), self.having("waiting")
+        for priority in {sequence.priority for sequence in self.unfinished}:
+            ahead = [s.rank for s in running if s.priority == priority]
+            behind = [s.rank for s in waiting if s.priority == priority]
+            assert not (ahead and behind) or max(ahead) < min(behind), "somebody was overtaken"
+        # whoever had a token to add was given it before any prompt was read
+        fed = {chunk.sequence for chunk in plan.chunks}
+        for sequence in was_running:
+            if sequence.status == "running" and sequence.num_generated and sequence.follows is None:
+                ready = sequence.computed == len(sequence.tokens) - 1
+                assert not ready or sequence in fed
+        # prompts are read in order: one that got nothing while a later one did waits for a block
+        # that is being read in this very step
+        reading = [c.sequence for c in plan.chunks if c.count > 1 or not c.samples]
+        last = max((sequence.rank for sequence in reading), default=None)
+        for sequence in running:
+            if last is not None and sequence.follows is None and sequence not in fed:
+                assert sequence.rank > last or sequence.shares
+
+    def step(self, *, cancel_in_between: int | None = None) -> Plan:
+        plan = self.schedule()
+        tokens = self.model.run(plan)
+        if cancel_in_between is not None:
+            self.cancel(cancel_in_between)
+        finished = []
+        for place, sequence in enumerate(plan.sampling):
+            for i, token in enumerate(tokens[place]):
+                if token in STOP_TOKENS:
+                    tokens[place] = tokens[place][: i + 1]
+                    finished.append(sequence)
+                    break
+        ended = self.scheduler.commit(plan, tokens, finished)
+        assert all(sequence.status == "finished" for sequence in ended)
+        assert len(set(ended)) == len(ended)
+        self.num_steps += 1
+        return plan
+
+    def drain(self) -> None:
+        """Everything ends, within as many steps as there are tokens."""
+        most = sum(s.max_length for s in self.unfinished)
+        for _ in range(most):
+            if not self.scheduler.has_work:
+                break
+            self.step()
+        assert not self.scheduler.has_work
+        assert not self.unfinished
+        self.check_all()
+        stats = self.scheduler.stats()
+        assert (stats.waiting, stats.running) == (0, 0)
+        if self.blocks is not None:
+            assert stats.blocks_free == stats.blocks_total
+        for sequence in self.sequences:
+            if sequence.request_id not in self.cut_short:
+                assert sequence.tokens[sequence.prompt_length :] == self.answer(sequence)
+
+    def answer(self, sequence: SequenceState) -> list[int]:
+        prompt = sequence.tokens[: sequence.prompt_length]
+        most = sequence.max_length - sequence.prompt_length
+        return answer(prompt, sequence.sample_index, VOCAB, most, STOP_TOKENS)
+
+    def check_all(self) -> None:
+        """What holds between any two calls."""
+        running = self.having("running")
+        stats = self.scheduler.stats()
+        assert stats.running == len(running) <= self.scheduler.max_running
+        assert stats.waiting == len(self.having("waiting"))
+        slots = [sequence.slot for sequence in running]
+        assert len(set(slots)) == len(slots)
+        assert all(0 <= slot < self.scheduler.max_running for slot in slots)
+        for sequence in self.sequences:
+            assert len(sequence.tokens) <= sequence.max_length
+            if sequence.status != "running":
+                assert (sequence.slot, sequence.blocks) == (-1, [])
+            else:
+                assert sequence.computed < len(sequence.tokens)
+        if self.blocks is not None:
+            self.check_blocks(self.blocks, running)
+
+    def check_blocks(self, blocks: BlockManager, running: list[SequenceState]) -> None:
+        size = blocks.block_size
+        users = [0] * blocks.num_blocks
+        means: dict[int, set[int]] = {}
+        for sequence in running:
+            assert len(set(sequence.blocks)) == len(sequence.blocks)
+            assert len(sequence.blocks) * size >= sequence.computed
+            assert len(sequence.blocks) <= blocks.blocks_for(sequence.max_length - 1)
+            for block in sequence.blocks:
+                users[block] += 1
+            states = contents(sequence, sequence.tokens[: sequence.computed])
+            for place in range(sequence.computed // size):
+                means.setdefault(sequence.blocks[place], set()).add(states[(place + 1) * size - 1])
+        assert users == [blocks.num_users(block) for block in range(blocks.num_blocks)]
+        assert all(len(meanings) == 1 for meanings in means.values()), "wrongly shared"
+        stats = self.scheduler.stats()
+        assert stats.blocks_free == sum(count == 0 for count in users)
+        assert stats.blocks_cached <= stats.blocks_free
+
+
+class Scheduling(RuleBasedStateMachine):
+    """Requests come, go and are cancelled at any moment; steps are taken, with drafts right and wrong."""
+
+    @initialize(
+        num_blocks=st.integers(6, 16),
+        max_running=st.integers(1, 5),
+        budget=st.sampled_from([0, 3, 12]),
+        chunked=st.booleans(),
+        sharing=st.booleans(),
+        state=st.sampled_from(["paged", "pooled", "both"]),
+        max_queue=st.sampled_from([None, None, 0, 2]),
+    )
+    def begin(
+        self,
+        num_blocks: int,
+        max_running: int,
+        budget: int,
+        chunked: bool,
+        sharing: bool,
+        state: str,
+        max_queue: int | None,
+    ) -> None:
+        self.history = History(
+            num_blocks=num_blocks,
+            max_running=max_running,
+            token_budget=max_running + budget,
+            chunked_prefill=chunked,
+            prefix_sharing=sharing and state == "paged",
+            paged=state != "pooled",
+            pooled=state != "paged",
+            max_queue=max_queue,
+        )
+
+    @rule(
+        beginning=st.integers(0, 2),
+        length=st.integers(1, 18),
+        own=st.lists(st.integers(0, VOCAB - 1), max_size=3),
+        most=st.integers(1, 9),
+        n=st.sampled_from([1, 1, 1, 2, 3, 6]),
+        priority=st.sampled_from([0, 0, 0, 1, -1]),
+        tenant=st.sampled_from(["", "", "other"]),
+        shares=st.sampled_from([True, True, True, False]),
+    )
+    def add(
+        self,
+        beginning: int,
+        length: int,
+        own: list[int],
+        most: int,
+        n: int,
+        priority: int,
+        tenant: str,
+        shares: bool,
+    ) -> None:
+        """Prompts that often begin alike, or are the same."""
+        prompt = [(beginning * 5 + i * i) % VOCAB for i in range(length)] + own
+        history = self.history
+        before = history.scheduler.stats()
+        try:
+            history.add(prompt, most, n=n, priority=priority, tenant=tenant, shares=shares)
+        except UserError:
+            assert history.blocks is not None
+            needed = history.blocks.blocks_for(len(prompt) + most - 1)
+            assert needed > history.blocks.num_blocks
+            assert history.scheduler.stats() == before
+        except QueueFull:
+            assert history.scheduler.max_queue is not None
+            untouched = {s.request_id for s in history.having("waiting")}
+            free = history.scheduler.max_running - before.running
+            assert len(untouched) >= history.scheduler.max_queue + free
+            assert history.scheduler.stats() == before
+
+    @precondition(lambda self: self.history.unfinished)
+    @rule(data=st.data())
+    def guess(self, data: st.DataObject) -> None:
+        """Drafts for some: the first so many right, the others mostly wrong."""
+        for sequence in self.history.having("running"):
+            right = data.draw(st.integers(0, 4))
+            known = list(sequence.tokens)
+            for _ in range(right):
+                known.append(next_token(known, sequence.sample_index, VOCAB))
+            wrong = data.draw(st.lists(st.integers(0, VOCAB - 1), max_size=4))
+            sequence.drafted = known[len(sequence.tokens) :] + wrong
+
+    @rule()
+    def step(self) -> None:
+        self.history.step()
+
+    @precondition(lambda self: self.history.unfinished)
+    @rule(data=st.data(), between=st.booleans())
+    def cancel(self, data: st.DataObject, between: bool) -> None:
+        request = data.draw(st.sampled_from([s.request_id for s in self.history.unfinished]))
+        if between:
+            self.history.step(cancel_in_between=request)
+        else:
+            self.history.cancel(request)
+        assert all(s.request_id != request for s in self.history.unfinished)
+
+    @precondition(lambda self: self.history.unfinished)
+    @rule(data=st.data())
+    def end_one_alone(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from(self.history.unfinished))
+        self.history.cut_short.add(sequence.request_id)
+        others = {s for s in self.history.unfinished if s is not sequence}
+        self.history.scheduler.finish(sequence)
+        assert set(self.history.unfinished) == others
+
+    @rule()
+    def cancel_nobody(self) -> None:
+        before = self.history.scheduler.stats()
+        self.history.cancel(10**9)
+        assert self.history.scheduler.stats() == before
+
+    @invariant()
+    def all_is_well(self) -> None:
+        if hasattr(self, "history"):
+            self.history.check_all()
+
+    def teardown(self) -> None:
+        if hasattr(self, "history"):
+            self.history.drain()
+
+
+TestScheduling = Scheduling.TestCase
+TestScheduling.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
