@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,6 +43,7 @@ class SequenceState:
     drafted: list[int] = field(default_factory=list)
     reused: int = 0
     follows: SequenceState | None = None  # whose reading of the same prompt it waits for
+    followers: list[SequenceState] = field(default_factory=list)  # who waits for it so
     keys: list[bytes] = field(default_factory=list)  # of its full blocks, as far as needed yet
     registered: int = 0  # blocks that others can find
 
@@ -66,13 +68,13 @@ class Chunk:
     start: int
     count: int
     samples: bool
-    drafted: list[int] = field(default_factory=list)
-    siblings: list[SequenceState] = field(default_factory=list)
+    drafted: Sequence[int] = ()
+    siblings: Sequence[SequenceState] = ()
 
     @property
     def fed(self) -> list[int]:
         """The tokens to feed."""
-        return self.sequence.tokens[self.start : self.start + self.count] + self.drafted
+        return self.sequence.tokens[self.start : self.start + self.count] + list(self.drafted)
 
 
 @dataclass(slots=True)

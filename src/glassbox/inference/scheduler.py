@@ -45,12 +45,11 @@ class SchedulerStats:
 
 @dataclass(eq=False)
 class _Request:
-    """The samples of one prompt; while `reader` reads it, `followers` wait for their share of it."""
+    """The samples of one prompt, and the one that reads it now."""
 
     unfinished: list[SequenceState] = field(default_factory=list)
     started: bool = False
     reader: SequenceState | None = None
-    followers: list[SequenceState] = field(default_factory=list)
 
 
 def _rank(sequence: SequenceState) -> tuple[int, int, int]:
@@ -183,10 +182,9 @@ class Scheduler:
         for chunk in plan.chunks:
             if chunk.samples:
                 plan.sampling.append(chunk.sequence)
-                request = self._requests[chunk.sequence.request_id]
-                if request.reader is chunk.sequence and request.followers:
-                    chunk.siblings = list(request.followers)
-                    plan.sampling.extend(request.followers)
+                if chunk.sequence.followers:
+                    chunk.siblings = chunk.sequence.followers.copy()
+                    plan.sampling.extend(chunk.siblings)
         plan.block_copies, paging.copies = paging.copies, []
         plan.moved = [sequence for sequence in paging.moved if sequence.status == "running"]
         paging.moved.clear()
@@ -242,9 +240,8 @@ class Scheduler:
         if sequence.status == "finished":
             return
         request = self._requests[sequence.request_id]
-        if request.reader is sequence:
-            for follower in request.followers.copy():
-                self._stop(follower)
+        for follower in sequence.followers.copy():
+            self._stop(follower)
         if sequence.status == "running":
             self._stop(sequence)
         del self._waiting[bisect_left(self._waiting, sequence.rank, key=_rank)]
@@ -313,12 +310,12 @@ class Scheduler:
 
     def _stop(self, sequence: SequenceState) -> None:
         """A running sequence gives back slot and blocks and goes back into the line."""
-        request = self._requests[sequence.request_id]
         if sequence.follows is not None:
-            request.followers.remove(sequence)
+            sequence.follows.followers.remove(sequence)
             sequence.follows = None
+        assert not sequence.followers, "followers go before their reader"
+        request = self._requests[sequence.request_id]
         if request.reader is sequence:
-            assert not request.followers, "followers go before their reader"
             request.reader = None
         del self._running[bisect_left(self._running, sequence.rank, key=_rank)]
         insort(self._waiting, sequence, key=_rank)
@@ -394,7 +391,7 @@ class Scheduler:
         request.started = True
         sequence.follows = self._reader_for(sequence)
         if sequence.follows is not None:
-            request.followers.append(sequence)
+            sequence.follows.followers.append(sequence)
             return
         if len(sequence.tokens) == sequence.prompt_length:
             request.reader = sequence
@@ -415,29 +412,30 @@ class Scheduler:
     def _bear(self, chunk: Chunk, tokens: Sequence[Sequence[int]]) -> None:
         """Siblings take their share of what their reader has stored, and each its own first token."""
         reader = chunk.sequence
-        followers = self._requests[reader.request_id].followers
         for sibling, first in zip(chunk.siblings, tokens, strict=True):
             if sibling.follows is not reader:
                 continue  # cancelled meanwhile
             sibling.follows = None
-            followers.remove(sibling)
+            reader.followers.remove(sibling)
             self._paging.fork(reader, sibling)
             self._slot_copies.append((reader.slot, sibling.slot))
-            self._extend(sibling, first, [])
+            self._extend(sibling, first, ())
 
     def _extend(
         self, sequence: SequenceState, tokens: Sequence[int], drafted: Sequence[int]
     ) -> None:
         """New tokens; all but the last are drafts that the step has verified and stored."""
+        if len(sequence.tokens) == sequence.prompt_length:  # it has read the prompt
+            request = self._requests[sequence.request_id]
+            if request.reader is sequence:
+                request.reader = None
+        sequence.tokens.extend(tokens)
+        self._tokens_generated += len(tokens)
         kept = len(tokens) - 1
         assert 0 <= kept <= len(drafted), (len(tokens), len(drafted))
-        assert list(tokens[:-1]) == list(drafted[:kept]), "what was kept is not what was drafted"
-        sequence.tokens.extend(tokens)
-        sequence.computed += kept
-        self._tokens_generated += len(tokens)
-        request = self._requests[sequence.request_id]
-        if request.reader is sequence:
-            assert not request.followers, "siblings are born before their reader goes on"
-            request.reader = None
-        if kept < len(drafted):
+        if drafted:
+            assert list(tokens[:kept]) == list(drafted[:kept]), (
+                "what was kept is not what was drafted"
+            )
+            sequence.computed += kept
             self._paging.trim(sequence)
