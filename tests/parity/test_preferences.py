@@ -24,7 +24,7 @@ from glassbox.models.scorer import add_score_head, sequence_scores
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.next_token import NextToken
 from glassbox.training.protocols import ObjectiveOutput
-from glassbox.tuning.dpo import Dpo, DpoConfig
+from glassbox.tuning.dpo import Dpo, DpoConfig, reference_log_probs
 from glassbox.tuning.kto import Kto, KtoConfig
 from glassbox.tuning.neftune import Neftune
 from glassbox.tuning.reference_free import CpoConfig, OrpoConfig, ReferenceFree, SimpoConfig
@@ -112,6 +112,46 @@ def test_the_papers_formula_pair_by_pair(name: str, seed: int) -> None:
     output = ReferenceFree(config)(model, preference_batch(encoded(pairs)))
     assert output.weight == len(pairs)
     agrees(model, output, torch.stack([formula(model, pair) for pair in pairs]).sum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dpo_is_the_papers_formula_pair_by_pair(seed: int) -> None:
+    """Equation 7 of arXiv:2305.18290, and the rewards of its section 4."""
+    model, reference, pairs = tiny(seed), tiny(seed + 100), raw_pairs(seed)
+    losses, rewards = [], []
+    for pair in pairs:
+        good, bad = (
+            0.3 * (log_prob(model, pair.prompt, y) - log_prob(reference, pair.prompt, y).detach())
+            for y in (pair.chosen, pair.rejected)
+        )
+        losses.append(torch.log(1 + torch.exp(bad - good)))
+        rewards.append((float(good.detach()), float(bad.detach())))
+    output = Dpo(DpoConfig(beta=0.3), reference)(model, preference_batch(encoded(pairs)))
+    agrees(model, output, torch.stack(losses).sum())
+    expected = {
+        "reward_chosen": sum(good for good, _ in rewards),
+        "reward_rejected": sum(bad for _, bad in rewards),
+        "reward_margin": sum(good - bad for good, bad in rewards),
+        "reward_accuracy": sum(good > bad for good, bad in rewards),
+    }
+    for name, value in expected.items():
+        total, count = output.metrics[name]
+        assert count == len(pairs)
+        assert float(total) == pytest.approx(value, rel=1e-9)
+
+
+def test_scores_computed_beforehand_give_the_same_loss_and_gradients() -> None:
+    """In float32 as people train: 1e-5 relative, the scores are sums of a dozen log-probabilities."""
+    model, reference = tiny(0).float(), tiny(100).float()
+    pairs = encoded(raw_pairs(0))
+    asked = Dpo(DpoConfig(), reference)(model, preference_batch(pairs)).loss_sum
+    scores = reference_log_probs(reference, pairs, pairs_per_batch=2)
+    assert torch.equal(scores, reference_log_probs(reference, pairs, pairs_per_batch=2))
+    known = Dpo(DpoConfig())(model, preference_batch(pairs, scores)).loss_sum
+    torch.testing.assert_close(known, asked, rtol=1e-5, atol=1e-5)
+    gradients = (torch.autograd.grad(loss, list(model.parameters())) for loss in (known, asked))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_an_empty_answer_of_a_pair_adds_no_odds_and_no_nan() -> None:
