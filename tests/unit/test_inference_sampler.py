@@ -10,12 +10,18 @@ from hypothesis import strategies as st
 
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
-from glassbox.inference.filters import apply_count_penalties, apply_repetition_penalty
+from glassbox.inference.filters import (
+    apply_count_penalties,
+    apply_repetition_penalty,
+    draw,
+    totals,
+)
 from glassbox.inference.history import History
 from glassbox.inference.logprobs import likeliest, top_log_probs
 from glassbox.inference.plain import choose_plain, process_plain
 from glassbox.inference.sampler import RowSampler, SamplingRow
 from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.shortlist import bounds, draw_filtered, filtered
 
 VOCAB = 23
 
@@ -109,6 +115,42 @@ def test_a_batch_chooses_what_the_plain_version_does_row_by_row(rows, seed, dtyp
         values, ids = top_log_probs(logits, 4)
         assert torch.equal(picked.top_ids, ids)
         assert torch.equal(picked.top_log_probs, values)
+
+
+FILTERS = st.tuples(
+    st.sampled_from([0, 0, 1, 20, 300, 5000]),
+    st.sampled_from([1.0, 1.0, 0.01, 0.5, 0.9, 0.999]),
+    st.sampled_from([0.0, 0.0, 0.01, 0.3]),
+    st.sampled_from([1.0, 1.0, 0.3, 0.95]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(FILTERS, min_size=1, max_size=6),
+    st.sampled_from([1, 5, 700, 2600, 4099]),
+    st.sampled_from([0.2, 2.0, 5.0]),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_a_shortlist_draws_to_the_bit_what_the_filters_over_all_words_do(
+    chosen, vocab, scale, ties, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(chosen), vocab, generator=generator) * scale
+    logits = (logits * 2).round() / 2 if ties else logits
+    uniform = torch.rand(len(chosen), generator=generator, dtype=torch.float64)
+    columns = {
+        "top_k": torch.tensor([one[0] for one in chosen]),
+        "top_p": torch.tensor([one[1] for one in chosen], dtype=torch.float64),
+        "min_p": torch.tensor([one[2] for one in chosen], dtype=torch.float64),
+        "typical_p": torch.tensor([one[3] for one in chosen], dtype=torch.float64),
+    }
+    expected = filtered(logits, columns)
+    assert torch.equal(draw_filtered(logits, columns, uniform), draw(expected, uniform))
+    # the bound keeps all that the filters keep
+    bound = bounds(logits, columns, totals(logits)).unsqueeze(-1)
+    assert not ((logits < bound) & expected.isfinite()).any()
 
 
 @settings(max_examples=25, deadline=None)

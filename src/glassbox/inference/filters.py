@@ -8,10 +8,13 @@ their own, over the whole vocabulary: the readable version, and the oracle of `s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+_CACHED = 1 << 17  # numbers
 
 
 def apply_repetition_penalty(
@@ -66,17 +69,22 @@ def top_k_filter(logits: Float[Tensor, "N V"], k: Int[Tensor, " N"]) -> Float[Te
     return logits.masked_fill((logits < threshold) & (k > 0).unsqueeze(-1), -math.inf)
 
 
-def top_p_filter(logits: Float[Tensor, "N V"], p: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
+def top_p_filter(
+    logits: Float[Tensor, "N V"],
+    p: Float[Tensor, " N"],
+    total: Float[Tensor, " N"] | None = None,
+) -> Float[Tensor, "N V"]:
     """-inf outside the fewest likeliest tokens whose probabilities sum to at least p; p = 1 keeps all.
 
     A token stays where those before it, likelier ones and equal ones of lower id, sum to less than p.
+    `total` is `totals` of all words, where these logits are only some of them.
     Source: Holtzman et al., arXiv:1904.09751, section 3.1. Tested against: transformers TopPLogitsWarper.
     """
+    total = totals(logits) if total is None else total
     descending, order = logits.sort(dim=-1, descending=True, stable=True)
-    cumulative = (descending - descending[:, :1]).exp().cumsum(dim=-1, dtype=torch.float64)
-    before = cumulative.roll(1, dims=-1)
+    before = (descending - descending[:, :1]).exp().cumsum(dim=-1, dtype=torch.float64).roll(1, -1)
     before[:, 0] = 0.0
-    remove = (before >= p.double().unsqueeze(-1) * cumulative[:, -1:]) & (p < 1).unsqueeze(-1)
+    remove = (before >= (p.double() * total).unsqueeze(-1)) & (p < 1).unsqueeze(-1)
     return logits.masked_fill(torch.zeros_like(remove).scatter(-1, order, remove), -math.inf)
 
 
@@ -97,9 +105,11 @@ def typical_filter(logits: Float[Tensor, "N V"], mass: Float[Tensor, " N"]) -> F
     `mass`; ties with the last one stay, mass = 1 keeps all.
     Source: Meister et al., arXiv:2202.00666, equation 10. Tested against: transformers TypicalLogitsWarper.
     """
-    log_probs = logits.double().log_softmax(dim=-1)
+    total = totals(logits).unsqueeze(-1)
+    log_probs = (logits - logits.amax(dim=-1, keepdim=True)).double() - total.log()
     probs = log_probs.exp()
-    entropy = -(probs * log_probs).nansum(dim=-1, keepdim=True)
+    surprise = torch.where(probs > 0, -probs * log_probs, 0.0)
+    entropy = surprise.cumsum(dim=-1)[:, -1:]  # in order, so that words left out change nothing
     distance = (-log_probs - entropy).abs()
     ascending, order = distance.sort(dim=-1, stable=True)
     cumulative = probs.gather(-1, order).cumsum(dim=-1)
@@ -108,13 +118,32 @@ def typical_filter(logits: Float[Tensor, "N V"], mass: Float[Tensor, " N"]) -> F
     return logits.masked_fill((distance > border) & (mass < 1).unsqueeze(-1), -math.inf)
 
 
+def totals(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """sum exp(logit - max) of each row in float64, one after the other, so that zeros change nothing."""
+    return torch.cat([_cumulative(part)[:, -1] for part in _chunks(logits)])
+
+
 def draw(logits: Float[Tensor, "N V"], uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     """The token in whose stretch of the cumulative distribution each row's number in [0, 1) falls.
 
     Inverse transform sampling: the first i with sum_{j <= i} exp(l_j) > u * total, summed in
     float64, so that a token of probability 0 is never drawn.
     """
-    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp()
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
-    point = uniform.unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
+    found, first = [], 0
+    for part in _chunks(logits):
+        cumulative = _cumulative(part)
+        point = uniform[first : first + len(part)].unsqueeze(-1) * cumulative[:, -1:]
+        found.append(torch.searchsorted(cumulative, point, right=True).squeeze(-1))
+        first += len(part)
+    return torch.cat(found)
+
+
+def _cumulative(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
+    return weights.cumsum(dim=-1, dtype=torch.float64)
+
+
+def _chunks(logits: Float[Tensor, "N V"]) -> Sequence[Float[Tensor, "M V"]]:
+    """A few rows at a time, as many as fit into a processor's cache; all of them on a GPU."""
+    rows = len(logits) if logits.is_cuda else _CACHED // logits.shape[-1]
+    return logits.split(max(1, rows))

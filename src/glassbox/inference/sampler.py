@@ -17,13 +17,13 @@ from glassbox.inference.filters import (
     min_p_filter,
     top_k_filter,
     top_p_filter,
-    typical_filter,
 )
 from glassbox.inference.grammar import ConstraintMatcher, masks
 from glassbox.inference.history import History
 from glassbox.inference.logprobs import chosen_log_probs, top_log_probs
 from glassbox.inference.randomness import uniforms
 from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.shortlist import draw_filtered, filtered
 
 _STEPS_AHEAD = 64  # steps whose random numbers are made at once
 
@@ -92,16 +92,7 @@ class RowSampler:
         hot = [p for p in self.params if p.temperature != 0]
         self.any_greedy, self.all_greedy = len(hot) < len(self.params), not hot
         self._temperature = any(p.temperature != 1 for p in hot)
-        self._filters = [
-            (filter_, name)
-            for filter_, name, wanted in (
-                (top_k_filter, "top_k", any(p.top_k > 0 for p in hot)),
-                (top_p_filter, "top_p", any(p.top_p < 1 for p in hot)),
-                (min_p_filter, "min_p", any(p.min_p > 0 for p in hot)),
-                (typical_filter, "typical_p", any(p.typical_p < 1 for p in hot)),
-            )
-            if wanted
-        ]
+        self._filters = any(_filters(p) for p in hot)
         self._bias = any(p.logit_bias for p in self.params)
         self._min_tokens = any(p.min_tokens for p in self.params) and tables["stop_ids"].numel() > 0
         self._scored = any(p.scored for p in self.params)
@@ -150,10 +141,11 @@ class RowSampler:
             params,
             {
                 "temperature": column([p.temperature for p in params], real),
-                "top_k": column([p.top_k for p in params], whole),
-                "top_p": column([p.top_p for p in params], real),
-                "min_p": column([p.min_p for p in params], real),
-                "typical_p": column([p.typical_p for p in params], real),
+                # a greedy row has its one token whatever the filters say
+                "top_k": column([p.top_k if p.temperature else 1 for p in params], whole),
+                "top_p": column([p.top_p if p.temperature else 1 for p in params], real),
+                "min_p": column([p.min_p if p.temperature else 0 for p in params], real),
+                "typical_p": column([p.typical_p if p.temperature else 1 for p in params], real),
                 "min_tokens": column([p.min_tokens for p in params], whole),
                 "seed": column([row.seed for row in rows], whole),
                 "sample": column([row.sample for row in rows], whole),
@@ -238,9 +230,7 @@ class RowSampler:
         logits = self._biased(logits, steps)
         if self._temperature:
             logits = apply_temperature(logits, self._columns["temperature"])
-        for filter_, name in self._filters:
-            logits = filter_(logits, self._columns[name])
-        return logits
+        return filtered(logits, self._columns) if self._filters else logits
 
     def _biased(
         self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]
@@ -281,21 +271,32 @@ class RowSampler:
         sound = logits.amax(dim=-1).isfinite()
         if not bool(sound.all()):
             logits = torch.where(sound.unsqueeze(-1), logits, 0.0)
-        processed = self.process(logits, steps)
+        biased = self._biased(logits, steps)
         if self._constrained or self._bias:
-            sound = sound & processed.amax(dim=-1).isfinite()
+            sound = sound & biased.amax(dim=-1).isfinite()
         if self.all_greedy:
-            tokens = processed.argmax(dim=-1)
+            tokens = biased.argmax(dim=-1)
         else:
-            tokens = draw(processed, self.uniforms(steps)).clamp_(max=logits.shape[-1] - 1)
+            tokens = self._draw(biased, steps)
             if self.any_greedy:
-                tokens = torch.where(self.greedy, processed.argmax(dim=-1), tokens)
+                tokens = torch.where(self.greedy, biased.argmax(dim=-1), tokens)
         raw = tempered = ids = tops = None
         if self._scored:
             raw, tempered = chosen_log_probs(logits, tokens, self._columns["temperature"])
         if self._top:
             tops, ids = top_log_probs(logits, self._top)
         return Picked(tokens, sound, raw, tempered, ids, tops)
+
+    def _draw(self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
+        """A token of each row; those of greedy rows mean nothing."""
+        uniform = self.uniforms(steps)
+        if self._temperature:
+            logits = apply_temperature(logits, self._columns["temperature"])
+        if self._filters:
+            tokens = draw_filtered(logits, self._columns, uniform)
+        else:
+            tokens = draw(logits, uniform)
+        return tokens.clamp_(max=logits.shape[-1] - 1)  # where nothing was allowed
 
     def accept(self, tokens: Int[Tensor, " R"], rows: Bool[Tensor, " R"] | None = None) -> None:
         """What the answers go on with, in all rows or those marked: histories and constraints move on.
@@ -320,6 +321,10 @@ def check_bias(params: SamplingParams, vocab_size: int) -> None:
         raise UserError(
             f"logit_bias names token {max(params.logit_bias)}; this model knows 0 to {vocab_size - 1}"
         )
+
+
+def _filters(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0 or params.typical_p < 1
 
 
 def _penalises(params: SamplingParams) -> bool:
