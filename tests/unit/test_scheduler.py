@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -53,7 +54,7 @@ class History:
             num_blocks, block_size, max_running, paged=paged, pooled=pooled, vocab=VOCAB
         )
         self.sequences: list[SequenceState] = []
-        self.cut_short: set[int] = set()  # requests cancelled
+        self.cut_short: set[SequenceState] = set()
         self.num_steps = 0
 
     def add(
@@ -65,7 +66,11 @@ class History:
 
     def cancel(self, request_id: int) -> None:
         self.scheduler.cancel(request_id)
-        self.cut_short.add(request_id)
+        self.cut_short.update(s for s in self.sequences if s.request_id == request_id)
+
+    def finish(self, sequence: SequenceState) -> None:
+        self.scheduler.finish(sequence)
+        self.cut_short.add(sequence)
 
     @property
     def unfinished(self) -> list[SequenceState]:
@@ -76,13 +81,11 @@ class History:
 
     def schedule(self) -> Plan:
         """A plan that keeps its promises."""
-        before = {sequence: sequence.computed for sequence in self.sequences}
         was_running = set(self.having("running"))
         work = self.scheduler.has_work
         plan = self.scheduler.schedule()
         self.check_plan(plan, work)
         self.check_order(plan, was_running)
-        del before
         return plan
 
     def check_plan(self, plan: Plan, work: bool) -> None:
@@ -167,7 +170,7 @@ class History:
         if self.blocks is not None:
             assert stats.blocks_free == stats.blocks_total
         for sequence in self.sequences:
-            if sequence.request_id not in self.cut_short:
+            if sequence not in self.cut_short:
                 assert sequence.tokens[sequence.prompt_length :] == self.answer(sequence)
 
     def answer(self, sequence: SequenceState) -> list[int]:
@@ -315,9 +318,8 @@ class Scheduling(RuleBasedStateMachine):
     @rule(data=st.data())
     def end_one_alone(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(self.history.unfinished))
-        self.history.cut_short.add(sequence.request_id)
         others = {s for s in self.history.unfinished if s is not sequence}
-        self.history.scheduler.finish(sequence)
+        self.history.finish(sequence)
         assert set(self.history.unfinished) == others
 
     @rule()
@@ -338,3 +340,231 @@ class Scheduling(RuleBasedStateMachine):
 
 TestScheduling = Scheduling.TestCase
 TestScheduling.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def prompt_of(length: int, first: int = 1) -> list[int]:
+    return [(first + i * i) % VOCAB for i in range(length)]
+
+
+def talkative(length: int, most: int, n: int = 1) -> list[list[int]]:
+    """Prompts whose answers go on to the last token."""
+    prompts = [
+        [(1 + k + i * i) % VOCAB for i in range(length - 1)] + [k % VOCAB] for k in range(121)
+    ]
+    return [
+        prompt
+        for prompt in prompts
+        if all(len(answer(prompt, i, VOCAB, most, STOP_TOKENS)) == most for i in range(n))
+    ]
+
+
+def test_what_could_never_fit_is_refused_at_once() -> None:
+    history = History(num_blocks=4, block_size=4)
+    history.add(prompt_of(10), 7)  # the last token is never stored
+    with pytest.raises(UserError, match="need room for 17 tokens, and the cache has 16"):
+        history.add(prompt_of(10), 8)
+    history.drain()
+
+
+def test_a_state_of_fixed_size_needs_no_blocks() -> None:
+    history = History(num_blocks=1, paged=False, pooled=True)
+    for i in range(6):
+        history.add(prompt_of(100, i), 5)
+    history.drain()
+    assert history.scheduler.stats().blocks_total == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_running": 0, "token_budget": 1}, "max_running = 0"),
+        ({"max_running": 1, "token_budget": 1, "max_queue": -1}, "max_queue = -1"),
+        ({"max_running": 4, "token_budget": 3}, "token_budget = 3 is below max_running = 4"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Scheduler(**wrong)
+
+
+def test_the_queue_is_bounded_beyond_what_can_start() -> None:
+    history = History(max_running=2, max_queue=1)
+    for i in range(3):
+        history.add(prompt_of(3, i))
+    with pytest.raises(QueueFull):
+        history.add(prompt_of(3))
+    history.step()
+    with pytest.raises(QueueFull):
+        history.add(prompt_of(3))
+    history.cancel(2)
+    history.add(prompt_of(3))
+    history.drain()
+
+
+def test_a_prompt_is_read_once_for_all_its_samples() -> None:
+    history = History(num_blocks=32, max_running=8)
+    samples = history.add(talkative(10, 2, n=6)[0], 2, n=6)
+    plan = history.step()
+    assert history.model.places_written == 10
+    assert plan.sampling == samples
+    assert len({tuple(sample.blocks) for sample in samples}) == 1
+    plan = history.step()
+    # the partly filled block is copied for all but the last to write into it
+    assert len(plan.block_copies) == 5
+    assert len(plan.slot_copies) == 5
+    history.drain()
+
+
+def test_samples_beyond_the_slots_share_the_prompt_when_their_turn_comes() -> None:
+    history = History(num_blocks=32, max_running=2)
+    history.add(prompt_of(9), 3, n=5)
+    history.drain()
+    assert history.model.places_written < 9 + 5 * (3 + 1)
+    assert history.scheduler.stats().prefix_hits >= 8
+
+
+def test_equal_beginnings_are_computed_once_even_when_they_come_together() -> None:
+    history = History(num_blocks=64, token_budget=64, max_running=8)
+    for i in range(5):
+        history.add([*prompt_of(16), i], 2)
+    first = history.step()
+    assert [chunk.count for chunk in first.chunks] == [17]
+    second = history.step()
+    assert [chunk.count for chunk in second.chunks] == [1, 1, 1, 1, 1]
+    assert history.scheduler.stats().prefix_hits == 4 * 16
+    history.drain()
+
+
+def test_a_prompt_that_is_known_to_the_end_still_computes_a_token() -> None:
+    history = History(block_size=4)
+    for _ in range(2):
+        (sequence,) = history.add(prompt_of(8), 1)
+        history.drain()
+    assert sequence.reused == 4
+    assert history.scheduler.stats().prefix_hits == 4
+
+
+@pytest.mark.parametrize("own", [{"tenant": "b"}, {"adapter": "b"}, {"shares": False}])
+def test_nothing_is_shared_across_tenants_and_adapters_or_unasked(own: dict[str, object]) -> None:
+    history = History()
+    history.add(prompt_of(12), 1)
+    history.drain()
+    history.add(prompt_of(12), 1, **own)
+    history.drain()
+    assert history.scheduler.stats().prefix_hits == 0
+
+
+def test_new_weights_share_nothing_with_the_old() -> None:
+    history = History()
+    history.add(prompt_of(12), 1)
+    history.drain()
+    history.scheduler.forget_prefixes()
+    history.add(prompt_of(12), 1)
+    history.drain()
+    assert history.scheduler.stats().prefix_hits == 0
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_answers_go_on_while_a_long_prompt_is_read(chunked: bool) -> None:
+    history = History(num_blocks=40, token_budget=8, chunked_prefill=chunked)
+    (talking,) = history.add([1, 2], 30)
+    history.step()
+    (reading,) = history.add(prompt_of(40), 2)
+    lengths = []
+    while not reading.num_generated:
+        before = len(talking.tokens)
+        lengths.append(history.step().num_tokens)
+        assert len(talking.tokens) == before + 1 or talking.status == "finished"
+    assert max(lengths) == (8 if chunked else 41)
+    assert (len(lengths) == 1) != chunked
+    history.drain()
+
+
+def test_two_that_fill_the_cache_do_not_push_each_other_out_for_ever() -> None:
+    history = History(num_blocks=4, block_size=4, prefix_sharing=False)
+    prompts = talkative(4, 13)[:2]
+    first, second = (history.add(prompt, 13)[0] for prompt in prompts)
+    while first.status != "finished":
+        history.step()
+        assert first.status != "waiting"
+    history.drain()
+    assert second.status == "finished"
+    assert history.scheduler.stats().preemptions == 1
+
+
+def test_the_newest_of_the_lowest_priority_gives_way() -> None:
+    history = History(num_blocks=8, block_size=2, prefix_sharing=False)
+    prompts = talkative(1, 8)[:3]
+    low, lower, high = (
+        history.add(prompt, 8, priority=priority)[0]
+        for prompt, priority in zip(prompts, (1, 0, 2), strict=True)
+    )
+    gave_way = []
+    while history.scheduler.has_work:
+        history.step()
+        gave_way += [s for s in (low, lower, high) if s.status == "waiting" and s.num_generated]
+    assert gave_way
+    assert gave_way[0] is lower
+    assert high not in gave_way
+    history.drain()
+
+
+def test_a_higher_priority_starts_at_the_cost_of_a_lower_one() -> None:
+    history = History(max_running=2, token_budget=8, max_queue=None)
+    prompts = talkative(2, 9)[:2]
+    older, newer = (history.add(prompt, 9)[0] for prompt in prompts)
+    history.step()
+    (urgent,) = history.add([3, 4, 5], 2, priority=1)
+    history.step()
+    assert urgent.num_generated == 1
+    assert (older.status, newer.status) == ("running", "waiting")
+    history.drain()
+
+
+def test_rejected_drafts_give_their_blocks_back() -> None:
+    history = History(num_blocks=8, block_size=2, token_budget=16)
+    prompts = talkative(2, 12)
+    (sequence,) = history.add(prompts[0], 12)
+    history.step()
+    right = next_token(sequence.tokens, 0, VOCAB)
+    sequence.drafted = [right, (next_token([*sequence.tokens, right], 0, VOCAB) + 1) % VOCAB, 1, 1]
+    plan = history.step()
+    assert plan.num_tokens == 5
+    assert sequence.num_generated == 3
+    assert sequence.computed == 4
+    assert len(sequence.blocks) == 3
+    history.drain()
+
+
+def test_drafts_push_nobody_out() -> None:
+    history = History(num_blocks=6, block_size=2, prefix_sharing=False, max_running=2)
+    prompts = talkative(2, 9)[:2]
+    for prompt in prompts:
+        history.add(prompt, 9)
+    history.step()
+    for sequence in history.having("running"):
+        sequence.drafted = [1] * 6
+    plan = history.step()
+    assert len(plan.chunks) == 2
+    assert history.scheduler.stats().preemptions == 0
+    history.drain()
+
+
+def test_one_stream_lies_in_consecutive_blocks() -> None:
+    history = History(num_blocks=40, max_running=3, token_budget=64)
+    added = [history.add(prompt_of(9, i), 12)[0] for i in range(3)]
+    while history.scheduler.has_work:
+        history.step()
+        for sequence in added:
+            steps = [b - a for a, b in zip(sequence.blocks, sequence.blocks[1:], strict=False)]
+            assert set(steps) <= {1}
+    history.drain()
+
+
+def test_samples_go_on_when_the_one_that_read_for_them_fails() -> None:
+    history = History(token_budget=4, max_running=4)
+    first, *rest = history.add(prompt_of(12), 3, n=3)
+    history.step()
+    history.finish(first)
+    history.drain()
+    assert all(sequence.num_generated for sequence in rest)
