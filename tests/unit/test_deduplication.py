@@ -21,6 +21,7 @@ from glassbox.data.curation.minhash import (
     estimate,
     find_probability,
     jaccard,
+    many_minima,
     minima,
     plain_minima,
 )
@@ -60,6 +61,29 @@ def test_shingles_are_those_of_the_plain_version(text: str, size: int) -> None:
     assert fast.shingle_set(text, size, "characters").tolist() == sorted(set(plain))
 
 
+@given(st.lists(TEXTS, max_size=6), st.integers(1, 7), st.sampled_from(["words", "characters"]))
+@settings(max_examples=200, deadline=None)
+def test_sets_of_several_texts_are_those_of_each(texts: list[str], size: int, unit: str) -> None:
+    hashes, edges = fast.shingle_sets(texts, size, unit)
+    assert edges.tolist()[0] == 0
+    assert edges.tolist()[-1] == len(hashes)
+    for text, (low, high) in zip(texts, itertools.pairwise(edges.tolist()), strict=True):
+        units = fast.plain_words(text)
+        if unit == "characters":
+            units = [c for c in text.casefold() if fast.kind_of(c) != fast.SEPARATOR]
+        assert hashes[low:high].tolist() == sorted(set(fast.plain_shingles(units, size)))
+
+
+def test_characters_that_fold_to_several_are_those_of_the_plain_version() -> None:
+    several = [c for c in map(chr, range(0x110000)) if len(c.casefold()) > 1]
+    assert len(several) > 100
+    texts = ["".join(several), "plain", " ".join(several), "Straße STRASSE", "\ufb03 好\u0130x"]
+    hashes, begins = fast.units_of(texts, "words")
+    for text, (low, high) in zip(texts, itertools.pairwise(begins.tolist()), strict=True):
+        plain = [fast.plain_word_hash(word) for word in fast.plain_words(text)]
+        assert hashes[low:high].tolist() == plain
+
+
 def test_words_longer_than_any_table_and_lone_surrogates() -> None:
     for text in ("x" * 5000 + " y", "a" + " " * 9000 + "b", "\ud800 a", "word " * 3000):
         words = fast.plain_words(text)
@@ -83,9 +107,34 @@ def test_minima_are_those_of_the_plain_version(hashes: list[int]) -> None:
     assert found.tolist() == plain_minima(hashes, 16)
 
 
-def test_minima_over_several_blocks_are_those_of_the_whole() -> None:
+@pytest.mark.parametrize("count", [5, 8, 200])
+def test_minima_of_many_sets_are_those_of_each(count: int) -> None:
+    """From all permutations at once down to fewer than are left in the last turn."""
     hashes = np.random.default_rng(0).integers(0, 2**63, 3000).astype(np.uint64)
-    assert minima(hashes, 8).tolist() == plain_minima(hashes.tolist(), 8)
+    starts = [0, 1, 40, 41, 2900]
+    parts = itertools.pairwise([*starts, len(hashes)])
+    expected = [plain_minima(hashes[low:high].tolist(), count, 3) for low, high in parts]
+    assert many_minima(hashes, np.array(starts), count, 3).tolist() == expected
+    long = np.tile(hashes, 20)
+    whole = plain_minima(hashes.tolist(), count, 3)
+    assert minima(long, count, 3).tolist() == whole
+    assert minima(np.tile(hashes, 50), count, 3).tolist() == whole
+
+
+def test_signatures_made_together_are_those_made_one_by_one() -> None:
+    rng = random.Random(5)
+    texts = ["", "?!", "one", "one two three four", *(" ".join(story(rng, n)) for n in (5, 6, 90))]
+    step = MinHashSpec().build()
+    assert isinstance(step, NearDuplicates)
+    records = [Record(text, str(i)) for i, text in enumerate(texts)]
+    together = step.signatures(records)
+    assert together == [step.signature(record) for record in records]
+    assert [bool(signature) for signature in together] == [False, False, *[True] * 5]
+    for record, signature in zip(records[2:], together[2:], strict=True):
+        shingles = step.shingles(record.text)
+        keys = step.band_keys(minima(shingles, step.permutations, step.seed))
+        assert signature[4:] == keys.tobytes() + shingles.tobytes()
+    assert step.signatures(records[:2]) == [b"", b""]
 
 
 @pytest.mark.parametrize("similarity", [0.2, 0.5, 0.8])

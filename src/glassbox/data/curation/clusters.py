@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,14 +21,13 @@ class UnionFind:
     """
 
     def __init__(self, count: int) -> None:
-        self._parent = np.arange(count, dtype=np.int64)
+        self._parent = array("q", range(count))
 
     def find(self, item: int) -> int:
         """The smallest number of the set that holds `item`."""
         parent = self._parent
-        while (above := int(parent[item])) != item:
-            parent[item] = parent[above]
-            item = int(parent[item])
+        while (above := parent[item]) != item:
+            parent[item] = item = parent[above]
         return item
 
     def join(self, one: int, other: int) -> None:
@@ -67,6 +67,10 @@ class Matches:
 
     def add_bucket(self, rows: Sequence[int]) -> None:
         """Compare all pairs of a group but those that are in one set already."""
+        if (
+            len(set(map(self.sets.find, rows))) == 1
+        ):  # most groups: alike in one band, alike in many
+            return
         for place, later in enumerate(rows):
             for earlier in rows[:place]:
                 if self.sets.find(earlier) != self.sets.find(later):

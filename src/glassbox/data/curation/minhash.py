@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -21,12 +22,12 @@ import numpy.typing as npt
 from pydantic import Field
 
 from glassbox.data.curation.clusters import Matches, buckets
-from glassbox.data.curation.shingles import Hashes, mix, shingle_set
+from glassbox.data.curation.shingles import Hashes, Places, mix, shingle_set, shingle_sets
 from glassbox.data.curation.step import CorpusStep, Dropped, Record, StepSpec
 
 Minima = npt.NDArray[np.uint32]
 
-_BLOCK = 512
+_TABLE = 1 << 17  # images at once: half a megabyte, which the second cache holds
 _HEAD = struct.Struct("<I")
 
 
@@ -99,18 +100,29 @@ def plain_minima(shingles: Sequence[int], count: int, seed: int = 0) -> list[int
 
 
 def minima(shingles: Hashes, count: int, seed: int = 0) -> Minima:
-    """`plain_minima`, hundreds of shingles times all permutations at once, about 60 ns a shingle.
+    """`plain_minima`, fast; see `many_minima`."""
+    if not len(shingles):
+        return np.full(count, 0xFFFFFFFF, np.uint32)
+    return many_minima(shingles, np.zeros(1, np.int64), count, seed)[0]
 
+
+def many_minima(shingles: Hashes, starts: Places, count: int, seed: int = 0) -> Minima:
+    """[sets, count]: the `plain_minima` of many sets, end to end, none of them empty.
+
+    Some permutations of all shingles at once, about 25 ns a shingle for 128 of them.
     Source: Broder (1997), On the resemblance and containment of documents. Tested against: the plain
     version, and theory: mean J and variance J (1 - J) / k.
     """
     factors = permutations_of(count, seed)[:, None]
     images = (shingles >> np.uint64(32)).astype(np.uint32)
-    smallest = np.full(count, 0xFFFFFFFF, np.uint32)
-    for start in range(0, len(images), _BLOCK):
-        table = factors * images[start : start + _BLOCK]
-        np.minimum(smallest, table.min(axis=1), out=smallest)
-    return smallest
+    smallest = np.empty((count, len(starts)), np.uint32)
+    together = min(count, max(1, _TABLE // len(images)))
+    table = np.empty((together, len(images)), np.uint32)
+    for low in range(0, count, together):
+        part = table[: count - low]
+        np.multiply(images, factors[low : low + together], out=part)
+        np.minimum.reduceat(part, starts, axis=1, out=smallest[low : low + together])
+    return np.ascontiguousarray(smallest.T)
 
 
 def estimate(one: Minima, other: Minima) -> float:
@@ -128,7 +140,7 @@ def jaccard(one: Hashes, other: Hashes) -> float:
     if not total:
         return 0.0
     both = np.concatenate([one, other])
-    both.sort()
+    both.sort(kind="stable")  # which merges two sorted halves
     shared = int(np.count_nonzero(both[1:] == both[:-1]))
     return shared / (total - shared)
 
@@ -156,18 +168,29 @@ class NearDuplicates:
         return shingle_set(text, self.shingle, self.unit)
 
     def band_keys(self, smallest: Minima) -> Hashes:
-        """A hash of each band's minima."""
-        bands = smallest[: self.num_bands * self.rows].reshape(self.num_bands, self.rows)
+        """[..., bands]: a hash of each band's minima; smallest: [..., permutations]."""
+        bands = smallest[..., : self.num_bands * self.rows]
+        bands = bands.reshape(*smallest.shape[:-1], self.num_bands, self.rows)
         odd = permutations_of(2 * self.rows, self.seed).view("<u8") | np.uint64(1)
-        return mix((bands * odd).sum(axis=1, dtype=np.uint64))
+        return mix((bands * odd).sum(axis=-1, dtype=np.uint64))
 
     def signature(self, record: Record) -> bytes:
         """Keys and set; of a document without words, nothing."""
-        shingles = self.shingles(record.text)
-        if not len(shingles):
-            return b""
-        keys = self.band_keys(minima(shingles, self.permutations, self.seed))
-        return _HEAD.pack(len(keys)) + keys.tobytes() + shingles.tobytes()
+        return self.signatures([record])[0]
+
+    def signatures(self, records: Sequence[Record]) -> list[bytes]:
+        """`signature` of each record, several times as fast as one by one."""
+        texts = [record.text for record in records]
+        shingles, edges = shingle_sets(texts, self.shingle, self.unit)
+        filled = edges[:-1][edges[:-1] < edges[1:]]
+        if not len(filled):
+            return [b""] * len(texts)
+        keys = iter(self.band_keys(many_minima(shingles, filled, self.permutations, self.seed)))
+        head = _HEAD.pack(self.num_bands)
+        return [
+            head + next(keys).tobytes() + shingles[low:high].tobytes() if low < high else b""
+            for low, high in pairwise(edges.tolist())
+        ]
 
     def decide(self, signatures: Iterable[tuple[str, bytes]]) -> Mapping[str, Dropped]:
         """All documents of each group of alike ones but the first."""

@@ -21,8 +21,18 @@ from glassbox.data.curation.shard_files import (
     read_verdicts,
     write_signatures,
 )
-from glassbox.data.curation.step import CorpusStep, Dropped, Record, RecordStep, RevisingStep
-from glassbox.data.curation.tally import Tally
+from glassbox.data.curation.step import (
+    CorpusStep,
+    Dropped,
+    Record,
+    RecordStep,
+    RevisingStep,
+    SignsMany,
+)
+from glassbox.data.curation.tally import StepTally, Tally
+
+_GROUP_CHARACTERS = 1 << 16
+_RECORD_COST = 64  # so that a group of empty records has an end too
 
 Named = tuple[str, RecordStep]
 NamedCorpus = tuple[str, "CorpusStep | RevisingStep"]
@@ -130,16 +140,40 @@ class PassWork:
                 name, step = self.stretch.after
                 counts = tally.step(name)
                 stream = stack.enter_context(atomic_writer(self.signatures(task.number)))
-                for record in shard.records():
-                    began = time.perf_counter()
-                    signature = step.signature(record)
-                    counts.seconds += time.perf_counter() - began
+                for record, signature in _signed(step, shard.records(), counts):
                     write_signatures(stream, record.id, signature)
                     _timed_write(write, record, tally)
                 tally.kept, tally.kept_bytes, tally.kept_samples = 0, 0, []
         tally.add_log(log)
         write_json(self.marker(task.number), tally.to_json(), indent=None)
         return tally
+
+
+def _signed(
+    step: CorpusStep | RevisingStep, records: Iterator[Record], counts: StepTally
+) -> Iterator[tuple[Record, bytes]]:
+    """Records with their signatures, which are made for some at once."""
+    for group in _groups(records):
+        began = time.perf_counter()
+        if isinstance(step, SignsMany):
+            signatures = step.signatures(group)
+        else:
+            signatures = [step.signature(record) for record in group]
+        counts.seconds += time.perf_counter() - began
+        yield from zip(group, signatures, strict=True)
+
+
+def _groups(records: Iterator[Record]) -> Iterator[list[Record]]:
+    group: list[Record] = []
+    size = 0
+    for record in records:
+        group.append(record)
+        size += len(record.text) + _RECORD_COST
+        if size >= _GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _timed_write(write: Write, record: Record, tally: Tally) -> None:

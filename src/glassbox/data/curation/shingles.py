@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
-Codes = npt.NDArray[np.uint32]
+Packed = npt.NDArray[np.uint32]
+Kinds = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.int64]
 
-SEPARATOR, LETTER, IDEOGRAPH = 0, 1, 2
+SEPARATOR, LETTER, IDEOGRAPH, SEVERAL = 0, 1, 2, 3
 
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 _BASE = 0xD6E8FEB86659FD93
-_FIRST_TABLE = 1 << 12
+_FIRST_TABLE = 0x3000  # all below kana and ideographs: a table that the nearest cache holds
 _BLOCK = 1 << 15
 
 
@@ -89,77 +92,109 @@ def plain_shingles(units: list[str], size: int) -> list[int]:
     ]
 
 
-def codes_of(text: str) -> tuple[Codes | npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """The code points of a text without case, and the kind of each."""
+def _packed(text: str) -> Packed:
+    """4 (c + 1) + kind of each character of a text without case, c its code; 0 of a separator.
+
+    SEVERAL where a character without case is several: they have to be told apart beforehand.
+    """
+    raw: npt.NDArray[np.uint8] | Packed
     if text.isascii():
-        letters = np.frombuffer(text.lower().encode("ascii"), np.uint8)
-        return letters, _kinds(_FIRST_TABLE)[letters]
-    codes = np.frombuffer(text.casefold().encode("utf-32-le", "surrogatepass"), "<u4")
-    whole = _FIRST_TABLE if codes.max() < _FIRST_TABLE else sys.maxunicode + 1
-    return codes, _kinds(whole)[codes]
+        raw = np.frombuffer(text.encode("ascii"), np.uint8)
+    else:
+        raw = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    return _table(_FIRST_TABLE if raw.max() < _FIRST_TABLE else sys.maxunicode + 1).take(raw)
 
 
 @lru_cache(maxsize=2)
-def _kinds(size: int) -> npt.NDArray[np.uint8]:
-    """The kinds of the first `size` characters. All of them take a fifth of a second, once."""
-    return np.fromiter((kind_of(chr(code)) for code in range(size)), np.uint8, size)
+def _table(size: int) -> Packed:
+    """What `_packed` says of the first `size` characters. All of them take half a second, once."""
+    return np.fromiter(map(_packed_character, map(chr, range(size))), np.uint32, size)
 
 
-def word_starts(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+def _packed_character(character: str) -> int:
+    folded = character.casefold()
+    if len(folded) > 1:
+        return SEVERAL
+    kind = kind_of(folded)
+    return 0 if kind == SEPARATOR else 4 * (ord(folded) + 1) + kind
+
+
+def word_starts(kinds: Kinds) -> npt.NDArray[np.intp]:
     """Where words begin."""
     begins = kinds != SEPARATOR
     begins[1:] &= (kinds[:-1] != LETTER) | (kinds[1:] == IDEOGRAPH)
     return np.flatnonzero(begins)
 
 
+def units_of(texts: Sequence[str], unit: str) -> tuple[Hashes, Places]:
+    """The hashes of the units of texts, end to end, and where those of each begin; behind, the end.
+
+    unit: "words", or "characters", each letter and mark as if it were a word. All characters of all
+    texts go through one array, so that a short text costs no more than its length.
+    Tested against: `plain_words` and `plain_word_hash`.
+    """
+    packed, begins = _joined(texts)
+    if len(several := np.flatnonzero(packed == SEVERAL)):
+        texts = list(texts)
+        for place in np.unique(np.searchsorted(begins, several, "right") - 1).tolist():
+            texts[place] = texts[place].casefold()
+        packed, begins = _joined(texts)
+    kinds = (packed & 3).astype(np.uint8)
+    if unit == "words":
+        starts = word_starts(kinds)
+        return _word_hashes(packed, starts), np.searchsorted(starts, begins)
+    inside = np.flatnonzero(kinds)
+    return (packed[inside] >> 2).astype(np.uint64), np.searchsorted(inside, begins)
+
+
+def _joined(texts: Sequence[str]) -> tuple[Packed, Places]:
+    """The characters of texts, a separator behind each, and where each text begins."""
+    packed = _packed("".join([text + "\n" for text in texts]) or "\n")
+    return packed, _edges([len(text) + 1 for text in texts])
+
+
 def word_hashes(text: str) -> Hashes:
     """`plain_word_hash` of every word of a text, in order. Tested against: the plain version."""
-    if not text:
-        return np.zeros(0, np.uint64)
-    codes, kinds = codes_of(text)
-    starts = word_starts(kinds)
-    if not len(starts):
-        return np.zeros(0, np.uint64)
-    if len(codes) <= _BLOCK:
-        return _word_sums(codes, kinds, starts, len(codes))
-    # blocks bound the tables of powers; a block holds whole words
-    cuts = np.searchsorted(starts, np.arange(starts[0], len(codes), _BLOCK)[1:])
-    edges = [0, *np.unique(cuts[(cuts > 0) & (cuts < len(starts))]).tolist(), len(starts)]
-    ends = [*starts[edges[1:-1]].tolist(), len(codes)]
-    sums = [
-        _word_sums(codes, kinds, starts[low:high], end)
-        for low, high, end in zip(edges[:-1], edges[1:], ends, strict=True)
-    ]
-    return np.concatenate(sums)
-
-
-def _word_sums(
-    codes: npt.NDArray[Any], kinds: npt.NDArray[np.uint8], starts: npt.NDArray[np.intp], end: int
-) -> Hashes:
-    """The sums of words that lie from the first of `starts` to `end`.
-
-    With powers of the place in the block; that of a word's start is then divided out, which is
-    possible since an odd base has an inverse modulo 2^64.
-    """
-    first = int(starts[0])
-    powers, inverses = _powers(1 << (end - first - 1).bit_length())
-    values = codes[first:end].astype(np.uint64)
-    values += np.uint64(1)
-    values *= kinds[first:end] != SEPARATOR
-    values *= powers[: end - first]
-    starts = starts - first
-    sums: Hashes = np.add.reduceat(values, starts)
-    sums *= inverses[starts]
-    return sums
+    return units_of([text], "words")[0]
 
 
 def character_hashes(text: str) -> Hashes:
     """The hash of every letter and mark of a text as if it were a word, separators left out."""
-    if not text:
+    return units_of([text], "characters")[0]
+
+
+def _word_hashes(packed: Packed, starts: npt.NDArray[np.intp]) -> Hashes:
+    """The hashes of the words that begin at `starts`. Blocks of whole words bound the tables."""
+    if not len(starts):
         return np.zeros(0, np.uint64)
-    codes, kinds = codes_of(text)
-    hashes: Hashes = codes[kinds != SEPARATOR].astype(np.uint64) + np.uint64(1)
-    return hashes
+    cuts = np.searchsorted(starts, np.arange(starts[0], len(packed), _BLOCK)[1:])
+    edges = [0, *np.unique(cuts[(cuts > 0) & (cuts < len(starts))]).tolist(), len(starts)]
+    ends = [*starts[edges[1:-1]].tolist(), len(packed)]
+    sums = [
+        _word_sums(packed, starts[low:high], end)
+        for (low, high), end in zip(pairwise(edges), ends, strict=True)
+    ]
+    return np.concatenate(sums)
+
+
+def _word_sums(packed: Packed, starts: npt.NDArray[np.intp], end: int) -> Hashes:
+    """The sums of words that lie from the first of `starts` to `end`.
+
+    With powers of the place in the block, as differences of one running sum; the power of a word's
+    start is then divided out, which is possible since an odd base has an inverse modulo 2^64.
+    """
+    first = int(starts[0])
+    powers, inverses = _powers(1 << (end - first - 1).bit_length())
+    running = (packed[first:end] >> 2).astype(np.uint64)
+    running *= powers[: end - first]
+    np.cumsum(running, out=running)
+    starts = starts - first
+    sums = np.empty(len(starts), np.uint64)
+    sums[:-1] = running[starts[1:] - 1]
+    sums[-1] = running[-1]
+    sums[1:] -= sums[:-1].copy()
+    sums *= inverses[starts]
+    return sums
 
 
 @lru_cache(maxsize=32)
@@ -203,17 +238,47 @@ def shingle_hashes(units: Hashes, size: int) -> Hashes:
     return mix(total)
 
 
+def shingle_sets(texts: Sequence[str], size: int, unit: str) -> tuple[Hashes, Places]:
+    """The sorted hashes of all shingles of each text, each once, end to end; where each set begins.
+
+    unit: "words" or "characters". Behind the places comes the end of the last set.
+    Tested against: `plain_shingles`.
+    """
+    units, begins = units_of(texts, unit)
+    counts = np.diff(begins)
+    padded = np.concatenate([units, np.zeros(size - 1, np.uint64)])
+    total = np.zeros(len(units), np.uint64)
+    for k, step in enumerate(_steps(size)):
+        total += padded[k : k + len(units)] * step
+    # the last size - 1 units of a text begin no shingle, but of fewer units all make one
+    whole = np.ones(len(units), bool)
+    filled, ends = begins[:-1][counts > 0], begins[1:][counts > 0]
+    for k in range(1, size):
+        whole[np.maximum(ends - k, filled)] = False
+    whole[filled] = True
+    for i in np.flatnonzero(ends - filled < size).tolist():
+        low, high = int(filled[i]), int(ends[i])
+        total[low] = (units[low:high] * np.array(_steps(size)[: high - low])).sum()
+    hashes = mix(total[whole])
+    edges = _edges(whole)[begins]
+    for low, high in pairwise(edges.tolist()):
+        hashes[low:high].sort()
+    fresh = np.ones(len(hashes), bool)
+    np.not_equal(hashes[1:], hashes[:-1], out=fresh[1:])
+    fresh[edges[:-1][counts > 0]] = True
+    return hashes[fresh], _edges(fresh)[edges]
+
+
+def _edges(counts: Sequence[int] | npt.NDArray[np.bool_]) -> Places:
+    """Sums of what comes before, behind them the sum of all."""
+    edges = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=edges[1:])
+    return edges
+
+
 def shingle_set(text: str, size: int, unit: str) -> Hashes:
     """The sorted hashes of all shingles of a text, each once. unit: "words" or "characters"."""
-    units = word_hashes(text) if unit == "words" else character_hashes(text)
-    hashes = shingle_hashes(units, size)
-    hashes.sort()
-    if len(hashes) < 2:
-        return hashes
-    fresh = np.empty(len(hashes), bool)
-    fresh[0] = True
-    np.not_equal(hashes[1:], hashes[:-1], out=fresh[1:])
-    return hashes[fresh]
+    return shingle_sets([text], size, unit)[0]
 
 
 def words(text: str) -> list[str]:
@@ -221,7 +286,7 @@ def words(text: str) -> list[str]:
     if not text:
         return []
     folded = text.casefold()
-    _, kinds = codes_of(text)
+    kinds = (_packed(folded) & 3).astype(np.uint8)
     starts = word_starts(kinds)
     inside = kinds != SEPARATOR
     # a word ends before a separator and where another one begins

@@ -81,6 +81,14 @@ class RevisingStep(Protocol):
         """The record changed, or refused since nothing of it is left."""
 
 
+@runtime_checkable
+class SignsMany(Protocol):
+    """A CorpusStep or RevisingStep that signs many records in less time than each by itself."""
+
+    def signatures(self, records: Sequence[Record]) -> list[bytes]:
+        """The `signature` of each."""
+
+
 class StepSpec(Spec):
     """A step as data: subclasses add `kind: Literal[...]` and settings, and build the step."""
 
