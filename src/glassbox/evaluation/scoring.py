@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from glassbox.core.errors import UserError
-from glassbox.inference.wave import evaluating
+from glassbox.inference.evaluating import evaluating
 from glassbox.models.causal_lm import CausalLM
 
 BATCH_TOKENS = 4096

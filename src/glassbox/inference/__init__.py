@@ -2,8 +2,8 @@
 
 from glassbox.inference.chat import ChatSession, end_of_turn_ids
 from glassbox.inference.engine import Completion, Engine, TokenEvent
+from glassbox.inference.evaluating import evaluating
 from glassbox.inference.sampling import SamplingParams
-from glassbox.inference.wave import evaluating
 
 __all__ = [
     "ChatSession",

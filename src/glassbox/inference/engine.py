@@ -1,46 +1,56 @@
-"""The engine: prompts and settings in, completions out. Everything that generates does it here."""
+"""The engine: requests and settings in, tokens out. Everything that generates does it here.
+
+One step is three lines: the scheduler plans, the runner computes, the answers take in what was drawn.
+"""
 
 from __future__ import annotations
 
-import secrets
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.inference.blocks import BlockManager
+from glassbox.inference.evaluating import evaluating
 from glassbox.inference.outputs import Completion, EngineStats, FinishReason, TokenEvent
+from glassbox.inference.plan import Plan, SequenceState
+from glassbox.inference.requests import Answer, Request, make_request
+from glassbox.inference.runner import Runner
+from glassbox.inference.sampler import Picked, RowSampler
 from glassbox.inference.sampling import SamplingParams
-from glassbox.inference.text import TextStream, decode
-from glassbox.inference.wave import Request, Wave, evaluating
+from glassbox.inference.scheduler import QueueFull, Scheduler
 from glassbox.models.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     from glassbox.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["Completion", "Engine", "EngineStats", "FinishReason", "TokenEvent"]
+__all__ = ["Completion", "Engine", "EngineStats", "FinishReason", "QueueFull", "TokenEvent"]
 
-
-@dataclass
-class _Running:
-    """One sample of a request that `step` carries on."""
-
-    request_id: int
-    sample_index: int
-    events: Iterator[TokenEvent]
+_BROKEN = (
+    "the model's logits are NaN or infinite; its weights are broken (a diverged training run?) or "
+    "overflow in this dtype: use float32 or another checkpoint"
+)
 
 
 class Engine:
-    """Generates with a model.
+    """Generates with a model: `generate` and `stream` for one caller, `add` and `step` for a server.
 
     The same request gives the same answer whatever else is in the batch and however large it is:
     chance comes from (seed, sample, step) alone. What remains is the rounding of the matrix
     products, which differs between batch shapes by about 1e-7 and can tip a draw that falls that
     close to a border, or two best tokens that close to each other.
 
-    `dtype` below the weights' own runs the model under autocast and keeps its cache in that type.
+    max_batch: answers that run at the same time. token_budget: the most tokens a step feeds;
+        without `chunked_prefill` a prompt is read whole, however long.
+    cache_tokens: how many tokens' keys and values fit the paged cache, for all rows together; None
+        for as many as max_batch rows of the model's whole context could need. It grows as needed.
+    prefix_sharing: prompts of one tenant that begin alike are computed once; off where a layer
+        keeps a running state, which cannot be shared.
+    keep_prefixes: remember what has been computed when nothing is running, for prompts to come. Not
+        for a model that is being trained: it would remember what other weights made.
+    dtype below the weights' own runs the model under autocast and keeps its cache in that type.
     Raises UserError for prompts and settings that do not fit the model.
     """
 
@@ -51,6 +61,13 @@ class Engine:
         *,
         max_batch: int = 256,
         dtype: torch.dtype | None = None,
+        cache_tokens: int | None = None,
+        block_size: int = 16,
+        token_budget: int = 2048,
+        chunked_prefill: bool = True,
+        prefix_sharing: bool = True,
+        keep_prefixes: bool = False,
+        max_queue: int | None = None,
     ) -> None:
         if max_batch < 1:
             raise UserError(f"max_batch = {max_batch}: give at least 1")
@@ -58,17 +75,36 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.dtype = dtype
-        named = tokenizer is not None and "eos_token" in tokenizer.roles
-        self._eos_id = tokenizer.eos_id if tokenizer is not None and named else None
-        self._waiting: deque[_Running] = deque()
-        self._running: list[_Running] = []
-        self._next_id = 0
-        self._generated = 0
+        self.keep_prefixes = keep_prefixes
+        context = model.config.context_length
+        if cache_tokens is None:
+            cache_tokens = max_batch * context
+        num_blocks = -(-cache_tokens // block_size)
+        self._runner = Runner(
+            model, max_rows=max_batch, max_blocks=num_blocks, block_size=block_size, dtype=dtype
+        )
+        sharing = prefix_sharing and not self._runner.has_rows
+        blocks = None
+        if self._runner.has_pages:
+            blocks = BlockManager(num_blocks, block_size, prefix_sharing=sharing)
+        self._scheduler = Scheduler(
+            max_running=max_batch,
+            token_budget=max(token_budget, max_batch),
+            max_queue=max_queue,
+            chunked_prefill=chunked_prefill,
+            blocks=blocks,
+        )
+        self._answers: dict[SequenceState, Answer] = {}
+        self._events: list[TokenEvent] = []
+        self._sampler: RowSampler | None = None
+        self._rows: list[SequenceState] = []  # whose rows the sampler has
 
     @property
     def context_length(self) -> int:
         """The most tokens that prompt and answer may have together."""
         return self.model.config.context_length
+
+    # ---- a server's side ------------------------------------------------------------------------
 
     def add(
         self,
@@ -81,49 +117,45 @@ class Engine:
     ) -> int:
         """Put a request in line; its number, by which its tokens are known.
 
-        Raises UserError for what does not fit the model.
+        Of a higher `priority` goes first. Prefixes are never shared between tenants.
+        Raises QueueFull, and UserError for what does not fit the model or could never fit the cache.
         """
-        params = SamplingParams() if params is None else params
-        (request,) = self._requests([prompt], params, truncate_prompt)
-        number, self._next_id = self._next_id, self._next_id + 1
-        for sample in range(request.count):
-            one = replace(request, first_sample=sample, count=1)
-            self._waiting.append(_Running(number, sample, self._stream(one)))
-        return number
+        request = self._request(prompt, params, truncate_prompt)
+        return self._submit(request, self._events, priority, tenant)[0].sequence.request_id
 
     def step(self) -> list[TokenEvent]:
-        """One more token of every sequence that runs; [] when there is nothing to do."""
-        while self._waiting and len(self._running) < self.max_batch:
-            self._running.append(self._waiting.popleft())
-        events = []
-        for one in list(self._running):
-            try:
-                event = next(one.events)
-            except UserError as error:
-                event = TokenEvent(-1, "", None, "error", error=str(error))
-            self._generated += event.finish_reason != "error"
-            events.append(replace(event, request_id=one.request_id, sample_index=one.sample_index))
-            if event.finish_reason is not None:
-                self._running.remove(one)
+        """One scheduler step for everything that runs: the tokens it made; [] when there is nothing.
+
+        A request that comes to grief ends alone, by an event whose finish_reason is "error".
+        """
+        if self.has_work:
+            with evaluating(self.model):
+                self._step()
+        events = self._events.copy()
+        self._events.clear()  # the same list stays everybody's sink
         return events
 
     def cancel(self, request_id: int) -> None:
-        """Give up a request, at any moment; numbers that nobody has are ignored."""
-        self._waiting = deque(one for one in self._waiting if one.request_id != request_id)
-        self._running = [one for one in self._running if one.request_id != request_id]
+        """Give up a request, at any moment; everything it held is free. Unknown numbers are ignored."""
+        self._scheduler.cancel(request_id)
+        self._answers = {s: a for s, a in self._answers.items() if s.request_id != request_id}
+        self._settle()
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self._waiting or self._running)
+        return self._scheduler.has_work
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the caches hold now; 0 when nothing runs, unless prefixes are kept."""
+        return self._runner.cache_bytes if self._runner.num_blocks or self._runner.num_rows else 0
 
     def stats(self) -> EngineStats:
         """How things stand."""
-        return EngineStats(
-            waiting=len(self._waiting),
-            running=len(self._running),
-            tokens_generated=self._generated,
-        )
+        return EngineStats(**vars(self._scheduler.stats()))
+
+    # ---- one caller's side ----------------------------------------------------------------------
 
     def generate(
         self,
@@ -137,13 +169,40 @@ class Engine:
         `params` is one for all prompts or one each. `truncate_prompt` cuts a prompt that is too
         long from the left, down to context_length - max_tokens but never below half the context.
         """
-        requests = self._requests(prompts, params, truncate_prompt)
-        results: dict[tuple[int, int], Completion] = {}
-        with evaluating(self.model):
-            for group in _waves(requests, self.max_batch):
-                for completion in self._run(group):
-                    results[completion.prompt_index, completion.sample_index] = completion
-        return [results[key] for key in sorted(results)]
+        if params is None:
+            params = SamplingParams()
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(prompts):
+            raise UserError(
+                f"{len(prompts)} prompts but {len(each)} params; give one for all or one each"
+            )
+        requests = [
+            self._request(prompt, one, truncate_prompt, f"prompt {index}")
+            for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
+        ]
+        groups: list[list[Answer]] = []
+        try:
+            groups.extend(self._submit(request, None) for request in requests)
+            with evaluating(self.model):
+                for answer in (answer for group in groups for answer in group):
+                    while answer.reason is None:
+                        self._step()
+                    if answer.error is not None:
+                        raise UserError(answer.error)
+        finally:
+            for group in groups:
+                if any(answer.reason is None for answer in group):
+                    self.cancel(group[0].sequence.request_id)
+        completions = []
+        for index, group in enumerate(groups):
+            params = group[0].request.params
+            if len(group) > params.n:
+                group = sorted(group, key=lambda answer: -answer.mean_log_prob)[: params.n]
+            completions += [
+                answer.completion(index, sample, self.tokenizer)
+                for sample, answer in enumerate(group)
+            ]
+        return completions
 
     def stream(
         self,
@@ -153,39 +212,31 @@ class Engine:
         truncate_prompt: bool = False,
     ) -> Iterator[TokenEvent]:
         """Tokens of one answer as they are made. Closing the iterator frees the cache."""
-        params = SamplingParams() if params is None else params
-        if params.n != 1:
-            raise UserError(f"n = {params.n}: a stream has one answer; use n = 1 or generate()")
-        (request,) = self._requests([prompt], params, truncate_prompt)
+        request = self._request(prompt, params, truncate_prompt)
+        if request.params.num_samples != 1:
+            raise UserError(
+                f"n = {request.params.num_samples}: a stream has one answer; use n = 1 or generate()"
+            )
         return self._stream(request)
 
     def _stream(self, request: Request) -> Iterator[TokenEvent]:
-        text = None
-        if self.tokenizer is not None:
-            text = TextStream(self.tokenizer, request.params.stop)
-        # eval mode and inference mode hold inside each step only: the caller runs in between
-        with evaluating(self.model):
-            wave = Wave(self.model, [request], dtype=self.dtype)
-        while wave.num_alive:
-            with evaluating(self.model):
-                token = int(wave.step()[0])
-            at_stop_token = bool(wave.stopped[0])
-            piece = None
-            if text is not None:
-                piece = "" if at_stop_token else text.push(token)
-                if text.matched is not None:
-                    wave.finish([0])
-                elif not wave.num_alive:
-                    piece += text.flush()
-            reason: FinishReason | None = None
-            if not wave.num_alive:
-                reason = "stop" if bool(wave.stopped[0]) else "length"
-            log_prob = (
-                float(wave.log_probs[0, 0, -1 + wave.step_index])
-                if request.params.logprobs
-                else None
-            )
-            yield TokenEvent(token, piece, log_prob, reason, None if text is None else text.matched)
+        sink: list[TokenEvent] = []
+        (answer,) = self._submit(request, sink)
+        try:
+            while sink or answer.reason is None:
+                if not sink:
+                    # eval mode holds inside each step only: the caller runs in between
+                    with evaluating(self.model):
+                        self._step()
+                events = sink.copy()
+                sink.clear()
+                for event in events:
+                    if event.error is not None:
+                        raise UserError(event.error)
+                    yield event
+        finally:
+            if answer.reason is None:
+                self.cancel(answer.sequence.request_id)
 
     def complete(
         self,
@@ -219,136 +270,119 @@ class Engine:
             )
         return self.tokenizer
 
-    def _requests(
-        self,
-        prompts: Sequence[Sequence[int]],
-        params: SamplingParams | Sequence[SamplingParams] | None,
-        truncate: bool,
-    ) -> list[Request]:
-        if params is None:
-            params = SamplingParams()
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(prompts):
-            raise UserError(
-                f"{len(prompts)} prompts but {len(each)} params; give one for all or one each"
-            )
-        pairs = enumerate(zip(prompts, each, strict=True))
-        return [self._request(index, prompt, one, truncate) for index, (prompt, one) in pairs]
+    # ---- a step -----------------------------------------------------------------------------------
 
     def _request(
-        self, index: int, prompt: Sequence[int], params: SamplingParams, truncate: bool
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams | None,
+        truncate: bool,
+        name: str = "the prompt",
     ) -> Request:
-        context, vocab = self.context_length, self.model.config.vocab_size
-        if not prompt:
-            raise UserError(
-                f"prompt {index} is empty; begin with at least one token, such as end-of-text"
-            )
-        if min(prompt) < 0 or max(prompt) >= vocab:
-            raise UserError(
-                f"prompt {index} has token ids from {min(prompt)} to {max(prompt)}; "
-                f"this model knows 0 to {vocab - 1}: is it another model's tokenizer?"
-            )
-        if params.stop and self.tokenizer is None:
-            raise UserError(
-                f"stop = {params.stop!r} needs a tokenizer; use stop_token_ids or give one"
-            )
-        room = max(context - params.max_tokens, context // 2, 1)
-        if truncate and len(prompt) > room:
-            prompt = prompt[-room:]
-        if len(prompt) >= context:
-            raise UserError(
-                f"prompt {index} has {len(prompt)} tokens; the model's context is {context} and the "
-                "answer needs at least one: shorten it or set truncate_prompt=True"
-            )
-        stop_ids = set(params.stop_token_ids)
-        if self._eos_id is not None and not params.ignore_eos:
-            stop_ids.add(self._eos_id)
-        return Request(
-            prompt=prompt,
-            params=params,
-            seed=secrets.randbits(63) if params.seed is None else params.seed,
-            max_new=min(params.max_tokens, context - len(prompt)),
-            stop_ids=tuple(sorted(stop_ids)),
-            count=params.n,
-            index=index,
+        return make_request(
+            prompt,
+            SamplingParams() if params is None else params,
+            context_length=self.context_length,
+            vocab_size=self.model.config.vocab_size,
+            tokenizer=self.tokenizer,
+            truncate=truncate,
+            name=name,
         )
 
-    def _run(self, requests: Sequence[Request]) -> list[Completion]:
-        """One wave to its end."""
-        wave = Wave(self.model, requests, dtype=self.dtype)
-        owners = [(r, r.first_sample + i) for r in requests for i in range(r.count)]
-        streams = {
-            row: TextStream(self.tokenizer, request.params.stop)
-            for row, (request, _) in enumerate(owners)
-            if request.params.stop and self.tokenizer is not None
-        }
-        texts: dict[int, list[str]] = {row: [] for row in streams}
-        while wave.num_alive:
-            wave.step()
-            if streams:
-                wave.finish(self._scan(wave, streams, texts))
-            wave.compact()
-        return self._collect(wave, owners, streams, texts)
-
-    @staticmethod
-    def _scan(wave: Wave, streams: dict[int, TextStream], texts: dict[int, list[str]]) -> list[int]:
-        """Hand the rows that watch for stop strings their new token; the rows where one was found."""
-        counts, stopped = wave.counts.tolist(), wave.stopped.tolist()
-        newest = wave.tokens[:, wave.step_index - 1].tolist()
-        found = []
-        for row, stream in streams.items():
-            if counts[row] == wave.step_index and not stopped[row]:
-                texts[row].append(stream.push(newest[row]))
-                if stream.matched is not None:
-                    found.append(row)
-        return found
-
-    def _collect(
+    def _submit(
         self,
-        wave: Wave,
-        owners: Sequence[tuple[Request, int]],
-        streams: dict[int, TextStream],
-        texts: dict[int, list[str]],
-    ) -> list[Completion]:
-        tokens, counts, stopped = wave.tokens.tolist(), wave.counts.tolist(), wave.stopped.tolist()
-        log_probs = wave.log_probs.tolist()
-        completions = []
-        for row, (request, sample) in enumerate(owners):
-            ids = tokens[row][: counts[row]]
-            stream = streams.get(row)
-            text = None
-            if stream is not None:
-                text = "".join(texts[row]) + stream.flush()
-            elif self.tokenizer is not None:
-                text = decode(self.tokenizer, ids[:-1] if stopped[row] else ids)
-            asked = request.params.logprobs
-            completions.append(
-                Completion(
-                    token_ids=ids,
-                    text=text,
-                    finish_reason="stop" if stopped[row] else "length",
-                    log_probs=log_probs[0][row][: counts[row]] if asked else None,
-                    sampling_log_probs=log_probs[1][row][: counts[row]] if asked else None,
-                    stop=None if stream is None else stream.matched,
-                    prompt_index=request.index,
-                    sample_index=sample,
-                )
-            )
-        return completions
+        request: Request,
+        sink: list[TokenEvent] | None,
+        priority: int = 0,
+        tenant: str = "",
+    ) -> list[Answer]:
+        """Hand a request to the scheduler: its answers."""
+        sequences = self._scheduler.add(
+            request.prompt,
+            max_new_tokens=request.max_new,
+            n=request.params.num_samples,
+            priority=priority,
+            tenant=tenant,
+        )
+        answers = [Answer.of(request, one, self.tokenizer, sink) for one in sequences]
+        self._answers.update(zip(sequences, answers, strict=True))
+        return answers
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        """Schedule, run, postprocess."""
+        plan = self._scheduler.schedule()
+        logits = self._runner.run(plan)
+        self._take_in(plan, logits)
+
+    def _take_in(self, plan: Plan, logits: Tensor) -> None:
+        """Draw the next tokens, hand them to their answers, and end those that are complete."""
+        if not plan.sampling:
+            self._scheduler.commit(plan, [])
+            return
+        sampler = self._sampler_for(plan.sampling)
+        answers = [self._answers[sequence] for sequence in plan.sampling]
+        steps = torch.tensor([s.num_generated for s in plan.sampling], device=logits.device)
+        picked = sampler.pick(logits, steps)
+        tokens = picked.tokens.tolist()
+        tops = _tops(picked)
+        ended = []
+        if picked.log_probs is not None and picked.sampling_log_probs is not None:
+            both = zip(picked.log_probs.tolist(), picked.sampling_log_probs.tolist(), strict=True)
+            for answer, (raw, tempered) in zip(answers, both, strict=True):
+                if answer.request.params.scored:
+                    answer.log_probs.append(raw)
+                    answer.sampling_log_probs.append(tempered)
+        sound = None if bool(picked.sound.all()) else picked.sound.tolist()
+        for row, (answer, token) in enumerate(zip(answers, tokens, strict=True)):
+            if sound is not None and not sound[row]:
+                answer.fail(_BROKEN)
+                ended.append(answer.sequence)
+                continue
+            if answer.take(token):
+                ended.append(answer.sequence)
+            if answer.sink is not None:
+                most = answer.request.params.top_logprobs
+                answer.tell(token, tops[row][:most] if tops is not None and most else None)
+        sampler.accept(picked.tokens)
+        for sequence in self._scheduler.commit(plan, [[token] for token in tokens], ended):
+            del self._answers[sequence]
+        self._settle()
+
+    def _sampler_for(self, sequences: list[SequenceState]) -> RowSampler:
+        """The settings and histories of these rows; those of the step before where they are the same."""
+        if self._sampler is not None and self._rows == sequences:
+            return self._sampler
+        known = {sequence: row for row, sequence in enumerate(self._rows)}
+        kept = [sequence for sequence in sequences if sequence in known]
+        fresh = [sequence for sequence in sequences if sequence not in known]
+        sampler = None
+        if kept and self._sampler is not None:
+            sampler = self._sampler.select([known[sequence] for sequence in kept])
+        if fresh:
+            rows = [self._answers[sequence].row() for sequence in fresh]
+            more = RowSampler.of(rows, self.model.config.vocab_size, self.model.device)
+            sampler = more if sampler is None else sampler.extend(more)
+        assert sampler is not None
+        order = kept + fresh
+        if order != sequences:
+            at = {sequence: row for row, sequence in enumerate(order)}
+            sampler = sampler.select([at[sequence] for sequence in sequences])
+        self._sampler, self._rows = sampler, list(sequences)
+        return sampler
+
+    def _settle(self) -> None:
+        """When nothing is left to do, let go of what the next request has no use for."""
+        if self._scheduler.has_work:
+            return
+        self._sampler, self._rows = None, []
+        if not self.keep_prefixes:
+            self._scheduler.forget_prefixes()
+            self._runner.release()
 
 
-def _waves(requests: Sequence[Request], max_batch: int) -> Iterator[list[Request]]:
-    """Requests of similar prompt length together, at most `max_batch` answers in each wave."""
-    wave: list[Request] = []
-    room = max_batch
-    for request in sorted(requests, key=lambda request: len(request.prompt)):
-        first = 0
-        while first < request.count:
-            take = min(room, request.count - first)
-            wave.append(replace(request, first_sample=first, count=take))
-            first, room = first + take, room - take
-            if room == 0:
-                yield wave
-                wave, room = [], max_batch
-    if wave:
-        yield wave
+def _tops(picked: Picked) -> list[list[tuple[int, float]]] | None:
+    if picked.top_ids is None or picked.top_log_probs is None:
+        return None
+    pairs = zip(picked.top_ids.tolist(), picked.top_log_probs.tolist(), strict=True)
+    return [list(zip(ids, values, strict=True)) for ids, values in pairs]

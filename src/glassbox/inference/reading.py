@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.inference.evaluating import evaluating
 from glassbox.inference.logprobs import top_log_probs
-from glassbox.inference.wave import evaluating
 from glassbox.models.causal_lm import CausalLM
 
 BATCH_TOKENS = 2048

@@ -18,6 +18,7 @@ from glassbox.layers.initialization import Draw
 from glassbox.layers.key_value_state import KeyValueState, Seen, WindowState
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import LayerNorm, LayerNormLayer, RmsNorm, RmsNormLayer
+from glassbox.layers.paged_state import PagedKeyValue
 from glassbox.layers.rotary import Alibi, Rotary
 from glassbox.ops.attention import attention
 from glassbox.ops.rotary import apply_rotary
@@ -125,33 +126,62 @@ class GroupedQueryAttention(nn.Module):
         slots = window if ring and window is not None else max_length
         return kind(batch_size, self.num_kv_heads, slots, self.head_dim, device=device, dtype=dtype)
 
+    def init_paged(
+        self,
+        num_blocks: int,
+        block_size: int,
+        context_length: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> PagedKeyValue | None:
+        """An empty pool of blocks; None with a window that the context outgrows: a ring is smaller."""
+        if self.spec.window is not None and self.spec.window < context_length:
+            return None
+        return PagedKeyValue(
+            num_blocks, block_size, self.num_kv_heads, self.head_dim, device=device, dtype=dtype
+        )
+
     def forward(
         self,
         hidden: Float[Tensor, "B T D"],
         context: Context,
-        state: KeyValueState | WindowState | None = None,
+        state: KeyValueState | WindowState | PagedKeyValue | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
         batch, length, _ = hidden.shape
-        spec, positions = self.spec, self.spec.positions
+        spec = self.spec
         q, k, v, gate = self._heads(hidden, context)  # (B, heads, T, Dh)
-        if state is None:
-            seen = Seen(k, v, context.mask(), True, None)
+        slopes = context.slopes(self.num_heads) if isinstance(spec.positions, Alibi) else None
+        if (
+            length == 1
+            and isinstance(state, PagedKeyValue)
+            and q.device.type == "cpu"
+            and not context.in_order
+        ):
+            assert context.pages is not None
+            mixed = state.decode(
+                q, k, v, context.pages,
+                scale=spec.scale, softcap=spec.softcap, sinks=self.sinks, slopes=slopes,
+            )  # fmt: skip
         else:
-            seen = state.see(k, v, context)
-        mixed = attention(
-            q,
-            seen.keys.to(q.dtype),
-            seen.values.to(q.dtype),
-            seen.mask,
-            scale=spec.scale,
-            window=spec.window if seen.in_order else None,
-            softcap=spec.softcap,
-            sinks=self.sinks,
-            slopes=context.slopes(self.num_heads) if isinstance(positions, Alibi) else None,
-            places=seen.places,
-            hides_future=seen.in_order,
-        )
+            if state is None:
+                seen = Seen(k, v, context.mask(), True, None)
+            else:
+                seen = state.see(k, v, context)
+            mixed = attention(
+                q,
+                seen.keys.to(q.dtype),
+                seen.values.to(q.dtype),
+                seen.mask,
+                scale=spec.scale,
+                window=spec.window if seen.in_order else None,
+                softcap=spec.softcap,
+                sinks=self.sinks,
+                slopes=slopes,
+                places=seen.places,
+                hides_future=seen.in_order,
+            )
         if spec.output_gate:
             mixed = torch.sigmoid(gate) * mixed
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))

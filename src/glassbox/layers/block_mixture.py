@@ -22,6 +22,7 @@ from glassbox.layers.grouped_heads import (
 )
 from glassbox.layers.key_value_state import KeyValueState
 from glassbox.layers.linear import Linear
+from glassbox.layers.state import RowState
 from glassbox.ops.block_mixture import block_means, block_mixture
 from glassbox.ops.selected_blocks import padded_length
 
@@ -37,11 +38,13 @@ class BlockMixture(GroupedHeads):
     top_k: int = Field(3, gt=0, description="blocks a query looks at, its own among them")
 
 
-class BlockMixtureState:
+class BlockMixtureState(RowState):
     """Keys and values of the tokens so far, and the sum of each block's keys.
 
     A sum is complete when its block is, and not looked at before.
     """
+
+    kept = ("cache", "sums")
 
     def __init__(self, cache: KeyValueState, block_size: int) -> None:
         keys = cache.keys
@@ -66,16 +69,6 @@ class BlockMixtureState:
         block = (positions // self.block_size)[:, None, :, None].expand_as(added)
         self.sums.scatter_add_(2, block, added)
         return self.sums / self.block_size
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
-        self.cache.reorder(rows)
-        self.sums = self.sums[rows]
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory held."""
-        return self.cache.cache_bytes + self.sums.numel() * self.sums.element_size()
 
 
 class BlockMixtureAttention(nn.Module):

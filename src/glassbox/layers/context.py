@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from glassbox.layers.pages import Pages
 from glassbox.layers.rotary import RotaryScaling
 from glassbox.ops.attention import alibi_slopes, causal_mask, document_mask
 from glassbox.ops.rotary import rotary_frequencies, rotary_tables
@@ -54,7 +55,9 @@ class Context:
         row is one document.
     lengths: (B,), how many tokens of each row are real; None where all are. Attention needs it not
         (padding stands behind, out of sight), mixers with a running state do.
-    key_length: S, how many slots of the cache may be looked at; None without a state.
+    key_length: S, how many slots of the cache may be looked at; None without a state. All rows
+        begin at position 0 where it is T, and none does otherwise.
+    pages: where layers with a paged state find their rows' past; None where no layer has one.
     auxiliary: where layers put losses and measurements of their own; None where nobody asked.
     shared: what a layer hands to the later layers of the same pass, by name (RWKV-7's values).
 
@@ -66,6 +69,7 @@ class Context:
     documents: Int[Tensor, "B T"] | None = None
     lengths: Int[Tensor, " B"] | None = None
     key_length: int | None = None
+    pages: Pages | None = None
     auxiliary: Auxiliary | None = field(default=None, repr=False)
     shared: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _mask: Tensor | None = field(default=None, repr=False)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glassbox.layers.context import Context
+from glassbox.layers.state import RowState
 from glassbox.ops.block_attention import Places
 
 
@@ -27,12 +28,14 @@ class Seen:
     places: Places | None
 
 
-class KeyValueState:
+class KeyValueState(RowState):
     """Keys and values of the tokens so far, one slot a position, preallocated and written in place.
 
     Slot = position, so rows of unequal length need no padding on the left: a row's padding is
     written behind its end, where no query looks, and overwritten as the row grows.
     """
+
+    kept = ("keys", "values")
 
     def __init__(
         self,
@@ -74,24 +77,16 @@ class KeyValueState:
         slots = torch.arange(keys.shape[2], device=keys.device).unsqueeze(0)
         return Seen(keys, values, context.mask(), False, (context.positions, slots))
 
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order (finished sequences leave, beams branch)."""
-        self.keys = self.keys[rows]
-        self.values = self.values[rows]
 
-    @property
-    def cache_bytes(self) -> int:
-        """Memory held."""
-        return 2 * self.keys.numel() * self.keys.element_size()
-
-
-class WindowState:
+class WindowState(RowState):
     """Keys and values of the last `window` tokens of each row, in a ring: slot = position % window.
 
     Its size does not grow with the length. What a slot holds follows from the row's position alone,
     so nothing else is kept: before a call at position p, slot s holds the last position before p
     that leaves the rest s, where there is one.
     """
+
+    kept = ("keys", "values")
 
     def __init__(
         self,
@@ -160,16 +155,6 @@ class WindowState:
         is_new, token = (token >= 0)[:, None, :, None], token.clamp(min=0)
         self.keys = torch.where(is_new, _gather(keys, token), self.keys)
         self.values = torch.where(is_new, _gather(values, token), self.values)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
-        self.keys = self.keys[rows]
-        self.values = self.values[rows]
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory held."""
-        return 2 * self.keys.numel() * self.keys.element_size()
 
 
 def _gather(x: Float[Tensor, "B K T Dh"], index: Int[Tensor, "#B W"]) -> Float[Tensor, "B K W Dh"]:

@@ -20,7 +20,9 @@ from glassbox.layers.context import Context
 from glassbox.layers.indexer import Indexer, IndexerLayer, IndexParts
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
+from glassbox.layers.paged_state import PagedLatent
 from glassbox.layers.rotary import Rotary, YarnScaling
+from glassbox.layers.state import RowState
 from glassbox.ops.indexer import choose, chosen_mask, indexer_divergence
 from glassbox.ops.latent import (
     Chosen,
@@ -95,35 +97,31 @@ class Latent(Spec):
         return self.query_dim**-0.5 * yarn_temperature(scaling.factor, scaling.mscale_all_dim) ** 2
 
 
-class LatentState:
+class LatentState(RowState):
     """One entry a token, [latent ; rotated key], and the indexer's key where there is one.
 
     Slot = position, as in `KeyValueState`: a row's padding stands behind its end and is overwritten.
     """
 
+    kept = ("entries", "index_keys")
+
     def __init__(self, entries: Tensor, index_keys: Tensor | None) -> None:
         self.entries = entries
         self.index_keys = index_keys
 
-    def write(self, entries: Tensor, index_keys: Tensor | None, context: Context) -> None:
-        """Put this call's entries and index keys at their positions."""
-        assert context.key_length is not None
-        assert context.key_length <= self.entries.shape[1], "the state is shorter than the sequence"
+    def see(
+        self, entries: Tensor, index_keys: Tensor | None, context: Context
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Put this call's at their positions; what its queries may look at, and the mask."""
+        length = context.key_length
+        assert length is not None
+        assert length <= self.entries.shape[1], "the state is shorter than the sequence"
         _write(self.entries, entries, context.positions)
-        if self.index_keys is not None:
-            assert index_keys is not None
-            _write(self.index_keys, index_keys, context.positions)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
-        self.entries = self.entries[rows]
-        self.index_keys = None if self.index_keys is None else self.index_keys[rows]
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory held: (kv_rank + rope_dim) numbers a token, and the index keys."""
-        held = [self.entries] + ([] if self.index_keys is None else [self.index_keys])
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        if self.index_keys is None:
+            return self.entries[:, :length], None, context.mask()
+        assert index_keys is not None
+        _write(self.index_keys, index_keys, context.positions)
+        return self.entries[:, :length], self.index_keys[:, :length], context.mask()
 
 
 def _write(slots: Tensor, new: Tensor, positions: Tensor) -> None:
@@ -175,8 +173,31 @@ class LatentAttention(nn.Module):
             None if spec.indexer is None else slots(spec.indexer.head_dim),
         )
 
+    def init_paged(
+        self,
+        num_blocks: int,
+        block_size: int,
+        context_length: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> PagedLatent:
+        """An empty pool of blocks."""
+        spec = self.spec
+
+        def pool(width: int) -> Tensor:
+            return torch.zeros(num_blocks, block_size, width, device=device, dtype=dtype)
+
+        pools = {"entries": pool(spec.kv_rank + spec.rope_dim)}
+        if spec.indexer is not None:
+            pools["index_keys"] = pool(spec.indexer.head_dim)
+        return PagedLatent(pools)
+
     def forward(
-        self, hidden: Float[Tensor, "B T D"], context: Context, state: LatentState | None = None
+        self,
+        hidden: Float[Tensor, "B T D"],
+        context: Context,
+        state: LatentState | PagedLatent | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
         rotary = self.spec.positions
@@ -184,14 +205,16 @@ class LatentAttention(nn.Module):
         query_latents = hidden if self.spec.q_rank is None else self.q_norm(self.q_down(hidden))
         q, entries = self._queries(query_latents, tables), self._entries(hidden, tables)
         index = None if self.indexer is None else self.indexer(hidden, query_latents, tables)
-        if state is not None:
-            state.write(entries, None if index is None else index.keys, context)
-            entries = state.entries[:, : context.key_length].to(q.dtype)
+        if state is None:
+            mask = context.mask()
+        else:
+            own = None if index is None else index.keys
+            entries, past, mask = state.see(entries, own, context)
+            entries = entries.to(q.dtype)
             if index is not None:
-                assert state.index_keys is not None
-                past = state.index_keys[:, : context.key_length].to(q.dtype)
-                index = index._replace(keys=past)
-        mixed = self._attend(q, entries, context, index)
+                assert past is not None
+                index = index._replace(keys=past.to(q.dtype))
+        mixed = self._attend(q, entries, mask, context, index)
         return self.output(mixed.flatten(2))
 
     def _queries(self, latents: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
@@ -209,10 +232,15 @@ class LatentAttention(nn.Module):
         return torch.cat((self.kv_norm(latent), turned.squeeze(2)), dim=-1)  # (B, T, L + P)
 
     def _attend(
-        self, q: Tensor, entries: Tensor, context: Context, index: IndexParts | None
+        self,
+        q: Tensor,
+        entries: Tensor,
+        mask: Tensor | None,
+        context: Context,
+        index: IndexParts | None,
     ) -> Float[Tensor, "B T H Dv"]:
         up = self.kv_up.weight.unflatten(0, (self.spec.num_heads, -1))
-        scale, mask, chosen = self.spec.scale, context.mask(), None
+        scale, chosen = self.spec.scale, None
         if index is not None:
             assert self.spec.indexer is not None
             if self.spec.indexer.top_k < entries.shape[1]:

@@ -23,7 +23,7 @@ from glassbox.layers.grouped_heads import (
 from glassbox.layers.initialization import Draw
 from glassbox.layers.key_value_state import KeyValueState
 from glassbox.layers.linear import Linear
-from glassbox.layers.state import TensorState
+from glassbox.layers.state import RowState, TensorState
 from glassbox.ops.activations import gelu
 from glassbox.ops.native_sparse import SparseSizes, compressed_attention, window_attention
 from glassbox.ops.selected_blocks import padded_length, selected_attention
@@ -110,7 +110,7 @@ class BlockSummary(nn.Module):
         draw.normal(self.position)
 
 
-class NativeSparseState:
+class NativeSparseState(RowState):
     """What the three branches keep: all keys of selection, all summaries, and two short tails.
 
     selected: keys and values of every token. summaries: of every whole block, one slot more than
@@ -118,6 +118,8 @@ class NativeSparseState:
     branch (window - 1 of them), and those of the compression branch that have yet to be summarized
     with later ones (block_size - 1).
     """
+
+    kept = ("selected", "summaries", "tails")
 
     def __init__(self, selected: KeyValueState, summaries: TensorState, tails: TensorState) -> None:
         self.selected = selected
@@ -134,16 +136,6 @@ class NativeSparseState:
         index = kept[:, None, :, None].expand_as(tail)
         self.tails[name] = both.gather(2, index)
         return both
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
-        for part in (self.selected, self.summaries, self.tails):
-            part.reorder(rows)
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory held."""
-        return sum(part.cache_bytes for part in (self.selected, self.summaries, self.tails))
 
 
 class NativeSparseAttention(nn.Module):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import copy
+from collections.abc import Callable
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.layers.context import Context
+
+Rows = slice | Tensor
+"""Rows of a batch: a range of them (a view, no copy) or their numbers (a copy)."""
+
+RowStateT = TypeVar("RowStateT", bound="RowState")
 
 
 class State(Protocol):
@@ -42,11 +49,71 @@ class Stateful(Protocol):
         """Mix each token with the earlier ones of its document."""
 
 
-class TensorState:
+class RowState:
+    """A state whose tensors have the batch first, so that its rows can be taken out and put back.
+
+    `kept` names the attributes that are such tensors, or None, or states of this kind themselves.
+    """
+
+    kept: ClassVar[tuple[str, ...]] = ()
+
+    def held(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        found: dict[str, Tensor] = {}
+        for name in self.kept:
+            value = getattr(self, name)
+            if isinstance(value, RowState):
+                found |= {f"{name}.{inner}": x for inner, x in value.held().items()}
+            elif value is not None:
+                found[name] = value
+        return found
+
+    def map(self: RowStateT, function: Callable[[Tensor], Tensor]) -> RowStateT:
+        """A state of the same kind whose tensors are the function's values."""
+        new = copy.copy(self)
+        for name in self.kept:
+            value = getattr(self, name)
+            if isinstance(value, RowState):
+                setattr(new, name, value.map(function))
+            elif value is not None:
+                setattr(new, name, function(value))
+        return new
+
+    def take(self: RowStateT, rows: Rows) -> RowStateT:
+        """A state of these rows alone; those of a slice are shared, in place changes reach both."""
+        return self.map(lambda x: x[rows])
+
+    def put(self: RowStateT, rows: Rows, part: RowStateT) -> None:
+        """Write back what `take(rows)` gave, as a call has left it."""
+        theirs = part.held()
+        for name, mine in self.held().items():
+            if isinstance(rows, slice) and mine[rows].data_ptr() == theirs[name].data_ptr():
+                continue  # changed in place
+            mine[rows] = theirs[name]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch, in this order (finished ones leave, beams branch)."""
+        vars(self).update(vars(self.take(rows)))
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory held."""
+        return sum(x.numel() * x.element_size() for x in self.held().values())
+
+
+class TensorState(RowState):
     """A running state of named tensors, the batch first, that a layer replaces call by call."""
 
     def __init__(self, **tensors: Tensor) -> None:
         self.tensors = tensors
+
+    def held(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return self.tensors
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> TensorState:
+        """A state whose tensors are the function's values."""
+        return TensorState(**{name: function(x) for name, x in self.tensors.items()})
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -56,12 +123,3 @@ class TensorState:
         old = self.tensors[name]
         assert value.shape == old.shape, (name, value.shape, old.shape)
         self.tensors[name] = value.to(old.dtype)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
-        self.tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory held."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())

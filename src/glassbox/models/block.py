@@ -36,6 +36,7 @@ from glassbox.layers.mamba import Mamba, MambaLayer
 from glassbox.layers.mamba2 import Mamba2, Mamba2Layer
 from glassbox.layers.native_sparse import NativeSparse, NativeSparseAttention
 from glassbox.layers.norms import LayerNorm, LayerNormLayer, RmsNorm, RmsNormLayer
+from glassbox.layers.paged_state import PagedState
 from glassbox.layers.retention import Retention, RetentionLayer
 from glassbox.layers.rwkv import RwkvChannel, RwkvChannelLayer, RwkvTime, RwkvTimeLayer
 from glassbox.layers.rwkv7 import (
@@ -44,7 +45,7 @@ from glassbox.layers.rwkv7 import (
     Rwkv7Time,
     Rwkv7TimeLayer,
 )
-from glassbox.layers.state import State
+from glassbox.layers.state import RowState, State
 from glassbox.models.config import BlockSpec
 from glassbox.ops.chunks import wide
 
@@ -81,17 +82,13 @@ def build(spec: Spec, hidden_size: int) -> nn.Module:
 
 
 @dataclass
-class BlockState:
+class BlockState(RowState):
     """What one block keeps of the tokens so far; only a feed-forward that shifts tokens has a part."""
+
+    kept = ("mixer", "ffn")
 
     mixer: State
     ffn: State | None = None
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch, in this order."""
-        self.mixer.reorder(rows)
-        if self.ffn is not None:
-            self.ffn.reorder(rows)
 
     @property
     def cache_bytes(self) -> int:
@@ -168,6 +165,24 @@ class Block(nn.Module):
         if self.dropout and self.training:
             branch = F.dropout(branch, self.dropout)
         return branch
+
+    def init_paged(
+        self,
+        num_blocks: int,
+        block_size: int,
+        context_length: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> PagedState | None:
+        """An empty pool of blocks for this block's mixer; None where it keeps its state by the row."""
+        mixer: Any = self.mixer
+        if not hasattr(mixer, "init_paged"):
+            return None
+        pool: PagedState | None = mixer.init_paged(
+            num_blocks, block_size, context_length, device=device, dtype=dtype
+        )
+        return pool
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype

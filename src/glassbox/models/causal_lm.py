@@ -14,6 +14,7 @@ from glassbox.core.errors import UserError
 from glassbox.layers.context import Auxiliary, Context
 from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
+from glassbox.layers.pages import Pages
 from glassbox.models.block import Block, BlockState, build
 from glassbox.models.config import ModelConfig
 from glassbox.models.heads import ScalarHead
@@ -113,13 +114,15 @@ class CausalLM(nn.Module):
         lengths: Int[Tensor, " B"] | None = None,
         state: list[BlockState] | None = None,
         key_length: int | None = None,
+        pages: Pages | None = None,
         auxiliary: Auxiliary | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Final-norm outputs times `logit_scale`, from which `logits` or a fused loss goes on.
 
         positions count from each document's start (0, 1, 2, ... unless given). With `documents`,
         several are packed in a row and none sees another. With `state`, `positions` are also cache
-        slots; the pass writes them and looks at the first `key_length` slots.
+        slots; the pass writes them and looks at the first `key_length` slots. `pages` says where
+        the layers whose state is paged have theirs.
         Raises UserError for a sequence longer than learned positions reach.
         """
         longest = 0
@@ -142,6 +145,7 @@ class CausalLM(nn.Module):
             documents=documents,
             lengths=lengths,
             key_length=None if state is None else key_length,
+            pages=pages,
             auxiliary=auxiliary,
         )
         hidden = self.embedding(ids)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from glassbox.core.devices import autocast
 from glassbox.core.errors import UserError
 from glassbox.inference.engine import Engine
-from glassbox.inference.wave import evaluating
+from glassbox.inference.evaluating import evaluating
 from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE

@@ -16,8 +16,8 @@ from glassbox.core.seeding import derive_seed
 from glassbox.data.order import SeededOrder
 from glassbox.data.preferences import check_resumable, pad_rows
 from glassbox.inference.engine import Engine
+from glassbox.inference.evaluating import evaluating
 from glassbox.inference.sampling import SamplingParams
-from glassbox.inference.wave import evaluating
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tuning.answers import (

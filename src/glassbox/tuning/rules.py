@@ -17,7 +17,7 @@ import torch
 
 from glassbox.core.errors import UserError
 from glassbox.data.preferences import pad_rows
-from glassbox.inference.wave import evaluating
+from glassbox.inference.evaluating import evaluating
 from glassbox.models.causal_lm import CausalLM
 from glassbox.tokenizers import Tokenizer
 from glassbox.tuning.graders import REGEX_SECONDS, Grader, Problem, side_by_side

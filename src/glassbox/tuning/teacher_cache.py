@@ -14,7 +14,7 @@ from glassbox.core.devices import Precision, autocast
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.data.loader import PackedRows, PackedSource
-from glassbox.inference.wave import evaluating
+from glassbox.inference.evaluating import evaluating
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tuning.distillation import CachedBatch

@@ -1,0 +1,307 @@
+"""The tensors of a step: pools of state for all running sequences, and the passes that a plan asks for.
+
+Layers whose state is paged share a pool of blocks, addressed by a page table a row. All others keep
+a state of fixed size a row: a slot of a pool. A step takes the rows it needs out of that pool,
+without a copy where they stand side by side, and puts them back.
+
+A plan's chunks go in up to three kinds of passes: one token a row; prompts from their start, several
+of similar length padded on the right; and chunks that go on behind a stored past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from glassbox.inference.plan import Chunk, Plan
+from glassbox.layers.paged_state import PagedState
+from glassbox.layers.pages import Pages
+from glassbox.layers.state import Rows
+from glassbox.models.block import BlockState
+from glassbox.models.causal_lm import CausalLM
+
+_ALIKE = 0.6  # the shortest chunk of a pass is at least this much of the longest
+
+
+class Runner:
+    """Holds the pools of a model and carries out plans.
+
+    max_rows, max_blocks: how many slots and blocks plans may name. The pools grow towards them as
+    they are needed; `release` gives all back.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        *,
+        max_rows: int,
+        max_blocks: int,
+        block_size: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.max_rows = max_rows
+        self.max_blocks = max_blocks
+        self.block_size = block_size
+        self.dtype = dtype
+        self.context_length = model.config.context_length
+        self.release()
+        self.has_pages = any(isinstance(state.mixer, PagedState) for state in self.states)
+        self.has_rows = any(state.held() for state in self.states)
+
+    def release(self) -> None:
+        """Forget everything and hold next to nothing."""
+        self.num_blocks, self.num_rows, self.length = 0, 0, 1
+        self.states = self._new_states(0, 1)
+        self._blank: list[BlockState] = []
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory held."""
+        return sum(state.cache_bytes for state in self.states)
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> Float[Tensor, "R V"]:
+        """Carry out a plan: the logits that its `sampling` draws from, in that order.
+
+        A chunk with drafts has 1 + k rows, one behind the other.
+        """
+        self._make_room(plan)
+        self._copy(plan)
+        hidden: list[Tensor] = []
+        first_row: dict[int, int] = {}  # of each chunk, in `hidden`
+        row = 0
+        for group, fresh in self._groups(plan.chunks):
+            with self._autocast():
+                found = self._pass(group, fresh)
+            wanted = [(place, chunk) for place, chunk in enumerate(group) if chunk.samples]
+            if not wanted:
+                continue
+            for _, chunk in wanted:
+                first_row[id(chunk)] = row
+                row += 1 + len(chunk.drafted)
+            hidden.append(_last(found, wanted, len(group)))
+        if not hidden:
+            return torch.empty(0, self.model.config.vocab_size, device=self.model.device)
+        with self._autocast():
+            logits = self.model.logits(hidden[0] if len(hidden) == 1 else torch.cat(hidden))
+        order = [
+            r
+            for chunk in plan.chunks
+            if chunk.samples
+            for r in [*_rows_of(chunk, first_row), *[first_row[id(chunk)]] * len(chunk.siblings)]
+        ]
+        if order == list(range(row)):
+            return logits
+        return logits[torch.tensor(order, device=logits.device)]
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.dtype is None or self.dtype == self.model.embedding.weight.dtype:
+            return nullcontext()
+        return torch.autocast(self.model.device.type, dtype=self.dtype)
+
+    # ---- pools --------------------------------------------------------------------------------
+
+    def _new_states(self, rows: int, length: int) -> list[BlockState]:
+        """Fresh states of so many rows; paged ones with a spare block alone."""
+        dtype = self.model.embedding.weight.dtype if self.dtype is None else self.dtype
+        where = {"device": self.model.device, "dtype": dtype}
+        states = []
+        for block in self.model.blocks:
+            paged = block.init_paged(1, self.block_size, self.context_length, **where)  # type: ignore[operator]
+            state: BlockState = block.init_state(rows, 1 if paged else length, **where)  # type: ignore[operator]
+            if paged is not None:
+                state.mixer = paged
+            states.append(state)
+        return states
+
+    def _make_room(self, plan: Plan) -> None:
+        if self.has_pages and plan.moved:
+            needed = 1 + max(max(sequence.blocks, default=-1) for sequence in plan.moved)
+            if needed > self.num_blocks:
+                self.num_blocks = min(max(needed, 2 * self.num_blocks), self.max_blocks)
+                for state in self.states:
+                    if isinstance(state.mixer, PagedState):
+                        state.mixer.grow(self.num_blocks + 1)
+        if self.has_rows:
+            everyone = [s for c in plan.chunks for s in (c.sequence, *c.siblings)]
+            rows = 1 + max(sequence.slot for sequence in everyone)
+            length = max(sequence.max_length for sequence in everyone)
+            if rows > self.num_rows or length > self.length:
+                self._grow_rows(rows, length)
+
+    def _grow_rows(self, rows: int, length: int) -> None:
+        """Larger pools of rows, by doubling; what is stored keeps its place."""
+        if rows > self.num_rows:
+            self.num_rows = min(max(rows, 2 * self.num_rows), self.max_rows)
+        if length > self.length:
+            self.length = min(max(length, 2 * self.length), self.context_length)
+        grown = self._new_states(self.num_rows, self.length)
+        self._blank = self._new_states(1, self.length)
+        for new, old in zip(grown, self.states, strict=True):
+            if isinstance(old.mixer, PagedState):
+                new.mixer = old.mixer
+            kept = new.held()
+            for name, tensor in old.held().items():
+                kept[name][tuple(map(slice, tensor.shape))] = tensor
+        self.states = grown
+
+    def _copy(self, plan: Plan) -> None:
+        """Copies of blocks and slots that come before everything else, and slots that begin anew."""
+        device = self.model.device
+        if self.has_pages and plan.block_copies:
+            sources, destinations = torch.tensor(plan.block_copies, device=device).unbind(1)
+            for state in self.states:
+                if isinstance(state.mixer, PagedState):
+                    state.mixer.copy_blocks(sources, destinations)
+        if not self.has_rows:
+            return
+        if plan.slot_copies:
+            sources, destinations = torch.tensor(plan.slot_copies, device=device).unbind(1)
+            for state in self.states:
+                for tensor in state.held().values():
+                    tensor[destinations] = tensor[sources]
+        if plan.slot_clears:
+            rows = torch.tensor(plan.slot_clears, device=device)
+            for state, blank in zip(self.states, self._blank, strict=True):
+                fresh = blank.held()
+                for name, tensor in state.held().items():
+                    tensor[rows] = fresh[name]
+
+    # ---- passes -------------------------------------------------------------------------------
+
+    def _groups(self, chunks: Sequence[Chunk]) -> Iterator[tuple[list[Chunk], bool]]:
+        """Chunks that go through the model together, and whether they start at 0."""
+        single, fresh, behind = [], [], []
+        for chunk in chunks:
+            if chunk.start == 0:
+                fresh.append(chunk)
+            elif chunk.count == 1 and not chunk.drafted:
+                single.append(chunk)
+            else:
+                behind.append(chunk)
+        if single:
+            yield single, False
+        for kind in (fresh, behind):
+            kind.sort(key=_width, reverse=True)
+            first = 0
+            for place, chunk in enumerate(kind):
+                if _width(chunk) < _ALIKE * _width(kind[first]):
+                    yield kind[first:place], kind is fresh
+                    first = place
+            if kind:
+                yield kind[first:], kind is fresh
+
+    def _pass(self, group: list[Chunk], fresh: bool) -> Float[Tensor, "B T D"]:
+        """Feed these chunks, and leave the state behind the last token of each."""
+        device = self.model.device
+        if self.has_rows:
+            group.sort(key=lambda chunk: chunk.sequence.slot)
+        widths = [_width(chunk) for chunk in group]
+        width = max(widths)
+        if width == 1:
+            ids = torch.tensor([[c.sequence.tokens[c.start]] for c in group], device=device)
+        else:
+            fed = [chunk.fed + [0] * (width - n) for chunk, n in zip(group, widths, strict=True)]
+            ids = torch.tensor(fed, device=device)
+        lengths = None
+        if min(widths) < width:
+            lengths = torch.tensor(widths, device=device)
+        positions = torch.arange(width, device=device).unsqueeze(0)
+        if fresh:
+            key_length = width
+        else:
+            starts = torch.tensor([chunk.start for chunk in group], device=device)
+            positions = starts.unsqueeze(1) + positions
+            key_length = max(c.start + n for c, n in zip(group, widths, strict=True))
+            if lengths is not None:  # padding: where no row ever has a token
+                last = self.length if self.has_rows else self.context_length
+                positions = positions.clamp(max=last - 1)
+        pages = self._pages(group, positions, lengths, key_length) if self.has_pages else None
+        states, rows = self.states, None
+        if self.has_rows:
+            rows = self._rows(group)
+            if rows is not None:
+                states = [state.take(rows) for state in states]
+        hidden = self.model.hidden_states(
+            ids,
+            positions=positions,
+            lengths=lengths,
+            state=states,
+            key_length=key_length,
+            pages=pages,
+        )
+        if rows is not None:
+            for mine, part in zip(self.states, states, strict=True):
+                mine.put(rows, part)
+        return hidden
+
+    def _rows(self, group: Sequence[Chunk]) -> Rows | None:
+        """Which slots these chunks have; None where it is all of them in order."""
+        slots = [chunk.sequence.slot for chunk in group]
+        if slots[-1] - slots[0] == len(slots) - 1:
+            if len(slots) == self.num_rows:
+                return None
+            return slice(slots[0], slots[-1] + 1)
+        return torch.tensor(slots, device=self.model.device)
+
+    def _pages(
+        self,
+        group: Sequence[Chunk],
+        positions: Int[Tensor, "#B T"],
+        lengths: Int[Tensor, " B"] | None,
+        key_length: int,
+    ) -> Pages:
+        """Where this pass writes and reads."""
+        size, device = self.block_size, positions.device
+        num_pages = -(-key_length // size)
+        lists = [chunk.sequence.blocks[:num_pages] for chunk in group]
+        if len(lists) == 1:
+            blocks = lists[0]
+            if blocks == list(range(blocks[0], blocks[0] + len(blocks))):
+                start = blocks[0] * size
+                table = positions.new_empty(0, 0)
+                slots = positions[0] + start
+                return Pages(slots, table, positions, key_length, start)
+        spare = self.num_blocks
+        table = torch.tensor(
+            [blocks + [spare] * (num_pages - len(blocks)) for blocks in lists], device=device
+        )
+        positions = positions.expand(len(group), -1)
+        page = positions // size
+        if lengths is not None:
+            page = page.clamp(max=num_pages - 1)
+        slots = table.gather(1, page) * size + positions % size
+        if lengths is not None:
+            order = torch.arange(positions.shape[1], device=device)
+            slots = slots.where(order < lengths.unsqueeze(1), spare * size)
+        return Pages(slots.flatten(), table, positions, num_pages * size)
+
+
+def _width(chunk: Chunk) -> int:
+    """Tokens that a chunk feeds."""
+    return chunk.count + len(chunk.drafted)
+
+
+def _rows_of(chunk: Chunk, first_row: dict[int, int]) -> range:
+    first = first_row[id(chunk)]
+    return range(first, first + 1 + len(chunk.drafted))
+
+
+def _last(
+    hidden: Float[Tensor, "B T D"], wanted: Sequence[tuple[int, Chunk]], num_chunks: int
+) -> Float[Tensor, "R D"]:
+    """Of each wanted chunk the places behind which a token is drawn."""
+    if hidden.shape[1] == 1 and len(wanted) == num_chunks:
+        return hidden[:, 0]
+    pairs = [
+        (place, at)
+        for place, chunk in wanted
+        for at in range(chunk.count - 1, chunk.count + len(chunk.drafted))
+    ]
+    rows, places = torch.tensor(pairs, device=hidden.device).unbind(1)
+    return hidden[rows, places]

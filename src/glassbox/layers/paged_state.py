@@ -1,0 +1,160 @@
+"""Caches in blocks that all rows share: keys and values, and the entries of latent attention.
+
+`Context.pages` says where; a call without a past looks at its own tokens and only writes.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from glassbox.layers.context import Context
+from glassbox.layers.key_value_state import Seen
+from glassbox.layers.pages import Pages
+from glassbox.layers.state import RowState
+from glassbox.ops.single_query import single_query_attention
+
+
+class PagedState(RowState):
+    """What the paged states have in common: pools, (..., N, block_size, width), that grow by blocks.
+
+    Rows cannot be taken from it: they are the pages' business.
+    """
+
+    def __init__(self, pools: dict[str, Tensor]) -> None:
+        self.pools = pools
+
+    def grow(self, num_blocks: int) -> None:
+        """Room for so many blocks, the spare one included; what is stored stays, the spare one moves."""
+        for name, old in self.pools.items():
+            new = old.new_zeros((*old.shape[:-3], num_blocks, *old.shape[-2:]))
+            kept = old.shape[-3] - 1
+            new[..., :kept, :, :] = old[..., :kept, :, :]
+            self.pools[name] = new
+
+    def copy_blocks(self, sources: Int[Tensor, " M"], destinations: Int[Tensor, " M"]) -> None:
+        """Copy whole blocks, all sources read before any is written."""
+        for pool in self.pools.values():
+            pool.index_copy_(-3, destinations, pool.index_select(-3, sources))
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory held."""
+        return sum(pool.numel() * pool.element_size() for pool in self.pools.values())
+
+
+class PagedKeyValue(PagedState):
+    """Keys and values of softmax attention, (K, N, block_size, Dh): heads first, so that what is
+    gathered for a step is a batch of K B matrices without another copy.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (num_kv_heads, num_blocks, block_size, head_dim)
+        names = ("keys", "values")
+        super().__init__({n: torch.zeros(shape, device=device, dtype=dtype) for n in names})
+
+    def write(
+        self,
+        keys: Float[Tensor, "B K T Dh"],
+        values: Float[Tensor, "B K T Dh"],
+        pages: Pages,
+    ) -> None:
+        """Put this call's keys and values into their slots."""
+        for name, new in (("keys", keys), ("values", values)):
+            pool = self.pools[name]
+            by_token = new.transpose(0, 1).flatten(1, 2)  # (K, B T, Dh)
+            pool.flatten(1, 2).index_copy_(1, pages.slots, by_token.to(pool.dtype))
+
+    def read(self, name: str, pages: Pages) -> Float[Tensor, "K B S Dh"]:
+        """One pool's slots of every row: a view where a single row's blocks follow one another."""
+        pool = self.pools[name]
+        heads, num_blocks, block_size, size = pool.shape
+        if pages.start is not None:
+            return pool.flatten(1, 2).narrow(1, pages.start, pages.length).unsqueeze(1)
+        blocks = pool.view(heads * num_blocks, block_size * size)
+        found = blocks.index_select(0, pages.rows(heads, num_blocks))
+        return found.view(heads, len(pages.table), -1, size)
+
+    def see(
+        self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
+    ) -> Seen:
+        """Write, and return what this call's queries may look at."""
+        pages = context.pages
+        assert pages is not None
+        self.write(keys, values, pages)
+        if context.in_order:
+            return Seen(keys, values, None, True, None)
+        past_keys = self.read("keys", pages).transpose(0, 1)
+        past_values = self.read("values", pages).transpose(0, 1)
+        order = torch.arange(pages.length, device=keys.device).unsqueeze(0)
+        aligned = pages.start is not None
+        return Seen(past_keys, past_values, pages.mask(), aligned, (pages.positions, order))
+
+    def decode(
+        self,
+        q: Float[Tensor, "B H 1 Dh"],
+        keys: Float[Tensor, "B K 1 Dh"],
+        values: Float[Tensor, "B K 1 Dh"],
+        pages: Pages,
+        *,
+        scale: float | None,
+        softcap: float | None,
+        sinks: Float[Tensor, " H"] | None,
+        slopes: Float[Tensor, " H"] | None,
+    ) -> Float[Tensor, "B H 1 Dh"]:
+        """One token a row: write it and attend, all rows and heads in two products.
+
+        Tested against: `see` and `attention`.
+        """
+        self.write(keys, values, pages)
+        hidden = pages.hidden()
+        return single_query_attention(
+            q.squeeze(2),
+            self.read("keys", pages),
+            self.read("values", pages),
+            None if hidden is None else hidden.squeeze(1),
+            scale=scale,
+            softcap=softcap,
+            sinks=sinks,
+            slopes=slopes,
+            positions=pages.positions.squeeze(1),
+        ).unsqueeze(2)
+
+
+class PagedLatent(PagedState):
+    """Entries of latent attention, (N, block_size, C), and the indexer's keys where there is one."""
+
+    def see(
+        self,
+        entries: Float[Tensor, "B T C"],
+        index_keys: Float[Tensor, "B T Di"] | None,
+        context: Context,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Write this call's; what its queries may look at: entries, index keys and the mask."""
+        pages = context.pages
+        assert pages is not None
+        found = [self._see("entries", entries, context, pages)]
+        if index_keys is not None:
+            found.append(self._see("index_keys", index_keys, context, pages))
+        mask = None if context.in_order else pages.mask()
+        return found[0], found[1] if len(found) > 1 else None, mask
+
+    def _see(self, name: str, new: Tensor, context: Context, pages: Pages) -> Tensor:
+        pool = self.pools[name]
+        pool.flatten(0, 1).index_copy_(0, pages.slots, new.flatten(0, 1).to(pool.dtype))
+        if context.in_order:
+            return new
+        if pages.start is not None:
+            return pool.flatten(0, 1).narrow(0, pages.start, pages.length).unsqueeze(0)
+        found = pool.index_select(0, pages.table.flatten())
+        return found.view(len(pages.table), -1, pool.shape[-1])
