@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from glassbox.cli.main import main
+from glassbox.tokenizers.training import train_tokenizer
 from support.curation_case import contents, write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,38 @@ def test_finished_refused_and_mistaken(corpus: Path, curated: Path, tmp_path: Pa
     assert "data curate" in command("train", RECIPE, expect=2)
     said = curate(corpus, tmp_path / "c", "strict=true", expect=2)
     assert "part-0.jsonl' line 41: not JSON" in said
+
+
+def test_what_a_recipe_names_has_to_hold_the_same(corpus: Path, tmp_path: Path) -> None:
+    """A word list, an evaluation set and a tokenizer that changed are refused as a setting is."""
+    words, exam, tokenizer = tmp_path / "bad.txt", tmp_path / "exam", tmp_path / "tok"
+    words.write_text("pest\n")
+    exam.mkdir()
+    (exam / "a.txt").write_text("which of these nine words is in no document here\n")
+    texts = [(corpus / "plain.txt").read_text()]
+    train_tokenizer(texts, 270).save(tokenizer)
+    steps = (
+        f"steps=[{{kind: c4_quality, min_sentences: 0, bad_words_file: {words}}},"
+        f"{{kind: decontaminate, sets: {{exam: {exam}}}}},"
+        f"{{kind: chunk, by: tokens, size: 200, tokenizer: {tokenizer}}}]"
+    )
+    given = (corpus, tmp_path / "out", steps, "workers=1")
+    curate(*given)
+    assert "is finished" in curate(*given)
+    (exam / ".hidden").write_text("is not read")
+    assert "is finished" in curate(*given)
+    train_tokenizer(texts, 271).save(tokenizer)
+    assert "(contents.chunk." in curate(*given, expect=2)
+    train_tokenizer(texts, 270).save(tokenizer)
+    assert "is finished" in curate(*given)
+    (exam / "b.txt").write_text("more of it\n")
+    assert "(contents.decontaminate." in curate(*given, expect=2)
+    words.write_text("plague\n")
+    said = curate(*given, expect=2)
+    assert "another recipe or source (contents.c4_quality." in said
+    assert str(words) in said
+    words.unlink()
+    assert "cannot be read" in curate(*given, expect=2)
 
 
 def test_interrupted_by_hand_and_gone_on_with(corpus: Path, curated: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from glassbox.data.curation.runner import Output, claim_folder, run_curation, st
 from glassbox.data.curation.sources import Sources, find_sources
 from glassbox.data.curation.tally import Tally
 from glassbox.pipeline.curate_report import render_curation
-from glassbox.pipeline.curate_steps import build_step
+from glassbox.pipeline.curate_steps import build_step, contents_of
 from glassbox.pipeline.recipe import CurateRecipe
 
 SCHEMA = 1
@@ -74,7 +74,13 @@ def _find(recipe: CurateRecipe, folder: Path) -> Sources:
 def _settings(recipe: CurateRecipe, sources: Sources) -> dict[str, Any]:
     """All that the bytes of the documents depend on."""
     fixed = recipe.model_dump(mode="json", exclude={"out", "workers"})
-    return {"schema": SCHEMA, "version": __version__, **fixed, "files": sources.manifest()}
+    named = {
+        name: contents
+        for name, spec in zip(step_names(recipe.steps), recipe.steps, strict=True)
+        if (contents := contents_of(spec))
+    }
+    held = {"contents": named} if named else {}
+    return {"schema": SCHEMA, "version": __version__, **fixed, **held, "files": sources.manifest()}
 
 
 def make_report(tally: Tally, sources: Sources, recipe: CurateRecipe) -> dict[str, Any]:

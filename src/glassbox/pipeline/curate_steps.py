@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from glassbox.data.curation.perplexity import PerplexitySpec
-from glassbox.data.curation.step import CorpusStep, RecordStep, RevisingStep, StepSpec
+from glassbox.data.curation.step import (
+    CorpusStep,
+    RecordStep,
+    RevisingStep,
+    StepSpec,
+    digest_of,
+)
 from glassbox.pipeline.open_model import find_whole_model, open_model
 
 
@@ -18,6 +24,13 @@ def build_step(spec: StepSpec) -> RecordStep | CorpusStep | RevisingStep:
         find_whole_model(spec.model)  # found missing now, not in a worker
         return spec.with_scorer(ModelScorer(spec.model, spec.max_tokens))
     return spec.build()
+
+
+def contents_of(spec: StepSpec) -> dict[str, str]:
+    """Digests of what a step's settings name: word lists, evaluation sets, tokenizers, models."""
+    if isinstance(spec, PerplexitySpec):
+        return {spec.model: digest_of(find_whole_model(spec.model))}
+    return spec.contents()
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from glassbox.core.errors import UserError
-from glassbox.data.curation.step import Dropped, Record, RecordStep, StepSpec
+from glassbox.data.curation.step import Dropped, Record, RecordStep, StepSpec, digest_of
 
 TERMINAL = (".", "!", "?", '"', "”")
 _ELLIPSES = ("...", "…")
@@ -41,6 +41,13 @@ class C4QualitySpec(StepSpec):
         """The step. Raises UserError where the file of words cannot be read."""
         words = [*self.bad_words, *_read_words(self.bad_words_file)]
         return C4Quality(self, _any_word(words))
+
+    def contents(self) -> dict[str, str]:
+        """The file of words."""
+        if self.bad_words_file is None:
+            return {}
+        _read_words(self.bad_words_file)
+        return {self.bad_words_file: digest_of(Path(self.bad_words_file))}
 
 
 def _read_words(path: str | None) -> list[str]:

@@ -51,6 +51,14 @@ class ChunkSpec(StepSpec):
             tokenizer = Tokenizer.load(self.tokenizer)
         return Chunk(self.by, self.size, self.overlap, tokenizer)
 
+    def contents(self) -> dict[str, str]:
+        """The tokenizer, by all that decides its ids."""
+        if self.by != "tokens" or self.tokenizer is None:
+            return {}
+        from glassbox.tokenizers import Tokenizer
+
+        return {self.tokenizer: Tokenizer.load(self.tokenizer).fingerprint}
+
 
 @dataclass(frozen=True)
 class Chunk:

@@ -29,7 +29,7 @@ from glassbox.data.curation.shingles import (
     shingle_hashes,
     word_hashes,
 )
-from glassbox.data.curation.step import Dropped, Record, RecordStep, StepSpec
+from glassbox.data.curation.step import Dropped, Record, RecordStep, StepSpec, digest_of
 
 Span = tuple[int, int]
 Owned = tuple[int, Hashes]
@@ -79,6 +79,12 @@ class DecontaminateSpec(StepSpec):
         tables = {size: Table.of(parts) for size, parts in sorted(found.items())}
         return Decontaminate(tables, tuple(self.sets), self.action, self.margin, self.max_cuts)
 
+    def contents(self) -> dict[str, str]:
+        """The evaluation sets."""
+        for path in self.sets.values():
+            _set_files(Path(path))
+        return {path: digest_of(Path(path)) for path in self.sets.values()}
+
 
 def ngrams(text: str, ngram: int, min_words: int) -> tuple[int, Hashes]:
     """The hashes of all n-grams of a text, or of a short one as a whole, and their number of words."""
@@ -92,13 +98,7 @@ def read_texts(path: Path, fields: Sequence[str] = ()) -> Iterator[str]:
 
     Raises UserError naming the file, and the line of a row that cannot be read.
     """
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.is_file() and _ending(f) in ENDINGS)
-    else:
-        files = [path]
-    if not path.exists() or not files:
-        raise UserError(f"decontaminate: no evaluation set at '{path}'; give a file or a folder")
-    for file in files:
+    for file in _set_files(path):
         ending = _ending(file)
         if ending not in ENDINGS:
             raise UserError(f"decontaminate: '{file}' must end in one of {', '.join(ENDINGS)}")
@@ -114,6 +114,15 @@ def read_texts(path: Path, fields: Sequence[str] = ()) -> Iterator[str]:
             yield from _cells(text, "\t" if ending == ".tsv" else ",", fields)
         else:
             yield from text.splitlines()
+
+
+def _set_files(path: Path) -> list[Path]:
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*") if f.is_file() and _ending(f) in ENDINGS)
+    if not path.exists() or not files:
+        raise UserError(f"decontaminate: no evaluation set at '{path}'; give a file or a folder")
+    return files
 
 
 def _ending(path: Path) -> str:

@@ -9,11 +9,14 @@ records by what it decided (lines that many documents share) instead of only dro
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from glassbox.core.config import Spec
+from glassbox.core.files import checksum
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,23 @@ class StepSpec(Spec):
     def build(self) -> RecordStep | CorpusStep | RevisingStep:
         """The step itself. Raises UserError for an extra that is not installed, naming it."""
         raise NotImplementedError
+
+    def contents(self) -> dict[str, str]:
+        """What a setting names outside of the recipe, with a digest of what it holds.
+
+        A run that is gone on with has to find the same. Raises UserError for what is not there.
+        """
+        return {}
+
+
+def digest_of(path: Path) -> str:
+    """The checksum of a file, or of the names and bytes of all files in a folder but hidden ones."""
+    if path.is_file():
+        return checksum(path)
+    names = sorted(
+        file.relative_to(path).as_posix() for file in path.rglob("[!.]*") if file.is_file()
+    )
+    whole = hashlib.blake2b(digest_size=16)
+    for name in names:
+        whole.update(f"{name}\0{checksum(path / name)}\n".encode("utf-8", "surrogatepass"))
+    return f"{len(names)} files-{whole.hexdigest()}"
