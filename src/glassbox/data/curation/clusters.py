@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,11 +42,41 @@ def buckets(keys: Keys) -> Iterator[npt.NDArray[np.intp]]:
     >>> [group.tolist() for group in buckets(np.array([7, 5, 7, 8, 7], np.uint64))]
     [[0, 2, 4]]
     """
+    order, begins, sizes = _sorted_runs(keys)
+    for i in np.flatnonzero(sizes > 1).tolist():
+        yield order[begins[i] : begins[i] + sizes[i]]
+
+
+def all_buckets(columns: Iterable[Keys]) -> list[list[int]]:
+    """The `buckets` of several columns of keys over the same rows, each once: pairs, then larger ones.
+
+    Documents that are alike share many keys, and most groups are pairs: those are told apart in
+    one array.
+
+    >>> all_buckets(np.array([[7, 5, 7, 8], [1, 2, 1, 1], [4, 3, 4, 9]], np.uint64))
+    [[0, 2], [0, 2, 3]]
+    """
+    pairs: list[npt.NDArray[np.int64]] = []
+    larger: dict[tuple[int, ...], None] = {}
+    for keys in columns:
+        order, begins, sizes = _sorted_runs(keys)
+        two = begins[sizes == 2]
+        pairs.append((order[two] << 32) | order[two + 1])
+        for i in np.flatnonzero(sizes > 2).tolist():
+            larger[tuple(order[begins[i] : begins[i] + sizes[i]].tolist())] = None
+    each = np.unique(np.concatenate(pairs))
+    found = np.stack([each >> 32, each & 0xFFFFFFFF], axis=1).tolist()
+    return [*found, *map(list, larger)]
+
+
+def _sorted_runs(
+    keys: Keys,
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows in the order of their keys, and where each run of one key begins and how long it is."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     borders = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1], True])
-    for i in np.flatnonzero(np.diff(borders) > 1).tolist():
-        yield order[borders[i] : borders[i + 1]]
+    return order, borders[:-1], np.diff(borders)
 
 
 @dataclass

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from glassbox.data.curation.clusters import Matches, buckets
+from glassbox.data.curation.clusters import Matches, all_buckets
 from glassbox.data.curation.shingles import Hashes, Places, mix, shingle_set, shingle_sets
 from glassbox.data.curation.step import CorpusStep, Dropped, Record, StepSpec
 
@@ -202,9 +202,7 @@ class NearDuplicates:
                 held.append(signature[_HEAD.size : _HEAD.size + 8 * self.num_bands])
         keys = np.frombuffer(b"".join(held), "<u8").reshape(len(ids), self.num_bands)
         del held
-        groups = [
-            group.tolist() for band in range(self.num_bands) for group in buckets(keys[:, band])
-        ]
+        groups = all_buckets(keys[:, band] for band in range(self.num_bands))
         sets = self._sets(signatures, {row for group in groups for row in group})
 
         def compare(one: int, other: int) -> str | None:
