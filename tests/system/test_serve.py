@@ -60,6 +60,14 @@ class Server:
         finally:
             connection.close()
 
+    def status(self, path: str) -> int:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {KEY}"})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
     def wait_until_idle(self) -> None:
         until = time.monotonic() + PATIENCE
         while self.health() != {"status": "ok", "running": 0, "waiting": 0}:
@@ -98,6 +106,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     save_pretrained(model, folder, tokenizer=tokenizer)
     arguments = [str(folder), "--port", "0", "--max-tokens", "30000"]
     arguments += ["--max-running", "4", "--max-queue", "2", "--device", "cpu"]
+    arguments += ["--drain-seconds", "120"]
     environment = {**os.environ, "GLASSBOX_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -155,9 +164,9 @@ def test_errors_reach_the_openai_client_as_its_own(server: Server) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="other", messages=CHAT)
     assert missing.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError, match="frequency_penalty") as refused:
-        client.completions.create(model="tiny", prompt="a", frequency_penalty=1.0)
-    assert refused.value.param == "frequency_penalty"
+    with pytest.raises(openai.BadRequestError, match="suffix") as refused:
+        client.completions.create(model="tiny", prompt="a", suffix="b")
+    assert refused.value.param == "suffix"
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
 
@@ -228,8 +237,13 @@ def test_rubbish_is_refused_and_harms_nobody(server: Server) -> None:
 
 def test_sigterm_finishes_what_is_under_way_and_ends_cleanly(server: Server) -> None:
     server.wait_until_idle()
-    stream = server.open_stream(400)
+    stream = server.open_stream(800)
     server.process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + PATIENCE
+    while (status := server.status("/health")) == 200:
+        assert time.monotonic() < until
+    assert status == 503
+    assert server.status("/v1/models") == 503  # nothing new is begun
     received = b""
     while part := stream.recv(65536):
         received += part

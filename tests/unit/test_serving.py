@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib.util
 import json
-import queue
 import socket
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +18,14 @@ from hypothesis import strategies as st
 from glassbox.cli.main import main
 from glassbox.core.errors import UserError
 from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
-from glassbox.inference.engine import TokenEvent
-from glassbox.inference.randomness import derive_seed
-from glassbox.inference.text import TextStream
-from glassbox.layers.attention import KeyValueState
-from glassbox.serving.answers import Answer, ChatShape
-from glassbox.serving.app import Service, build_app
+from glassbox.serving.answers import Answer
+from glassbox.serving.app import build_app
 from glassbox.serving.bodies import Limits
-from glassbox.serving.server import address, listen, read_keys
-from glassbox.serving.worker import Delta, Item, Job, Worker
+from glassbox.serving.choices import ChatChoice
+from glassbox.serving.server import address, check_origins, listen, read_keys
+from glassbox.serving.service import Service
+from glassbox.serving.worker import Worker
+from support.scripted import Scripted
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -53,13 +49,22 @@ def tiny_engine() -> Engine:
     return Engine(tiny_chat_model(TOKENIZER, context_length=30_000), TOKENIZER)
 
 
-def service(engine: Any = ENGINE, **limits: int) -> Service:
-    return Service(engine, TOKENIZER, name="tiny", limits=Limits(**limits), encode_prompt=plain)
+def service(engine: Any = None, **limits: int) -> Service:
+    return Service(
+        Engine(MODEL, TOKENIZER) if engine is None else engine,
+        TOKENIZER,
+        name="tiny",
+        model=MODEL,
+        limits=Limits(**limits),
+        encode_prompt=plain,
+    )
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    app = build_app(service(max_tokens=64, max_body_bytes=20_000))
+    app = build_app(
+        service(max_tokens=64, max_choices=16, max_body_bytes=20_000, max_schema_bytes=4_000)
+    )
     with TestClient(app, base_url=URL, raise_server_exceptions=False) as opened:
         yield opened
 
@@ -96,12 +101,9 @@ def test_completions_streamed_or_not_are_the_engines(
     texts = ["The fox", "A girl asked 中文 🦊"]
     n, chosen = 2, {"max_tokens": 24, "temperature": 0.9, "top_p": 0.95}
     request = {"prompt": texts, "n": n, "seed": seed, "stop": stop, **chosen, "model": "tiny"}
-    seeds = [seed, derive_seed(seed, 1)]
-    expected = [
-        ENGINE.generate([plain(text)], SamplingParams(**chosen, stop=tuple(stop), seed=one))[0]
-        for text in texts
-        for one in seeds
-    ]
+    expected = ENGINE.generate(
+        [plain(text) for text in texts], SamplingParams(**chosen, stop=tuple(stop), seed=seed, n=n)
+    )
     whole = client.post("/v1/completions", json=request).json()
     assert whole["object"] == "text_completion"
     assert whole["model"] == "tiny"
@@ -217,36 +219,13 @@ def test_the_context_ends_an_answer(client: TestClient) -> None:
     assert answer["choices"][0]["finish_reason"] == expected.finish_reason
 
 
-class Scripted:
-    """An engine that says the given ids, or fails on the way."""
-
-    context_length = 128
-
-    def __init__(self, ids: list[int], *, fail_at: int | None = None) -> None:
-        self.ids = ids
-        self.fail_at = fail_at
-
-    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[TokenEvent]:
-        text = TextStream(TOKENIZER, params.stop)
-        for i, token in enumerate(self.ids):
-            if i == self.fail_at:
-                raise RuntimeError("secret detail")
-            piece = text.push(token)
-            last = text.matched is not None or i == len(self.ids) - 1
-            if last and text.matched is None:
-                piece += text.flush()
-            yield TokenEvent(token, piece, None, "stop" if last else None, text.matched)
-            if last:
-                return
-
-
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_no_half_character_and_no_part_of_a_stop_string_is_streamed(path: str) -> None:
     said = "naïve 中文 🦊 ENTER the END of it"
     ids = TOKENIZER.encode(said)
     assert all(len(TOKENIZER.encode(char)) > 1 for char in "中文🦊")  # halves can come
     request = {"prompt": "a"} if path == "/v1/completions" else {"messages": CHAT}
-    with TestClient(build_app(service(Scripted(ids))), base_url=URL) as client:
+    with TestClient(build_app(service(Scripted(TOKENIZER, ids))), base_url=URL) as client:
         asked = {**request, "stop": ["END"], "stream": True}
         chunks = [chunk["choices"][0] for chunk in events(client.post(path, json=asked))]
     pieces = [c["text"] if "text" in c else c["delta"].get("content", "") for c in chunks]
@@ -262,7 +241,7 @@ def test_no_half_character_and_no_part_of_a_stop_string_is_streamed(path: str) -
 def test_a_failure_has_a_status_before_the_first_token_and_an_event_after_it(
     fail_at: int,
 ) -> None:
-    engine = Scripted(TOKENIZER.encode("a long enough text"), fail_at=fail_at)
+    engine = Scripted(TOKENIZER, TOKENIZER.encode("a long enough text"), fail_at=fail_at)
     with TestClient(build_app(service(engine)), base_url=URL) as client:
         request = {"prompt": "a", "max_tokens": 9}
         found = error(client.post("/v1/completions", json=request), 500)
@@ -274,28 +253,6 @@ def test_a_failure_has_a_status_before_the_first_token_and_an_event_after_it(
         else:
             assert events(streamed)[-1]["error"] == found
         assert client.get("/health").json() == {"status": "ok", "running": 0, "waiting": 0}
-
-
-def test_a_hang_up_frees_the_cache() -> None:
-    def num_caches() -> int:
-        return sum(type(thing) is KeyValueState for thing in gc.get_objects())
-
-    worker = Worker(max_running=1, max_queue=0)
-    worker.start()
-    items: queue.Queue[Item] = queue.Queue()
-    job = Job(
-        [tiny_engine().stream([5], SamplingParams(max_tokens=20_000, temperature=0))], items.put
-    )
-    worker.submit(job)
-    assert isinstance(items.get(timeout=60), Delta)
-    assert num_caches() == 2  # one a layer
-    worker.abort(job)
-    until = time.monotonic() + 60
-    while worker.num_running:
-        assert time.monotonic() < until
-        time.sleep(0.001)
-    assert num_caches() == 0
-    worker.close()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -312,16 +269,22 @@ def test_who_still_listens_when_the_time_to_drain_is_over_is_told(stream: bool) 
         async def receive() -> Any:
             await asyncio.Event().wait()
 
-        endless = tiny_engine().stream([5], SamplingParams(max_tokens=20_000, temperature=0))
+        endless = SamplingParams(max_tokens=20_000, temperature=0)
         answer = Answer(
-            worker, [endless], ChatShape(), model="tiny", prompt_tokens=1, stream=stream
+            worker,
+            [([5], endless)],
+            [ChatChoice(0, TOKENIZER, num_top=None)],
+            kind="chat",
+            model="tiny",
+            prompt_tokens=1,
+            stream=stream,
         )
         task = asyncio.create_task(answer({"type": "http"}, receive, send))
         await (begun.wait() if stream else asyncio.sleep(0.1))
         task.cancel()  # as uvicorn does
         await task
 
-    worker = Worker(max_running=1, max_queue=0)
+    worker = Worker(tiny_engine(), max_running=1, max_queue=0)
     worker.start()
     asyncio.run(serve(worker))
     worker.close()
@@ -373,6 +336,11 @@ def test_models_and_health(client: TestClient) -> None:
 
 # ---- refusals -----------------------------------------------------------------------------------
 
+TOOL = {"type": "function", "function": {"name": "calculator"}}
+STRICT = {"type": "function", "function": {"name": "calculator", "strict": True}}
+NAMED = {"type": "function", "function": {"name": "other"}}
+CALL = {"function": {"name": "f", "arguments": "[1]"}}
+JSON_FORMAT = {"response_format": {"type": "json_object"}}
 COMPLETION_FAULTS: list[tuple[dict[str, Any], str | None, str]] = [
     ({}, "prompt", "missing"),
     ({"prompt": 5}, "prompt", "list of strings"),
@@ -386,7 +354,7 @@ COMPLETION_FAULTS: list[tuple[dict[str, Any], str | None, str]] = [
     ({"prompt": [5] * 128}, "prompt", "128 tokens; the model's context is 128"),
     ({"prompt": "a", "max_tokens": "5"}, "max_tokens", "integer"),
     ({"prompt": "a", "max_tokens": True}, "max_tokens", "integer"),
-    ({"prompt": "a", "max_tokens": 0}, "max_tokens", "greater than 0"),
+    ({"prompt": "a", "max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
     ({"prompt": "a", "max_tokens": 65}, "max_tokens", "limit of 64"),
     ({"prompt": "a", "n": 17}, "n", "limit of 16"),
     ({"prompt": ["a"] * 9, "n": 2}, "n", "9 prompts x n = 2"),
@@ -403,9 +371,25 @@ COMPLETION_FAULTS: list[tuple[dict[str, Any], str | None, str]] = [
     ({"prompt": "a", "stream": "yes"}, "stream", "boolean"),
     ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options", "stream"),
     ({"prompt": "a", "stream": True, "stream_options": {"x": 1}}, "stream_options.x", "not supp"),
-    ({"prompt": "a", "logprobs": 0}, "logprobs", "not supported"),
-    ({"prompt": "a", "frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
-    ({"prompt": "a", "best_of": True}, "best_of", "not supported"),
+    ({"prompt": "a", "logprobs": 21}, "logprobs", "20"),
+    ({"prompt": "a", "frequency_penalty": 2.5}, "frequency_penalty", "less than or equal to 2"),
+    ({"prompt": "a", "best_of": True}, "best_of", "integer"),
+    ({"prompt": "a", "best_of": 17}, "n", "limit of 16"),
+    ({"prompt": "a", "best_of": 1, "n": 2}, "best_of", "hold n = 2"),
+    ({"prompt": "a", "best_of": 2, "stream": True}, "best_of", "streamed"),
+    ({"prompt": "a", "suffix": "b"}, "suffix", "not supported"),
+    ({"prompt": "a", "max_tokens": 0}, "max_tokens", "'echo'"),
+    ({"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias", "keys"),
+    ({"prompt": "a", "logit_bias": {"5": 101}}, "logit_bias.5", "100"),
+    ({"prompt": "a", "logit_bias": {"99999": 1}}, "logit_bias", "99999"),
+    ({"prompt": "a", "logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias", "at most 300"),
+    ({"prompt": "a", "stop_token_ids": [-5]}, "stop_token_ids", "-5"),
+    ({"prompt": "a", "min_tokens": 17}, "min_tokens", "= 17 is above"),
+    ({"prompt": "a", "guided_regex": "("}, "guided_regex", "regex"),
+    ({"prompt": "a", "guided_choice": []}, "guided_choice", "at least 1"),
+    ({"prompt": "a", "guided_json": {"type": "nonsense"}}, "guided_json", "nonsense"),
+    ({"prompt": "a", "guided_regex": "a", "guided_choice": ["a"]}, "guided_regex", "one of them"),
+    ({"prompt": "a", "guided_json": {"enum": ["x" * 5_000]}}, "guided_json", "bytes"),
     ({"prompt": "a", "temperatur": 1}, "temperatur", "did you mean 'temperature'"),
     ({"prompt": "a", "nonsense": None}, "nonsense", "not supported"),
 ]
@@ -416,7 +400,35 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str | None, str]] = [
     ({"messages": [{"role": "user"}]}, "messages", "messages[0].content"),
     ({"messages": [{"role": "u\n", "content": "a"}]}, "messages", "role"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages", "text part"),
-    ({"messages": CHAT, "tools": [{"type": "function"}]}, "tools", "not supported"),
+    ({"messages": [{"role": "narrator", "content": "a"}]}, "messages", "narrator"),
+    ({"messages": CHAT, "tools": [{"type": "function"}]}, "tools.0.function", "missing"),
+    ({"messages": CHAT, "tools": [TOOL, TOOL]}, "tools", "two functions named 'calculator'"),
+    ({"messages": CHAT, "tools": [STRICT]}, "tools", "strict"),
+    ({"messages": CHAT, "tool_choice": "required"}, "tool_choice", "no 'tools'"),
+    ({"messages": CHAT, "tools": [TOOL], "tool_choice": NAMED}, "tool_choice", "'other'"),
+    ({"messages": CHAT, "tools": [TOOL], **JSON_FORMAT}, "response_format", "exclude"),
+    ({"messages": CHAT, "tools": [TOOL] * 129}, "tools", "limit of 128"),
+    ({"messages": CHAT, "top_logprobs": 2}, "top_logprobs", "'logprobs'"),
+    ({"messages": CHAT, "logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
+    ({"messages": CHAT, "functions": [{"name": "f"}]}, "functions", "not supported"),
+    ({"messages": CHAT, "response_format": {"type": "xml"}}, "response_format.type", "json_object"),
+    (
+        {"messages": CHAT, "response_format": {"type": "json_schema"}},
+        "response_format.json_schema",
+        "missing",
+    ),
+    ({"messages": CHAT, **JSON_FORMAT, "guided_regex": "a"}, "response_format", "exclude"),
+    ({"messages": CHAT, "chat_template_kwargs": {"tools": 1}}, "chat_template_kwargs", "'tools'"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}, 5]}]},
+        "messages",
+        "tool_calls[1]",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [CALL]}]},
+        "messages",
+        "arguments is no JSON object",
+    ),
     ({"messages": CHAT, "max_tokens": 4, "max_completion_tokens": 5}, "max_tokens", "one of"),
     ({"messages": [{"role": "user", "content": "z" * 500}]}, "messages", "context is 128"),
 ]
@@ -533,14 +545,35 @@ NAMES = st.sampled_from(
         "echo",
         "model",
         "logprobs",
+        "top_logprobs",
         "tools",
+        "tool_choice",
+        "response_format",
+        "logit_bias",
+        "best_of",
+        "guided_regex",
+        "guided_choice",
+        "guided_json",
+        "stop_token_ids",
+        "chat_template_kwargs",
+        "input",
+        "encoding_format",
+        "dimensions",
         "user",
     ]
 )
 
 
 @given(
-    path=st.sampled_from(["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"]),
+    path=st.sampled_from(
+        [
+            "/v1/completions",
+            "/v1/chat/completions",
+            "/v1/embeddings",
+            "/tokenize",
+            "/detokenize",
+        ]
+    ),
     body=st.dictionaries(NAMES, JSON, max_size=3),
     sound=st.booleans(),
 )
@@ -548,7 +581,11 @@ NAMES = st.sampled_from(
 def test_no_json_whatsoever_is_the_servers_fault(
     client: TestClient, path: str, body: dict[str, Any], sound: bool
 ) -> None:
-    need = {"/detokenize": {"tokens": [5]}, "/v1/chat/completions": {"messages": CHAT}}
+    need: dict[str, dict[str, Any]] = {
+        "/detokenize": {"tokens": [5]},
+        "/v1/chat/completions": {"messages": CHAT},
+        "/v1/embeddings": {"input": "a"},
+    }
     if sound:
         body = {**body, **need.get(path, {"prompt": "a"})}
     response = client.post(
@@ -597,7 +634,7 @@ def test_without_the_extra_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find = importlib.util.find_spec
-    gone = ("fastapi", "uvicorn")
+    gone = ("fastapi", "prometheus_client", "uvicorn")
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name in gone else find(name, *more)
     )
@@ -607,6 +644,12 @@ def test_without_the_extra_the_command_says_what_to_install(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "pip install 'glassbox-lm[serve]'" in lines[0]
+
+
+def test_origins_are_origins() -> None:
+    for origin in ("*", "example.org", "https://example.org/", "https://*.example.org", "null"):
+        with pytest.raises(UserError, match="--cors-origin"):
+            check_origins([origin])
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from glassbox.core.errors import UserError
 
 if TYPE_CHECKING:
-    from glassbox.serving.app import Service
+    from glassbox.serving.service import Service
 
 
 def register(app: typer.Typer) -> None:
@@ -40,54 +40,83 @@ def serve(
         int, typer.Option("--max-tokens", help="Most tokens an answer may ask for.")
     ] = 4096,
     max_running: Annotated[
-        int, typer.Option("--max-running", help="Requests answered at the same time.")
-    ] = 8,
+        int, typer.Option("--max-running", help="Answers made at the same time.")
+    ] = 32,
     max_queue: Annotated[
         int, typer.Option("--max-queue", help="Requests that may wait; others are told to retry.")
+    ] = 128,
+    max_choices: Annotated[
+        int, typer.Option("--max-choices", help="Most answers of one request: prompts times n.")
     ] = 64,
+    tool_format: Annotated[
+        str,
+        typer.Option("--tool-format", help="hermes: <tool_call> JSON; tags: <tool>14+27</tool>."),
+    ] = "hermes",
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option("--cors-origin", help="Whose web pages may read answers; may be repeated."),
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write prompts to the log, which has none else.")
+    ] = False,
     drain_seconds: Annotated[
         int, typer.Option("--drain-seconds", min=0, help="To finish answers in when told to stop.")
     ] = 30,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Serve a model over HTTP, to any client of OpenAI's API: chat, completions, tokenize.
+    """Serve a model over HTTP, to any client of OpenAI's API: chat, completions, embeddings.
 
     Example: `glassbox serve runs/quickstart --port 8000`
     """
-    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    needed = ("fastapi", "prometheus_client", "uvicorn")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"serving needs {' and '.join(missing)}: run  pip install 'glassbox-lm[serve]'"
         )
-    from glassbox.serving.server import listen, read_keys, run
+    from glassbox.serving.server import check_origins, listen, read_keys, run
 
     keys = read_keys(api_key_file)
+    origins = check_origins(cors_origin or [])
+    if tool_format not in ("hermes", "tags"):
+        raise UserError(f"--tool-format {tool_format}: choose hermes or tags")
     with listen(host, port, keys=keys) as listening:  # before what takes time
         service = _service(
-            model, name, device, max_tokens=max_tokens, max_running=max_running, max_queue=max_queue
+            model,
+            device,
+            {
+                "max_tokens": max_tokens,
+                "max_running": max_running,
+                "max_queue": max_queue,
+                "max_choices": max_choices,
+            },
+            name=name or Path(model).resolve().name,
+            tool_format=tool_format,
+            log_prompts=log_prompts,
         )
         from glassbox.serving.app import build_app
 
-        app = build_app(service, keys=keys)
-        run(app, listening, name=service.name, drain_seconds=drain_seconds)
+        app = build_app(service, keys=keys, origins=origins)
+        run(app, listening, service, drain_seconds=drain_seconds)
 
 
-def _service(model: str, name: str | None, device: str, **limits: int) -> Service:
+def _service(model: str, device: str, limits: dict[str, int], **options: Any) -> Service:
     from functools import partial
 
     from glassbox.core.config import parse
     from glassbox.inference import Engine
     from glassbox.pipeline.open_model import open_on
     from glassbox.pipeline.prompts import plain_prompt
-    from glassbox.serving.app import Service
     from glassbox.serving.bodies import Limits
+    from glassbox.serving.service import Service
 
     checked = parse(Limits, limits, where="glassbox serve")
     loaded, tokenizer, _ = open_on(model, device)
     return Service(
-        Engine(loaded, tokenizer),
+        Engine(loaded, tokenizer, max_batch=checked.max_running),
         tokenizer,
-        name=name or Path(model).resolve().name,
+        model=loaded,
         limits=checked,
         encode_prompt=partial(plain_prompt, tokenizer),
+        **options,
     )

@@ -5,136 +5,70 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from glassbox.inference.engine import FinishReason, TokenEvent
-from glassbox.serving.errors import ApiError, Json, error_object, error_response, json_bytes
-from glassbox.serving.worker import Closed, Delta, End, Failure, Item, Job, QueueFull, Worker
-
-Choice = dict[str, Any]
+from glassbox.inference.sampling import SamplingParams
+from glassbox.serving.choices import Answering
+from glassbox.serving.errors import (
+    ApiError,
+    Json,
+    error_object,
+    error_response,
+    json_bytes,
+    shutting_down,
+)
+from glassbox.serving.logs import note
+from glassbox.serving.worker import (
+    Closed,
+    End,
+    Failure,
+    Item,
+    Job,
+    QueueFull,
+    Result,
+    Token,
+    Worker,
+)
 
 _LAST_WORDS_SECONDS = 1.0
 
 
-class Shape(Protocol):
-    """What tells a completion's JSON from a chat's."""
+class Waiting(Response):
+    """Puts a job in line and waits for what becomes of it.
 
-    prefix: str
-    whole_name: str
-    chunk_name: str
-
-    def opening(self, index: int) -> list[Choice]:
-        """What a stream says before a choice's first token."""
-
-    def piece(self, index: int, text: str, reason: FinishReason | None) -> list[Choice]:
-        """What it says of a token; nothing where there is nothing to say."""
-
-    def whole(self, index: int, text: str, reason: FinishReason) -> Choice:
-        """A finished choice."""
-
-
-class CompletionShape:
-    """`text_completion`. `echoes` is what stands before each choice's text."""
-
-    prefix = "cmpl"
-    whole_name = chunk_name = "text_completion"
-
-    def __init__(self, echoes: Sequence[str]) -> None:
-        self._echoes = echoes
-
-    @staticmethod
-    def _choice(index: int, text: str, reason: FinishReason | None) -> Choice:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
-
-    def opening(self, index: int) -> list[Choice]:
-        """The echo, if any."""
-        echo = self._echoes[index]
-        return [self._choice(index, echo, None)] if echo else []
-
-    def piece(self, index: int, text: str, reason: FinishReason | None) -> list[Choice]:
-        """The text and the reason together."""
-        return [self._choice(index, text, reason)] if text or reason else []
-
-    def whole(self, index: int, text: str, reason: FinishReason) -> Choice:
-        """Echo and text."""
-        return self._choice(index, self._echoes[index] + text, reason)
-
-
-class ChatShape:
-    """`chat.completion` and `chat.completion.chunk`."""
-
-    prefix = "chatcmpl"
-    whole_name = "chat.completion"
-    chunk_name = "chat.completion.chunk"
-
-    @staticmethod
-    def _choice(index: int, delta: dict[str, str], reason: FinishReason | None) -> Choice:
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-    def opening(self, index: int) -> list[Choice]:
-        """Who speaks."""
-        return [self._choice(index, {"role": "assistant", "content": ""}, None)]
-
-    def piece(self, index: int, text: str, reason: FinishReason | None) -> list[Choice]:
-        """The text, then the reason with an empty delta."""
-        said = [self._choice(index, {"content": text}, None)] if text else []
-        return [*said, self._choice(index, {}, reason)] if reason else said
-
-    def whole(self, index: int, text: str, reason: FinishReason) -> Choice:
-        """The message."""
-        message = {"role": "assistant", "content": text}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
-
-
-class Answer(Response):
-    """Puts a job in line and answers with what becomes of it.
-
-    A client that hangs up, at any time, gives up the job. Status and headers wait for the first
-    token, so that what goes wrong before it has a status of its own.
-    Raises ApiError 429 with Retry-After where the line is full. To be made in the event loop.
+    A client that hangs up, at any time, gives up the job. To be made in the event loop.
+    Raises ApiError 429 with Retry-After where the line is full.
     """
 
     def __init__(
         self,
         worker: Worker,
-        streams: Iterable[Iterator[TokenEvent]],
-        shape: Shape,
+        prompts: Sequence[tuple[Sequence[int], SamplingParams]] = (),
         *,
-        model: str,
-        prompt_tokens: int,
-        stream: bool,
-        include_usage: bool = False,
+        work: Iterator[Any] | None = None,
+        request_id: str = "",
     ) -> None:
         super().__init__()
         self._worker = worker
-        self._shape = shape
-        self._prompt_tokens = prompt_tokens
-        self._stream = stream
-        self._include_usage = include_usage
-        self._common = {
-            "id": f"{shape.prefix}-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": model,
-        }
         self._items: asyncio.Queue[Item] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._job = Job(streams, self._deliver)
+        self._job = Job(prompts, self._deliver, work=work, request_id=request_id)
         try:
             worker.submit(self._job)
         except QueueFull:
             raise ApiError(
                 429,
-                f"{worker.max_running} requests are being answered and {worker.max_queue} wait; "
+                f"{worker.num_running} requests are being answered and {worker.num_waiting} wait; "
                 "try again later",
                 code="queue_full",
                 headers={"Retry-After": "1"},
             ) from None
         except Closed:
-            raise ApiError(503, "the server is shutting down", code="shutting_down") from None
+            raise shutting_down() from None
 
     def _deliver(self, item: Item) -> None:
         self._loop.call_soon_threadsafe(self._items.put_nowait, item)
@@ -145,8 +79,10 @@ class Answer(Response):
         answer = asyncio.create_task(self._answer(scope, receive, send))
         try:
             await asyncio.wait((gone, answer), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                note(scope, ended="hung up")
         except asyncio.CancelledError:  # the time to drain in is over: say so to who still listens
-            self._items.put_nowait(Failure("the server is shutting down", status=503))
+            self._items.put_nowait(Failure("the server is shutting down", 503, "shutting_down"))
             await asyncio.wait((answer,), timeout=_LAST_WORDS_SECONDS)
         finally:
             self._worker.abort(self._job)
@@ -158,82 +94,169 @@ class Answer(Response):
             raise fault
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        first = await self._items.get()
-        if isinstance(first, Failure):
-            await error_response(ApiError(first.status, first.message))(scope, receive, send)
-        elif self._stream:
-            await self._send_events(first, send)
-        else:
-            await (await self._collect(first))(scope, receive, send)
+        raise NotImplementedError
 
-    async def _rest(self, first: Item) -> AsyncIterator[Item]:
-        item = first
+    async def _all(self) -> AsyncIterator[Item]:
         while True:
+            item = await self._items.get()
             yield item
             if isinstance(item, (End, Failure)):
                 return
-            item = await self._items.get()
 
-    async def _collect(self, first: Item) -> Response:
-        texts: dict[int, list[str]] = {}
-        choices: list[Choice] = []
-        num_tokens = 0
-        async for item in self._rest(first):
-            if isinstance(item, Failure):
-                return error_response(ApiError(item.status, item.message))
-            if isinstance(item, Delta):
-                num_tokens += 1
-                said = texts.setdefault(item.index, [])
-                said.append(item.text)
-                if item.finish_reason is not None:
-                    text = "".join(said)
-                    choices.append(self._shape.whole(item.index, text, item.finish_reason))
-        return Json(
-            {
-                **self._common,
-                "object": self._shape.whole_name,
-                "choices": choices,
-                "usage": self._usage(num_tokens),
-            }
-        )
 
-    async def _send_events(self, first: Item, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        opened: set[int] = set()
-        num_tokens = 0
-        async for item in self._rest(first):
-            events: list[dict[str, Any]] = []
-            if isinstance(item, Failure):
-                events.append(error_object(item.status, item.message))
-            elif isinstance(item, Delta):
-                num_tokens += 1
-                choices = self._shape.piece(item.index, item.text, item.finish_reason)
-                if item.index not in opened:
-                    opened.add(item.index)
-                    choices = self._shape.opening(item.index) + choices
-                events += [self._chunk([choice]) for choice in choices]
-            elif self._include_usage:
-                events.append({**self._chunk([]), "usage": self._usage(num_tokens)})
-            if events:
-                body = b"".join(b"data: " + json_bytes(event) + b"\n\n" for event in events)
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+class Answer(Waiting):
+    """A completion or a chat. Status and headers wait for the first token, so that what goes wrong
+    before it has a status of its own.
 
-    def _chunk(self, choices: list[Choice]) -> dict[str, Any]:
-        chunk = {**self._common, "object": self._shape.chunk_name, "choices": choices}
+    choices: one for each answer of the prompts, in order. results: who hears of the job's own work.
+    best: how many of each prompt's answers are given, the best first, where not all are.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        prompts: Sequence[tuple[Sequence[int], SamplingParams]],
+        choices: Sequence[Answering],
+        *,
+        kind: str,
+        model: str,
+        prompt_tokens: int,
+        stream: bool,
+        include_usage: bool = False,
+        work: Iterator[Any] | None = None,
+        results: Callable[[Any], None] | None = None,
+        best: int | None = None,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(worker, prompts, work=work, request_id=request_id)
+        self._choices = choices
+        self._stream = stream
+        self._include_usage = include_usage
+        self._results = results
+        self._best = best
+        self._prompt_tokens = prompt_tokens
+        self._num_tokens = 0
+        self._opened: set[int] = set()
+        chat = kind == "chat"
+        self._whole_name = "chat.completion" if chat else "text_completion"
+        self._chunk_name = "chat.completion.chunk" if chat else "text_completion"
+        self._common = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+        try:
+            async for item in self._all():
+                if isinstance(item, Failure):
+                    note(scope, ended=item.message)
+                    if begun:
+                        await self._send(send, [error_object(item.status, item.message)])
+                        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+                    else:
+                        error = ApiError(item.status, item.message, code=item.code)
+                        await error_response(error)(scope, receive, send)
+                    return
+                said = self._take(item)
+                if not self._stream:
+                    continue
+                if not begun and not isinstance(item, Result):
+                    begun = True
+                    await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
+                if said:
+                    await self._send(send, [self._chunk([choice]) for choice in said])
+            if not self._stream:
+                await Json(self._whole())(scope, receive, send)
+                return
+            if self._include_usage:
+                await self._send(send, [{**self._chunk([]), "usage": self._usage()}])
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        finally:
+            note(scope, prompt_tokens=self._prompt_tokens, completion_tokens=self._num_tokens)
+
+    def _take(self, item: Item) -> list[dict[str, Any]]:
+        """What a stream says of an item; its effect on what is said at the end."""
+        if isinstance(item, Token):
+            self._num_tokens += 1
+            choice = self._choices[item.index]
+            said = [] if item.index in self._opened else choice.begin()
+            self._opened.add(item.index)
+            return said + choice.push(item.event)
+        if isinstance(item, Result):
+            assert self._results is not None
+            self._results(item.value)
+            return []
+        # a choice of which no token was asked for has only its beginning
+        left = [i for i in range(len(self._choices)) if i not in self._opened]
+        return [said for i in left for said in self._choices[i].begin()]
+
+    async def _send(self, send: Send, events: Sequence[dict[str, Any]]) -> None:
+        body = b"".join(b"data: " + json_bytes(event) + b"\n\n" for event in events)
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        chunk = {**self._common, "object": self._chunk_name, "choices": choices}
         return {**chunk, "usage": None} if self._include_usage else chunk
 
-    def _usage(self, num_tokens: int) -> dict[str, int]:
+    def _whole(self) -> dict[str, Any]:
+        chosen = list(self._choices)
+        if self._best is not None:
+            size = self._job.num_choices // len(self._job.prompts)
+            groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+            ranked = [sorted(group, key=lambda one: -one.mean_log_prob) for group in groups]
+            chosen = [one for group in ranked for one in group[: self._best]]
+        return {
+            **self._common,
+            "object": self._whole_name,
+            "choices": [choice.whole(index) for index, choice in enumerate(chosen)],
+            "usage": self._usage(),
+        }
+
+    def _usage(self) -> dict[str, int]:
         return {
             "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": num_tokens,
-            "total_tokens": self._prompt_tokens + num_tokens,
+            "completion_tokens": self._num_tokens,
+            "total_tokens": self._prompt_tokens + self._num_tokens,
         }
+
+
+class Computed(Waiting):
+    """What a job's own work comes to, made into one JSON object by `finish`."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        work: Iterator[Any],
+        finish: Callable[[list[Any]], dict[str, Any]],
+        *,
+        prompt_tokens: int,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(worker, work=work, request_id=request_id)
+        self._finish = finish
+        self._prompt_tokens = prompt_tokens
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        values: list[Any] = []
+        async for item in self._all():
+            if isinstance(item, Failure):
+                note(scope, ended=item.message)
+                error = ApiError(item.status, item.message, code=item.code)
+                await error_response(error)(scope, receive, send)
+                return
+            if isinstance(item, Result):
+                values.append(item.value)
+        note(scope, prompt_tokens=self._prompt_tokens)
+        await Json(self._finish(values))(scope, receive, send)
+
+
+_EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 
 
 async def _hung_up(receive: Receive) -> None:

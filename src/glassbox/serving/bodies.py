@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from pydantic import (
@@ -15,38 +18,48 @@ from pydantic import (
 )
 
 from glassbox.core.config import Spec
-from glassbox.inference.randomness import derive_seed
+from glassbox.inference.constraints import Choice, JsonSchema, Regex
 from glassbox.inference.sampling import SamplingParams
 from glassbox.serving.errors import ApiError, refusal
 
 _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "best_of": (1,),
-    "suffix": ("",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "store": (),
-    "logprobs": (),
-    "top_logprobs": (),
+    "audio": (),
+    "function_call": ("none",),
+    "functions": ([],),
     "metadata": ({},),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (),
+    "verbosity": (),
+    "web_search_options": (),
 }
-"""Parameters we lack, and the values (besides null) with which clients send them without need."""
+"""Parameters we lack, and the values (besides null and false) with which clients send them without need."""
 
 _LEAST_TEMPERATURE = 1e-3  # below it float32 overflows; 0 is greedy
+_MOST_BIASES = 300
+Guide = JsonSchema | Regex | Choice
 
 
 class Limits(Spec):
     """The most that one request, and all of them together, may ask of the server."""
 
     max_tokens: int = Field(4096, gt=0, description="tokens of one answer")
-    max_running: int = Field(8, gt=0, description="requests answered at the same time")
-    max_queue: int = Field(64, ge=0, description="further requests that may wait")
-    max_choices: int = Field(16, gt=0, description="answers of one request: prompts times n")
+    max_running: int = Field(32, gt=0, description="answers made at the same time")
+    max_queue: int = Field(128, ge=0, description="further requests that may wait")
+    max_choices: int = Field(64, gt=0, description="answers of one request: prompts times n")
+    max_inputs: int = Field(256, gt=0, description="texts of one request for embeddings")
     max_stops: int = Field(16, ge=0, description="stop strings of one request")
     max_stop_chars: int = Field(256, gt=0, description="characters of one stop string")
+    max_tools: int = Field(128, ge=0, description="tools of one request")
+    max_schema_bytes: int = Field(65_536, gt=0, description="schemas of one request, as JSON")
     max_body_bytes: int = Field(4 << 20, gt=0, description="size of a request's body")
 
 
@@ -72,6 +85,19 @@ def _as_stops(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_biases(value: Any) -> Any:
+    """Ids, which are strings as JSON's keys, as numbers."""
+    if not isinstance(value, dict):
+        return value
+    if len(value) > _MOST_BIASES:
+        raise ValueError(f"{len(value)} tokens; at most {_MOST_BIASES}")
+    if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in value):
+        raise ValueError("the keys are token ids, as in {'17': -100}")
+    if max(map(len, value), default=0) > 9:
+        raise ValueError("there is no such token id")
+    return {int(key): bias for key, bias in value.items()}
+
+
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 _IDS = {"type": "array", "items": {"type": "integer"}}
 Prompts = Annotated[
@@ -83,6 +109,16 @@ Stops = Annotated[
     list[str],
     BeforeValidator(_as_stops),
     WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS]}),
+]
+NumTop = Annotated[
+    Annotated[int, Field(ge=0, le=20)] | None,
+    BeforeValidator(lambda value: None if value is False else value),
+]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[
+    dict[int, Bias],
+    BeforeValidator(_as_biases),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}}),
 ]
 
 
@@ -114,66 +150,132 @@ class StreamOptions(Body):
 
 
 class Generation(Body):
-    """What completions and chats share."""
+    """What completions and chats share. Those after `user` are not OpenAI's own."""
 
     model: str | None = None
-    max_tokens: int | None = Field(None, gt=0)
+    max_tokens: int | None = Field(None, ge=0)
     temperature: float = Field(1.0, ge=0, le=100)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, lt=2**31)
-    min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: Biases = {}
     stop: Stops = []
     seed: int | None = Field(None, ge=0, lt=2**63)
     n: int = Field(1, gt=0)
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="the caller's own label; not used")
+    top_k: int = Field(0, ge=0, lt=2**31)
+    min_p: float = Field(0.0, ge=0, le=1)
+    typical_p: float = Field(1.0, gt=0, le=1)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    min_tokens: int = Field(0, ge=0)
+    ignore_eos: bool = False
+    stop_token_ids: list[int] = []
+    guided_json: dict[str, Any] | None = Field(None, description="the answer fits this schema")
+    guided_regex: str | None = Field(None, description="the answer matches this pattern")
+    guided_choice: list[str] | None = Field(None, description="the answer is one of these")
 
-    def sampling(
-        self, limits: Limits, *, num_prompts: int, max_tokens: int, stop_token_ids: tuple[int, ...]
-    ) -> list[SamplingParams]:
-        """Settings of each of a prompt's n choices. Raises ApiError for what the limits forbid.
+    @property
+    def num_samples(self) -> int:
+        """Answers drawn for each prompt."""
+        return self.n
 
-        The first draws from the request's seed itself, so that it is what `Engine.generate` gives;
-        the others from seeds derived from it.
-        """
-        if max_tokens > limits.max_tokens:
-            raise _too_many("max_tokens", max_tokens, limits.max_tokens)
-        if num_prompts * self.n > limits.max_choices:
-            of = f"{num_prompts} prompts x n = " if num_prompts > 1 else ""
-            raise _too_many("n", f"{of}{self.n}", limits.max_choices)
-        if len(self.stop) > limits.max_stops:
-            raise _too_many("stop", f"{len(self.stop)} strings", limits.max_stops)
-        longest = max(map(len, self.stop), default=0)
-        if longest > limits.max_stop_chars:
-            raise _too_many("stop", f"{longest} characters", limits.max_stop_chars)
-        if 0 < self.temperature < _LEAST_TEMPERATURE:
+    @property
+    def num_top(self) -> int | None:
+        """How many likeliest tokens to tell of at each place; None without log-probabilities."""
+        return None
+
+    @property
+    def guided_by(self) -> str:
+        """The parameter that says what the answer is held to."""
+        names = ("guided_json", "guided_regex", "guided_choice")
+        return next((name for name in names if getattr(self, name) is not None), "body")
+
+    def guide(self, limits: Limits) -> Guide | None:
+        """What the answer is held to. Raises ApiError."""
+        given = {
+            name: value
+            for name in ("guided_json", "guided_regex", "guided_choice")
+            if (value := getattr(self, name)) is not None
+        }
+        if len(given) > 1:
             raise ApiError(
                 400,
-                f"'temperature' = {self.temperature}: give 0 (always the likeliest) or at least "
-                f"{_LEAST_TEMPERATURE}",
-                param="temperature",
+                f"an answer is held to one thing, not to {' and '.join(given)}; give one of them",
+                param=next(iter(given)),
                 code="invalid_parameter",
             )
-        if self.stream_options is not None and not self.stream:
-            raise ApiError(400, "'stream_options' needs 'stream': true", param="stream_options")
-        shared = self.model_dump(
-            include={"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+        for name, value in given.items():
+            if name == "guided_json":
+                return json_guide(value, name, limits)
+            with refusing(name):
+                if name == "guided_regex":
+                    return Regex(pattern=value)
+                return Choice(options=tuple(value))
+        return None
+
+    def sampling(
+        self,
+        limits: Limits,
+        *,
+        num_prompts: int,
+        vocab_size: int,
+        max_tokens: int,
+        stop_token_ids: Sequence[int] = (),
+        stops: Sequence[str] = (),
+        guide: Guide | None = None,
+    ) -> SamplingParams:
+        """Settings of a prompt's choices. Raises ApiError for what the limits forbid."""
+        self._check(limits, num_prompts, vocab_size, max_tokens)
+        asked: dict[str, Any] = self.model_dump(
+            include={
+                *("temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "logit_bias"),
+                *("repetition_penalty", "frequency_penalty", "presence_penalty", "ignore_eos"),
+            }
         )
-        seeds = [self.seed] + [
-            None if self.seed is None else derive_seed(self.seed, i) for i in range(1, self.n)
-        ]
-        try:
-            first = SamplingParams(
-                **shared,
+        if guide is not None:
+            asked["constraint"] = guide
+        top = self.num_top
+        with refusing(None):
+            return SamplingParams(
+                **asked,
+                n=self.num_samples,
                 max_tokens=max_tokens,
-                stop=tuple(self.stop),
-                stop_token_ids=stop_token_ids,
+                min_tokens=self.min_tokens,
+                stop=(*self.stop, *stops),
+                stop_token_ids=tuple(sorted({*stop_token_ids, *self.stop_token_ids})),
+                logprobs=top is not None or self.num_samples > self.n,
+                top_logprobs=top or 0,
             )
-        except ValidationError as error:
-            raise refusal(error.errors(include_url=False)) from None
-        return [first.model_copy(update={"seed": seed}) for seed in seeds]
+
+    def _check(self, limits: Limits, num_prompts: int, vocab_size: int, max_tokens: int) -> None:
+        if max_tokens > limits.max_tokens:
+            raise too_many("max_tokens", max_tokens, limits.max_tokens)
+        if num_prompts * self.num_samples > limits.max_choices:
+            of = f"{num_prompts} prompts x n = " if num_prompts > 1 else ""
+            raise too_many("n", f"{of}{self.num_samples}", limits.max_choices)
+        if len(self.stop) > limits.max_stops:
+            raise too_many("stop", f"{len(self.stop)} strings", limits.max_stops)
+        longest = max(map(len, self.stop), default=0)
+        if longest > limits.max_stop_chars:
+            raise too_many("stop", f"{longest} characters", limits.max_stop_chars)
+        if len(self.stop_token_ids) > limits.max_stops:
+            raise too_many("stop_token_ids", f"{len(self.stop_token_ids)} ids", limits.max_stops)
+        for param, ids in (
+            ("logit_bias", self.logit_bias),
+            ("stop_token_ids", self.stop_token_ids),
+        ):
+            strange = [number for number in ids if not 0 <= number < vocab_size]
+            if strange:
+                raise invalid(param, f"has token id {strange[0]}; give 0 to {vocab_size - 1}")
+        if self.min_tokens > max_tokens:
+            raise invalid("min_tokens", f"= {self.min_tokens} is above max_tokens = {max_tokens}")
+        if 0 < self.temperature < _LEAST_TEMPERATURE:
+            least = f"give 0 (always the likeliest) or at least {_LEAST_TEMPERATURE}"
+            raise invalid("temperature", f"= {self.temperature}: {least}")
+        if self.stream_options is not None and not self.stream:
+            raise invalid("stream_options", "needs 'stream': true")
 
 
 class CompletionBody(Generation):
@@ -181,14 +283,36 @@ class CompletionBody(Generation):
 
     prompt: Prompts
     echo: bool = False
-    max_tokens: int | None = Field(16, gt=0)
+    logprobs: NumTop = None
+    best_of: int | None = Field(None, gt=0)
+    max_tokens: int | None = Field(16, ge=0)
+
+    @property
+    def num_samples(self) -> int:
+        """Answers drawn for each prompt, of which the n best are given."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def num_top(self) -> int | None:
+        """How many likeliest tokens to tell of at each place; None without log-probabilities."""
+        return self.logprobs
+
+    def _check(self, limits: Limits, num_prompts: int, vocab_size: int, max_tokens: int) -> None:
+        super()._check(limits, num_prompts, vocab_size, max_tokens)
+        if self.best_of is not None and self.best_of < self.n:
+            raise invalid("best_of", f"= {self.best_of} answers cannot hold n = {self.n}")
+        if self.num_samples > self.n and self.stream:
+            raise invalid("best_of", "above n cannot be streamed: which are best shows at the end")
 
 
-class ChatBody(Generation):
-    """POST /v1/chat/completions."""
+class EmbeddingBody(Body):
+    """POST /v1/embeddings."""
 
-    messages: list[dict[str, Any]]
-    max_completion_tokens: int | None = Field(None, gt=0)
+    input: Prompts
+    model: str | None = None
+    encoding_format: str = Field("float", pattern="^(float|base64)$")
+    dimensions: int | None = Field(None, gt=0, description="cut to so many, and of length 1 again")
+    user: str | None = Field(None, description="the caller's own label; not used")
 
 
 class TokenizeBody(Body):
@@ -207,6 +331,38 @@ class DetokenizeBody(Body):
     tokens: list[int]
 
 
-def _too_many(param: str, given: int | str, most: int) -> ApiError:
+def json_guide(schema: Any, param: str, limits: Limits) -> JsonSchema:
+    """A schema that answers are held to. Raises ApiError for one that is too large or no schema."""
+    check_size(schema, param, limits)
+    with refusing(param):
+        return JsonSchema(definition=schema)
+
+
+def check_size(schema: Any, param: str, limits: Limits) -> None:
+    """Raises ApiError where what the caller wrote as a schema is larger than the server allows."""
+    size = len(json.dumps(schema))
+    if size > limits.max_schema_bytes:
+        raise too_many(param, f"{size} bytes of JSON", limits.max_schema_bytes)
+
+
+@contextmanager
+def refusing(param: str | None) -> Iterator[None]:
+    """A block in which what pydantic refuses is refused as the caller's parameter."""
+    try:
+        yield
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        if param is not None:
+            faults = [{**fault, "loc": (param,)} for fault in faults[:1]]
+        raise refusal(faults) from None
+
+
+def invalid(param: str, what: str) -> ApiError:
+    """A 400 about a parameter's value."""
+    return ApiError(400, f"'{param}' {what}", param=param, code="invalid_parameter")
+
+
+def too_many(param: str, given: int | str, most: int) -> ApiError:
+    """A 400 about a limit of this server."""
     message = f"'{param}' = {given} is above this server's limit of {most}"
     return ApiError(400, message, param=param, code="limit_exceeded")

@@ -37,6 +37,16 @@ class ApiError(HTTPException):
         self.code = code
 
 
+def shutting_down() -> ApiError:
+    """The refusal of a server that is about to end."""
+    return ApiError(
+        503,
+        "the server is shutting down",
+        code="shutting_down",
+        headers={"Retry-After": "30", "Connection": "close"},
+    )
+
+
 def json_bytes(content: Any) -> bytes:
     """Compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, stays an escape.
 
@@ -98,9 +108,11 @@ def _explain(fault: Mapping[str, Any], location: list[str], known: Iterable[str]
         near = difflib.get_close_matches(location[-1], list(known), n=1, cutoff=0.75)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"'{key}' is not supported by this server{hint}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not key and fault["type"] == "value_error":
+        return message
     if not key:
         return "the body is no JSON object; send one, with Content-Type: application/json"
-    message = str(fault["msg"]).removeprefix("Value error, ")
     return f"'{key}' = {_short(fault.get('input'))}: {message}"
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glassbox.serving.errors import ApiError, error_response
+from glassbox.serving.errors import ApiError, error_response, shutting_down
 
 _OPEN_PATHS = ("/health",)
+_ALWAYS = ("/health", "/metrics")
+"""What is answered while the server finishes what is under way."""
 
 
 def is_loopback(host: str) -> bool:
@@ -30,16 +32,25 @@ def is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """Refuses, before the body is read, who has no key; and while it is read, what is too large.
+    """Refuses, before the body is read, who has no key and who comes when the server is about to
+    end; and while it is read, what is too large.
 
     Without keys only this machine may ask, and by a name of this machine: a web page that has its
     own name point here (DNS rebinding) is a stranger all the same. Keys are kept as hashes and
     compared in constant time.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str], max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Sequence[str],
+        max_body_bytes: int,
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self._draining = draining
         self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,17 +69,13 @@ class Gate:
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self.max_body_bytes:
             return self._too_large()
+        open_to_all = path in _OPEN_PATHS
         if self._digests:
-            return None if path in _OPEN_PATHS or self._has_key(headers) else _no_key()
-        host = headers.get("host", "localhost")
-        if is_loopback(_without_port(host)):
-            return None
-        return ApiError(
-            403,
-            "this server has no API key and answers only to localhost, 127.0.0.1 or [::1]; "
-            "start it with --api-key-file to use another name",
-            code="host_not_allowed",
-        )
+            if not (open_to_all or self._has_key(headers)):
+                return _no_key()
+        elif not is_loopback(_without_port(headers.get("host", "localhost"))):
+            return _stranger()
+        return shutting_down() if self._draining() and path not in _ALWAYS else None
 
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -99,6 +106,15 @@ class Gate:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+def _stranger() -> ApiError:
+    return ApiError(
+        403,
+        "this server has no API key and answers only to localhost, 127.0.0.1 or [::1]; "
+        "start it with --api-key-file to use another name",
+        code="host_not_allowed",
+    )
 
 
 def _no_key() -> ApiError:

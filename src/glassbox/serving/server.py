@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
-import signal
+import re
 import socket
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
 from glassbox.core.errors import UserError
 from glassbox.serving.gate import is_loopback
+from glassbox.serving.logs import log_to
+
+if TYPE_CHECKING:
+    from glassbox.serving.service import Service
 
 KEY_VARIABLE = "GLASSBOX_API_KEY"
 
@@ -38,6 +46,20 @@ def read_keys(file: Path | None, environ: Mapping[str, str] = os.environ) -> lis
             raise UserError(f"{KEY_VARIABLE} is empty; give it a key or unset it")
         keys.append(key)
     return keys
+
+
+def check_origins(origins: Sequence[str]) -> list[str]:
+    """Origins of web pages, as browsers send them. Raises UserError for what is none.
+
+    >>> check_origins(["https://example.org", "http://localhost:3000"])
+    ['https://example.org', 'http://localhost:3000']
+    """
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/*\s]+", origin):
+            raise UserError(
+                f"--cors-origin {origin[:100]!r} is no origin; write one as https://example.org"
+            )
+    return list(origins)
 
 
 def listen(host: str, port: int, *, keys: list[str]) -> socket.socket:
@@ -71,11 +93,12 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: FastAPI, listening: socket.socket, *, name: str, drain_seconds: int) -> None:
+def run(app: FastAPI, listening: socket.socket, service: Service, *, drain_seconds: float) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is under way, for `drain_seconds` at most.
 
-    Prints the address to standard output when requests can come. SIGTERM is a clean end.
+    Prints the address to standard output when requests can come. Either signal is a clean end.
     """
+    log_to()
     config = uvicorn.Config(
         app,
         http="h11",
@@ -85,18 +108,36 @@ def run(app: FastAPI, listening: socket.socket, *, name: str, drain_seconds: int
         log_level="warning",
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=drain_seconds,
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    server = uvicorn.Server(config)
+    print(f"serving {service.name} on {address(listening)}", flush=True)
+    print("stop it with Ctrl-C", file=sys.stderr)
+    _Draining(config, service, drain_seconds).run(sockets=[listening])
 
-    def stop(number: int, frame: object) -> None:
-        server.should_exit = True
 
-    # uvicorn drains at a signal and then raises it once more, for the handler it found
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        print(f"serving {name} on {address(listening)}", flush=True)
-        print("stop it with Ctrl-C", file=sys.stderr)
-        server.run(sockets=[listening])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Draining(uvicorn.Server):
+    """At the first signal new requests are refused (503) while those under way are finished; at the
+    second, or when the time is over, what is left is broken off."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._service = service
+        self._drain_seconds = drain_seconds
+        self._deadline = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came. uvicorn's own would close the door at once and raise the signal again."""
+        again = self._service.draining
+        self._service.draining = True
+        seconds = 0 if again else self._drain_seconds
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether it is time to go."""
+        if self._service.draining:
+            left = self._deadline - time.monotonic()
+            if self._service.idle or left <= 0:
+                # readers who have not taken all of their answers have what is left of the time
+                self.config.timeout_graceful_shutdown = max(1, round(left))
+                return True
+        return await super().on_tick(counter)

@@ -1,31 +1,76 @@
-"""The engine thread: requests wait in line, and those being answered take turns, a token each.
+"""The engine thread: requests wait in line, and all that are being answered share the engine's steps.
 
-The model is only ever called from here. A request with several choices makes them one after the
-other, so each request holds at most one cache, and one that asks for much takes no more of a round
-than one that asks for little.
+The model is only ever called from here. Between two steps a request may also have work of its own
+done, prompts scored or texts embedded, one piece at a time, so that none holds up the others.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from glassbox.core.errors import UserError
-from glassbox.inference.engine import FinishReason, TokenEvent
+from glassbox.inference.outputs import EngineStats, TokenEvent
+from glassbox.inference.sampling import SamplingParams
 
 _log = logging.getLogger("glassbox.serving")
+_OUR_FAULT = "the server failed on this request; its log says how"
+
+
+class Steps(Protocol):
+    """What the server needs of an engine."""
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of prompt and answer together."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+
+    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+        """Put a request in line; its number."""
+
+    def step(self) -> list[TokenEvent]:
+        """One step of everything that runs."""
+
+    def cancel(self, request_id: int) -> None:
+        """Give up a request and free what it holds."""
+
+    def stats(self) -> EngineStats:
+        """How things stand."""
+
+
+class Meter(Protocol):
+    """Who counts tokens and seconds."""
+
+    def token(self, *, begun: float, previous: float | None, now: float) -> None:
+        """A token was made: of a request that came at `begun`, after the one at `previous`."""
+
+
+class _NoMeter:
+    def token(self, *, begun: float, previous: float | None, now: float) -> None:
+        pass
 
 
 @dataclass(frozen=True)
-class Delta:
-    """One token of choice `index`: what it adds to the text and, with its last, why it ended."""
+class Token:
+    """One token of choice `index`."""
 
     index: int
-    text: str
-    finish_reason: FinishReason | None
+    event: TokenEvent
+
+
+@dataclass(frozen=True)
+class Result:
+    """Something a request's own work came to."""
+
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -34,6 +79,7 @@ class Failure:
 
     message: str
     status: int = 500
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +87,7 @@ class End:
     """Every choice is finished."""
 
 
-Item = Delta | Failure | End
+Item = Token | Result | Failure | End
 
 
 class QueueFull(Exception):
@@ -53,36 +99,56 @@ class Closed(Exception):
 
 
 class Job:
-    """One request: the streams of its choices, and where their tokens go.
+    """One request: what is to be generated, what is to be computed before, and where it all goes.
 
+    prompts: ids and settings; the choices are numbered through, each prompt's n together.
+    work: what to do first; each of its values but None is delivered as a `Result`.
     `deliver` is called in the engine thread and must not block. After an `End` or a `Failure`
     nothing more comes.
     """
 
     def __init__(
-        self, streams: Iterable[Iterator[TokenEvent]], deliver: Callable[[Item], None]
+        self,
+        prompts: Sequence[tuple[Sequence[int], SamplingParams]],
+        deliver: Callable[[Item], None],
+        *,
+        work: Iterator[Any] | None = None,
+        request_id: str = "",
     ) -> None:
-        self.streams = deque(enumerate(streams))
+        self.prompts = prompts
         self.deliver = deliver
+        self.work = work
+        self.request_id = request_id
+        self.begun = time.monotonic()
         self.cancelled = False
+        self.num_choices = sum(params.n for _, params in prompts)
+        self.unfinished = self.num_choices
+        self.numbers: list[int] = []  # the engine's
+        self.latest: dict[int, float] = {}  # when each choice's last token came
 
-    def release(self) -> None:
-        """Close every stream, and so free its cache."""
-        while self.streams:
-            _, stream = self.streams.popleft()
-            close = getattr(stream, "close", None)
-            if close is not None:
-                close()
+    @property
+    def size(self) -> int:
+        """Places it takes: its choices, or one."""
+        return max(1, self.num_choices)
 
 
 class Worker:
-    """Runs jobs in a thread of its own: at most `max_running` at a time, `max_queue` more waiting."""
+    """Runs jobs in a thread of its own.
 
-    def __init__(self, *, max_running: int, max_queue: int) -> None:
+    A job begins while fewer than `max_running` choices are being made; `max_queue` jobs more wait.
+    """
+
+    def __init__(
+        self, engine: Steps, *, max_running: int, max_queue: int, meter: Meter | None = None
+    ) -> None:
+        self.engine = engine
         self.max_running = max_running
         self.max_queue = max_queue
+        self._meter = _NoMeter() if meter is None else meter
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
+        self._owners: dict[int, tuple[Job, int]] = {}  # engine's number -> job, its first choice
+        self._turn = 0
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -108,7 +174,7 @@ class Worker:
 
     @property
     def num_running(self) -> int:
-        """Requests that hold a cache, or are next to."""
+        """Requests that are being answered."""
         return len(self._running)
 
     @property
@@ -121,7 +187,7 @@ class Worker:
         with self._wake:
             if not self.alive:
                 raise Closed
-            if len(self._running) + len(self._waiting) >= self.max_running + self.max_queue:
+            if len(self._waiting) >= self.max_queue + self._num_next():
                 raise QueueFull
             self._waiting.append(job)
             self._wake.notify()
@@ -129,61 +195,138 @@ class Worker:
     def abort(self, job: Job) -> None:
         """Give up a job, at any time and from any thread; one that has ended is left alone.
 
-        Its place in line is free at once, its cache after the step under way.
+        Its place in line is free at once, what it holds of the cache after the step under way.
         """
         with self._wake:
             job.cancelled = True
             if job in self._waiting:
                 self._waiting.remove(job)
 
+    def _num_next(self) -> int:
+        """How many of those in line may begin as soon as the thread looks."""
+        room = self.max_running - sum(job.size for job in self._running)
+        count = 0
+        for job in self._waiting:
+            if room <= 0:
+                return count
+            room -= job.size
+            count += 1
+        return count + (room > 0)
+
     def _run(self) -> None:
         while self._admit():
-            for job in list(self._running):
-                last_word = self._advance(job)
-                if last_word is not None:
-                    with self._wake:  # before the word: its hearer may come back at once
-                        self._running.remove(job)
-                    _tell(job, last_word)
+            for job in [job for job in self._running if job.cancelled]:
+                self._finish(job, End())
+            self._work()
+            self._step()
 
     def _admit(self) -> bool:
         """Wait for work and fill the free places; False when it is time to go."""
         with self._wake:
             while not (self._running or self._waiting or self._closing):
                 self._wake.wait()
-            while self._waiting and len(self._running) < self.max_running:
-                self._running.append(self._waiting.popleft())
-            return bool(self._running)
+            begun = []
+            while self._waiting and sum(job.size for job in self._running) < self.max_running:
+                begun.append(self._waiting.popleft())
+                self._running.append(begun[-1])
+            going_on = bool(self._running)
+        for job in begun:
+            if job.work is None and not job.cancelled:
+                self._add(job)
+        return going_on
 
-    @staticmethod
-    def _advance(job: Job) -> Item | None:
-        """Make one token of a job; its last word when it is over, whatever became of it."""
+    def _add(self, job: Job) -> None:
+        """Hand a job's prompts to the engine."""
+        if not job.prompts:
+            self._finish(job, End())
+            return
+        first = 0
         try:
-            if job.cancelled:
-                job.release()
-                return End()
-            index, stream = job.streams[0]
-            event = next(stream)
-            if event.finish_reason is not None:
-                job.streams.popleft()
-            job.deliver(Delta(index, event.text or "", event.finish_reason))
-            return None if job.streams else End()
+            for prompt, params in job.prompts:
+                number = self.engine.add(prompt, params)
+                job.numbers.append(number)
+                self._owners[number] = (job, first)
+                first += params.n
         except Exception as error:
-            return _give_up(job, error)
+            self._fail(job, error)
 
+    def _work(self) -> None:
+        """One piece of one job's own work, the jobs taking turns."""
+        jobs = [job for job in self._running if job.work is not None]
+        if not jobs:
+            return
+        job = jobs[self._turn % len(jobs)]
+        self._turn += 1
+        assert job.work is not None
+        try:
+            value = next(job.work)
+            if value is not None:
+                job.deliver(Result(value))
+        except StopIteration:
+            job.work = None
+            self._add(job)
+        except Exception as error:
+            self._fail(job, error)
 
-def _give_up(job: Job, error: Exception) -> Failure:
-    """End a job by an exception that must not reach the others."""
-    _log.error("a request failed", exc_info=error)
-    try:
-        job.release()
-    except Exception as again:
-        _log.error("a failed request could not be cleared away", exc_info=again)
-    known = isinstance(error, UserError)
-    return Failure(str(error) if known else "the server failed on this request; its log says how")
+    def _step(self) -> None:
+        """One step of the engine for all, and everyone's tokens delivered."""
+        generating = [job for job in self._running if job.work is None]
+        if not generating:
+            return
+        try:
+            assert self.engine.has_work, "requests are unfinished but the engine is idle"
+            events = self.engine.step()
+        except Exception as error:  # whose fault it was cannot be told: the next begin afresh
+            for job in generating:
+                self._fail(job, error)
+            return
+        now = time.monotonic()
+        for event in events:
+            owner = self._owners.get(event.request_id)
+            if owner is not None:
+                self._deliver(owner[0], owner[1] + event.sample_index, event, now)
 
+    def _deliver(self, job: Job, index: int, event: TokenEvent, now: float) -> None:
+        if event.finish_reason == "error":
+            reason = event.error or _OUR_FAULT
+            _log.error("a request failed: %s", reason, extra={"request_id": job.request_id})
+            self._finish(job, Failure(reason))
+            return
+        self._meter.token(begun=job.begun, previous=job.latest.get(index), now=now)
+        job.latest[index] = now
+        try:
+            job.deliver(Token(index, event))
+        except Exception as error:
+            self._fail(job, error)
+            return
+        if event.finish_reason is not None:
+            job.unfinished -= 1
+            if job.unfinished == 0:
+                self._finish(job, End())
 
-def _tell(job: Job, item: Item) -> None:
-    try:
-        job.deliver(item)
-    except Exception as error:
-        _log.error("nobody could be told how a request ended", exc_info=error)
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End a job by an exception that must not reach the others."""
+        if isinstance(error, UserError):
+            self._finish(job, Failure(str(error), 400, "invalid_parameter"))
+            return
+        _log.error("a request failed", exc_info=error, extra={"request_id": job.request_id})
+        self._finish(job, Failure(_OUR_FAULT))
+
+    def _finish(self, job: Job, last_word: Item) -> None:
+        """Free all that a job holds, its place first: who hears the last word may come back at once."""
+        for number in job.numbers:
+            self._owners.pop(number, None)
+            try:
+                self.engine.cancel(number)
+            except Exception as error:
+                _log.error("a request could not be cleared away", exc_info=error)
+        close = getattr(job.work, "close", None)
+        if close is not None:
+            close()
+        with self._wake:
+            if job in self._running:
+                self._running.remove(job)
+        try:
+            job.deliver(last_word)
+        except Exception as error:
+            _log.error("nobody could be told how a request ended", exc_info=error)

@@ -1,0 +1,110 @@
+"""A line of JSON for each request and each fault, and the id by which a request is known.
+
+No prompt and no answer is ever logged, unless the server was started to do so; keys never are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+import uuid
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from glassbox.serving.metrics import Metrics
+
+_log = logging.getLogger("glassbox.serving.requests")
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_NOTES = "glassbox.notes"
+_LOGGERS = ("glassbox.serving", "uvicorn")
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(
+                "T", "milliseconds"
+            ),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if request_id := getattr(record, "request_id", None):
+            line["request_id"] = request_id
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+
+def log_to(stream: TextIO | None = None) -> None:
+    """Send the server's logs, and uvicorn's from warnings on, to a stream (standard error)."""
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.setFormatter(JsonLines())
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO if name.startswith("glassbox") else logging.WARNING)
+
+
+def note(scope: Scope, **fields: Any) -> None:
+    """Something that the request's line in the log is to say."""
+    scope.setdefault(_NOTES, {}).update(fields)
+
+
+def request_id(scope: Scope) -> str:
+    """The id of the request at hand."""
+    return str(scope.get("glassbox.request_id", ""))
+
+
+class RequestLog:
+    """Gives each request an id, the caller's `X-Request-Id` where it is a sane one, says it in the
+    answer, and logs and counts how the request ended."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, paths: frozenset[str]) -> None:
+        self.app = app
+        self._metrics = metrics
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI call."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        number = given if _ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        scope["glassbox.request_id"] = number
+        scope[_NOTES] = {}
+        status = 0
+        begun = time.perf_counter()
+
+        async def answering(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = number
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answering)
+        finally:
+            seconds = time.perf_counter() - begun
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.request(path, status)
+            fields = {
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": status or None,
+                "seconds": round(seconds, 6),
+                **scope[_NOTES],
+            }
+            _log.info("request", extra={"request_id": number, "fields": fields})

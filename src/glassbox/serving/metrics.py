@@ -1,0 +1,106 @@
+"""What the server tells Prometheus: queue, cache, tokens, and how long callers wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+if TYPE_CHECKING:
+    from glassbox.serving.worker import Worker
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0)
+_BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """Counters and histograms of one server; `watch` adds the state of its engine."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._first = Histogram(
+            "glassbox_time_to_first_token_seconds",
+            "From a request's arrival to a choice's first token",
+            buckets=_FIRST,
+            registry=self._registry,
+        )
+        self._between = Histogram(
+            "glassbox_inter_token_seconds",
+            "Between one token of a choice and the next",
+            buckets=_BETWEEN,
+            registry=self._registry,
+        )
+        self._prompt_tokens = Counter(
+            "glassbox_prompt_tokens", "Tokens of prompts taken in", registry=self._registry
+        )
+        self._tokens = Counter(
+            "glassbox_completion_tokens", "Tokens given out", registry=self._registry
+        )
+        self._requests = Counter(
+            "glassbox_requests",
+            "Requests answered, by path and HTTP status (0: none was sent)",
+            ["path", "status"],
+            registry=self._registry,
+        )
+
+    def watch(self, worker: Worker) -> None:
+        """Tell of a worker's queue and of its engine's cache, as they are when asked."""
+        self._registry.register(_State(worker))
+
+    def token(self, *, begun: float, previous: float | None, now: float) -> None:
+        """A token was made: of a request that came at `begun`, after the one at `previous`."""
+        self._tokens.inc()
+        if previous is None:
+            self._first.observe(now - begun)
+        else:
+            self._between.observe(now - previous)
+
+    def prompt(self, tokens: int) -> None:
+        """A prompt was taken in."""
+        self._prompt_tokens.inc(tokens)
+
+    def request(self, path: str, status: int) -> None:
+        """A request was answered."""
+        self._requests.labels(path, str(status)).inc()
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _State:
+    """Figures that are read off when they are asked for."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges and counters."""
+        worker = self._worker
+        stats = worker.engine.stats()
+        gauges = {
+            "requests_running": ("Requests being answered", worker.num_running),
+            "requests_waiting": ("Requests in line", worker.num_waiting),
+            "sequences_running": ("Answers being made", stats.running),
+            "sequences_waiting": ("Answers that wait inside the engine", stats.waiting),
+            "cache_blocks": ("Blocks of the cache", stats.blocks_total),
+            "cache_blocks_free": ("Blocks that nobody holds", stats.blocks_free),
+            "cache_blocks_reusable": (
+                "Free blocks whose content can be shared",
+                stats.blocks_cached,
+            ),
+        }
+        counters = {
+            "prefix_hits": (
+                "Blocks of prompts that did not have to be read again",
+                stats.prefix_hits,
+            ),
+            "preemptions": ("Answers set back for want of blocks", stats.preemptions),
+        }
+        for name, (what, value) in gauges.items():
+            yield GaugeMetricFamily(f"glassbox_{name}", what, value)
+        for name, (what, value) in counters.items():
+            yield CounterMetricFamily(f"glassbox_{name}", what, value)

@@ -1,0 +1,401 @@
+"""One model behind the API: requests in, answers and errors out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from glassbox.core.errors import UserError
+from glassbox.inference.chat import end_of_turn_ids
+from glassbox.inference.reading import PromptScores, embed, score_prompts
+from glassbox.serving.answers import Answer, Computed
+from glassbox.serving.bodies import (
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingBody,
+    Guide,
+    Limits,
+    TokenizeBody,
+    invalid,
+    refusing,
+    too_many,
+)
+from glassbox.serving.chat_body import ChatBody, FunctionSpec, plain_messages
+from glassbox.serving.choices import ChatChoice, CompletionChoice, Echo
+from glassbox.serving.errors import ApiError, Json
+from glassbox.serving.metrics import Metrics
+from glassbox.serving.tool_calls import (
+    CLOSE,
+    CallReader,
+    Forced,
+    ToolFormat,
+    as_text,
+    force,
+    offer_in_words,
+    tool_json,
+)
+from glassbox.serving.worker import Steps, Worker
+
+if TYPE_CHECKING:
+    from glassbox.inference.grammar import GrammarCompiler
+    from glassbox.models.causal_lm import CausalLM
+    from glassbox.tokenizers.tokenizer import Tokenizer
+
+_log = logging.getLogger("glassbox.serving.prompts")
+_READS_TOOLS = re.compile(r"\btools\b")
+T = TypeVar("T")
+
+
+class Service:
+    """What the API's paths do.
+
+    model: the engine's; without it there are no embeddings and no scores of prompts.
+    encode_prompt: ids of a text to be continued, as the model saw texts in training.
+    tool_format: how calls are shown to the model; see `serving.tool_calls`.
+    """
+
+    def __init__(
+        self,
+        engine: Steps,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        model: CausalLM | None = None,
+        limits: Limits | None = None,
+        encode_prompt: Callable[[str], list[int]] | None = None,
+        tool_format: ToolFormat = "hermes",
+        log_prompts: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.name = name
+        self.model = model
+        self.limits = limits or Limits()
+        self.created = int(time.time())
+        self.draining = False
+        self.metrics = Metrics()
+        self._encode_prompt = encode_prompt or tokenizer.encode
+        self._tool_format = tool_format
+        self._log_prompts = log_prompts
+        self._vocab_size = tokenizer.vocab_size if model is None else model.config.vocab_size
+        template = tokenizer.chat_template
+        self._turn_ends = tuple(end_of_turn_ids(tokenizer)) if template is not None else ()
+        sources = [template] if isinstance(template, str) else list((template or {}).values())
+        self._reads_tools = any(_READS_TOOLS.search(source) for source in sources)
+        self._grammars: GrammarCompiler | None = None
+        self._grammars_lock = threading.Lock()
+        self.worker = Worker(
+            engine,
+            max_running=self.limits.max_running,
+            max_queue=self.limits.max_queue,
+            meter=self.metrics,
+        )
+        self.metrics.watch(self.worker)
+
+    # ---- what the paths do ------------------------------------------------------------------
+
+    def check_model(self, model: str | None) -> None:
+        """Raises ApiError 404 for another model's name; without one, the model served is meant."""
+        if model is not None and model != self.name:
+            raise ApiError(
+                404,
+                f"there is no model {model[:100]!r} here; this server has {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def model_card(self) -> dict[str, Any]:
+        """An entry of /v1/models."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "glassbox",
+            "max_model_len": self.engine.context_length,
+        }
+
+    async def complete(self, body: CompletionBody, request_id: str = "") -> Answer:
+        """Continue each prompt n times."""
+        self.check_model(body.model)
+        assert body.max_tokens is not None
+        alone = body.max_tokens == 0
+        if alone and not body.echo:
+            raise invalid("max_tokens", "= 0 makes sense only with 'echo': true")
+        guide = await self._compiled(body.guide(self.limits), body.guided_by)
+        params = body.sampling(
+            self.limits,
+            num_prompts=len(body.prompt),
+            vocab_size=self._vocab_size,
+            max_tokens=body.max_tokens or 1,
+            guide=guide,
+        )
+        asked: Sequence[str | list[int]] = body.prompt
+        prompts = [await self._prompt_ids(prompt, "prompt") for prompt in asked]
+        self._check_lengths(prompts, "prompt", room=0 if alone else 1)
+        echoes: list[Echo | None] = [None] * len(prompts)
+        if body.echo:
+            pairs = zip(asked, prompts, strict=True)
+            echoes = [self._echo(prompt, ids, alone) for prompt, ids in pairs]
+        choices = [
+            CompletionChoice(
+                number * params.n + sample, self.tokenizer, num_top=body.logprobs, echo=echo
+            )
+            for number, echo in enumerate(echoes)
+            for sample in range(params.n)
+        ]
+        work = None
+        if body.echo and body.logprobs is not None:
+            work = score_prompts(self._needed_model("echo"), prompts, top=body.logprobs)
+
+        def on_scores(scores: PromptScores) -> None:
+            echo = echoes[scores.index]
+            assert echo is not None
+            echo.scores = scores
+
+        self._take_in(body.prompt, prompts, request_id)
+        return Answer(
+            self.worker,
+            [] if alone else [(ids, params) for ids in prompts],
+            choices,
+            kind="completion",
+            model=self.name,
+            prompt_tokens=sum(map(len, prompts)),
+            stream=body.stream,
+            include_usage=body.stream_options is not None and body.stream_options.include_usage,
+            work=work,
+            results=on_scores,
+            best=body.n if params.n > body.n and not alone else None,
+            request_id=request_id,
+        )
+
+    async def chat(self, body: ChatBody, request_id: str = "") -> Answer:
+        """Answer a conversation n times."""
+        self.check_model(body.model)
+        body.check(self.limits)
+        forced = self._forced(body)
+        guide = body.guide(self.limits) if forced is None else forced.schema
+        guide = await self._compiled(guide, body.guided_by)
+        stops = [forced.stop] if forced is not None and forced.stop else []
+        offered = body.offered
+        if offered and forced is None and not body.parallel_tool_calls:
+            stops.append(CLOSE)
+        most = body.max_tokens or body.max_completion_tokens
+        params = body.sampling(
+            self.limits,
+            num_prompts=1,
+            vocab_size=self._vocab_size,
+            max_tokens=most or min(self.limits.max_tokens, self.engine.context_length),
+            stop_token_ids=self._turn_ends,
+            stops=stops,
+            guide=guide,
+        )
+        prompt = await self._chat_ids(body.messages, offered, body.chat_template_kwargs)
+        if forced is not None:
+            prompt = prompt + self.tokenizer.encode(forced.prefix)
+        self._check_lengths([prompt], "messages")
+        choices = [
+            ChatChoice(
+                index,
+                self.tokenizer,
+                num_top=body.num_top,
+                reader=CallReader(offered) if offered else None,
+                forced=forced,
+                reason_of_calls="tool_calls" if body.forced in (True, False) else "stop",
+                most_calls=None if body.parallel_tool_calls else 1,
+            )
+            for index in range(body.n)
+        ]
+        self._take_in(body.messages, [prompt], request_id)
+        return Answer(
+            self.worker,
+            [(prompt, params)],
+            choices,
+            kind="chat",
+            model=self.name,
+            prompt_tokens=len(prompt),
+            stream=body.stream,
+            include_usage=body.stream_options is not None and body.stream_options.include_usage,
+            request_id=request_id,
+        )
+
+    async def embed(self, body: EmbeddingBody, request_id: str = "") -> Computed:
+        """A vector for each text."""
+        self.check_model(body.model)
+        model = self._needed_model("input")
+        size = model.config.hidden_size
+        cut = size if body.dimensions is None else body.dimensions
+        if cut > size:
+            raise invalid("dimensions", f"= {cut}; this model's vectors have {size}")
+        if len(body.input) > self.limits.max_inputs:
+            raise too_many("input", f"{len(body.input)} texts", self.limits.max_inputs)
+        prompts = [await self._prompt_ids(text, "input") for text in body.input]
+        self._check_lengths(prompts, "input", room=0)
+        self._take_in(body.input, prompts, request_id)
+        num_tokens = sum(map(len, prompts))
+
+        def finish(batches: list[Any]) -> dict[str, Any]:
+            vectors: dict[int, np.ndarray[Any, Any]] = {}
+            for indices, batch in batches:
+                vectors |= zip(indices, batch.numpy(), strict=True)
+            data = [
+                {
+                    "object": "embedding",
+                    "index": index,
+                    "embedding": _embedding(vectors[index], cut, body.encoding_format),
+                }
+                for index in range(len(prompts))
+            ]
+            usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+            return {"object": "list", "data": data, "model": self.name, "usage": usage}
+
+        work: Iterator[Any] = embed(model, prompts)
+        return Computed(self.worker, work, finish, prompt_tokens=num_tokens, request_id=request_id)
+
+    async def tokenize(self, body: TokenizeBody) -> dict[str, Any]:
+        """The ids that a completion's or a chat's prompt comes to."""
+        self.check_model(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(400, "give either 'prompt' or 'messages'", param="prompt")
+        if body.messages is not None:
+            ids = await self._chat_ids(body.messages)
+        else:
+            assert body.prompt is not None
+            encode = self._encode_prompt if body.add_special_tokens else self.tokenizer.encode
+            ids = await _in_thread(lambda: encode(body.prompt or ""), param="prompt")
+        return {"tokens": ids, "count": len(ids), "max_model_len": self.engine.context_length}
+
+    def detokenize(self, body: DetokenizeBody) -> dict[str, Any]:
+        """The text of ids, special tokens included."""
+        self.check_model(body.model)
+        return {"prompt": self._text(body.tokens, "tokens")}
+
+    def health(self) -> Json:
+        """Whether requests are answered, and how many are."""
+        alive = self.worker.alive
+        status = ("draining" if self.draining else "ok") if alive else "down"
+        counts = {"running": self.worker.num_running, "waiting": self.worker.num_waiting}
+        return Json({"status": status, **counts}, 200 if status == "ok" else 503)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is being answered or waits."""
+        return self.worker.num_running + self.worker.num_waiting == 0
+
+    # ---- how ------------------------------------------------------------------------------
+
+    def _needed_model(self, param: str) -> CausalLM:
+        if self.model is None:
+            raise invalid(param, "asks for what only the model can tell, and it is not at hand")
+        return self.model
+
+    def _take_in(self, asked: Any, prompts: Sequence[Sequence[int]], request_id: str) -> None:
+        self.metrics.prompt(sum(map(len, prompts)))
+        if self._log_prompts:
+            _log.info("prompt", extra={"request_id": request_id, "fields": {"prompt": asked}})
+
+    def _text(self, ids: Sequence[int], param: str) -> str:
+        try:
+            return self.tokenizer.decode(ids)
+        except UserError as error:
+            raise ApiError(400, str(error), param=param, code="invalid_token") from None
+
+    def _echo(self, prompt: str | list[int], ids: list[int], alone: bool) -> Echo:
+        if not isinstance(prompt, str):
+            return Echo(self._text(prompt, "prompt"), ids, hidden=0, alone=alone)
+        written = self.tokenizer.encode(prompt)
+        hidden = len(ids) - len(written) if ids[len(ids) - len(written) :] == written else 0
+        return Echo(prompt, ids, hidden=hidden, alone=alone)
+
+    def _forced(self, body: ChatBody) -> Forced | None:
+        if not body.forced:
+            return None
+        named = body.forced if isinstance(body.forced, FunctionSpec) else None
+        with refusing("tools"):
+            return force(body.offered, named, self._tool_format)
+
+    async def _compiled(self, guide: Guide | None, param: str) -> Guide | None:
+        """The same, once it is known that answers can be held to it."""
+        if guide is not None:
+            await _in_thread(lambda: self._compile(guide), param=param)
+        return guide
+
+    def _compile(self, guide: Guide) -> None:
+        from glassbox.inference.grammar import GrammarCompiler
+
+        with self._grammars_lock:
+            if self._grammars is None:
+                self._grammars = GrammarCompiler(self.tokenizer, self._vocab_size)
+        self._grammars.compile(guide)
+
+    async def _prompt_ids(self, prompt: str | list[int], param: str) -> list[int]:
+        if isinstance(prompt, str):
+            return await _in_thread(lambda: self._encode_prompt(prompt), param=param)
+        if not prompt:
+            raise invalid(param, "is empty; give at least one token")
+        if min(prompt) < 0 or max(prompt) >= self._vocab_size:
+            raise invalid(
+                param,
+                f"has token ids from {min(prompt)} to {max(prompt)}; this model knows 0 to "
+                f"{self._vocab_size - 1}",
+            )
+        return prompt
+
+    async def _chat_ids(
+        self,
+        messages: list[dict[str, Any]],
+        offered: Sequence[FunctionSpec] = (),
+        variables: dict[str, Any] | None = None,
+    ) -> list[int]:
+        chat = plain_messages(messages)
+        tools = None
+        if self._tool_format == "tags":
+            chat = [as_text(message, "tags") for message in chat]
+        elif self._reads_tools:
+            tools = [tool_json(spec) for spec in offered] or None
+        else:
+            chat = offer_in_words(chat, offered)
+        encode = self.tokenizer.encode_chat_prompt
+        return await _in_thread(
+            lambda: encode(chat, tools=tools, **(variables or {})), param="messages"
+        )
+
+    def _check_lengths(
+        self, prompts: Sequence[Sequence[int]], param: str, *, room: int = 1
+    ) -> None:
+        context = self.engine.context_length
+        for prompt in prompts:
+            if len(prompt) + room > context:
+                needs = " and the answer needs at least one of them" if room else ""
+                raise ApiError(
+                    400,
+                    f"the prompt has {len(prompt)} tokens; the model's context is {context}{needs}: "
+                    "shorten it",
+                    param=param,
+                    code="context_length_exceeded",
+                )
+
+
+def _embedding(vector: np.ndarray[Any, Any], size: int, form: str) -> list[float] | str:
+    """A vector's first numbers, at length 1, as JSON's numbers or as little-endian float32."""
+    part = vector[:size].astype("<f4")
+    if size < len(vector):
+        part = (part / max(float(np.linalg.norm(part)), 1e-12)).astype("<f4")
+    if form == "base64":
+        return base64.b64encode(part.tobytes()).decode()
+    return [float(number) for number in part]
+
+
+async def _in_thread(compute: Callable[[], T], *, param: str) -> T:
+    """Work aside, so that a long text holds up nobody's stream."""
+    try:
+        return await asyncio.to_thread(compute)
+    except UserError as error:
+        raise ApiError(400, str(error), param=param, code="invalid_parameter") from None
