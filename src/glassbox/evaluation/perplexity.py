@@ -15,13 +15,15 @@ from glassbox.evaluation.scoring import BATCH_TOKENS, token_log_probs
 from glassbox.evaluation.stats import Estimate, ratio
 from glassbox.models.causal_lm import CausalLM
 from glassbox.tokenizers import Tokenizer
+from glassbox.tokenizers.prefix import Prefix, text_prefix
 
 
 @dataclass(frozen=True)
 class Text:
-    """A document as ids, framed by the end-of-text token, so that its first token and its end count.
+    """A document as ids; of them all but the first are scored.
 
-    ids: [eos, t_1, ..., t_n, eos]: n + 1 targets.
+    ids: [eos, t_1, ..., t_n, eos] where documents stand between end-of-text tokens, so that the
+        first token and the end count: n + 1 targets. Else [bos, t_1, ..., t_n] or [t_1, ..., t_n].
     num_bytes: of the text in UTF-8; the end is no byte.
     log_prob: exact log-probability in nats under the process that made it, where that is known.
     """
@@ -34,14 +36,24 @@ class Text:
     @property
     def num_tokens(self) -> int:
         """How many tokens are scored."""
-        return len(self.ids) - 1
+        return max(0, len(self.ids) - 1)
 
 
 def make_text(
-    tokenizer: Tokenizer, text: str, log_prob: float | None = None, kind: str = ""
+    tokenizer: Tokenizer,
+    text: str,
+    log_prob: float | None = None,
+    kind: str = "",
+    *,
+    prefix: Prefix = "auto",
 ) -> Text:
-    """Encode a document. Special tokens spelled in it are text."""
-    ids = [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    """Encode a document behind its prefix (`text_prefix`), as prompts are.
+
+    Behind end-of-text it also ends with one. Special tokens spelled in it are text.
+    """
+    start = text_prefix(tokenizer, prefix)
+    end = start if start == [tokenizer.eos_id] else []
+    ids = [*start, *tokenizer.encode(text), *end]
     return Text(ids, len(text.encode("utf-8")), log_prob, kind)
 
 

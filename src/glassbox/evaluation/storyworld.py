@@ -99,7 +99,9 @@ def choose(rows: Sequence[Row], limit: int, seed: int) -> list[Row]:
 def judge_documents(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row]) -> dict[str, Any]:
     """Loss of whole documents and its excess over their exact entropy, overall and by kind."""
     texts = [
-        make_text(tokenizer, row["text"], row.get("log_prob"), str(row.get("kind", "")))
+        make_text(
+            tokenizer, row["text"], row.get("log_prob"), str(row.get("kind", "")), prefix="eos"
+        )  # its exact probability is that of the whole document, first token and end included
         for row in rows
     ]
     scores = token_log_probs(model, [text.ids for text in texts])

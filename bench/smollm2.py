@@ -1,0 +1,160 @@
+"""SmolLM2-135M from its Q4_1 file: loss on a text beside transformers, greedy answers beside llama.cpp.
+
+    python bench/smollm2.py --text wiki.txt [--tokens 4096] [--window 512]
+    python bench/smollm2.py --answers [--new 40]
+
+Needs the extra `smollm2`; --answers also the package xllamacpp, which carries llama.cpp and is no
+dependency of ours. transformers reads the same file, and so the same dequantized weights; the text is
+scored in windows without a prefix, as its tokenizer asks. llama.cpp rounds activations to 8 bits
+where weights are 4-bit, so its answers are compared twice: from the file itself, and from our export
+of it in float32. At the first difference the gap between the two tokens' log-probabilities is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+
+from glassbox.evaluation.scoring import token_log_probs
+from glassbox.inference import Engine, SamplingParams
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.convert import convert
+from glassbox.pipeline.open_model import find_model, open_model
+from glassbox.pipeline.prompts import plain_prompt
+from glassbox.tokenizers import Tokenizer
+
+PLAIN = ("The capital of France is", "Once upon a time, a little fox")
+QUESTIONS = ("What is 2+2?", "Name three colours.", "Why is the sky blue?")
+
+
+def compare_loss(
+    model: CausalLM, tokenizer: Tokenizer, text: str, tokens: int, window: int
+) -> None:
+    """Nats a token of both over the same windows, and the largest difference of one token."""
+    ids = tokenizer.encode(text)[:tokens]
+    pieces = [ids[start : start + window] for start in range(0, len(ids), window)]
+    pieces = [piece for piece in pieces if len(piece) > 1]
+    path = find_model("smollm2")
+    began = time.process_time()
+    ours = np.concatenate(token_log_probs(model, pieces))
+    ours_seconds = time.process_time() - began
+    theirs_model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    ).eval()
+    theirs, began = [], time.process_time()
+    with torch.inference_mode():
+        for piece in pieces:
+            row = torch.tensor([piece])
+            scores = F.log_softmax(theirs_model(row).logits[0, :-1].double(), dim=-1)
+            theirs.append(scores.gather(1, row[0, 1:, None])[:, 0].numpy())
+    theirs_seconds = time.process_time() - began
+    expected = np.concatenate(theirs)
+    print(f"{len(ours):,} tokens scored, windows of {window}")
+    print(f"nats a token: ours {-ours.mean():.6f}, transformers {-expected.mean():.6f}")
+    print(f"difference {abs(ours.mean() - expected.mean()):.1e}; of one token at most "
+          f"{np.abs(ours - expected).max():.1e}")  # fmt: skip
+    print(f"CPU seconds: ours {ours_seconds:.1f}, transformers {theirs_seconds:.1f}")
+
+
+def llama_cpp(path: Path) -> Callable[[list[int], int], list[dict[str, Any]]]:
+    """A greedy llama.cpp of that file: the tokens it says, each with its likeliest ones."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.verbosity, params.warmup = 1024, 1, 0, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    server = xllamacpp.Server(params)
+
+    def answer(prompt: list[int], new: int) -> list[dict[str, Any]]:
+        found = server.handle_completions(
+            {
+                "prompt": prompt,
+                "n_predict": new,
+                "temperature": 0,
+                "n_probs": 5,
+                "cache_prompt": False,
+            }
+        )
+        return found["choices"][0]["logprobs"]["content"]
+
+    return answer
+
+
+def compare_answers(model: CausalLM, tokenizer: Tokenizer, new: int) -> None:
+    """Five prompts; where the answers part, by how much each prefers its own token."""
+    prompts = {text: plain_prompt(tokenizer, text) for text in PLAIN}
+    for question in QUESTIONS:
+        prompts[question] = tokenizer.encode_chat_prompt([{"role": "user", "content": question}])
+    params = SamplingParams(max_tokens=new, temperature=0)
+    ours = {
+        text: [event.token_id for event in Engine(model, tokenizer).stream(prompt, params)]
+        for text, prompt in prompts.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        float32 = Path(folder) / "float32.gguf"
+        convert(find_model("smollm2"), float32)
+        for name, path in (("its own file", find_model("smollm2")), ("our float32", float32)):
+            answer = llama_cpp(path)
+            print(f"\nllama.cpp of {name}")
+            for text, prompt in prompts.items():
+                said = answer(prompt, new)
+                print(f"  {text!r}: {describe(model, tokenizer, prompt, ours[text], said)}")
+
+
+@torch.inference_mode()
+def describe(
+    model: CausalLM, tokenizer: Tokenizer, prompt: list[int], ours: list[int], said: list[Any]
+) -> str:
+    """Whether two answers are equal, and how near a tie their first difference is."""
+    theirs = [token["id"] for token in said]
+    place = next(
+        (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if len(set(pair)) > 1), None
+    )
+    if place is None:
+        return f"the same {min(len(ours), len(theirs))} tokens"
+    scores = model(torch.tensor([[*prompt, *ours[:place]]]))[0, -1].log_softmax(-1)
+    one, other = ours[place], theirs[place]
+    likely = {token["id"]: token["logprob"] for token in said[place]["top_logprobs"]}
+    gap = f"{likely[other] - likely[one]:.4f}" if one in likely else "more than its five likeliest"
+    return (
+        f"the same {place} tokens, then {tokenizer.decode([one])!r} here and "
+        f"{tokenizer.decode([other])!r} there; gap here {float(scores[one] - scores[other]):.4f} nats, "
+        f"there {gap}"
+    )
+
+
+def main() -> None:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--answers", action="store_true")
+    parser.add_argument("--new", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model, tokenizer, _ = open_model("smollm2")
+    if args.text is not None:
+        text = args.text.read_text(encoding="utf-8")
+        compare_loss(model, tokenizer, text, args.tokens, args.window)
+    if args.answers:
+        compare_answers(model, tokenizer, args.new)
+    if args.text is None and not args.answers:
+        parser.error("say what to compare: --text FILE, --answers, or both")
+
+
+if __name__ == "__main__":
+    main()
