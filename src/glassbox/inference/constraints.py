@@ -216,7 +216,7 @@ def _repeated(pattern: str) -> int:
 def _count(pattern: str, at: int) -> tuple[int, int] | None:
     """The most times that `{...}` at this place repeats, and where it ends; None where it is text."""
     end = pattern.find("}", at)
-    low, comma, high = pattern[at + 1 : end].partition(",")
+    low, _, high = pattern[at + 1 : end].partition(",")
     numbers = [number for number in (low.strip(), high.strip()) if number]
     if end < 0 or not numbers or not all(n.isascii() and n.isdigit() for n in numbers):
         return None

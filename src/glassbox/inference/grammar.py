@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 _WORD = 32
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"  # bounded: a weak model could otherwise go on for ever
 _NO_FORCING = '%llguidance {"no_forcing": true}\n'  # a text's every spelling in tokens is allowed
+_CLASS = re.compile(r"\\.", re.DOTALL)
+_PYTHON = MappingProxyType(
+    {r"\w": r"[\p{L}\p{N}_]", r"\W": r"[^\p{L}\p{N}_]", r"\S": r"[^\s\x1c-\x1f]"}
+)
+"""Character classes as `re` means them; written so, they may stand in a class as well."""
 _LIMITS = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
@@ -122,8 +129,13 @@ class ConstraintMatcher:
         self._state, self._cases, self._width = state, cases, width
         self.vocab_size = vocab_size
         self.end_ids = end_ids
+        self._flags = [  # the word and the bit of each end token
+            (token // _WORD, np.array(1 << token % _WORD, dtype=np.uint32).view(np.int32))
+            for token in end_ids
+        ]
         self._history: list[int] = []  # tokens; an end token is the last
         self._ended = False
+        self._next: np.ndarray[Any, np.dtype[np.int32]] | None = None  # what may follow, packed
 
     @property
     def accepting(self) -> bool:
@@ -133,33 +145,40 @@ class ConstraintMatcher:
     @property
     def finished(self) -> bool:
         """Whether nothing more can follow, the answer being complete."""
-        return self._ended or (self.accepting and bool(self._state.is_stopped()))
+        return self._ended or (self.accepting and not self._following().any())
 
     @property
     def error(self) -> str | None:
         """Why the answer can neither go on nor end."""
-        if self._ended:
+        if self._ended or self._following().any() or self.accepting:
             return None
-        if self._state.is_error():
-            return _first_line(self._state.get_error())
-        stuck = not self.accepting and bool(self._state.is_stopped())
-        return "no token of this vocabulary can come next" if stuck else None
+        why = _first_line(self._state.get_error()) if self._state.is_error() else "NoExtension"
+        if why.startswith("NoExtension"):
+            return "no token of this vocabulary can come next"
+        return f"the answer's grammar became too complex ({why})"
+
+    def _following(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """The tokens that may follow, packed, those that end the answer apart; worked out once."""
+        if self._next is None:
+            words = self._width // _WORD
+            self._next = np.zeros(words, dtype=np.int32)
+            if not (self._state.is_error() or self._state.is_stopped()):
+                packed = np.frombuffer(self._state.compute_bitmask(), dtype=np.int32)
+                case = self._case()
+                self._next = packed[case * words : (case + 1) * words].copy()
+                for word, flag in self._flags:
+                    self._next[word] &= ~flag
+        return self._next
 
     def fill(self, bits: np.ndarray[Any, np.dtype[np.int32]]) -> None:
         """Write the mask as bits, 32 tokens a word, the first in the lowest bit."""
         bits[:] = 0
         if self._ended:
             return
-        if not (self._state.is_error() or self._state.is_stopped()):
-            packed = np.frombuffer(self._state.compute_bitmask(), dtype=np.int32)
-            words = self._width // _WORD
-            case = self._case()
-            bits[:] = packed[case * words : (case + 1) * words]
-        accepting = self.accepting
-        for token in self.end_ids:
-            word, bit = divmod(token, _WORD)
-            flag = np.array(1 << bit, dtype=np.uint32).view(np.int32)
-            bits[word] = (bits[word] & ~flag) | (flag if accepting else 0)
+        bits[:] = self._following()
+        if self.accepting:
+            for word, flag in self._flags:
+                bits[word] |= flag
 
     def mask(self) -> Bool[Tensor, " V"]:
         """Which tokens may come next; end tokens only where the answer is complete."""
@@ -178,12 +197,14 @@ class ConstraintMatcher:
         ):
             raise UserError(f"token {token} is not allowed here by the answer's grammar")
         self._history.append(token)
+        self._next = None
 
     def rollback(self, count: int) -> None:
         """Take back the last `count` tokens."""
         assert 0 <= count <= len(self._history), (count, len(self._history))
         if count == 0:
             return
+        self._next = None
         if self._ended:
             self._ended = False
             self._history.pop()
@@ -296,7 +317,8 @@ def _source(constraint: JsonSchema | Regex | Choice, library: Any) -> str:
     if isinstance(constraint, Choice):
         start = " | ".join(json.dumps(option) for option in dict.fromkeys(constraint.options))
         return str(library.LLMatcher.grammar_from_lark(f"{_NO_FORCING}start: {start}"))
-    lark = json.loads(library.LLMatcher.grammar_from_regex(constraint.pattern))
+    pattern = _CLASS.sub(lambda found: _PYTHON.get(found[0], found[0]), constraint.pattern)
+    lark = json.loads(library.LLMatcher.grammar_from_regex(pattern))
     rules = lark["grammars"][0]["lark_grammar"]
     return str(library.LLMatcher.grammar_from_lark(_NO_FORCING + rules))
 
