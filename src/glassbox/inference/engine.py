@@ -13,7 +13,9 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.inference.blocks import BlockManager
+from glassbox.inference.constraints import Choice, JsonSchema, Regex
 from glassbox.inference.evaluating import evaluating
+from glassbox.inference.grammar import Grammar, GrammarCompiler
 from glassbox.inference.outputs import Completion, EngineStats, FinishReason, TokenEvent
 from glassbox.inference.plan import Plan, SequenceState
 from glassbox.inference.requests import Answer, Request, make_request
@@ -94,6 +96,7 @@ class Engine:
             chunked_prefill=chunked_prefill,
             blocks=blocks,
         )
+        self._compiler: GrammarCompiler | None = None
         self._answers: dict[SequenceState, Answer] = {}
         self._events: list[TokenEvent] = []
         self._sampler: RowSampler | None = None
@@ -134,6 +137,15 @@ class Engine:
         events = self._events.copy()
         self._events.clear()  # the same list stays everybody's sink
         return events
+
+    def compile(self, constraint: JsonSchema | Regex | Choice) -> Grammar:
+        """A constraint made ready for this model's tokenizer, and kept; `add` does it where it must.
+
+        Raises UserError for one that is not valid, not supported or too large.
+        """
+        if self._compiler is None:
+            self._compiler = GrammarCompiler(self._need_tokenizer(), self.model.config.vocab_size)
+        return self._compiler.compile(constraint)
 
     def cancel(self, request_id: int) -> None:
         """Give up a request, at any moment; everything it held is free. Unknown numbers are ignored."""
@@ -297,6 +309,8 @@ class Engine:
         tenant: str = "",
     ) -> list[Answer]:
         """Hand a request to the scheduler: its answers."""
+        constraint = request.params.constraint
+        grammar = None if constraint is None else self.compile(constraint)
         sequences = self._scheduler.add(
             request.prompt,
             max_new_tokens=request.max_new,
@@ -304,7 +318,16 @@ class Engine:
             priority=priority,
             tenant=tenant,
         )
-        answers = [Answer.of(request, one, self.tokenizer, sink) for one in sequences]
+        answers = [
+            Answer.of(
+                request,
+                one,
+                self.tokenizer,
+                sink,
+                None if grammar is None else grammar.matcher(request.stop_ids),
+            )
+            for one in sequences
+        ]
         self._answers.update(zip(sequences, answers, strict=True))
         return answers
 
@@ -334,9 +357,10 @@ class Engine:
                     answer.log_probs.append(raw)
                     answer.sampling_log_probs.append(tempered)
         sound = None if bool(picked.sound.all()) else picked.sound.tolist()
+        sampler.accept(picked.tokens, None if sound is None else picked.sound)
         for row, (answer, token) in enumerate(zip(answers, tokens, strict=True)):
             if sound is not None and not sound[row]:
-                answer.fail(_BROKEN)
+                answer.fail(answer.stuck or _BROKEN)
                 ended.append(answer.sequence)
                 continue
             if answer.take(token):
@@ -344,7 +368,6 @@ class Engine:
             if answer.sink is not None:
                 most = answer.request.params.top_logprobs
                 answer.tell(token, tops[row][:most] if tops is not None and most else None)
-        sampler.accept(picked.tokens)
         for sequence in self._scheduler.commit(plan, [[token] for token in tokens], ended):
             del self._answers[sequence]
         self._settle()

@@ -132,8 +132,16 @@ class Answer:
                 )
             )  # fmt: skip
 
+    @property
+    def stuck(self) -> str | None:
+        """Why its constraint lets nothing follow, though the answer is not complete."""
+        return None if self.matcher is None else self.matcher.error
+
     def take(self, token: int) -> bool:
-        """Take in a token that is not yet in the sequence; whether it is the last."""
+        """Take in a token that is not yet in the sequence; whether it is the last.
+
+        A constraint has taken it in already: where that is at its end, so is the answer.
+        """
         piece = ""
         if token in self.request.stop_ids:
             self.reason = "stop"
@@ -141,6 +149,8 @@ class Answer:
             piece = self.text.push(token)
             if self.text.matched is not None:
                 self.reason = "stop"
+        if self.reason is None and self.matcher is not None and self.matcher.finished:
+            self.reason = "stop"
         if self.reason is None and len(self.sequence.tokens) + 1 >= self.sequence.max_length:
             self.reason = "length"
         if self.text is not None:
