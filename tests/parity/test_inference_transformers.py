@@ -1,20 +1,12 @@
-"""Filters and greedy generation against transformers, on random logits and a random Llama."""
+"""Greedy generation against transformers on a random Llama."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.generation import (
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from glassbox.inference.engine import Engine
-from glassbox.inference.sampler import RowSettings, process_logits
 from glassbox.inference.sampling import SamplingParams
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.feedforward import SwiGlu
@@ -115,68 +107,3 @@ def test_log_probs_are_transformers_scores(llamas):
     # transformers hands its logits out in float32
     found = torch.tensor(completion.log_probs, dtype=torch.float64)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"repetition_penalty": 1.7},
-        {"repetition_penalty": 0.6},
-        {"temperature": 0.4},
-        {"top_k": 1},
-        {"top_k": 7},
-        {"top_k": 1000},
-        {"top_p": 0.02},
-        {"top_p": 0.5},
-        {"top_p": 0.97},
-        {"min_p": 0.15},
-        {"min_p": 1.0},
-        {"repetition_penalty": 1.2, "temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.05},
-        {"temperature": 3.0, "top_k": 30, "top_p": 0.6},
-        {"temperature": 0.5, "top_p": 0.9, "min_p": 0.3},
-    ],
-    ids=str,
-)
-def test_filtered_distributions(settings):
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(200, 97, generator=generator) * 3
-    history = torch.randint(0, 97, (200, 12), generator=generator)
-    expected = logits
-    for key, processor in (  # the order that `generate` builds its list in
-        ("repetition_penalty", RepetitionPenaltyLogitsProcessor),
-        ("temperature", TemperatureLogitsWarper),
-        ("top_k", TopKLogitsWarper),
-        ("top_p", TopPLogitsWarper),
-        ("min_p", MinPLogitsWarper),
-    ):
-        if key in settings:
-            expected = processor(settings[key])(history, expected)
-    rows = RowSettings.of([SamplingParams(**settings)] * 200, [0] * 200, [0] * 200, logits.device)
-    seen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, history, True)
-    found = process_logits(logits, rows, seen)
-    assert torch.equal(found.isinf(), expected.isinf())
-    # one float32 rounding in the division by temperature or penalty
-    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=1e-5)
-
-
-def test_the_order_of_the_filters_is_transformers_own(llamas):
-    from transformers import GenerationConfig
-
-    theirs, _ = llamas
-    config = GenerationConfig(
-        do_sample=True, repetition_penalty=1.2, temperature=0.7, top_k=5, top_p=0.9, min_p=0.1
-    )
-    config.num_beams = 1
-    names = [
-        type(processor).__name__
-        for processor in theirs._get_logits_processor(
-            config, input_ids_seq_length=1, encoder_input_ids=torch.tensor([[1]])
-        )
-    ]
-    assert names == [
-        "RepetitionPenaltyLogitsProcessor",
-        "TemperatureLogitsWarper",
-        "TopKLogitsWarper",
-        "TopPLogitsWarper",
-        "MinPLogitsWarper",
-    ]

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from glassbox.core.config import Spec
 from glassbox.inference.constraints import Constraint
-from glassbox.inference.logprobs import chosen_log_probs as chosen_log_probs  # until callers move
 from glassbox.inference.randomness import derive_seed
 
 
