@@ -39,6 +39,7 @@ class Scripted:
     running: list[_Said] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     prompts: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
+    tenants: list[str] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
     steps: int = 0
 
@@ -51,7 +52,10 @@ class Scripted:
     def has_work(self) -> bool:
         return bool(self.running)
 
-    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+    def add(
+        self, prompt: Sequence[int], params: SamplingParams | None = None, *, tenant: str = ""
+    ) -> int:
+        self.tenants.append(tenant)
         params = params or SamplingParams()
         self.prompts.append((list(prompt), params))
         number = len(self.prompts)

@@ -493,6 +493,17 @@ def test_a_request_is_one_line_of_json_without_its_text(
     assert "wrong-key" not in text
 
 
+def test_what_callers_with_different_keys_ask_is_kept_apart() -> None:
+    engine = Scripted(TOKENIZER, TOKENIZER.encode("yes"))
+    with opened(serving(engine), keys=["one", "two"]) as client:
+        for key in ("one", "two", "one"):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert client.post("/v1/completions", json={"prompt": "a"}, headers=headers).is_success
+    first, second, third = engine.tenants
+    assert first == third != second
+    assert "one" not in first
+
+
 def test_metrics_tell_of_queue_cache_and_waits() -> None:
     engine = Scripted(TOKENIZER, TOKENIZER.encode("five or more words of text"))
     with opened(serving(engine)) as client:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from glassbox.serving.service import Service
 
 
+_CACHE_TOKENS = 65_536
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("serve", rich_help_panel="Use")(serve)
@@ -48,6 +51,18 @@ def serve(
     max_choices: Annotated[
         int, typer.Option("--max-choices", help="Most answers of one request: prompts times n.")
     ] = 64,
+    cache_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--cache-tokens", min=1, help="Tokens that the cache holds, for all together."
+        ),
+    ] = None,
+    step_tokens: Annotated[
+        int,
+        typer.Option(
+            "--step-tokens", min=1, help="Most tokens a step reads: long prompts in parts."
+        ),
+    ] = 512,
     tool_format: Annotated[
         str,
         typer.Option("--tool-format", help="hermes: <tool_call> JSON; tags: <tool>14+27</tool>."),
@@ -90,6 +105,8 @@ def serve(
                 "max_queue": max_queue,
                 "max_choices": max_choices,
             },
+            cache_tokens,
+            step_tokens,
             name=name or Path(model).resolve().name,
             tool_format=tool_format,
             log_prompts=log_prompts,
@@ -100,7 +117,14 @@ def serve(
         run(app, listening, service, drain_seconds=drain_seconds)
 
 
-def _service(model: str, device: str, limits: dict[str, int], **options: Any) -> Service:
+def _service(
+    model: str,
+    device: str,
+    limits: dict[str, int],
+    cache_tokens: int | None,
+    step_tokens: int,
+    **options: Any,
+) -> Service:
     from functools import partial
 
     from glassbox.core.config import parse
@@ -112,8 +136,18 @@ def _service(model: str, device: str, limits: dict[str, int], **options: Any) ->
 
     checked = parse(Limits, limits, where="glassbox serve")
     loaded, tokenizer, _ = open_on(model, device)
+    context = loaded.config.context_length
+    engine = Engine(
+        loaded,
+        tokenizer,
+        max_batch=checked.max_running,
+        cache_tokens=cache_tokens
+        or min(checked.max_running * context, max(context, _CACHE_TOKENS)),
+        token_budget=step_tokens,
+        keep_prefixes=True,
+    )
     return Service(
-        Engine(loaded, tokenizer, max_batch=checked.max_running),
+        engine,
         tokenizer,
         model=loaded,
         limits=checked,

@@ -23,6 +23,7 @@ from glassbox.serving.errors import (
 )
 from glassbox.serving.logs import note
 from glassbox.serving.worker import (
+    Caller,
     Closed,
     End,
     Failure,
@@ -50,13 +51,13 @@ class Waiting(Response):
         prompts: Sequence[tuple[Sequence[int], SamplingParams]] = (),
         *,
         work: Iterator[Any] | None = None,
-        request_id: str = "",
+        caller: Caller | None = None,
     ) -> None:
         super().__init__()
         self._worker = worker
         self._items: asyncio.Queue[Item] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._job = Job(prompts, self._deliver, work=work, request_id=request_id)
+        self._job = Job(prompts, self._deliver, work=work, caller=caller)
         try:
             worker.submit(self._job)
         except QueueFull:
@@ -126,9 +127,9 @@ class Answer(Waiting):
         work: Iterator[Any] | None = None,
         results: Callable[[Any], None] | None = None,
         best: int | None = None,
-        request_id: str = "",
+        caller: Caller | None = None,
     ) -> None:
-        super().__init__(worker, prompts, work=work, request_id=request_id)
+        super().__init__(worker, prompts, work=work, caller=caller)
         self._choices = choices
         self._stream = stream
         self._include_usage = include_usage
@@ -232,9 +233,9 @@ class Computed(Waiting):
         finish: Callable[[list[Any]], dict[str, Any]],
         *,
         prompt_tokens: int,
-        request_id: str = "",
+        caller: Caller | None = None,
     ) -> None:
-        super().__init__(worker, work=work, request_id=request_id)
+        super().__init__(worker, work=work, caller=caller)
         self._finish = finish
         self._prompt_tokens = prompt_tokens
 

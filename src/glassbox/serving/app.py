@@ -20,7 +20,7 @@ from glassbox.serving.bodies import (
 from glassbox.serving.chat_body import ChatBody
 from glassbox.serving.errors import Json, add_handlers
 from glassbox.serving.gate import Gate
-from glassbox.serving.logs import RequestLog, request_id
+from glassbox.serving.logs import RequestLog, caller
 from glassbox.serving.metrics import CONTENT_TYPE
 from glassbox.serving.service import Service
 
@@ -77,7 +77,7 @@ def build_app(
         try:
             yield
         finally:
-            await asyncio.to_thread(service.worker.close)
+            await asyncio.to_thread(service.close)
 
     # the pages that FastAPI would add fetch scripts from elsewhere
     app = FastAPI(
@@ -123,15 +123,15 @@ def _add_paths(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
-        return await service.complete(body, request_id(request.scope))
+        return await service.complete(body, caller(request.scope))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
-        return await service.chat(body, request_id(request.scope))
+        return await service.chat(body, caller(request.scope))
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
-        return await service.embed(body, request_id(request.scope))
+        return await service.embed(body, caller(request.scope))
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> Response:

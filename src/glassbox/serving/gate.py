@@ -59,29 +59,33 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        error = self._refuse(scope["path"], headers)
+        error = self._refuse(scope, headers)
         if error is not None:
             await error_response(error)(scope, receive, send)
             return
         await self.app(scope, self._bounded(receive), send)
 
-    def _refuse(self, path: str, headers: Headers) -> ApiError | None:
+    def _refuse(self, scope: Scope, headers: Headers) -> ApiError | None:
+        path = scope["path"]
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self.max_body_bytes:
             return self._too_large()
         open_to_all = path in _OPEN_PATHS
         if self._digests:
-            if not (open_to_all or self._has_key(headers)):
+            digest = self._known(headers)
+            if digest is None and not open_to_all:
                 return _no_key()
+            scope["glassbox.tenant"] = "" if digest is None else digest.hex()
         elif not is_loopback(_without_port(headers.get("host", "localhost"))):
             return _stranger()
         return shutting_down() if self._draining() and path not in _ALWAYS else None
 
-    def _has_key(self, headers: Headers) -> bool:
+    def _known(self, headers: Headers) -> bytes | None:
+        """The hash of the key that was sent, if it is one of ours."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         digest = _digest(given.strip().encode("latin-1"))
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return digest if scheme.lower() == "bearer" and any(matches) else None
 
     def _bounded(self, receive: Receive) -> Receive:
         taken = 0

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glassbox.serving.metrics import Metrics
+from glassbox.serving.worker import Caller
 
 _log = logging.getLogger("glassbox.serving.requests")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
@@ -61,9 +62,9 @@ def note(scope: Scope, **fields: Any) -> None:
     scope.setdefault(_NOTES, {}).update(fields)
 
 
-def request_id(scope: Scope) -> str:
-    """The id of the request at hand."""
-    return str(scope.get("glassbox.request_id", ""))
+def caller(scope: Scope) -> Caller:
+    """Whose request this is."""
+    return Caller(scope.get("glassbox.request_id", ""), scope.get("glassbox.tenant", ""))
 
 
 class RequestLog:

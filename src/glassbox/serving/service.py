@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import logging
 import re
 import threading
@@ -42,7 +43,7 @@ from glassbox.serving.tool_calls import (
     offer_in_words,
     tool_json,
 )
-from glassbox.serving.worker import Steps, Worker
+from glassbox.serving.worker import Caller, Steps, Worker
 
 if TYPE_CHECKING:
     from glassbox.inference.grammar import GrammarCompiler
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("glassbox.serving.prompts")
 _READS_TOOLS = re.compile(r"\btools\b")
+_NOBODY = Caller()
 T = TypeVar("T")
 
 
@@ -122,7 +124,7 @@ class Service:
             "max_model_len": self.engine.context_length,
         }
 
-    async def complete(self, body: CompletionBody, request_id: str = "") -> Answer:
+    async def complete(self, body: CompletionBody, caller: Caller = _NOBODY) -> Answer:
         """Continue each prompt n times."""
         self.check_model(body.model)
         assert body.max_tokens is not None
@@ -160,7 +162,7 @@ class Service:
             assert echo is not None
             echo.scores = scores
 
-        self._take_in(body.prompt, prompts, request_id)
+        self._take_in(body.prompt, prompts, caller)
         return Answer(
             self.worker,
             [] if alone else [(ids, params) for ids in prompts],
@@ -173,10 +175,10 @@ class Service:
             work=work,
             results=on_scores,
             best=body.n if params.n > body.n and not alone else None,
-            request_id=request_id,
+            caller=caller,
         )
 
-    async def chat(self, body: ChatBody, request_id: str = "") -> Answer:
+    async def chat(self, body: ChatBody, caller: Caller = _NOBODY) -> Answer:
         """Answer a conversation n times."""
         self.check_model(body.model)
         body.check(self.limits)
@@ -213,7 +215,7 @@ class Service:
             )
             for index in range(body.n)
         ]
-        self._take_in(body.messages, [prompt], request_id)
+        self._take_in(body.messages, [prompt], caller)
         return Answer(
             self.worker,
             [(prompt, params)],
@@ -223,10 +225,10 @@ class Service:
             prompt_tokens=len(prompt),
             stream=body.stream,
             include_usage=body.stream_options is not None and body.stream_options.include_usage,
-            request_id=request_id,
+            caller=caller,
         )
 
-    async def embed(self, body: EmbeddingBody, request_id: str = "") -> Computed:
+    async def embed(self, body: EmbeddingBody, caller: Caller = _NOBODY) -> Computed:
         """A vector for each text."""
         self.check_model(body.model)
         model = self._needed_model("input")
@@ -238,7 +240,7 @@ class Service:
             raise too_many("input", f"{len(body.input)} texts", self.limits.max_inputs)
         prompts = [await self._prompt_ids(text, "input") for text in body.input]
         self._check_lengths(prompts, "input", room=0)
-        self._take_in(body.input, prompts, request_id)
+        self._take_in(body.input, prompts, caller)
         num_tokens = sum(map(len, prompts))
 
         def finish(batches: list[Any]) -> dict[str, Any]:
@@ -257,7 +259,7 @@ class Service:
             return {"object": "list", "data": data, "model": self.name, "usage": usage}
 
         work: Iterator[Any] = embed(model, prompts)
-        return Computed(self.worker, work, finish, prompt_tokens=num_tokens, request_id=request_id)
+        return Computed(self.worker, work, finish, prompt_tokens=num_tokens, caller=caller)
 
     async def tokenize(self, body: TokenizeBody) -> dict[str, Any]:
         """The ids that a completion's or a chat's prompt comes to."""
@@ -284,6 +286,12 @@ class Service:
         counts = {"running": self.worker.num_running, "waiting": self.worker.num_waiting}
         return Json({"status": status, **counts}, 200 if status == "ok" else 503)
 
+    def close(self) -> None:
+        """End the engine thread, and log what the engine still holds, which ought to be nothing."""
+        self.worker.close()
+        figures = dataclasses.asdict(self.engine.stats())
+        logging.getLogger("glassbox.serving").info("stopped", extra={"fields": figures})
+
     @property
     def idle(self) -> bool:
         """Whether nobody is being answered or waits."""
@@ -296,10 +304,12 @@ class Service:
             raise invalid(param, "asks for what only the model can tell, and it is not at hand")
         return self.model
 
-    def _take_in(self, asked: Any, prompts: Sequence[Sequence[int]], request_id: str) -> None:
+    def _take_in(self, asked: Any, prompts: Sequence[Sequence[int]], caller: Caller) -> None:
         self.metrics.prompt(sum(map(len, prompts)))
         if self._log_prompts:
-            _log.info("prompt", extra={"request_id": request_id, "fields": {"prompt": asked}})
+            _log.info(
+                "prompt", extra={"request_id": caller.request_id, "fields": {"prompt": asked}}
+            )
 
     def _text(self, ids: Sequence[int], param: str) -> str:
         try:

@@ -33,8 +33,10 @@ class Steps(Protocol):
     def has_work(self) -> bool:
         """Whether `step` has anything to do."""
 
-    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
-        """Put a request in line; its number."""
+    def add(
+        self, prompt: Sequence[int], params: SamplingParams | None = None, *, tenant: str = ""
+    ) -> int:
+        """Put a request in line; its number. What tenants' prompts share is kept apart."""
 
     def step(self) -> list[TokenEvent]:
         """One step of everything that runs."""
@@ -98,6 +100,15 @@ class Closed(Exception):
     """The engine thread has ended, or is about to."""
 
 
+@dataclass(frozen=True)
+class Caller:
+    """By which id a request is known, and among whose it is: one caller's are not told from timing
+    what another has asked before."""
+
+    request_id: str = ""
+    tenant: str = ""
+
+
 class Job:
     """One request: what is to be generated, what is to be computed before, and where it all goes.
 
@@ -113,12 +124,12 @@ class Job:
         deliver: Callable[[Item], None],
         *,
         work: Iterator[Any] | None = None,
-        request_id: str = "",
+        caller: Caller | None = None,
     ) -> None:
         self.prompts = prompts
         self.deliver = deliver
         self.work = work
-        self.request_id = request_id
+        self.caller = Caller() if caller is None else caller
         self.begun = time.monotonic()
         self.cancelled = False
         self.num_choices = sum(params.n for _, params in prompts)
@@ -243,7 +254,7 @@ class Worker:
         first = 0
         try:
             for prompt, params in job.prompts:
-                number = self.engine.add(prompt, params)
+                number = self.engine.add(prompt, params, tenant=job.caller.tenant)
                 job.numbers.append(number)
                 self._owners[number] = (job, first)
                 first += params.n
@@ -289,7 +300,7 @@ class Worker:
     def _deliver(self, job: Job, index: int, event: TokenEvent, now: float) -> None:
         if event.finish_reason == "error":
             reason = event.error or _OUR_FAULT
-            _log.error("a request failed: %s", reason, extra={"request_id": job.request_id})
+            _log.error("a request failed: %s", reason, extra={"request_id": job.caller.request_id})
             self._finish(job, Failure(reason))
             return
         self._meter.token(begun=job.begun, previous=job.latest.get(index), now=now)
@@ -309,7 +320,7 @@ class Worker:
         if isinstance(error, UserError):
             self._finish(job, Failure(str(error), 400, "invalid_parameter"))
             return
-        _log.error("a request failed", exc_info=error, extra={"request_id": job.request_id})
+        _log.error("a request failed", exc_info=error, extra={"request_id": job.caller.request_id})
         self._finish(job, Failure(_OUR_FAULT))
 
     def _finish(self, job: Job, last_word: Item) -> None:
