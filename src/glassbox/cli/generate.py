@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from glassbox.cli.sampling_options import sampling_options, settings
 
 
 def register(app: typer.Typer) -> None:
@@ -13,53 +15,60 @@ def register(app: typer.Typer) -> None:
     app.command("generate", rich_help_panel="Use")(generate)
 
 
+@sampling_options(max_tokens=200, temperature=0.8)
 def generate(
     model: Annotated[
         str, typer.Argument(help="A run, a checkpoint, a folder, a .gguf or .bin file, a name.")
     ],
+    sampling: dict[str, Any],
     prompt: Annotated[
         str, typer.Option("--prompt", "-p", help="Text to go on from; - reads it.")
     ] = "",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Most tokens to add.")] = 200,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="0: always the likeliest.")
-    ] = 0.8,
-    top_k: Annotated[int, typer.Option("--top-k", help="Only the k likeliest; 0: all.")] = 0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Only the likeliest of this total.")
+    num_beams: Annotated[
+        int, typer.Option("--num-beams", help="Above 1: search, this many texts at a time.")
+    ] = 1,
+    length_penalty: Annotated[
+        float, typer.Option("--length-penalty", help="Of beams: above 0 favours long texts.")
     ] = 1.0,
-    min_p: Annotated[
-        float, typer.Option("--min-p", help="Only those this share as likely as the likeliest.")
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1: repeat less.")
-    ] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same text.")] = None,
+    early_stopping: Annotated[
+        str, typer.Option("--early-stopping", help="Of beams: true, false or never.")
+    ] = "false",
+    num_return_sequences: Annotated[
+        int, typer.Option("--num-return-sequences", help="Of beams: texts shown, best first.")
+    ] = 1,
+    penalty_alpha: Annotated[
+        float | None,
+        typer.Option("--penalty-alpha", help="Contrastive search, --top-k candidates (4)."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Continue a text; the continuation alone goes to standard output, as it is made.
 
     Example: `glassbox generate runs/quickstart --prompt "Once upon a time" --temperature 0.7`
     """
-    from glassbox.inference import Engine, SamplingParams
+    from glassbox.inference import Engine
+    from glassbox.inference.search import search, search_params
     from glassbox.pipeline.open_model import open_on
     from glassbox.pipeline.prompts import plain_prompt
 
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        seed=seed,
+    how = search_params(
+        sampling,
+        penalty_alpha=penalty_alpha,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        num_return_sequences=num_return_sequences,
     )
+    heat = {"temperature": 0.8} if how is None else {}
+    params = settings("generate", sampling, max_tokens=200, **heat)
     loaded, tokenizer, _ = open_on(model, device)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    ids = plain_prompt(tokenizer, sys.stdin.read() if prompt == "-" else prompt)
     engine = Engine(loaded, tokenizer)
-    for event in engine.stream(plain_prompt(tokenizer, text), params):
+    if how is not None:
+        for found in search(engine, ids, how, params):
+            sys.stdout.write(f"{found.text}\n")
+        return
+    for event in engine.stream(ids, params):
         sys.stdout.write(event.text or "")
         sys.stdout.flush()
     sys.stdout.write("\n")
