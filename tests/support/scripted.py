@@ -63,6 +63,9 @@ class Scripted:
             self.running.append(_Said(number, sample, TextStream(self.tokenizer, params.stop)))
         return number
 
+    def compile(self, constraint: object) -> None:
+        pass
+
     def step(self) -> list[TokenEvent]:
         self.stepping.release()
         assert self.gate.wait(PATIENCE)

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
@@ -157,6 +158,69 @@ def test_the_openai_client_streams_what_the_engine_generates(server: Server) -> 
     )
     assert whole.choices[0].message.content == expected[1]
     assert [model.id for model in server.client().models.list()] == ["tiny"]
+
+
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"place": {"enum": ["Oslo", "Rome"]}, "days": {"enum": [1, 2]}},
+            "required": ["place", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_the_openai_client_calls_tools_and_gets_json_and_embeddings(server: Server) -> None:
+    client = server.client()
+    chat = client.chat.completions
+    called = chat.create(
+        model="tiny", messages=CHAT, tools=[WEATHER], tool_choice="required", seed=1, max_tokens=400
+    )
+    assert called.choices[0].message.tool_calls is not None
+    (call,) = called.choices[0].message.tool_calls
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    assert set(json.loads(call.function.arguments)) == {"place", "days"}
+    told = [
+        *CHAT,
+        called.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "rain"},
+    ]
+    after = chat.create(model="tiny", messages=told, tools=[WEATHER], seed=1, max_tokens=5)
+    assert after.usage is not None
+    assert called.usage is not None
+    assert after.usage.prompt_tokens > called.usage.prompt_tokens
+
+    class Trip(pydantic.BaseModel):
+        place: Literal["Oslo", "Rome"]
+        days: Literal[1, 2]
+
+    trip = chat.parse(model="tiny", messages=CHAT, response_format=Trip, seed=2, max_tokens=400)
+    assert isinstance(trip.choices[0].message.parsed, Trip)
+    with chat.stream(
+        model="tiny", messages=CHAT, response_format=Trip, seed=3, max_tokens=400
+    ) as stream:
+        events = [event.type for event in stream]
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Trip)
+    assert "content.delta" in events
+
+    scored = client.completions.create(
+        model="tiny", prompt="The fox", max_tokens=0, echo=True, logprobs=2
+    )
+    assert scored.choices[0].logprobs is not None
+    assert scored.choices[0].logprobs.token_logprobs is not None
+    # the client asks for base64 by itself, and for numbers where it is told to
+    coded = client.embeddings.create(model="tiny", input=["The fox", "a ball"])
+    plain = client.embeddings.create(
+        model="tiny", input=["The fox", "a ball"], encoding_format="float"
+    )
+    for one, other in zip(coded.data, plain.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding, abs=1e-6)
+        assert sum(x * x for x in one.embedding) == pytest.approx(1, abs=1e-4)
 
 
 def test_errors_reach_the_openai_client_as_its_own(server: Server) -> None:

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ from support.scripted import Scripted
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
-MODEL = tiny_chat_model(TOKENIZER, context_length=400)
+MODEL = tiny_chat_model(TOKENIZER, context_length=1000)
 CHAT: list[dict[str, Any]] = [{"role": "user", "content": "What is 14+27?"}]
 URL = "http://127.0.0.1"
 WEATHER = {
@@ -263,7 +264,7 @@ def test_embeddings_are_means_of_hidden_states(client: TestClient) -> None:
         ({"input": []}, "input"),
         ({"input": [[]]}, "input"),
         ({"input": [99_999]}, "input"),
-        ({"input": [5] * 401}, "input"),
+        ({"input": [5] * 1001}, "input"),
         ({"input": ["a"] * 300}, "input"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
         ({}, "input"),
@@ -430,6 +431,66 @@ def test_a_template_without_tools_is_told_of_them_in_words() -> None:
         (choice,) = ask(client, "/v1/chat/completions", body)["choices"]
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
     assert "You may call these functions" in simple.decode(engine.prompts[0][0])
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
+)
+def test_a_call_that_must_be_made_is_made_and_fits_its_schema(
+    client: TestClient, choice: Any
+) -> None:
+    body = {"messages": CHAT, "tools": [WEATHER], "tool_choice": choice, "max_tokens": 200}
+    for seed in range(2):
+        (said,) = ask(client, "/v1/chat/completions", {**body, "seed": seed})["choices"]
+        (call,) = said["message"]["tool_calls"]
+        assert call["function"]["name"] == "weather"
+        arguments = json.loads(call["function"]["arguments"])
+        assert set(arguments) == {"place", "days"}
+        assert arguments["place"] in ("Oslo", "Rome")
+        assert arguments["days"] in (1, 2)
+        assert said["message"]["content"] is None
+        assert said["finish_reason"] == ("tool_calls" if choice == "required" else "stop")
+    chunks = streamed(client, "/v1/chat/completions", {**body, "seed": 0})
+    calls = [c for k in chunks for c in k["choices"][0]["delta"].get("tool_calls", [])]
+    assert [json.loads(c["function"]["arguments"]) for c in calls]
+
+
+SCHEMA_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "answer", "strict": True, "schema": {"enum": ["x", None]}},
+}
+FORMS = [
+    ({"guided_regex": "[ab]{3}-[0-9]"}, r"[ab]{3}-[0-9]"),
+    ({"guided_choice": ["left", "right"]}, r"left|right"),
+    ({"guided_json": {"enum": [1, [2]]}}, r"1|\[\s*2\s*\]"),
+    ({"response_format": SCHEMA_FORMAT}, r'"x"|null'),
+]
+
+
+@pytest.mark.parametrize(("form", "pattern"), FORMS)
+def test_answers_have_the_form_that_was_asked_for(
+    client: TestClient, form: dict[str, Any], pattern: str
+) -> None:
+    found = set()
+    for seed in range(6):
+        body = {"messages": CHAT, "seed": seed, "max_tokens": 200, **form}
+        (said,) = ask(client, "/v1/chat/completions", body)["choices"]
+        assert said["finish_reason"] == "stop"
+        found.add(said["message"]["content"])
+    assert all(re.fullmatch(pattern, text) for text in found), found
+    assert len(found) > 1
+
+
+def test_any_json_object(client: TestClient) -> None:
+    body = {"messages": CHAT, "max_tokens": 100, "response_format": {"type": "json_object"}}
+    whole = 0
+    for seed in range(4):
+        (said,) = ask(client, "/v1/chat/completions", {**body, "seed": seed})["choices"]
+        assert said["message"]["content"].lstrip()[:1] == "{"
+        if said["finish_reason"] == "stop":
+            whole += 1
+            assert isinstance(json.loads(said["message"]["content"]), dict)
+    assert whole
 
 
 # ---- ids, logs, metrics, origins ----------------------------------------------------------------

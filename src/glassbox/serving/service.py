@@ -46,7 +46,6 @@ from glassbox.serving.tool_calls import (
 from glassbox.serving.worker import Caller, Steps, Worker
 
 if TYPE_CHECKING:
-    from glassbox.inference.grammar import GrammarCompiler
     from glassbox.models.causal_lm import CausalLM
     from glassbox.tokenizers.tokenizer import Tokenizer
 
@@ -92,8 +91,7 @@ class Service:
         self._turn_ends = tuple(end_of_turn_ids(tokenizer)) if template is not None else ()
         sources = [template] if isinstance(template, str) else list((template or {}).values())
         self._reads_tools = any(_READS_TOOLS.search(source) for source in sources)
-        self._grammars: GrammarCompiler | None = None
-        self._grammars_lock = threading.Lock()
+        self._compiling = threading.Lock()
         self.worker = Worker(
             engine,
             max_running=self.limits.max_running,
@@ -338,12 +336,8 @@ class Service:
         return guide
 
     def _compile(self, guide: Guide) -> None:
-        from glassbox.inference.grammar import GrammarCompiler
-
-        with self._grammars_lock:
-            if self._grammars is None:
-                self._grammars = GrammarCompiler(self.tokenizer, self._vocab_size)
-        self._grammars.compile(guide)
+        with self._compiling:  # the engine keeps what is compiled, and will not do it again
+            self.engine.compile(guide)
 
     async def _prompt_ids(self, prompt: str | list[int], param: str) -> list[int]:
         if isinstance(prompt, str):

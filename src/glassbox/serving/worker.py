@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from glassbox.core.errors import UserError
+from glassbox.inference.constraints import Constraint
 from glassbox.inference.outputs import EngineStats, TokenEvent
 from glassbox.inference.sampling import SamplingParams
 
@@ -37,6 +38,9 @@ class Steps(Protocol):
         self, prompt: Sequence[int], params: SamplingParams | None = None, *, tenant: str = ""
     ) -> int:
         """Put a request in line; its number. What tenants' prompts share is kept apart."""
+
+    def compile(self, constraint: Constraint) -> object:
+        """Make a constraint ready; raises UserError for one that answers cannot be held to."""
 
     def step(self) -> list[TokenEvent]:
         """One step of everything that runs."""
