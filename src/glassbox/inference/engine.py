@@ -20,9 +20,11 @@ from glassbox.inference.outputs import Completion, EngineStats, FinishReason, To
 from glassbox.inference.plan import Plan, SequenceState
 from glassbox.inference.requests import Answer, Request, make_request
 from glassbox.inference.runner import Runner
-from glassbox.inference.sampler import Picked, RowSampler
+from glassbox.inference.sampler import RowSampler
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.scheduler import QueueFull, Scheduler
+from glassbox.inference.speculation import Proposer, Speculation
+from glassbox.inference.verification import Guessing, verify
 from glassbox.models.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Engine:
         keeps a running state, which cannot be shared.
     keep_prefixes: remember what has been computed when nothing is running, for prompts to come. Not
         for a model that is being trained: it would remember what other weights made.
+    proposer, num_drafts: guesses at so many tokens ahead are verified by each step (see
+        `speculation`); the answers stay the same.
     dtype below the weights' own runs the model under autocast and keeps its cache in that type.
     Raises UserError for prompts and settings that do not fit the model.
     """
@@ -70,6 +74,8 @@ class Engine:
         prefix_sharing: bool = True,
         keep_prefixes: bool = False,
         max_queue: int | None = None,
+        proposer: Proposer | None = None,
+        num_drafts: int = 4,
     ) -> None:
         if max_batch < 1:
             raise UserError(f"max_batch = {max_batch}: give at least 1")
@@ -96,6 +102,7 @@ class Engine:
             chunked_prefill=chunked_prefill,
             blocks=blocks,
         )
+        self._guessing = None if proposer is None else Guessing(proposer, num_drafts)
         self._compiler: GrammarCompiler | None = None
         self._answers: dict[SequenceState, Answer] = {}
         self._events: list[TokenEvent] = []
@@ -150,7 +157,8 @@ class Engine:
     def cancel(self, request_id: int) -> None:
         """Give up a request, at any moment; everything it held is free. Unknown numbers are ignored."""
         self._scheduler.cancel(request_id)
-        self._answers = {s: a for s, a in self._answers.items() if s.request_id != request_id}
+        for sequence in [s for s in self._answers if s.request_id == request_id]:
+            self._end(sequence)
         self._settle()
 
     @property
@@ -165,7 +173,13 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """How things stand."""
-        return EngineStats(**vars(self._scheduler.stats()))
+        counts = Speculation() if self._guessing is None else self._guessing.counts
+        return EngineStats(
+            **vars(self._scheduler.stats()),
+            drafted=counts.drafted,
+            accepted=counts.accepted,
+            verifications=counts.passes,
+        )
 
     # ---- one caller's side ----------------------------------------------------------------------
 
@@ -334,6 +348,8 @@ class Engine:
     @torch.inference_mode()
     def _step(self) -> None:
         """Schedule, run, postprocess."""
+        if self._guessing is not None:
+            self._guessing.propose(self._answers)
         plan = self._scheduler.schedule()
         logits = self._runner.run(plan)
         self._take_in(plan, logits)
@@ -346,31 +362,43 @@ class Engine:
         sampler = self._sampler_for(plan.sampling)
         answers = [self._answers[sequence] for sequence in plan.sampling]
         steps = torch.tensor([s.num_generated for s in plan.sampling], device=logits.device)
-        picked = sampler.pick(logits, steps)
-        tokens = picked.tokens.tolist()
-        tops = _tops(picked)
-        ended = []
-        if picked.log_probs is not None and picked.sampling_log_probs is not None:
-            both = zip(picked.log_probs.tolist(), picked.sampling_log_probs.tolist(), strict=True)
-            for answer, (raw, tempered) in zip(answers, both, strict=True):
-                if answer.request.params.scored:
-                    answer.log_probs.append(raw)
-                    answer.sampling_log_probs.append(tempered)
-        sound = None if bool(picked.sound.all()) else picked.sound.tolist()
-        sampler.accept(picked.tokens, None if sound is None else picked.sound)
-        for row, (answer, token) in enumerate(zip(answers, tokens, strict=True)):
-            if sound is not None and not sound[row]:
+        guessed = {chunk.sequence: chunk for chunk in plan.chunks if chunk.drafted}
+        drafts = [guessed[s].drafted if s in guessed else () for s in plan.sampling]
+        verified = verify(sampler, logits, drafts, steps, [answer.matcher for answer in answers])
+        scores, tops = verified.scores(), verified.tops()
+        tokens, ended = verified.tokens, []
+        for row, (answer, drawn) in enumerate(zip(answers, tokens, strict=True)):
+            if not verified.sound[row]:
                 answer.fail(answer.stuck or _BROKEN)
                 ended.append(answer.sequence)
                 continue
-            if answer.take(token):
-                ended.append(answer.sequence)
-            if answer.sink is not None:
-                most = answer.request.params.top_logprobs
-                answer.tell(token, tops[row][:most] if tops is not None and most else None)
-        for sequence in self._scheduler.commit(plan, [[token] for token in tokens], ended):
-            del self._answers[sequence]
+            for ahead, (token, (which, at)) in enumerate(
+                zip(drawn, verified.places[row], strict=True)
+            ):
+                if (score := scores[which]) is not None and answer.request.params.scored:
+                    answer.log_probs.append(score[0][at])
+                    answer.sampling_log_probs.append(score[1][at])
+                last = answer.take(token, ahead, final=ahead == len(drawn) - 1)
+                if answer.sink is not None:
+                    most, top = answer.request.params.top_logprobs, tops[which]
+                    answer.tell(token, top[at][:most] if top is not None and most else None)
+                if last:
+                    del drawn[ahead + 1 :]
+                    ended.append(answer.sequence)
+                    break
+        if self._guessing is not None and guessed:
+            kept = dict(zip(plan.sampling, map(len, tokens), strict=True))
+            wrong = self._guessing.count(guessed, kept)
+            self._runner.take_back(wrong, [kept[chunk.sequence] - 1 for chunk in wrong])
+        for sequence in self._scheduler.commit(plan, tokens, ended):
+            self._end(sequence)
         self._settle()
+
+    def _end(self, sequence: SequenceState) -> None:
+        """Nothing more is known of it."""
+        del self._answers[sequence]
+        if self._guessing is not None:
+            self._guessing.proposer.forget(sequence.id)
 
     def _sampler_for(self, sequences: list[SequenceState]) -> RowSampler:
         """The settings and histories of these rows; those of the step before where they are the same."""
@@ -402,10 +430,3 @@ class Engine:
         if not self.keep_prefixes:
             self._scheduler.forget_prefixes()
             self._runner.release()
-
-
-def _tops(picked: Picked) -> list[list[tuple[int, float]]] | None:
-    if picked.top_ids is None or picked.top_log_probs is None:
-        return None
-    pairs = zip(picked.top_ids.tolist(), picked.top_log_probs.tolist(), strict=True)
-    return [list(zip(ids, values, strict=True)) for ids, values in pairs]

@@ -66,3 +66,6 @@ class EngineStats:
     prefix_hits: int = 0
     preemptions: int = 0
     tokens_generated: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    verifications: int = 0

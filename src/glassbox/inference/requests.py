@@ -137,10 +137,11 @@ class Answer:
         """Why its constraint lets nothing follow, though the answer is not complete."""
         return None if self.matcher is None else self.matcher.error
 
-    def take(self, token: int) -> bool:
-        """Take in a token that is not yet in the sequence; whether it is the last.
+    def take(self, token: int, ahead: int = 0, *, final: bool = True) -> bool:
+        """Take in a token, the one `ahead` places behind the sequence; whether it is the last.
 
-        A constraint has taken it in already: where that is at its end, so is the answer.
+        A constraint has taken in this step's tokens already: where it is at its end, so is the
+        answer with the `final` one.
         """
         piece = ""
         if token in self.request.stop_ids:
@@ -149,9 +150,12 @@ class Answer:
             piece = self.text.push(token)
             if self.text.matched is not None:
                 self.reason = "stop"
-        if self.reason is None and self.matcher is not None and self.matcher.finished:
+        if self.reason is None and final and self.matcher is not None and self.matcher.finished:
             self.reason = "stop"
-        if self.reason is None and len(self.sequence.tokens) + 1 >= self.sequence.max_length:
+        if (
+            self.reason is None
+            and len(self.sequence.tokens) + ahead + 1 >= self.sequence.max_length
+        ):
             self.reason = "length"
         if self.text is not None:
             if self.reason is not None:

@@ -57,6 +57,7 @@ class Runner:
         """Forget everything and hold next to nothing."""
         self.num_blocks, self.num_rows, self.length = 0, 0, 1
         self.states = self._new_states(0, 1)
+        self._before: tuple[list[int], list[dict[str, Tensor]]] = ([], [])
         self._blank: list[BlockState] = []
 
     @property
@@ -72,6 +73,8 @@ class Runner:
         """
         self._make_room(plan)
         self._copy(plan)
+        guessed = [chunk.sequence.slot for chunk in plan.chunks if chunk.drafted]
+        self._before = (guessed, self.save(guessed)) if guessed and self.has_rows else ([], [])
         hidden: list[Tensor] = []
         first_row: dict[int, int] = {}  # of each chunk, in `hidden`
         row = 0
@@ -98,6 +101,41 @@ class Runner:
         if order == list(range(row)):
             return logits
         return logits[torch.tensor(order, device=logits.device)]
+
+    def save(self, slots: Sequence[int]) -> list[dict[str, Tensor]]:
+        """A copy of the states of fixed size in these slots."""
+        if not self.has_rows:
+            return []
+        rows = torch.tensor(slots, device=self.model.device)
+        return [{name: x[rows] for name, x in state.held().items()} for state in self.states]
+
+    def restore(self, slots: Sequence[int], saved: list[dict[str, Tensor]]) -> None:
+        """Put back what `save` gave, into these slots in the same order."""
+        rows = torch.tensor(slots, device=self.model.device)
+        for state, kept in zip(self.states, saved, strict=False):
+            held = state.held()
+            for name, tensor in kept.items():
+                held[name][rows] = tensor
+
+    @torch.inference_mode()
+    def take_back(self, chunks: Sequence[Chunk], kept: Sequence[int]) -> None:
+        """Of the last plan's chunks these were guessed wrong: so many of their drafts are kept.
+
+        What is paged is overwritten in time. Running states cannot go back: they are put back to
+        before the step, and read what was right once more.
+        """
+        slots, saved = self._before
+        if not saved or not chunks:
+            return
+        place = {slot: row for row, slot in enumerate(slots)}
+        wrong = [chunk.sequence.slot for chunk in chunks]
+        rows = torch.tensor([place[slot] for slot in wrong], device=self.model.device)
+        self.restore(wrong, [{n: x[rows] for n, x in state.items()} for state in saved])
+        again = [
+            Chunk(chunk.sequence, chunk.start, chunk.count, False, chunk.drafted[:number])
+            for chunk, number in zip(chunks, kept, strict=True)
+        ]
+        self.run(Plan(chunks=again))
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype is None or self.dtype == self.model.embedding.weight.dtype:
