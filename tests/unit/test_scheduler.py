@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
+from random import Random
 
 import pytest
 from hypothesis import settings
@@ -136,12 +139,14 @@ class History:
         for sequence in running:
             if last is not None and sequence.follows is None and sequence not in fed:
                 assert sequence.rank > last or sequence.shares
+                assert self.scheduler.chunked_prefill or sequence.shares, "admitted to do nothing"
 
-    def step(self, *, cancel_in_between: int | None = None) -> Plan:
+    def step(self, in_between: Callable[[], None] | None = None) -> Plan:
+        """A step; `in_between`, when it has been computed and not yet committed, something happens."""
         plan = self.schedule()
         tokens = self.model.run(plan)
-        if cancel_in_between is not None:
-            self.cancel(cancel_in_between)
+        if in_between is not None:
+            in_between()
         finished = []
         for place, sequence in enumerate(plan.sampling):
             for i, token in enumerate(tokens[place]):
@@ -293,12 +298,8 @@ class Scheduling(RuleBasedStateMachine):
     def guess(self, data: st.DataObject) -> None:
         """Drafts for some: the first so many right, the others mostly wrong."""
         for sequence in self.history.having("running"):
-            right = data.draw(st.integers(0, 4))
-            known = list(sequence.tokens)
-            for _ in range(right):
-                known.append(next_token(known, sequence.sample_index, VOCAB))
             wrong = data.draw(st.lists(st.integers(0, VOCAB - 1), max_size=4))
-            sequence.drafted = known[len(sequence.tokens) :] + wrong
+            sequence.drafted = guesses(sequence, data.draw(st.integers(0, 4))) + wrong
 
     @rule()
     def step(self) -> None:
@@ -309,15 +310,18 @@ class Scheduling(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject, between: bool) -> None:
         request = data.draw(st.sampled_from([s.request_id for s in self.history.unfinished]))
         if between:
-            self.history.step(cancel_in_between=request)
+            self.history.step(lambda: self.history.cancel(request))
         else:
             self.history.cancel(request)
         assert all(s.request_id != request for s in self.history.unfinished)
 
     @precondition(lambda self: self.history.unfinished)
-    @rule(data=st.data())
-    def end_one_alone(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), between=st.booleans())
+    def end_one_alone(self, data: st.DataObject, between: bool) -> None:
         sequence = data.draw(st.sampled_from(self.history.unfinished))
+        if between:
+            self.history.step(lambda: self.history.finish(sequence))
+            return
         others = {s for s in self.history.unfinished if s is not sequence}
         self.history.finish(sequence)
         assert set(self.history.unfinished) == others
@@ -339,7 +343,73 @@ class Scheduling(RuleBasedStateMachine):
 
 
 TestScheduling = Scheduling.TestCase
-TestScheduling.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestScheduling.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+def crowded(random: Random) -> History:
+    """Far more requests than a small cache can hold, many of which begin alike."""
+    state = random.choice(["paged", "paged", "paged", "both", "pooled"])
+    max_running = random.randint(2, 7)
+    return History(
+        num_blocks=random.randint(8, 24),
+        block_size=random.choice([1, 2, 4]),
+        max_running=max_running,
+        token_budget=max_running + random.choice([0, 5, 20]),
+        chunked_prefill=random.random() < 0.6,
+        prefix_sharing=state == "paged" and random.random() < 0.8,
+        paged=state != "pooled",
+        pooled=state != "paged",
+        max_queue=random.choice([None, None, 3]),
+    )
+
+
+def do_something(history: History, random: Random) -> None:
+    chance = random.random()
+    unfinished = history.unfinished
+    if chance < 0.25 and len(unfinished) < 25:
+        prompt = prompt_of(random.randint(1, 12), random.choice([1, 1, 1, 2]))
+        prompt += [random.randrange(VOCAB) for _ in range(random.choice([0, 0, 1, 2]))]
+        with suppress(QueueFull, UserError):
+            history.add(
+                prompt,
+                random.randint(1, 12),
+                n=random.choice([1, 1, 1, 2, 4]),
+                priority=random.choice([0, 0, 0, 0, 1, -1]),
+                tenant=random.choice(["", "", "", "other"]),
+                shares=random.random() < 0.9,
+            )
+    elif chance < 0.35 and unfinished:
+        sequence = random.choice(unfinished)
+        ends: list[Callable[[], None]] = [
+            lambda: history.cancel(sequence.request_id),
+            lambda: history.finish(sequence),
+        ]
+        end = random.choice(ends)
+        history.step(end) if random.random() < 0.5 else end()
+    else:
+        for sequence in history.having("running"):
+            if random.random() < 0.3:
+                sequence.drafted = guesses(sequence, random.randint(0, 4))
+                sequence.drafted += [random.randrange(VOCAB) for _ in range(random.randint(0, 2))]
+        history.step()
+    history.check_all()
+
+
+def guesses(sequence: SequenceState, number: int) -> list[int]:
+    """The right ones."""
+    known = list(sequence.tokens)
+    for _ in range(number):
+        known.append(next_token(known, sequence.sample_index, VOCAB))
+    return known[len(sequence.tokens) :]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_crowds_are_served(seed: int) -> None:
+    random = Random(seed)
+    history = crowded(random)
+    for _ in range(250):
+        do_something(history, random)
+    history.drain()
 
 
 def prompt_of(length: int, first: int = 1) -> list[int]:
@@ -568,3 +638,18 @@ def test_samples_go_on_when_the_one_that_read_for_them_fails() -> None:
     history.finish(first)
     history.drain()
     assert all(sequence.num_generated for sequence in rest)
+
+
+def test_a_prompt_that_must_be_read_whole_is_not_overtaken_by_a_shorter_one() -> None:
+    history = History(num_blocks=40, token_budget=22, max_running=5, chunked_prefill=False)
+    beginning = prompt_of(4)
+    history.add([*beginning, 1], 4)
+    first, second = (history.add([*beginning, *prompt_of(13, i)], 4)[0] for i in (2, 3))
+    history.step()
+    (short,) = history.add([1, 2, 3], 4)
+    plan = history.step()
+    fed = [chunk.sequence for chunk in plan.chunks]
+    assert first in fed
+    assert second not in fed
+    assert short not in fed
+    history.drain()

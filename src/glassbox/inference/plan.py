@@ -101,3 +101,21 @@ class Plan:
     def num_tokens(self) -> int:
         """Tokens fed."""
         return sum(chunk.count + len(chunk.drafted) for chunk in self.chunks)
+
+
+class QueueFull(Exception):
+    """As many requests as allowed are waiting already."""
+
+
+@dataclass(frozen=True)
+class SchedulerStats:
+    """Counts of now, and since the beginning: prefix_hits (tokens), preemptions, tokens_generated."""
+
+    waiting: int
+    running: int
+    blocks_total: int
+    blocks_free: int
+    blocks_cached: int
+    prefix_hits: int
+    preemptions: int
+    tokens_generated: int
