@@ -12,18 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from operator import is_
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassbox.inference.plan import Chunk, Plan
+from glassbox.inference.plan import Chunk, Plan, SequenceState
 from glassbox.layers.paged_state import PagedState
-from glassbox.layers.pages import Pages
+from glassbox.layers.pages import Pages, Window
 from glassbox.layers.state import Rows
 from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 
+_WINDOW_BLOCKS = 4  # a window is made anew when its rows have grown by so many
 _ALIKE = 0.6  # the shortest chunk of a pass is at least this much of the longest
 
 
@@ -59,6 +61,10 @@ class Runner:
         self.states = self._new_states(0, 1)
         self._before: tuple[list[int], list[dict[str, Tensor]]] = ([], [])
         self._blank: list[BlockState] = []
+        self._scratch: dict[str, Tensor] = {}
+        self._decoding: list[SequenceState] = []  # whose tokens the last pass of single ones fed
+        self._next: list[int] = []  # and the positions that come next
+        self._window: Window | None = None
 
     @property
     def cache_bytes(self) -> int:
@@ -76,31 +82,20 @@ class Runner:
         guessed = [chunk.sequence.slot for chunk in plan.chunks if chunk.drafted]
         self._before = (guessed, self.save(guessed)) if guessed and self.has_rows else ([], [])
         hidden: list[Tensor] = []
-        first_row: dict[int, int] = {}  # of each chunk, in `hidden`
-        row = 0
+        drawn: list[Chunk] = []  # whose places stand in `hidden`, in order
         for group, fresh in self._groups(plan.chunks):
             with self._autocast():
                 found = self._pass(group, fresh)
             wanted = [(place, chunk) for place, chunk in enumerate(group) if chunk.samples]
-            if not wanted:
-                continue
-            for _, chunk in wanted:
-                first_row[id(chunk)] = row
-                row += 1 + len(chunk.drafted)
-            hidden.append(_last(found, wanted, len(group)))
+            if wanted:
+                hidden.append(_last(found, wanted, len(group)))
+                drawn += (chunk for _, chunk in wanted)
         if not hidden:
             return torch.empty(0, self.model.config.vocab_size, device=self.model.device)
         with self._autocast():
             logits = self.model.logits(hidden[0] if len(hidden) == 1 else torch.cat(hidden))
-        order = [
-            r
-            for chunk in plan.chunks
-            if chunk.samples
-            for r in [*_rows_of(chunk, first_row), *[first_row[id(chunk)]] * len(chunk.siblings)]
-        ]
-        if order == list(range(row)):
-            return logits
-        return logits[torch.tensor(order, device=logits.device)]
+        order = _order(plan, drawn)
+        return logits if order is None else logits[torch.tensor(order, device=logits.device)]
 
     def save(self, slots: Sequence[int]) -> list[dict[str, Tensor]]:
         """A copy of the states of fixed size in these slots."""
@@ -210,6 +205,14 @@ class Runner:
                 for name, tensor in state.held().items():
                     tensor[rows] = fresh[name]
 
+    def scrub(self, blocks: Sequence[int]) -> None:
+        """Zero these blocks and the spare one: nothing that is not a number may lie behind a row."""
+        rows = torch.tensor([*blocks, self.num_blocks], device=self.model.device)
+        for state in self.states:
+            if isinstance(state.mixer, PagedState):
+                for pool in state.mixer.pools.values():
+                    pool.index_fill_(-3, rows, 0)
+
     # ---- passes -------------------------------------------------------------------------------
 
     def _groups(self, chunks: Sequence[Chunk]) -> Iterator[tuple[list[Chunk], bool]]:
@@ -305,9 +308,8 @@ class Runner:
                 table = positions.new_empty(0, 0)
                 slots = positions[0] + start
                 return Pages(slots, table, positions, key_length, start)
-        spare = self.num_blocks
         table = torch.tensor(
-            [blocks + [spare] * (num_pages - len(blocks)) for blocks in lists], device=device
+            [blocks + blocks[-1:] * (num_pages - len(blocks)) for blocks in lists], device=device
         )
         positions = positions.expand(len(group), -1)
         page = positions // size
@@ -316,8 +318,21 @@ class Runner:
         slots = table.gather(1, page) * size + positions % size
         if lengths is not None:
             order = torch.arange(positions.shape[1], device=device)
-            slots = slots.where(order < lengths.unsqueeze(1), spare * size)
-        return Pages(slots.flatten(), table, positions, num_pages * size)
+            slots = slots.where(order < lengths.unsqueeze(1), self.num_blocks * size)
+        length = num_pages * size
+        window = self._window_for(group, length) if positions.shape[1] == 1 else None
+        return Pages(slots.flatten(), table, positions, length, None, window, self._scratch)
+
+    def _window_for(self, group: Sequence[Chunk], length: int) -> Window | None:
+        """The window of these rows, one new one if the step before was theirs too; else None."""
+        rows, starts = [c.sequence for c in group], [c.start for c in group]
+        again = rows == self._decoding and starts == self._next
+        self._decoding, self._next = rows, [start + 1 for start in starts]
+        if not again:
+            self._window = None
+        elif self._window is None or self._window.capacity < length:
+            self._window = Window(length + _WINDOW_BLOCKS * self.block_size)
+        return self._window
 
 
 def _width(chunk: Chunk) -> int:
@@ -325,9 +340,22 @@ def _width(chunk: Chunk) -> int:
     return chunk.count + len(chunk.drafted)
 
 
-def _rows_of(chunk: Chunk, first_row: dict[int, int]) -> range:
-    first = first_row[id(chunk)]
-    return range(first, first + 1 + len(chunk.drafted))
+def _order(plan: Plan, drawn: Sequence[Chunk]) -> list[int] | None:
+    """Which row of logits, made for the chunks `drawn`, each row of the plan's sampling has; None: its own."""
+    wanted = [chunk for chunk in plan.chunks if chunk.samples]
+    alone = not any(chunk.siblings for chunk in wanted)
+    if alone and all(map(is_, wanted, drawn)):
+        return None
+    first, row = {}, 0
+    for chunk in drawn:
+        first[id(chunk)] = row
+        row += 1 + len(chunk.drafted)
+    order: list[int] = []
+    for chunk in wanted:
+        start = first[id(chunk)]
+        order += range(start, start + 1 + len(chunk.drafted))
+        order += [start] * len(chunk.siblings)
+    return order
 
 
 def _last(

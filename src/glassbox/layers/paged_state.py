@@ -76,13 +76,18 @@ class PagedKeyValue(PagedState):
             pool.flatten(1, 2).index_copy_(1, pages.slots, by_token.to(pool.dtype))
 
     def read(self, name: str, pages: Pages) -> Float[Tensor, "K B S Dh"]:
-        """One pool's slots of every row: a view where a single row's blocks follow one another."""
+        """One pool's slots of every row: a view where a single row's blocks follow one another.
+
+        Otherwise it lies in the pages' scratch memory until the next layer reads.
+        """
         pool = self.pools[name]
         heads, num_blocks, block_size, size = pool.shape
         if pages.start is not None:
             return pool.flatten(1, 2).narrow(1, pages.start, pages.length).unsqueeze(1)
         blocks = pool.view(heads * num_blocks, block_size * size)
-        found = blocks.index_select(0, pages.rows(heads, num_blocks))
+        rows = pages.rows(heads, num_blocks)
+        found = pages.room(name, pool, len(rows) * blocks.shape[1]).view(len(rows), -1)
+        torch.index_select(blocks, 0, rows, out=found)
         return found.view(heads, len(pages.table), -1, size)
 
     def see(
@@ -117,11 +122,15 @@ class PagedKeyValue(PagedState):
         Tested against: `see` and `attention`.
         """
         self.write(keys, values, pages)
+        if pages.window is None:
+            past_keys, past_values = self.read("keys", pages), self.read("values", pages)
+        else:
+            past_keys, past_values = self._windowed((keys, values), pages)
         hidden = pages.hidden()
         return single_query_attention(
             q.squeeze(2),
-            self.read("keys", pages),
-            self.read("values", pages),
+            past_keys,
+            past_values,
             None if hidden is None else hidden.squeeze(1),
             scale=scale,
             softcap=softcap,
@@ -129,6 +138,24 @@ class PagedKeyValue(PagedState):
             slopes=slopes,
             positions=pages.positions.squeeze(1),
         ).unsqueeze(2)
+
+    def _windowed(self, new: tuple[Tensor, Tensor], pages: Pages) -> tuple[Tensor, ...]:
+        """Keys and values out of the window, with the tokens just written to the pool."""
+        window = pages.window
+        assert window is not None
+        held = window.held.get(self)
+        if held is None:
+            gathered = [self.read(name, pages) for name in ("keys", "values")]
+            held = tuple(x.new_zeros((*x.shape[:2], window.capacity, x.shape[3])) for x in gathered)
+            for buffer, past in zip(held, gathered, strict=True):
+                buffer[:, :, : pages.length] = past
+            window.held[self] = held
+        else:
+            slots = pages.window_slots()
+            for buffer, one in zip(held, new, strict=True):
+                by_row = one.transpose(0, 1).flatten(1, 2).to(buffer.dtype)
+                buffer.flatten(1, 2).index_copy_(1, slots, by_row)
+        return tuple(buffer[:, :, : pages.length] for buffer in held)
 
 
 class PagedLatent(PagedState):
@@ -156,5 +183,7 @@ class PagedLatent(PagedState):
             return new
         if pages.start is not None:
             return pool.flatten(0, 1).narrow(0, pages.start, pages.length).unsqueeze(0)
-        found = pool.index_select(0, pages.table.flatten())
+        table = pages.table.flatten()
+        found = pages.room(name, pool, len(table) * pool[0].numel()).view(-1, *pool.shape[1:])
+        torch.index_select(pool, 0, table, out=found)
         return found.view(len(pages.table), -1, pool.shape[-1])

@@ -2,7 +2,7 @@
 
 A pool holds blocks of `block_size` tokens for all rows together. A row's tokens lie in the blocks
 that its line of the page table names, in order. The last block of a pool belongs to nobody: padding
-is written there, and shorter rows' tables are filled up with it.
+is written there and never read. Shorter rows' lines are filled up with a block of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,19 @@ from torch import Tensor
 
 
 @dataclass
+class Window:
+    """What a batch of rows has gathered, kept from step to step for as long as the same rows decode.
+
+    The pool stays the truth; this is a copy of it in which each row's tokens lie together, so that
+    a step writes one token a row instead of gathering them all again.
+    capacity: slots a row. held: of each layer's state its tensors, (K, B, capacity, Dh).
+    """
+
+    capacity: int
+    held: dict[object, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+
+
+@dataclass
 class Pages:
     """The addresses of one pass, made once and used by all layers.
 
@@ -24,6 +37,9 @@ class Pages:
     start: where a single row's blocks follow one another, the first one's first slot; its past is
         then a view of `length` slots that ends with the call's last token. None otherwise.
     length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`.
+    window: where the rows' past may be looked for first; passes of one token a row have it.
+    scratch: memory for what is gathered, kept from pass to pass: taking it anew from the system
+        every time costs three times as much as the gathering.
     """
 
     slots: Int[Tensor, " B_T"]
@@ -31,8 +47,11 @@ class Pages:
     positions: Int[Tensor, "B T"]
     length: int
     start: int | None = None
+    window: Window | None = None
+    scratch: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _mask: Tensor | None = field(default=None, repr=False)
+    _window_slots: Tensor | None = field(default=None, repr=False)
 
     def rows(self, heads: int, num_blocks: int) -> Int[Tensor, " K_B_P"]:
         """The table's blocks in a pool (K, num_blocks, ...) laid out as K * num_blocks rows."""
@@ -41,6 +60,21 @@ class Pages:
             offset = torch.arange(heads, device=self.table.device) * num_blocks
             self._rows[key] = (offset[:, None] + self.table.flatten()).flatten()
         return self._rows[key]
+
+    def room(self, name: str, like: Tensor, count: int) -> Tensor:
+        """`count` numbers of scratch memory; the next call of that name overwrites them."""
+        held = self.scratch.get(name)
+        if held is None or len(held) < count or held.dtype != like.dtype:
+            held = self.scratch[name] = like.new_empty(count + count // 4)
+        return held[:count]
+
+    def window_slots(self) -> Int[Tensor, " B"]:
+        """Where each row's token goes in the window, its (B, capacity) slots counted through."""
+        assert self.window is not None
+        if self._window_slots is None:
+            row = torch.arange(len(self.positions), device=self.positions.device)
+            self._window_slots = row * self.window.capacity + self.positions[:, 0]
+        return self._window_slots
 
     def hidden(self) -> Bool[Tensor, "B T S"] | None:
         """True at the slots behind each query; None where none is, or they are in plain causal order."""
