@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +41,26 @@ def generate(
         float | None,
         typer.Option("--penalty-alpha", help="Contrastive search, --top-k candidates (4)."),
     ] = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option("--json-schema", help="A file: the text is JSON that this schema allows."),
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option("--regex", help="The whole text matches this pattern.")
+    ] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option("--choice", help="The text is one of these; repeat it.")
+    ] = None,
+    draft: Annotated[
+        str | None, typer.Option("--draft", help="A smaller model that guesses ahead: same text.")
+    ] = None,
+    num_drafts: Annotated[
+        int, typer.Option("--num-drafts", min=1, help="Tokens that --draft guesses.")
+    ] = 4,
+    ngram_drafts: Annotated[
+        int,
+        typer.Option("--ngram-drafts", min=0, help="Guess so many tokens from the text so far."),
+    ] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Continue a text; the continuation alone goes to standard output, as it is made.
@@ -47,7 +68,9 @@ def generate(
     Example: `glassbox generate runs/quickstart --prompt "Once upon a time" --temperature 0.7`
     """
     from glassbox.inference import Engine
+    from glassbox.inference.constraints import read_constraint
     from glassbox.inference.search import search, search_params
+    from glassbox.pipeline.drafting import open_proposer
     from glassbox.pipeline.open_model import open_on
     from glassbox.pipeline.prompts import plain_prompt
 
@@ -60,10 +83,12 @@ def generate(
         num_return_sequences=num_return_sequences,
     )
     heat = {"temperature": 0.8} if how is None else {}
-    params = settings("generate", sampling, max_tokens=200, **heat)
+    constraint = read_constraint(json_schema, regex, choice or [])
+    params = settings("generate", sampling, max_tokens=200, constraint=constraint, **heat)
     loaded, tokenizer, _ = open_on(model, device)
     ids = plain_prompt(tokenizer, sys.stdin.read() if prompt == "-" else prompt)
-    engine = Engine(loaded, tokenizer)
+    proposer, count = open_proposer(loaded, tokenizer, draft, num_drafts, ngram_drafts)
+    engine = Engine(loaded, tokenizer, proposer=proposer, num_drafts=count)
     if how is not None:
         for found in search(engine, ids, how, params):
             sys.stdout.write(f"{found.text}\n")

@@ -6,11 +6,14 @@ These are the requests, with limits on their size; `inference.grammar` makes mas
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from glassbox.core.config import Spec
+from glassbox.core.config import Spec, parse
+from glassbox.core.errors import UserError
 
 MAX_CHARS = 65_536
 """Longest schema (as JSON), pattern, or list of choices together."""
@@ -104,6 +107,33 @@ Constraint = Annotated[JsonSchema | Regex | Choice, Field(discriminator="kind")]
 def json_object() -> JsonSchema:
     """Any JSON object."""
     return JsonSchema(definition={"type": "object"})
+
+
+def read_constraint(
+    json_schema: Path | None, regex: str | None, choices: Sequence[str]
+) -> JsonSchema | Regex | Choice | None:
+    """What a command line asks for: a file that holds a schema, a pattern, or texts to choose from.
+
+    Raises UserError for more than one of them, a file that cannot be read, and what is too large.
+    """
+    given = {"--json-schema": json_schema, "--regex": regex, "--choice": choices or None}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise UserError(f"{' and '.join(named)} cannot both hold; give one of them")
+    if json_schema is not None:
+        return parse(JsonSchema, {"definition": _read(json_schema)}, where=str(json_schema))
+    if regex is not None:
+        return parse(Regex, {"pattern": regex}, where="--regex")
+    return parse(Choice, {"options": choices}, where="--choice") if choices else None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--json-schema {path}: {error.strerror}; give a file") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"--json-schema {path} holds no JSON; write a schema in it") from None
 
 
 def _canonical(value: Any) -> str:
