@@ -182,8 +182,8 @@ def test_rloo_has_trls_loss_gradients_and_clip(seed: int, moved: bool) -> None:
 def test_a_mean_over_an_answers_tokens_is_caught_in_rloo(planted: pytest.MonkeyPatch) -> None:
     right = answer_log_probs
 
-    def wrong(model, ids, targets, *, temperature=1.0):  # type: ignore[no-untyped-def]
-        scores = right(model, ids, targets, temperature=temperature)
+    def wrong(model, ids, targets, *, temperature=1.0, **more):  # type: ignore[no-untyped-def]
+        scores = right(model, ids, targets, temperature=temperature, **more)
         return scores / (targets != IGNORE).sum(-1, keepdim=True)
 
     config = RlooConfig(clip_low=0.1, clip_high=0.1)
@@ -218,7 +218,7 @@ def scoring(change: str):  # type: ignore[no-untyped-def]
     """answer_log_probs with a fault in it."""
     right = log_probs_module.answer_log_probs
 
-    def wrong(model, ids, targets, *, temperature=1.0):  # type: ignore[no-untyped-def]
+    def wrong(model, ids, targets, *, temperature=1.0, **more):  # type: ignore[no-untyped-def]
         if change == "unshifted":  # the logits at t score the token at t
             targets = torch.where(targets == IGNORE, IGNORE, ids)
         elif change == "first":  # each answer's first token dropped
@@ -227,7 +227,7 @@ def scoring(change: str):  # type: ignore[no-untyped-def]
             targets = torch.where(earlier == IGNORE, IGNORE, targets)
         elif change == "temperature":
             temperature = 1.0
-        return right(model, ids, targets, temperature=temperature)
+        return right(model, ids, targets, temperature=temperature, **more)
 
     return wrong
 

@@ -59,6 +59,15 @@ OF = {
         "-k",
         "lambda or plain_sums or worse or whitening or paid or both",
     ),
+    "PPO's loss": ("tests/parity/test_policy_objectives.py", "-k", "PPO"),
+    "shared prompts": ("tests/unit/test_shared_prompts.py",),
+    "minibatches": ("tests/unit/test_policy.py", "-k", "minibatches and not small_letters"),
+    "distillation": (
+        "tests/parity/test_distillation.py",
+        "tests/parity/test_policy_objectives.py",
+        "-k",
+        "(formula or cache or top_k or frozen or distillation-) and not planted",
+    ),
 }
 """The tests of each objective."""
 
@@ -68,7 +77,10 @@ DPO, FREE, KTO, REWARD = (
     f"tuning/{name}.py" for name in ("dpo", "reference_free", "kto", "reward")
 )
 
-GRPO, RLOO, PPO = (f"tuning/{name}.py" for name in ("grpo", "rloo", "ppo"))
+SHARED = "tuning/shared_prompts.py"
+GRPO, RLOO, PPO, DISTILL, DIVERGENCE = (
+    f"tuning/{name}.py" for name in ("grpo", "rloo", "ppo", "distillation", "divergences")
+)
 
 EVERYWHERE = {
     "targets not shifted": (ROWS, " = sequence[:-1]\n", " = sequence[1:]\n"),
@@ -94,7 +106,7 @@ def all_bugs() -> list[Bug]:
                 ("DPO", "targets not shifted"),
             }
             found.append(Bug(objective, what, *change, tests=OF[objective], few=few))
-    mean = (SCORES, "targets).sum(dim=-1)", "targets).mean(dim=-1)")
+    mean = (SCORES, "auxiliary=auxiliary).sum(dim=-1)", "auxiliary=auxiliary).mean(dim=-1)")
     found += [Bug(name, "mean for sum", *mean, tests=OF[name]) for name in ("DPO", "KTO")]
     found += of(
         "DPO",
@@ -155,8 +167,18 @@ def all_bugs() -> list[Bug]:
         ("margin lost", REWARD, "(chosen - rejected - margins)", "(chosen - rejected)"),
         ("chosen and rejected swapped", REWARD, "-F.logsigmoid(chosen - rejected", "-F.logsigmoid(rejected - chosen"),
         ("difference centred, not the sum", REWARD, "centering * (chosen + rejected)", "centering * (chosen - rejected)"),
-        ("counted twice", REWARD, "ObjectiveOutput(losses.sum(), len(losses), pair", "ObjectiveOutput(losses.sum(), 2 * len(losses), pair"),
+        ("counted twice", REWARD, "ObjectiveOutput(losses.sum(), len(losses), metrics", "ObjectiveOutput(losses.sum(), 2 * len(losses), metrics"),
         ("head not in the folder's rules", "models/families/__init__.py", "if config.score_head else []", "if False else []"),
+    )  # fmt: skip
+    found += of(
+        "shared prompts",
+        ("the prompt's padding is seen", SHARED, "past = (order < lengths", "past = (order <= lengths"),
+        ("positions begin at the end's start", SHARED, "positions = plan.starts.unsqueeze(1) + places", "positions = 0 * plan.starts.unsqueeze(1) + places"),
+        ("the end sees its future", SHARED, "own = (places <= places.unsqueeze(1))", "own = (places <= places.unsqueeze(1) + 1)"),
+        ("the prompt takes no gradient", SHARED, "SharedPast(one.keys, one.values,", "SharedPast(one.keys.detach(), one.values.detach(),"),
+        ("another's prompt", SHARED, "owners.append(known[key])", "owners.append(0)"),
+        ("every token: first that differs left out", REWARD, "return torch.minimum(same, shortest)", "return torch.minimum(same + 1, shortest)"),
+        ("every token: ended answers count on", REWARD, "(steps < counts.unsqueeze(1))", "(steps >= 0)"),
     )  # fmt: skip
     found += of(
         "process reward",
@@ -198,8 +220,59 @@ def all_bugs() -> list[Bug]:
         ("minimum of the value's errors", PPO, "torch.maximum(errors, (held - returns) ** 2)", "torch.minimum(errors, (held - returns) ** 2)"),
         ("KL in both", PPO, 'in_loss = config.kl_in == "loss" and', "in_loss ="),
     )  # fmt: skip
+    found += of(
+        "PPO",
+        ("no gamma", PPO, "rewards[:, t] + gamma * following", "rewards[:, t] + following"),
+        ("values of masked places follow", PPO, "following = torch.where(here, values[:, t], following)", "following = values[:, t]"),
+        ("grade at the first token", PPO, "last = max(place", "last = min(place"),
+        ("grade behind the answer", PPO, "rewards[row, last] += grade", "rewards[row, -1] += grade"),
+        ("KL's sign in the reward", PPO, "= -torch.tensor(lost", "= torch.tensor(lost"),
+        ("values a token late", PPO, "row[start : start + len(answer.token_ids)]", "row[start + 1 : start + 1 + len(answer.token_ids)]"),
+        ("advantages for returns", PPO, "torch.where(mask, returns, 0.0)", "torch.where(mask, advantages, 0.0)"),
+        ("returns without the values", PPO, "returns = advantages + values", "returns = advantages"),
+        ("weight of the KL adapts the wrong way", PPO, "min(0.2, max(-0.2, kl / target - 1))", "min(0.2, max(-0.2, 1 - kl / target))"),
+        ("whitening without its mean", RLOO, "white = (values - mean) / (deviation + eps)", "white = values / (deviation + eps)"),
+    )  # fmt: skip
+    found += of(
+        "PPO's loss",
+        ("ratio clipped on one side", PPO, "clip_low=config.clip,", "clip_low=0.999,"),
+        ("value clipped around the return", PPO, "torch.maximum(values, old_values - clip), old_values + clip", "torch.maximum(values, returns - clip), returns + clip"),
+        ("value never clipped", PPO, "if clip is not None:", "if False:"),
+        ("value loss not halved", PPO, "return errors / 2", "return errors"),
+        ("value loss not weighted", PPO, "config.value_weight * errors", "errors"),
+        ("padding and prompts counted", PPO, "torch.where(mask, values, torch.zeros_like(values)).sum()", "values.sum()"),
+        ("reference is the model", PPO, "                    self.reference, batch.ids, batch.targets", "                    model, batch.ids, batch.targets"),
+        ("KL the other way", GRPO, "difference = reference - log_probs", "difference = log_probs - reference"),
+        ("advantage of the old value", PPO, "            batch.advantages,\n", "            batch.advantages - batch.old_values,\n"),
+    )  # fmt: skip
+    found += of(
+        "minibatches",
+        ("each pass deals alike", "tuning/rollouts.py", "* config.updates_per_rollout + done) * total", "* config.updates_per_rollout) * total"),
+        ("weight of the whole rollout", "tuning/rollouts.py", "self._weight(dealt)", "self._weight(self._answers)"),
+        ("last answers left out", "tuning/rollouts.py", "(part + 1) * total // config.minibatches", "(part + 1) * (total // config.minibatches)"),
+        ("an idle rank trains", "tuning/rollouts.py", "if not dealt:", "if False:"),
+    )  # fmt: skip
+    found += of(
+        "distillation",
+        ("KL the other way", DIVERGENCE, "        return _kl(log_p, log_q)\n", "        return _kl(log_q, log_p)\n"),
+        ("reverse KL forward", DIVERGENCE, "        return _kl(log_q, log_p)\n", "        return _kl(log_p, log_q)\n"),
+        ("no T^2", DIVERGENCE, "return _between(log_p, log_q, kind, js_beta) * temperature**2", "return _between(log_p, log_q, kind, js_beta)"),
+        ("no T^2 in the cache's", DIVERGENCE, "return _between(log_p, chosen, kind, js_beta) * temperature**2", "return _between(log_p, chosen, kind, js_beta)"),
+        ("temperature of the student alone", DIVERGENCE, "teacher.detach().to(wide) / temperature", "teacher.detach().to(wide)"),
+        ("JS's shares swapped", DIVERGENCE, "js_beta * _kl(log_p, mixed) + (1 - js_beta) * _kl(log_q, mixed)", "(1 - js_beta) * _kl(log_p, mixed) + js_beta * _kl(log_q, mixed)"),
+        ("the rest left out", DIVERGENCE, "log_p = torch.cat([log_p, rest.to(wide)], dim=-1)", "log_p = torch.cat([log_p, rest.to(wide) - 60], dim=-1)"),
+        ("all places learnt", DISTILL, "(batch.targets.reshape(-1) != IGNORE).nonzero()", "(batch.targets.reshape(-1) != 10**9).nonzero()"),
+        ("averaged over all places", DISTILL, "weight = len(wanted)", "weight = batch.targets.numel()"),
+        ("shares of the losses swapped", DISTILL, "loss = (1 - config.hard_weight) * soft", "loss = config.hard_weight * soft"),
+        ("teacher not frozen", DISTILL, "None if teacher is None else freeze(teacher)", "teacher"),
+        ("teacher is the student", DISTILL, "hidden = self.teacher.hidden_states(batch.ids, documents=documents)", "hidden = model.hidden_states(batch.ids, documents=documents)"),
+        ("teacher sees all documents", DISTILL, "self.teacher.hidden_states(batch.ids, documents=documents)", "self.teacher.hidden_states(batch.ids)"),
+        ("hidden distance summed", DISTILL, "** 2).mean(dim=-1)", "** 2).sum(dim=-1)"),
+        ("padded vocabulary counted", DISTILL, "logits = model.logits(student)[:, : self.vocab_size]", "logits = model.logits(student)"),
+    )  # fmt: skip
     few = {("KTO", "KL's sign"), ("ORPO", "ratio for odds"), ("DPO", "reference not frozen")}
     few |= {("reward model", "score before the last token"), ("SimPO", "sums for means")}
+    few |= {("PPO's loss", "ratio clipped on one side"), ("distillation", "no T^2")}
     return [bug._replace(few=bug.few or bug[:2] in few) for bug in found]
 
 
@@ -262,6 +335,7 @@ def preload() -> None:
     import torch
     import transformers
     from trl.experimental.cpo import cpo_trainer  # noqa: F401
+    from trl.experimental.gkd import gkd_trainer  # noqa: F401
     from trl.experimental.orpo import orpo_trainer  # noqa: F401
     from trl.trainer import dpo_trainer, grpo_trainer, kto_trainer, reward_trainer, sft_trainer  # noqa: F401
 

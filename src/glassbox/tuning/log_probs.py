@@ -9,6 +9,7 @@ from torch import Tensor
 from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
+from glassbox.tuning.shared_prompts import can_share, hidden_of_ends, plan
 
 
 def answer_log_probs(
@@ -18,18 +19,32 @@ def answer_log_probs(
     *,
     temperature: float = 1.0,
     auxiliary: Auxiliary | None = None,
+    share: bool = True,
 ) -> Float[Tensor, "B T"]:
     """log p(targets[t] | ids[: t + 1]) in float32 or wider, zero where the target is IGNORE.
 
     Rows are padded on the right, where no real token looks and where no expert is asked. Only
     positions with a target are projected to the vocabulary, and never all of them at once. What
-    layers have to say besides goes into `auxiliary`.
-    Tested against: transformers' logits, log_softmax and a loop over the positions.
+    layers have to say besides goes into `auxiliary`. What several rows have before their first
+    target is read once for all of them, where the model allows it and it pays; not with `share` off.
+    Tested against: transformers' logits, log_softmax and a loop over the positions; shared
+    prompts against rows apart, values and gradients.
     """
-    hidden = model.hidden_states(ids, lengths=read_lengths(targets), auxiliary=auxiliary)
+    lengths = read_lengths(targets)
     wanted = (targets.reshape(-1) != IGNORE).nonzero().squeeze(1)
+    found = None
+    if share and can_share(model):
+        starts = (targets != IGNORE).to(torch.uint8).argmax(dim=-1)
+        found = plan(ids, starts, lengths)
+    if found is None:
+        hidden = model.hidden_states(ids, lengths=lengths, auxiliary=auxiliary)
+        places = wanted
+    else:
+        hidden = hidden_of_ends(model, ids, found)
+        rows, columns = wanted // ids.shape[1], wanted % ids.shape[1]
+        places = rows * found.width + columns - found.starts[rows]
     scored = model.token_log_probs(
-        hidden.reshape(-1, hidden.shape[-1]).index_select(0, wanted),
+        hidden.reshape(-1, hidden.shape[-1]).index_select(0, places),
         targets.reshape(-1).index_select(0, wanted),
         temperature=temperature,
     )

@@ -1,0 +1,284 @@
+"""What each tuning method teaches a small model: its own held-out measure before and after, over seeds.
+
+Every row starts from one and the same fine-tuned model and is a recipe of `recipes/` with a small
+budget. A row that is finished is not run again, so the script can be stopped and started:
+
+    python bench/quality_tuning.py --run runs/quickstart [--seeds 3] [--minutes 25] [--only DPO] [--write]
+
+`--run` is a finished quickstart. Its pre-trained model is fine-tuned for a few steps only, so that
+there is something left to learn (or `--start` names another model of that run to start from).
+`--write` writes docs/quality_tuning.md and its curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from glassbox.core.files import atomic_writer, write_json
+from glassbox.data.storyworld import StoryWorldConfig, generate, read_jsonl
+from glassbox.evaluation.stats import mean
+from glassbox.evaluation.storyworld import (
+    choose,
+    judge_arithmetic,
+    judge_preferences,
+    judge_scores,
+)
+from glassbox.pipeline.open_model import open_on
+from glassbox.pipeline.recipe import read_recipe
+from glassbox.pipeline.stages import run_recipe
+
+DOCS = Path(__file__).parents[1] / "docs"
+HELD_OUT = 200
+PAIRS, SCORED_PAIRS, SUMS = 400, 2000, 2000
+STEPS = 40
+ROLLOUTS = 20
+PROMPTS, GROUP = 16, 8
+
+
+class Method(NamedTuple):
+    """A row: its recipe, what its measure is, and what is set beside the recipe."""
+
+    recipe: str
+    measure: str
+    words: tuple[str, ...]
+
+
+def preference(recipe: str, *words: str) -> Method:
+    """A method that learns from pairs, 8 a step."""
+    return Method(recipe, "preferences", ("data.pairs_per_step=8", f"train.steps={STEPS}", *words))
+
+
+def policy(recipe: str, section: str, *words: str, prompts: int = PROMPTS) -> Method:
+    """A method that learns from its own answers: the same number of them, each learnt from twice."""
+    sampling = (
+        f"{section}.prompts_per_step={prompts}",
+        f"{section}.max_tokens=32",
+        f"{section}.updates_per_rollout=2",
+        f"train.steps={2 * ROLLOUTS}",
+        "train.lr=1.0e-4",
+        "train.schedule.warmup_steps=4",
+        "train.log_every=1",
+    )
+    return Method(recipe, "arithmetic", (*sampling, *words))
+
+
+METHODS = {
+    "DPO": preference("dpo.yaml", "train.lr=3.0e-4"),
+    "DPO, label smoothing": preference("preference.yaml", "loss.label_smoothing=0.1"),
+    "DPO, robust": preference("preference.yaml", "loss.loss=robust", "loss.label_smoothing=0.1"),
+    "DPO, hinge": preference("preference.yaml", "loss.loss=hinge"),
+    "DPO, a token": preference("preference.yaml", "loss.loss=sigmoid_norm", "loss.beta=1.0"),
+    "IPO": preference("ipo.yaml"),
+    "ORPO": preference("orpo.yaml"),
+    "SimPO": preference("simpo.yaml"),
+    "CPO": preference("cpo.yaml"),
+    "KTO": preference("kto.yaml", "data.pairs_per_step=16"),
+    "reward model": Method("reward.yaml", "scores", ()),
+    "GRPO": policy("grpo.yaml", "grpo", f"grpo.group_size={GROUP}"),
+    "Dr. GRPO": policy("dr-grpo.yaml", "grpo", f"grpo.group_size={GROUP}"),
+    "GSPO": policy("gspo.yaml", "grpo", f"grpo.group_size={GROUP}"),
+    "RLOO": policy("rloo.yaml", "rloo", f"rloo.group_size={GROUP}"),
+    "PPO": policy("ppo.yaml", "ppo", "ppo.group_size=1", prompts=PROMPTS * GROUP),
+}
+MEASURES = {
+    "preferences": "the better answer is the likelier one",
+    "scores": "the better answer has the higher score",
+    "arithmetic": "the greedy answer is right",
+}
+
+
+def slug(name: str) -> str:
+    """A folder's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def prepare(run: Path, out: Path) -> None:
+    """Write the data."""
+    settings = json.loads((run / "corpus" / "manifest.json").read_text())["settings"]["world"]
+    sums = {"arithmetic_max": 10, "arithmetic_min_steps": 1, "arithmetic_max_steps": 1}
+    world = StoryWorldConfig(**settings)
+    easy = StoryWorldConfig(**{**settings, **sums})
+    for name, config, kind, split, count in (
+        ("preferences.train", world, "preference", "train", PAIRS),
+        ("scores.train", world, "preference", "train", SCORED_PAIRS),
+        ("preferences.heldout", world, "preference", "heldout", HELD_OUT),
+        ("arithmetic.train", easy, "problem", "train", SUMS),
+        ("arithmetic.heldout", easy, "problem", "heldout", HELD_OUT),
+    ):
+        path = out / f"{name}.jsonl"
+        if not path.exists():
+            with atomic_writer(path) as file:
+                for item in generate(config, kind, split, count=count):
+                    file.write(json.dumps(item.to_json()).encode() + b"\n")
+
+
+def fine_tuned(run: Path, out: Path, steps: int) -> Path:
+    """The run's pre-trained model after a few steps on its chats."""
+    words = [f"init={run / 'pretrain'}", f"data.path={run / 'corpus' / 'chats.train.jsonl'}"]
+    words += [f"out={out / 'start'}", f"train.steps={steps}", "evaluation.every=0", "device=cpu"]
+    run_recipe(read_recipe("sft.yaml", words))
+    return out / "start"
+
+
+def measure(folder: Path, out: Path, what: str) -> float:
+    """A model's figure on the held-out items."""
+    model, tokenizer, _ = open_on(str(folder), "cpu")
+    file = "arithmetic" if what == "arithmetic" else "preferences"
+    judge = {
+        "preferences": judge_preferences,
+        "scores": judge_scores,
+        "arithmetic": judge_arithmetic,
+    }[what]
+    rows = choose(list(read_jsonl(out / f"{file}.heldout.jsonl", ("prompt",))), HELD_OUT, 0)
+    return float(judge(model, tokenizer, rows)["accuracy"]["value"])
+
+
+def row(name: str, seed: int, start: Path, out: Path) -> None:
+    """Run one method with one seed and note its figure; nothing where that was done before."""
+    method, folder = METHODS[name], out / f"{slug(name)}-{seed}"
+    noted = folder / "quality.json"
+    if noted.exists():
+        return
+    words = [f"init={start}", f"data.path={out / method.measure}.train.jsonl", f"out={folder}"]
+    words += [f"seed={seed}", "device=cpu", *method.words]
+    began = time.process_time()
+    run_recipe(read_recipe(method.recipe, words))
+    seconds = time.process_time() - began
+    value = measure(folder, out, method.measure)
+    write_json(noted, {"value": value, "seconds": seconds})
+    print(f"{name}, seed {seed}: {value:.3f} after {seconds:.0f} CPU seconds", file=sys.stderr)
+
+
+def before(start: Path, out: Path) -> dict[str, float]:
+    """The starting model's figures. A model without a head has no scores: chance."""
+    path = out / "before.json"
+    if not path.exists():
+        figures = {what: measure(start, out, what) for what in ("preferences", "arithmetic")}
+        write_json(path, {**figures, "scores": 0.5})
+    return dict(json.loads(path.read_text()))
+
+
+def results(out: Path, seeds: int) -> dict[str, list[dict[str, Any]]]:
+    """What is there of each method."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in METHODS:
+        paths = [out / f"{slug(name)}-{seed}" / "quality.json" for seed in range(seeds)]
+        found[name] = [json.loads(path.read_text()) for path in paths if path.exists()]
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def page(begin: Path, out: Path, seeds: int) -> str:
+    """docs/quality_tuning.md."""
+    start, found = before(begin, out), results(out, seeds)
+    summary = json.loads((begin / "DONE.json").read_text())
+    model, _, _ = open_on(str(begin), "cpu")
+    lines = [
+        "# What each tuning method teaches",
+        "",
+        f"Every row starts from the same model ({model.num_parameters / 1e6:.1f}M parameters, pre-trained "
+        f"on the story world, fine-tuned on chats for {summary['steps']} steps only) and is a recipe of",
+        "`recipes/` with a small budget. The measures are of held-out items:",
+        "",
+        *(f"- {name}: {words};" for name, words in MEASURES.items()),
+        "",
+        f"of {HELD_OUT} each, so that one figure of about 0.8 has a binomial error of "
+        f"{(0.8 * 0.2 / HELD_OUT) ** 0.5:.3f}. Pairs: {STEPS} steps of 8 (KTO: 16 answers), of {PAIRS:,} pairs;",
+        f"the reward model: its recipe as it is, of {SCORED_PAIRS:,}.",
+        f"Sums: {ROLLOUTS} rollouts of {PROMPTS * GROUP} answers, each learnt from twice, learning rate 1e-4, "
+        "sums of one step up to 10. After: mean over",
+        "seeds, +- its standard error where there is more than one seed. CPU seconds are of one thread.",
+        "",
+        "| method | measure | before | after | seeds | CPU seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rows in found.items():
+        after, what = mean([row["value"] for row in rows]), METHODS[name].measure
+        error = "" if after.standard_error is None else f" +- {after.standard_error:.3f}"
+        seconds = mean([row["seconds"] for row in rows]).value
+        lines.append(
+            f"| {name} | {what} | {start[what]:.3f} | {after.value:.3f}{error} | {len(rows)} | {seconds:.0f} |"
+        )
+    if curves(out, found, seeds):
+        lines += ["", "![Mean reward of each rollout](quality_tuning.png)", ""]
+        lines += ["Mean reward of each rollout's answers, sampled at temperature 1, five rollouts"]
+        lines += ["averaged; thin lines are single seeds."]
+    lines += ["", "The page is written by `python bench/quality_tuning.py --run RUN --write`.", ""]
+    return "\n".join(lines)
+
+
+def rewards(folder: Path) -> list[float]:
+    """Mean reward of each rollout, five averaged."""
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    found = [line["reward"] for line in lines if "reward" in line]
+    return [sum(found[i : i + 5]) / 5 for i in range(len(found) - 4)]
+
+
+def curves(out: Path, found: dict[str, Any], seeds: int) -> bool:
+    """docs/quality_tuning.png: rewards of the policy methods; False where there are none."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=110)
+    for number, name in enumerate(n for n in found if METHODS[n].measure == "arithmetic"):
+        folders = [out / f"{slug(name)}-{seed}" for seed in range(seeds)]
+        lines = [rewards(folder) for folder in folders if (folder / "quality.json").exists()]
+        color = f"C{number}"
+        for line in lines:
+            axes.plot(range(3, len(line) + 3), line, color=color, linewidth=0.6, alpha=0.5)
+        means = [sum(values) / len(values) for values in zip(*lines, strict=True)]
+        axes.plot(range(3, len(means) + 3), means, color=color, linewidth=1.8, label=name)
+    drawn = bool(axes.lines)
+    if drawn:
+        axes.set(xlabel="rollout", ylabel="mean reward", ylim=(0, None))
+        axes.legend(frameon=False)
+        figure.tight_layout()
+        figure.savefig(DOCS / "quality_tuning.png")
+    pyplot.close(figure)
+    return drawn
+
+
+def main() -> None:
+    """Run what is not there yet, for as long as asked; print or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=Path, help="a finished quickstart")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--start", type=Path, help="a run folder that all rows start from")
+    parser.add_argument("--start-steps", type=int, default=80, help="of fine-tuning, without it")
+    parser.add_argument("--minutes", type=float, default=25.0, help="CPU time; then no row begins")
+    parser.add_argument(
+        "--only", default="", help="methods whose name this regular expression finds"
+    )
+    parser.add_argument("--write", action="store_true", help="write docs/quality_tuning.md")
+    args = parser.parse_args()
+    if args.run is None:  # as `make bench` calls it
+        print("this takes half an hour and a finished quickstart: give it as --run FOLDER")
+        return
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    prepare(args.run, args.out)
+    start = args.start or fine_tuned(args.run, args.out, args.start_steps)
+    print(f"before: {before(start, args.out)}", file=sys.stderr)
+    for seed in range(args.seeds):  # one seed of all methods first
+        for name in METHODS:
+            if re.search(args.only, name) and time.process_time() < 60 * args.minutes:
+                row(name, seed, start, args.out)
+    text = page(start, args.out, args.seeds)
+    if args.write:
+        (DOCS / "quality_tuning.md").write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
