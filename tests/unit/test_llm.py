@@ -1,0 +1,94 @@
+"""`glassbox.LLM`: the engine with text at both ends, and streams that share their steps."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import glassbox
+from glassbox.core.errors import UserError
+from glassbox.inference.engine import Engine
+from support.tiny_chat import tiny_chat_model, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+MODEL = tiny_chat_model(TOKENIZER).double().eval()
+GREEDY = glassbox.SamplingParams(max_tokens=8, temperature=0)
+SEEDED = glassbox.SamplingParams(max_tokens=8, seed=3)
+
+
+def llm() -> glassbox.LLM:
+    return glassbox.LLM.of(MODEL, TOKENIZER, block_size=4)
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, glassbox; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="nonsense"):
+        glassbox.nonsense  # noqa: B018
+
+
+def test_answers_equal_the_engines_also_from_kept_prefixes():
+    ours, prompts = llm(), ["The fox", "The fox found", "A girl asked the fox"]
+    expected = Engine(MODEL, TOKENIZER).complete(prompts, GREEDY)
+    assert ours.generate(prompts, GREEDY) == expected
+    assert ours.generate(prompts, GREEDY) == expected
+    assert ours.engine.stats().prefix_hits > 0
+    assert ours.engine.stats().blocks_free == ours.engine.stats().blocks_total
+    assert ours.generate([TOKENIZER.encode(prompts[0])], GREEDY) == expected[:1]
+
+
+def test_chat_asks_by_the_template_and_ends_with_the_turn():
+    ours = llm()
+    chat = [{"role": "user", "content": "Where is the ball?"}]
+    prompt = TOKENIZER.encode_chat_prompt(chat)
+    end = TOKENIZER.special_tokens["<|im_end|>"]
+    params = GREEDY.model_copy(update={"stop_token_ids": (end,)})
+    (expected,) = Engine(MODEL, TOKENIZER).generate([prompt], params)
+    assert ours.chat(chat, GREEDY) == [expected]
+    assert [c.token_ids for c in ours.chat([chat, chat], GREEDY)] == [expected.token_ids] * 2
+    with pytest.raises(UserError, match="without messages"):
+        ours.chat([])
+
+
+def test_streams_run_together_and_say_what_generate_says():
+    ours = llm()
+    prompts = ["The fox", "A girl", "They played"]
+
+    async def follow(prompt):
+        return [event.token_id async for event in ours.stream(prompt, SEEDED)]
+
+    async def together():
+        return await asyncio.gather(*map(follow, prompts))
+
+    for _ in range(2):  # each run has an event loop of its own
+        assert asyncio.run(together()) == [c.token_ids for c in ours.generate(prompts, SEEDED)]
+
+
+def test_a_stream_that_is_left_frees_what_it_held():
+    ours = llm()
+
+    async def leave():
+        stream = ours.stream([{"role": "user", "content": "Where?"}], SEEDED)
+        await stream.__anext__()
+        await stream.aclose()
+        with pytest.raises(UserError, match="empty"):
+            await ours.stream([], SEEDED).__anext__()
+
+    asyncio.run(leave())
+    assert not ours.engine.has_work
+    assert ours.engine.stats().blocks_free == ours.engine.stats().blocks_total
+
+
+def test_embeddings_are_means_of_hidden_states_of_length_one():
+    texts = ["The fox", "A girl asked the fox where the ball was", "tree"]
+    vectors = llm().embed(texts)
+    for vector, text in zip(vectors, texts, strict=True):
+        with torch.no_grad():
+            hidden = MODEL.hidden_states(torch.tensor([TOKENIZER.encode(text)]))[0].mean(0)
+        expected = torch.nn.functional.normalize(hidden, dim=0).float()
+        # float64 until the last step, where both are rounded to float32
+        torch.testing.assert_close(vector, expected, atol=1e-6, rtol=0)
