@@ -46,6 +46,7 @@ def curate(recipe: CurateRecipe) -> dict[str, Any]:
             list(zip(step_names(recipe.steps), steps, strict=True)),
             Output(run.path, recipe.format, recipe.shard_bytes, recipe.keep_dropped, recipe.strict),
             workers=recipe.workers,
+            runner=recipe.runner,
             stop=lambda: interrupts.requested,
         )
         if tally is None:
@@ -73,7 +74,7 @@ def _find(recipe: CurateRecipe, folder: Path) -> Sources:
 
 def _settings(recipe: CurateRecipe, sources: Sources) -> dict[str, Any]:
     """All that the bytes of the documents depend on."""
-    fixed = recipe.model_dump(mode="json", exclude={"out", "workers"})
+    fixed = recipe.model_dump(mode="json", exclude={"out", "workers", "runner"})
     named = {
         name: contents
         for name, spec in zip(step_names(recipe.steps), recipe.steps, strict=True)
@@ -117,6 +118,7 @@ def _timing(tally: Tally, seconds: float, recipe: CurateRecipe) -> dict[str, Any
     spent = {"read": tally.read_seconds, **steps, "write": tally.write_seconds}
     return {
         "workers": recipe.workers,
+        "runner": recipe.runner,
         "seconds_this_time": seconds,
         "worker_seconds": {name: round(value, 4) for name, value in spent.items()},
         "megabytes_per_second": {

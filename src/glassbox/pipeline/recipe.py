@@ -258,6 +258,9 @@ class CurateRecipe(Spec):
     source: SourceList = Field(description="a path, an address, a mapping with `kind`, or a list")
     steps: tuple[StepConfig, ...] = Field((), description="in the order in which they run")
     workers: int = Field(2, gt=0, description="processes; the documents do not depend on it")
+    runner: Literal["local", "ray"] = Field(
+        "local", description="processes of this machine, or tasks of a Ray cluster (extra cluster)"
+    )
     keep_dropped: bool = Field(True, description="keep what is dropped in OUT/dropped, to read")
     strict: bool = Field(False, description="a corrupt record ends the run instead of counting")
     format: Format = "jsonl"

@@ -12,19 +12,22 @@ Whatever a kill leaves behind, the shards with a marker stay and the others are 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from glassbox.core.errors import UserError
 from glassbox.core.files import remove_leftovers, write_json
 from glassbox.core.progress import ProgressLine
-from glassbox.data.curation.passes import PassWork, ShardTask, plan_passes
+from glassbox.data.curation.passes import Pass, PassWork, ShardTask, plan_passes
 from glassbox.data.curation.pieces import Piece
+from glassbox.data.curation.ray_tasks import ray_cluster, run_on_ray
 from glassbox.data.curation.shard_files import (
     DOCUMENTS,
     SETTINGS,
@@ -38,6 +41,8 @@ from glassbox.data.curation.tally import StepTally, Tally
 from glassbox.data.curation.workers import run_tasks
 
 Step = RecordStep | CorpusStep | RevisingStep
+Runner = Literal["local", "ray"]
+Run = Callable[[PassWork, Iterator[ShardTask]], Iterator[tuple[ShardTask, Tally]]]
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,13 @@ def run_curation(
     output: Output,
     *,
     workers: int = 1,
+    runner: Runner = "local",
     stop: Callable[[], bool] = lambda: False,
 ) -> Tally | None:
     """Carry sources through named steps; the sum of all counts, or None if it was stopped.
+
+    runner: processes of this machine, or Ray, whose machines all have to see the sources and the folder
+    under the same path.
 
     Call it again after a stop, a kill or an error and it goes on from the shards that are whole. The
     bytes of documents/ and dropped/ and all counts but the seconds depend on sources, steps and
@@ -111,9 +120,20 @@ def run_curation(
     result = Tally()
     for name, _ in steps:
         result.step(name)
-    for stretch in plan_passes(steps):
+    with contextlib.ExitStack() as stack:
+        run = partial(run_tasks, workers=workers, stop=stop)
+        if runner == "ray":
+            stack.enter_context(ray_cluster(workers))
+            run = partial(run_on_ray, workers=workers, stop=stop)
+        return _run_passes(sources, plan_passes(steps), output, result, run)
+
+
+def _run_passes(
+    sources: Sources, stretches: Sequence[Pass], output: Output, result: Tally, run: Run
+) -> Tally | None:
+    for stretch in stretches:
         work = PassWork(stretch, output.folder, output.format, output.keep_dropped, output.strict)
-        tally = _run_pass(work, sources, output, workers, stop)
+        tally = _run_pass(work, sources, output, run)
         if tally is None:
             return None
         result.add(tally)
@@ -126,15 +146,13 @@ def run_curation(
     return result
 
 
-def _run_pass(
-    work: PassWork, sources: Sources, output: Output, workers: int, stop: Callable[[], bool]
-) -> Tally | None:
+def _run_pass(work: PassWork, sources: Sources, output: Output, run: Run) -> Tally | None:
     """All shards of a pass and, behind the barrier, what its corpus step decides."""
     done = work.work.with_suffix(".json")
     if done.exists():
         return Tally.from_json(json.loads(done.read_text(encoding="utf-8"))["tally"])
     passes = _Shards(work, sources, output)
-    if not passes.run(workers, stop):
+    if not passes.run(run):
         return None
     tally = passes.tally()
     if work.stretch.after is not None:
@@ -164,14 +182,14 @@ class _Shards:
         self.behind: float = 0
         self.exhausted = False
 
-    def run(self, workers: int, stop: Callable[[], bool]) -> bool:
+    def run(self, run: Run) -> bool:
         """Make the shards that are not there; whether it was carried to the end."""
         label = f"curate, pass {self.work.stretch.number + 1}"
-        documents = size = finished = 0
+        documents = size = 0
+        made: list[int] = []
         began = time.monotonic()
         with ProgressLine(label, self.total) as line:
-            for task, tally in run_tasks(self.work, self._tasks(), workers, stop=stop):
-                finished += 1
+            for task, tally in run(self.work, self._tasks()):
                 if self.known is None:
                     self.behind += sum(piece.size for piece in task.pieces)
                     documents += tally.read
@@ -184,6 +202,13 @@ class _Shards:
                 line.update(
                     min(self.behind, self.total),
                     f"{documents / seconds:,.0f} documents/s, {size / 1e6 / seconds:.1f} MB/s",
+                )
+                made.append(task.number)
+        for number in made:
+            if not self._whole(number):
+                raise UserError(
+                    f"shard {number} was made, but not where '{self.work.folder}' is on this machine; "
+                    "put the folder on a file system that all machines share"
                 )
         return self.exhausted and all(self._whole(number) for number in range(self.count))
 

@@ -99,12 +99,8 @@ class _Worker(Generic[Task]):
             kind, content = self.connection.recv()
         except (EOFError, ConnectionError):
             self._died()
-        if kind == "user":
-            raise UserError(content)
-        if kind == "fault":
-            raise RuntimeError(f"worker {self.number} failed:\n{content}")
         assert self.task is not None
-        return self.task, content
+        return self.task, unpack((kind, content), f"worker {self.number}")
 
     def _died(self) -> Any:
         self.process.join(5)
@@ -124,6 +120,26 @@ class _Worker(Generic[Task]):
         self.process.join(5)
 
 
+def answer(work: Callable[[Task], Any], task: Task) -> tuple[str, Any]:
+    """What a worker says of a task: "done" with its result, or how it failed, in words."""
+    try:
+        return "done", work(task)
+    except UserError as error:
+        return "user", str(error)
+    except Exception:
+        return "fault", traceback.format_exc()
+
+
+def unpack(said: tuple[str, Any], who: str) -> Any:
+    """The result in an `answer`, or its failure raised."""
+    kind, content = said
+    if kind == "user":
+        raise UserError(content)
+    if kind == "fault":
+        raise RuntimeError(f"{who} failed:\n{content}")
+    return content
+
+
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     """A worker's life: tasks until the pipe closes. The keyboard's Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -133,13 +149,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
             task = connection.recv()
         except (EOFError, OSError):
             return
-        try:
-            answer = ("done", work(task))
-        except UserError as error:
-            answer = ("user", str(error))
-        except Exception:
-            answer = ("fault", traceback.format_exc())
-        connection.send(answer)
+        connection.send(answer(work, task))
 
 
 def _die_with_parent() -> None:
