@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from glassbox.serving.service import Service
 
 KEY_VARIABLE = "GLASSBOX_API_KEY"
+_FAREWELL_SECONDS = 0.5
 
 
 def read_keys(file: Path | None, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -124,6 +125,7 @@ class _Draining(uvicorn.Server):
         self._service = service
         self._drain_seconds = drain_seconds
         self._deadline = math.inf
+        self._closed: float | None = None  # when the door was
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came. uvicorn's own would close the door at once and raise the signal again."""
@@ -135,8 +137,15 @@ class _Draining(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether it is time to go."""
         if self._service.draining:
-            left = self._deadline - time.monotonic()
-            if self._service.idle or left <= 0:
+            now = time.monotonic()
+            left = self._deadline - now
+            if self._service.idle and self._closed is None:
+                # whoever has come through the door but not yet spoken is still told to go elsewhere
+                for server in self.servers:
+                    server.close()
+                self._closed = now
+            waited = self._closed is not None and now - self._closed > _FAREWELL_SECONDS
+            if waited or left <= 0:
                 # readers who have not taken all of their answers have what is left of the time
                 self.config.timeout_graceful_shutdown = max(1, round(left))
                 return True
