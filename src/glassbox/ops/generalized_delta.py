@@ -167,11 +167,12 @@ def _chunked(
     from_state, from_values = solved.split((a.shape[-1], v.shape[-1]), -1)
     added = k_end.mT @ v
     befores, recalls = [], []
-    for chunk in range(q.shape[2]):
+    # unbind, for its gradient is one stack; an index's is a whole array of zeros a chunk
+    parts = (part.unbind(2) for part in (from_state, from_values, added, b_end, kept))
+    for reading, value, new, written, share in zip(*parts, strict=True):
         befores.append(state)
-        recalls.append(from_state[:, :, chunk] @ state + from_values[:, :, chunk])
-        new = added[:, :, chunk] + b_end[:, :, chunk].mT @ recalls[-1]
-        state = kept[:, :, chunk] * state + new
+        recalls.append(reading @ state + value)
+        state = share * state + new + written.mT @ recalls[-1]
     y = q_first @ torch.stack(befores, 2)
     y = (
         y
