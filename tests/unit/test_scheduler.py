@@ -139,7 +139,8 @@ class History:
         for sequence in running:
             if last is not None and sequence.follows is None and sequence not in fed:
                 assert sequence.rank > last or sequence.shares
-                assert self.scheduler.chunked_prefill or sequence.shares, "admitted to do nothing"
+                if sequence not in was_running and not sequence.shares:
+                    assert self.scheduler.chunked_prefill, "admitted to do nothing"
 
     def step(self, in_between: Callable[[], None] | None = None) -> Plan:
         """A step; `in_between`, when it has been computed and not yet committed, something happens."""
