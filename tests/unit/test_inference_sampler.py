@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
+from glassbox.inference.engine import Engine
 from glassbox.inference.filters import (
     apply_count_penalties,
     apply_repetition_penalty,
@@ -22,6 +23,8 @@ from glassbox.inference.plain import choose_plain, process_plain
 from glassbox.inference.sampler import RowSampler, SamplingRow
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.shortlist import bounds, draw_filtered, filtered
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.shapes import LlamaShape
 
 VOCAB = 23
 
@@ -118,10 +121,10 @@ def test_a_batch_chooses_what_the_plain_version_does_row_by_row(rows, seed, dtyp
 
 
 FILTERS = st.tuples(
-    st.sampled_from([0, 0, 1, 20, 300, 5000]),
-    st.sampled_from([1.0, 1.0, 0.01, 0.5, 0.9, 0.999]),
-    st.sampled_from([0.0, 0.0, 0.01, 0.3]),
-    st.sampled_from([1.0, 1.0, 0.3, 0.95]),
+    st.sampled_from([0, 1, 20, 300, 5000]),
+    st.sampled_from([1.0, 0.01, 0.5, 0.9, 0.999]),
+    st.sampled_from([0.0, 0.01, 0.3]),
+    st.sampled_from([1.0, 0.3, 0.95]),
 )
 
 
@@ -296,3 +299,24 @@ def test_a_bias_of_an_unknown_token_is_refused():
     with pytest.raises(UserError, match="logit_bias names token 23; this model knows 0 to 22"):
         RowSampler.of([row], VOCAB)
     assert SamplingParams(logit_bias={"7": 1}).logit_bias == {7: 1.0}  # as JSON writes it
+
+
+def test_best_of_keeps_those_of_best_mean_log_probability():
+    model = CausalLM(
+        LlamaShape(
+            hidden_size=16, num_layers=1, num_heads=2, ffn_size=24, context_length=32
+        ).config(VOCAB)
+    )
+    params = SamplingParams(
+        max_tokens=6, seed=5, temperature=1.5, stop_token_ids=(1, 2), logprobs=True
+    )
+    drawn = Engine(model).generate([[3, 4]], params.model_copy(update={"n": 6}))
+    means = [sum(one.log_probs) / len(one.log_probs) for one in drawn]
+    order = sorted(range(6), key=lambda i: -means[i])
+    assert len(set(means)) > 3
+    kept = Engine(model).generate([[3, 4]], params.model_copy(update={"n": 2, "best_of": 6}))
+    assert [one.token_ids for one in kept] == [drawn[i].token_ids for i in order[:2]]
+    quiet = params.model_copy(update={"n": 1, "best_of": 6, "logprobs": False})
+    (best,) = Engine(model).generate([[3, 4]], quiet)
+    assert best.token_ids == drawn[order[0]].token_ids
+    assert best.log_probs is None

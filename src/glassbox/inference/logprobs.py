@@ -16,11 +16,18 @@ def chosen_log_probs(
 
     Neither knows of any filter or penalty. A greedy row's second value equals its first.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
+    logits = wide(logits)
     place = tokens.unsqueeze(-1)
-    scaled = apply_temperature(wide, temperature)
-    raw, tempered = (x.gather(-1, place).squeeze(-1) - x.logsumexp(dim=-1) for x in (wide, scaled))
-    return raw, tempered
+    raw = logits.gather(-1, place).squeeze(-1) - logits.logsumexp(dim=-1)
+    if bool(((temperature == 0) | (temperature == 1)).all()):
+        return raw, raw
+    scaled = apply_temperature(logits, temperature)
+    return raw, scaled.gather(-1, place).squeeze(-1) - scaled.logsumexp(dim=-1)
+
+
+def wide(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+    """In float32, or in float64 where they are."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def likeliest(
@@ -47,6 +54,6 @@ def top_log_probs(
 
     In float32 or wider; the model's own logits, before temperature, penalties and filters.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    values, ids = likeliest(wide, count)
-    return values - wide.logsumexp(dim=-1, keepdim=True), ids
+    logits = wide(logits)
+    values, ids = likeliest(logits, count)
+    return values - logits.logsumexp(dim=-1, keepdim=True), ids

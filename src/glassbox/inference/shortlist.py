@@ -38,7 +38,8 @@ def draw_filtered(
 
     Tested against: `draw` after the four filters, equal to the bit.
     """
-    sums = totals(logits) if bool((columns["top_p"] < 1).any()) else None
+    whole = (columns["top_p"] < 1) & (columns["top_k"] == 0)  # p of all words' probability
+    sums = totals(logits) if bool(whole.any()) else None
     reach = logits >= bounds(logits, columns, sums).unsqueeze(-1)
     counts = reach.sum(dim=-1)
     narrow = counts <= max(logits.shape[-1] // _WIDEST, 1)
@@ -87,32 +88,44 @@ def bounds(
     columns: Mapping[str, Tensor],
     sums: Float[Tensor, " N"] | None,
 ) -> Float[Tensor, " N"]:
-    """A number a row below which top-k, top-p and min-p keep no logit; -inf where there is none."""
+    """A number a row below which top-k, top-p and min-p keep no logit; -inf where there is none.
+
+    sums: `totals` of the rows; None where no row has top-p without top-k.
+    """
     top_k, top_p, min_p = columns["top_k"], columns["top_p"], columns["min_p"]
-    bound = logits.amax(dim=-1) + min_p.log().to(logits.dtype)
-    count = min(_BLOCKS, logits.shape[-1])
-    size = logits.shape[-1] // count
+    best = logits.amax(dim=-1)
+    bound = best + min_p.log().to(logits.dtype)
+    size = max(1, logits.shape[-1] // _BLOCKS)
+    count = logits.shape[-1] // size  # the last words, fewer than a block, are left out
     greatest = logits[:, : count * size].unflatten(-1, (size, count)).amax(dim=1)  # (N, blocks)
-    few = min(count, max(_FIRST, int(top_k.clamp(max=count).max())))
+    few = min(count, max(1 if sums is None else _FIRST, int(top_k.clamp(max=count).max())))
     values = greatest.topk(few, dim=-1).values
     # the k greatest blocks have a word each that reaches the k-th
     kth = values.gather(-1, (top_k.clamp(1, few) - 1).unsqueeze(-1)).squeeze(-1)
-    bound = torch.where((top_k > 0) & (top_k <= few), torch.maximum(bound, kth), bound)
-    open_ = (top_k == 0) & (top_p < 1)
-    if sums is not None and bool(open_.any()):
-        least = _mass_bound(values, top_p, sums)
-        if few < count and bool((open_ & least.isinf()).any()):
-            least = _mass_bound(greatest.sort(dim=-1, descending=True).values, top_p, sums)
-        bound = torch.where(open_, torch.maximum(bound, least), bound)
+    kth = kth.masked_fill(top_k > few, -torch.inf)
+    # top-p after top-k needs all k for their sum, whatever min-p takes away later
+    kth = torch.where(top_p < 1, kth, torch.maximum(bound, kth))
+    bound = torch.where(top_k > 0, kth, bound)
+    if sums is not None:
+        whole = (top_k == 0) & (top_p < 1)
+        least = _mass_bound(values, best, top_p * sums)
+        rows = (whole & least.isinf()).nonzero().squeeze(1)
+        if few < count and len(rows):
+            every = greatest[rows].sort(dim=-1, descending=True).values
+            least[rows] = _mass_bound(every, best[rows], (top_p * sums)[rows])
+        bound = torch.where(whole, torch.maximum(bound, least), bound)
     return bound
 
 
 def _mass_bound(
-    values: Float[Tensor, "N B"], top_p: Float[Tensor, " N"], sums: Float[Tensor, " N"]
+    values: Float[Tensor, "N B"], best: Float[Tensor, " N"], wanted: Float[Tensor, " N"]
 ) -> Float[Tensor, " N"]:
-    """The first of the blocks' greatest at which they alone have the probability p; -inf where none."""
-    mass = (values - values[:, :1]).exp().cumsum(dim=-1, dtype=torch.float64)
-    enough = mass >= (top_p * sums * _MARGIN).unsqueeze(-1)
+    """The first of the blocks' greatest at which they alone have the mass wanted; -inf where none.
+
+    Mass is exp(logit - best), summed.
+    """
+    mass = (values - best.unsqueeze(-1)).exp().cumsum(dim=-1, dtype=torch.float64)
+    enough = mass >= (wanted * _MARGIN).unsqueeze(-1)
     first = enough.to(torch.uint8).argmax(dim=-1, keepdim=True)
     return values.gather(-1, first).squeeze(-1).masked_fill(~enough.any(dim=-1), -torch.inf)
 
