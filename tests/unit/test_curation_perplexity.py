@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from glassbox.data.curation.perplexity import PerplexitySpec
 from glassbox.data.curation.step import Dropped, Record
 from glassbox.models.huggingface import save_pretrained
 from glassbox.pipeline.curate import curate
-from glassbox.pipeline.curate_steps import ModelScorer, build_step
+from glassbox.pipeline.curate_steps import ModelScorer, build_step, contents_of
 from glassbox.pipeline.recipe import CurateRecipe
 from support.tiny_chat import SENTENCES, tiny_chat_model, tiny_tokenizer
 
@@ -67,6 +68,19 @@ def test_a_model_scores_as_its_logits_say(folder: Path) -> None:
         assert scorer(text) == pytest.approx(loss.item(), rel=1e-5)  # float32 logits
     assert pickle.loads(pickle.dumps(scorer))._opened is None
     assert scorer("") == 0.0
+
+
+def test_weights_are_part_of_what_a_recipe_holds(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (before,) = contents_of(PerplexitySpec(model=str(folder))).values()
+    spec = PerplexitySpec(model=str(copy))
+    assert contents_of(spec) == {str(copy): before}
+    (weights,) = copy.glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert contents_of(spec) != {str(copy): before}
 
 
 def test_a_recipe_with_a_model_for_any_number_of_workers(folder: Path, tmp_path: Path) -> None:
