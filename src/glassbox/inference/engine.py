@@ -369,7 +369,7 @@ class Engine:
         tokens, ended = verified.tokens, []
         for row, (answer, drawn) in enumerate(zip(answers, tokens, strict=True)):
             if not verified.sound[row]:
-                self._fail(answer)
+                answer.fail(answer.stuck or _BROKEN)
                 ended.append(answer.sequence)
                 continue
             for ahead, (token, (which, at)) in enumerate(
@@ -393,15 +393,6 @@ class Engine:
         for sequence in self._scheduler.commit(plan, tokens, ended):
             self._end(sequence)
         self._settle()
-
-    def _fail(self, answer: Answer) -> None:
-        """End one answer that cannot go on, and let nobody else come upon broken numbers."""
-        blocks = self._scheduler.blocks
-        if answer.stuck is None and blocks is not None:
-            blocks.forget_cached()
-            held = answer.sequence.blocks
-            self._runner.scrub([block for block in held if not blocks.is_shared(block)])
-        answer.fail(answer.stuck or _BROKEN)
 
     def _end(self, sequence: SequenceState) -> None:
         """Nothing more is known of it."""

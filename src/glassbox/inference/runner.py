@@ -191,6 +191,8 @@ class Runner:
             for state in self.states:
                 if isinstance(state.mixer, PagedState):
                     state.mixer.copy_blocks(sources, destinations)
+        if self.has_pages and plan.moved:
+            self._clean(plan)
         if not self.has_rows:
             return
         if plan.slot_copies:
@@ -205,13 +207,25 @@ class Runner:
                 for name, tensor in state.held().items():
                     tensor[rows] = fresh[name]
 
-    def scrub(self, blocks: Sequence[int]) -> None:
-        """Zero these blocks and the spare one: nothing that is not a number may lie behind a row."""
-        rows = torch.tensor([*blocks, self.num_blocks], device=self.model.device)
-        for state in self.states:
-            if isinstance(state.mixer, PagedState):
-                for pool in state.mixer.pools.values():
-                    pool.index_fill_(-3, rows, 0)
+    def _clean(self, plan: Plan) -> None:
+        """Zero what is left of others in new blocks, behind what this step writes into them.
+
+        A place that nobody may look at has weight 0, and 0 times a NaN left there would be NaN.
+        """
+        size, moved = self.block_size, set(plan.moved)
+        rows = [
+            block
+            for chunk in plan.chunks
+            if chunk.sequence in moved
+            for block in chunk.sequence.blocks[
+                max(-(-chunk.start // size), (chunk.start + _width(chunk)) // size) :
+            ]
+        ]
+        if rows:
+            index = torch.tensor(rows, device=self.model.device)
+            for state in self.states:
+                if isinstance(state.mixer, PagedState):
+                    state.mixer.clear_blocks(index)
 
     # ---- passes -------------------------------------------------------------------------------
 

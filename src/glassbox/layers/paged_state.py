@@ -38,6 +38,11 @@ class PagedState(RowState):
         for pool in self.pools.values():
             pool.index_copy_(-3, destinations, pool.index_select(-3, sources))
 
+    def clear_blocks(self, blocks: Int[Tensor, " M"]) -> None:
+        """Zero whole blocks."""
+        for pool in self.pools.values():
+            pool.index_fill_(-3, blocks, 0)
+
     @property
     def cache_bytes(self) -> int:
         """Memory held."""
