@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -245,6 +246,60 @@ def test_a_window_skips_the_work_before_it(monkeypatch):
     attention(*inputs(1, 1, 640, 640), window=100)
     # 100 keys and those of the block's other queries
     assert touched == [(64, 64), (64, 128), *[(64, 163)] * 8]
+
+
+@pytest.mark.parametrize("window", [None, 70])
+@pytest.mark.parametrize(("length", "keys"), [(64, 64), (150, 150), (130, 200)])
+@pytest.mark.parametrize("width", [3, 7])
+def test_values_may_be_narrower_or_wider_than_keys(width, length, keys, window):
+    """As in latent attention; torch's kernel knows one width alone."""
+    q, k, _ = inputs(4, 2, length, keys)
+    v = torch.randn(2, 2, keys, width, generator=torch.Generator().manual_seed(2)).double()
+    ours = results(attention, (q, k, v), window=window)
+    assert ours[0].shape[-1] == width
+    same(ours, results(attention_plain, (q, k, v), window=window))
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("width", [4, 3])
+def test_what_is_kept_for_the_gradient_grows_with_the_length_alone(width, window):
+    def kept(length: int) -> int:
+        storages: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        q, k, _ = (x.requires_grad_() for x in inputs(2, 1, length, length))
+        v = torch.randn(2, 1, length, width, dtype=torch.float64, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            output = attention(q, k, v, window=window)
+        del output
+        return sum(storages.values())
+
+    assert kept(1024) < 2.1 * kept(512)
+
+
+def test_gradients_of_blocks_do_not_wait_for_each_other(monkeypatch):
+    """Each is added to the others and gone before the next is made, or they would fill the memory."""
+    gradients: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    kernel = F.scaled_dot_product_attention
+
+    def note(gradient: torch.Tensor) -> None:
+        gradients.append(weakref.ref(gradient))
+        alive.append(sum(ref() is not None for ref in gradients))
+
+    def spy(q, k, v, **options):
+        k.register_hook(note)
+        return kernel(q, k, v, **options)
+
+    monkeypatch.setattr(module.F, "scaled_dot_product_attention", spy)
+    tensors = [tensor.requires_grad_() for tensor in inputs(2, 2, 640, 640)]
+    attention(*tensors).sum().backward()
+    assert len(alive) == 10
+    assert max(alive) <= 2
 
 
 @pytest.mark.parametrize(("heads", "first"), [(1, 2**-8), (2, 2**-4), (8, 0.5), (3, 2**-4)])

@@ -111,30 +111,28 @@ def attention_plain(
     return softmax(torch.cat((scores, sink), dim=-1))[..., :-1] @ v
 
 
-class _Spans(torch.autograd.Function):
-    """x[..., first:last, :] for each block; the gradients meet in one buffer, not one a slice."""
+class _Span(torch.autograd.Function):
+    """x[..., first:last, :], and x again, from which the next block takes its own.
+
+    So the gradients of all blocks meet in one buffer, each as soon as it is there: had they one node
+    in common, all would be kept until the last, and memory would grow with the square of the length.
+    """
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, blocks: tuple[Block, ...]
-    ) -> tuple[Tensor, ...]:
-        assert blocks[-1].cols[1] == x.shape[-2]
-        ctx.blocks, ctx.length = blocks, x.shape[-2]  # type: ignore[attr-defined]
-        return tuple(x[..., slice(*block.cols), :] for block in blocks)
+        ctx: torch.autograd.function.FunctionCtx, x: Tensor, first: int, last: int
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.span, ctx.shape = (first, last), x.shape  # type: ignore[attr-defined]
+        return x[..., first:last, :], x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor):  # type: ignore[no-untyped-def]
-        blocks = ctx.blocks  # type: ignore[attr-defined]
-        last = grads[-1]
-        if blocks[-1].cols[0] == 0:
-            total = last.clone()
-        else:
-            total = last.new_zeros((*last.shape[:-2], ctx.length, last.shape[-1]))  # type: ignore[attr-defined]
-            total[..., slice(*blocks[-1].cols), :] = last
-        for block, grad in zip(blocks[:-1], grads[:-1], strict=True):
-            total[..., slice(*block.cols), :] += grad
-        return total, None
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, total: Tensor | None):  # type: ignore[no-untyped-def]
+        if total is None:  # the last block, whose gradient is the first to come
+            total = grad.new_zeros(ctx.shape)  # type: ignore[attr-defined]
+        total[..., slice(*ctx.span), :] += grad  # type: ignore[attr-defined]
+        return total, None, None  # in place: nobody but this chain has seen it
 
 
 def attention(
@@ -216,7 +214,14 @@ def _attention_cpu(
     q, k, v = _widened(q, k, v)
     with torch.autocast("cpu", enabled=False):
         if in_order and length >= 2 * CPU_BLOCK and not torch.compiler.is_compiling():
-            return _attention_in_blocks(q, k, v, mask, scale, window, CPU_BLOCK).to(dtype)
+            width, widest = v.shape[-1], max(v.shape[-1], q.shape[-1])
+            if (
+                v.shape[-1] != q.shape[-1]
+            ):  # zeros change nothing, and torch's kernel wants one width
+                scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+                q, k, v = (F.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
+            mixed = _attention_in_blocks(q, k, v, mask, scale, window, CPU_BLOCK)
+            return mixed[..., :width].to(dtype)
         if window is not None or (mask is None and length > 1):
             mask = block_mask(Block((0, length), (0, keys), keys - length), mask, window, q.device)
         grouped = q.shape[1] != k.shape[1]
@@ -237,16 +242,22 @@ def _attention_in_blocks(
 ) -> Tensor:
     """Block by block of queries, each with the keys that it can see."""
     grouped = q.shape[1] != k.shape[1]
-    blocks = tuple(query_blocks(q.shape[-2], k.shape[-2], size, in_order=True, window=window))
+    keys = k.shape[-2]
+    blocks = query_blocks(q.shape[-2], keys, size, in_order=True, window=window)
+    shared = None
+    if mask is None and q.device.type == "cpu":
+        # every block's mask is the end of this one: the kernel would keep one of its own for each
+        shared = q.new_zeros(size, keys if window is None else min(keys, size + window - 1))
+        shared.masked_fill_(~band(*shared.shape, window, device=q.device), -math.inf)
     results = []
-    for block, rows, key, value in zip(
-        blocks,
-        q.split(size, dim=-2),
-        _Spans.apply(k, blocks),
-        _Spans.apply(v, blocks),
-        strict=True,
-    ):
-        seen = block_mask(block, mask, window, q.device)
+    for block, rows in zip(blocks, q.split(size, dim=-2), strict=True):
+        # taken here and not before the loop: autograd goes back through what came last first
+        key, k = _Span.apply(k, *block.cols)
+        value, v = _Span.apply(v, *block.cols)
+        if shared is None:
+            seen = block_mask(block, mask, window, q.device)
+        else:
+            seen = shared[size - rows.shape[-2] :, shared.shape[1] - key.shape[-2] :]
         results.append(
             F.scaled_dot_product_attention(
                 rows, key, value, attn_mask=seen, scale=scale, enable_gqa=grouped
