@@ -150,7 +150,9 @@ def test_a_shortlist_draws_to_the_bit_what_the_filters_over_all_words_do(
         "typical_p": torch.tensor([one[3] for one in chosen], dtype=torch.float64),
     }
     expected = filtered(logits, columns)
-    assert torch.equal(draw_filtered(logits, columns, uniform), draw(expected, uniform))
+    for small in (0, 8192):
+        found = draw_filtered(logits, columns, uniform, small=small)
+        assert torch.equal(found, draw(expected, uniform))
     # the bound keeps all that the filters keep
     bound = bounds(logits, columns, totals(logits)).unsqueeze(-1)
     assert not ((logits < bound) & expected.isfinite()).any()

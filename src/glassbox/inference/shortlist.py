@@ -32,12 +32,19 @@ _MARGIN = 1 + 1e-9  # for the rounding of sums taken in another order
 
 
 def draw_filtered(
-    logits: Float[Tensor, "N V"], columns: Mapping[str, Tensor], uniform: Float[Tensor, " N"]
+    logits: Float[Tensor, "N V"],
+    columns: Mapping[str, Tensor],
+    uniform: Float[Tensor, " N"],
+    *,
+    small: int = 8192,
 ) -> Int[Tensor, " N"]:
     """One token of each row after top-k, top-p, min-p and typical, the settings of `columns` (N,).
 
+    No more than `small` numbers are filtered as they are, which is sooner done than a table.
     Tested against: `draw` after the four filters, equal to the bit.
     """
+    if logits.numel() <= small:
+        return draw(filtered(logits, columns), uniform)
     whole = (columns["top_p"] < 1) & (columns["top_k"] == 0)  # p of all words' probability
     sums = totals(logits) if bool(whole.any()) else None
     reach = logits >= bounds(logits, columns, sums).unsqueeze(-1)
