@@ -374,6 +374,7 @@ BAD_SCHEMAS = {
     "remote": {"$ref": "http://example.com/schema.json"},
     "empty": {"type": "integer", "minimum": 5, "maximum": 3},
     "unsupported": {"type": "array", "uniqueItems": True},
+    "oneOf that both hold": {"oneOf": [{"type": "integer"}, {"type": "number"}]},
     "not": {"not": {"type": "string"}},
     "false": False,
     "properties": {"properties": 3},
@@ -394,6 +395,7 @@ def test_bad_schemas_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(UserError, match=r"json_schema: ") as caught:
         compiler.compile(JsonSchema(definition=BAD_SCHEMAS[name]))
     assert "\n" not in str(caught.value)
+    assert "at 2(" not in str(caught.value)  # a place in a text that nobody wrote
 
 
 @pytest.mark.parametrize("pattern", BAD_PATTERNS)
@@ -429,6 +431,8 @@ TOO_LARGE = {
     "choices": (lambda: Choice(options=tuple(f"c{i}" for i in range(30_000))), "characters"),
     "no choice": (lambda: Choice(options=()), "at least"),
     "empty choice": (lambda: Choice(options=("a", "")), "empty"),
+    "no number": (lambda: JsonSchema(definition={"const": float("nan")}), "no JSON"),
+    "no JSON": (lambda: JsonSchema(definition={"const": {1, 2}}), "no JSON"),
     "surrogate": (lambda: Choice(options=("\ud800",)), "surrogate"),
     "surrogate in a schema": (lambda: JsonSchema(definition={"const": "\ud800"}), "surrogate"),
 }

@@ -137,7 +137,10 @@ def _read(path: Path) -> Any:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the schema is no JSON: {error}") from None
 
 
 def _check_text(text: str, what: str) -> None:

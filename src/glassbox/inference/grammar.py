@@ -38,6 +38,9 @@ _PYTHON = MappingProxyType(
     {r"\w": r"[\p{L}\p{N}_]", r"\W": r"[^\p{L}\p{N}_]", r"\S": r"[^\s\x1c-\x1f]"}
 )
 """Character classes as `re` means them; written so, they may stand in a class as well."""
+_WHERE = re.compile(
+    r"^(error: )?(at \d+\(\d+\): )?(failed to compile JSON schema: |invalid regex .* \(in regex\): )?"
+)
 _LIMITS = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
@@ -332,10 +335,10 @@ def _named(constraint: JsonSchema | Regex | Choice) -> str:
 def _first_line(message: str) -> str:
     """What matters of llguidance's message, which shows the place over several lines."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    for line in lines:
-        if line.startswith("error: "):
-            return line.removeprefix("error: ")
-    return lines[0] if lines else "the automaton failed"
+    first = next((line for line in lines if line.startswith("error: ")), "".join(lines[:1]))
+    if "oneOf" in first:
+        return "oneOf whose parts can hold at once is not supported; use anyOf, or a const in each"
+    return _WHERE.sub("", first) or "the automaton failed"
 
 
 def _library() -> Any:
