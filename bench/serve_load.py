@@ -8,8 +8,8 @@ nothing to do it jumps to the next arrival. Drawn are the 50th and 99th percenti
     python bench/serve_load.py [--model smollm2 | --model FOLDER] [--rates 2 5 10 15]
                                [--requests 100] [--new 48] [--plot docs/serving_load.png]
 
-Without --model: a random model of the quickstart's shape. The least a first token can take, the same
-requests each alone in an idle engine, is measured in the same run and drawn as a dotted line.
+Without --model: a random model of the quickstart's shape. For comparison the first fifth of the
+requests, each alone in an idle engine that reads in chunks, is measured first: the dotted line.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
 from glassbox.pipeline.open_model import open_model
 
+Percentiles = tuple[float, float, float, float]
+
 
 @dataclass
 class Waits:
@@ -41,7 +43,7 @@ class Waits:
     tokens: int = 0
     preemptions: int = 0
 
-    def percentiles(self) -> tuple[float, float, float, float]:
+    def percentiles(self) -> Percentiles:
         """TTFT p50 and p99, inter-token p50 and p99, in milliseconds."""
         first, between = (np.percentile(x, [50, 99]) * 1e3 for x in (self.first, self.between))
         return (*first, *between)
@@ -117,24 +119,27 @@ def serve(engine: Engine, requests: list[Arrival], new: int) -> Waits:
 
 
 def plot(
-    path: Path, title: str, rates: list[float], runs: dict[str, list[Waits]], alone: Waits
+    path: Path,
+    title: str,
+    rates: list[float],
+    runs: dict[str, list[Percentiles]],
+    alone: Percentiles,
 ) -> None:
     """Two panels: the wait for the first token and that between tokens, by rate."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     labels = ("to the first token", "between tokens")
-    least = alone.percentiles()
     for place, (panel, label) in enumerate(zip(panels, labels, strict=True)):
-        for colour, (name, waits) in zip(("C0", "C1"), runs.items(), strict=True):
-            values = np.array([one.percentiles() for one in waits])[:, 2 * place : 2 * place + 2]
+        for colour, (name, measured) in zip(("C0", "C1"), runs.items(), strict=True):
+            values = np.array(measured)[:, 2 * place : 2 * place + 2]
             panel.plot(rates, values[:, 0], "o-", color=colour, label=f"{name}, median")
             panel.plot(rates, values[:, 1], "o--", color=colour, label=f"{name}, 99%")
-        panel.axhline(least[2 * place], color="grey", linestyle=":", label="alone, median")
+        panel.axhline(alone[2 * place], color="grey", linestyle=":", label="alone, median")
         panel.set(xlabel="requests a second", ylabel=f"milliseconds {label}", yscale="log")
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=110)
 
@@ -196,7 +201,8 @@ def main() -> None:
             f"{name}, one CPU thread: prompts of {lengths[0]}-{lengths[1]} tokens read in chunks of "
             f"at most {args.budget} or whole, answers of {args.new}"
         )
-        plot(args.plot, title, args.rates, runs, alone)
+        measured = {name: [waits.percentiles() for waits in all_] for name, all_ in runs.items()}
+        plot(args.plot, title, args.rates, measured, alone.percentiles())
 
 
 if __name__ == "__main__":
