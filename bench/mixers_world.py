@@ -45,7 +45,8 @@ from glassbox.layers.rwkv7 import Rwkv7Time
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig, Repeat
 from glassbox.pipeline.open_model import open_model
-from glassbox.pipeline.recipe import PretrainRecipe, recipe_folders
+from glassbox.pipeline.recipe import PretrainRecipe, TokenizerConfig, recipe_folders
+from glassbox.pipeline.shards import prepare_tokenizer
 from glassbox.pipeline.stages import build_optimizer, run_recipe
 from glassbox.training.next_token import NextToken
 
@@ -118,7 +119,7 @@ def recipe(kind: str, out: Path, steps: int) -> PretrainRecipe:
     raw["model"] = {"kind": "blocks", **body}
     change = {
         "out": str(out / kind.replace(" ", "-").replace(",", "").replace("/", "-")),
-        "tokenizer": {"vocab_size": VOCABULARY},
+        "tokenizer": {"path": str(out / "tokenizer")},
         "data": {
             "path": str(out / "world" / "train.jsonl"),
             "heldout_path": str(out / "world" / "heldout.jsonl"),
@@ -144,6 +145,8 @@ def make_world(out: Path, num_bytes: int) -> list[dict[str, Any]]:
 def learn(kind: str, out: Path, steps: int, documents: Sequence[Any]) -> dict[str, Any] | None:
     """Train a kind, or go on, or find it done; its loss on held-out documents."""
     wanted = recipe(kind, out, steps)
+    training = TokenizerConfig(vocab_size=VOCABULARY, pattern="qwen2")
+    prepare_tokenizer(training, wanted.data, out)  # one for all kinds
     summary = run_recipe(wanted)
     if summary["status"] == "interrupted":
         return None
