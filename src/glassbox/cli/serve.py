@@ -63,6 +63,16 @@ def serve(
             "--step-tokens", min=1, help="Most tokens a step reads: long prompts in parts."
         ),
     ] = 512,
+    draft: Annotated[
+        str | None, typer.Option("--draft", help="A smaller model that guesses ahead: same text.")
+    ] = None,
+    num_drafts: Annotated[
+        int, typer.Option("--num-drafts", min=1, help="Tokens that --draft guesses.")
+    ] = 4,
+    ngram_drafts: Annotated[
+        int,
+        typer.Option("--ngram-drafts", min=0, help="Guess so many tokens from the text so far."),
+    ] = 0,
     tool_format: Annotated[
         str,
         typer.Option("--tool-format", help="hermes: <tool_call> JSON; tags: <tool>14+27</tool>."),
@@ -107,6 +117,7 @@ def serve(
             },
             cache_tokens,
             step_tokens,
+            (draft, num_drafts, ngram_drafts),
             name=name or Path(model).resolve().name,
             tool_format=tool_format,
             log_prompts=log_prompts,
@@ -123,12 +134,14 @@ def _service(
     limits: dict[str, int],
     cache_tokens: int | None,
     step_tokens: int,
+    drafts: tuple[str | None, int, int],
     **options: Any,
 ) -> Service:
     from functools import partial
 
     from glassbox.core.config import parse
     from glassbox.inference import Engine
+    from glassbox.pipeline.drafting import open_proposer
     from glassbox.pipeline.open_model import open_on
     from glassbox.pipeline.prompts import plain_prompt
     from glassbox.serving.bodies import Limits
@@ -136,6 +149,7 @@ def _service(
 
     checked = parse(Limits, limits, where="glassbox serve")
     loaded, tokenizer, _ = open_on(model, device)
+    proposer, count = open_proposer(loaded, tokenizer, *drafts)
     context = loaded.config.context_length
     engine = Engine(
         loaded,
@@ -145,6 +159,8 @@ def _service(
         or min(checked.max_running * context, max(context, _CACHE_TOKENS)),
         token_budget=step_tokens,
         keep_prefixes=True,
+        proposer=proposer,
+        num_drafts=count,
     )
     return Service(
         engine,
