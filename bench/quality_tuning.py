@@ -150,7 +150,8 @@ def row(name: str, seed: int, start: Path, out: Path) -> None:
     words = [f"init={start}", f"data.path={out / method.measure}.train.jsonl", f"out={folder}"]
     words += [f"seed={seed}", "device=cpu", *method.words]
     began = time.process_time()
-    run_recipe(read_recipe(method.recipe, words))
+    if run_recipe(read_recipe(method.recipe, words))["status"] == "interrupted":
+        raise SystemExit(f"{name} was interrupted; run this again to go on")
     seconds = time.process_time() - began
     value = measure(folder, out, method.measure)
     write_json(noted, {"value": value, "seconds": seconds})
@@ -194,7 +195,8 @@ def page(begin: Path, out: Path, seeds: int) -> str:
         f"the reward model: its recipe as it is, of {SCORED_PAIRS:,}.",
         f"Sums: {ROLLOUTS} rollouts of {PROMPTS * GROUP} answers, each learnt from twice, learning rate 1e-4, "
         "sums of one step up to 10. After: mean over",
-        "seeds, +- its standard error where there is more than one seed. CPU seconds are of one thread.",
+        "seeds, +- its standard error where there is more than one seed; of one seed alone, differences",
+        "under 0.04 may be chance. CPU seconds are of one thread.",
         "",
         "| method | measure | before | after | seeds | CPU seconds |",
         "|---|---|---|---|---|---|",

@@ -142,6 +142,7 @@ def test_a_pairs_prompt_is_read_once_by_reward_models(
     pairs = [
         EncodedPair([*prompt, 3, 4], [], prompt + [3, 4, 5, 6][: 3 + longer // 3], []),
         EncodedPair([*prompt[2:], 7], [], [*prompt[2:], 8, 9], []),
+        EncodedPair([*prompt, 7, 8, 9], [], [*prompt, 8, 8, 9, 9], []),
         EncodedPair(prompt + [2] * longer + [5], [], prompt + [2] * longer + [6], []),
     ]
     batch = scored_pairs(pairs)
