@@ -247,8 +247,9 @@ def _attention_in_blocks(
     shared = None
     if mask is None and q.device.type == "cpu":
         # every block's mask is the end of this one: the kernel would keep one of its own for each
-        shared = q.new_zeros(size, keys if window is None else min(keys, size + window - 1))
-        shared.masked_fill_(~band(*shared.shape, window, device=q.device), -math.inf)
+        columns = keys if window is None else min(keys, size + window - 1)
+        hidden = ~band(size, columns, window, device=q.device)
+        shared = q.new_zeros(size, columns).masked_fill_(hidden, -math.inf)
     results = []
     for block, rows in zip(blocks, q.split(size, dim=-2), strict=True):
         # taken here and not before the loop: autograd goes back through what came last first
