@@ -36,8 +36,7 @@ class _RmsNorm(torch.autograd.Function):
     def forward(
         ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, eps: float
     ) -> Tensor:
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        inverse = mean_square.add_(eps).rsqrt_()
+        inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight)
 
@@ -50,6 +49,11 @@ class _RmsNorm(torch.autograd.Function):
         mean = (product @ weight).div_(x.shape[-1]).reshape(inverse.shape)
         grad_x = (grad * weight).addcmul_(normal, mean, value=-1).mul_(inverse)
         return grad_x, product.sum(dim=0), None
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+    return mean_square.add_(eps).rsqrt_()
 
 
 def rms_norm(
@@ -67,6 +71,8 @@ def rms_norm(
     factor = weight.to(wide.dtype) + 1 if offset else weight.to(wide.dtype)
     if x.device.type != "cpu":
         return F.rms_norm(wide, (x.shape[-1],), factor, eps).to(x.dtype)
+    if not torch.is_grad_enabled():  # the same bits, without the cost of a derivative's frame
+        return (wide * _inverse_rms(wide, eps)).mul_(factor).to(x.dtype)
     normal: Tensor = _RmsNorm.apply(wide, factor, eps)
     return normal.to(x.dtype)
 

@@ -83,7 +83,10 @@ def apply_rotary(
     if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
         return apply_rotary_plain(x, cos, sin, layout=layout)
     wide = x.to(_wide(x))
-    turned: Tensor = _Rotary.apply(wide, cos.to(wide.dtype), sin.to(wide.dtype), layout)
+    cos, sin = cos.to(wide.dtype), sin.to(wide.dtype)
+    if not torch.is_grad_enabled():  # the same bits, without the cost of a derivative's frame
+        return _turn(wide, cos, sin, layout, 1).to(x.dtype)
+    turned: Tensor = _Rotary.apply(wide, cos, sin, layout)
     return turned.to(x.dtype)
 
 

@@ -21,6 +21,7 @@ from glassbox.core.errors import UserError
 from glassbox.models.adapter_files import is_adapter
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.convert import kind_of, load_model
+from glassbox.models.layout import lay_out_for_decoding
 from glassbox.tokenizers import Tokenizer
 from glassbox.training.checkpoint import COMPLETE, list_checkpoints, verify_checkpoint
 
@@ -150,4 +151,4 @@ def open_model(
 def open_on(reference: str | Path, device_name: str) -> tuple[CausalLM, Tokenizer, Path]:
     """`open_model` on a device by name, ready to generate."""
     model, tokenizer, found = open_model(reference, device=resolve_device(device_name))
-    return model.eval(), tokenizer, found
+    return lay_out_for_decoding(model.eval()), tokenizer, found
