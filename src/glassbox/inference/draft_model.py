@@ -11,7 +11,7 @@ from glassbox.inference.evaluating import evaluating
 from glassbox.inference.plan import Chunk, Plan, SequenceState
 from glassbox.inference.runner import Runner
 from glassbox.inference.sampler import RowSampler
-from glassbox.inference.speculation import Draftable, check_draft, unconstrained
+from glassbox.inference.speculation import Draftable, check_draft, with_own_matcher
 from glassbox.models.causal_lm import CausalLM
 
 
@@ -58,7 +58,7 @@ class DraftModel:
                 live.append((place, sequence))
         if not live:
             return guesses
-        rows = [unconstrained(answers[place].row()) for place, _ in live]
+        rows = [with_own_matcher(answers[place].row()) for place, _ in live]
         steps = torch.tensor([len(row.generated) for row in rows], device=self.model.device)
         sampler = RowSampler.of(rows, self.model.config.vocab_size, self.model.device)
         with evaluating(self.model):

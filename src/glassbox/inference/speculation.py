@@ -176,6 +176,6 @@ def check_draft(model: CausalLM, draft: CausalLM) -> None:
         )
 
 
-def unconstrained(row: SamplingRow) -> SamplingRow:
+def with_own_matcher(row: SamplingRow) -> SamplingRow:
     """The same row with a constraint of its own to move along, or none."""
     return replace(row, matcher=None if row.matcher is None else row.matcher.copy())
