@@ -18,7 +18,9 @@ PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md"]
 
 def blocks(page: str, language: str) -> list[str]:
     text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+    # every block in turn, or the end of one would be taken for the beginning of another
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [block for named, block in every if named == language]
 
 
 def commands() -> list[str]:
