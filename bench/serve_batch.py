@@ -1,0 +1,136 @@
+"""Many requests at a time on SmolLM2-135M in float32, and one alone, beside transformers: greedy, same weights.
+
+32 requests of mixed length: ours all at once, continuously batched; theirs in static batches of 8 as
+they came, padded on the left. Then one stream, with the limit that memory sets (all weights read
+once) and that of the matrix products alone. Runs alternate and medians are taken. With one thread
+CPU seconds are counted, which a busy machine disturbs less than the clock.
+
+    python bench/serve_batch.py [--threads 1] [--repeats 3] [--requests 32] [--new 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from glassbox.inference import Engine, SamplingParams
+from glassbox.models.families import to_hf_config, to_hf_weights
+from glassbox.pipeline.open_model import open_on
+
+STATIC = 8
+
+
+def alternate(
+    runs: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Median seconds of each, run in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            times[name].append(clock() - start)
+    return {name: statistics.median(kept) for name, kept in times.items()}
+
+
+def main() -> None:
+    """Print tokens a second of both, the ratios and the limits."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--new", type=int, default=64, help="the most tokens an answer has")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    clock = time.process_time if args.threads == 1 else time.perf_counter
+
+    model, tokenizer, _ = open_on("smollm2", "cpu")
+    raw = to_hf_config(model.config)
+    assert raw is not None
+    theirs = LlamaForCausalLM(LlamaConfig(**raw)).eval()
+    state = {name: x.contiguous() for name, x in model.state_dict().items()}
+    theirs.load_state_dict(to_hf_weights(model.config, state), strict=False)
+    theirs.tie_weights()
+    engine = Engine(model, tokenizer)
+
+    draw = random.Random(0)
+    size = model.config.vocab_size
+    cases = [
+        ([draw.randrange(size) for _ in range(draw.randint(8, 96))], draw.randint(8, args.new))
+        for _ in range(args.requests)
+    ]
+    greedy = SamplingParams(temperature=0, ignore_eos=True)
+
+    def ours() -> list[list[int]]:
+        params = [greedy.model_copy(update={"max_tokens": new}) for _, new in cases]
+        return [c.token_ids for c in engine.generate([prompt for prompt, _ in cases], params)]
+
+    def static(batch: list[tuple[list[int], int]]) -> list[list[int]]:
+        widest, most = max(len(p) for p, _ in batch), max(new for _, new in batch)
+        ids = torch.tensor([[0] * (widest - len(p)) + p for p, _ in batch])
+        mask = torch.tensor([[0] * (widest - len(p)) + [1] * len(p) for p, _ in batch])
+        found = theirs.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )[:, widest:].tolist()
+        return [line[:new] for line, (_, new) in zip(found, batch, strict=True)]
+
+    def batches() -> list[list[int]]:
+        return [a for i in range(0, len(cases), STATIC) for a in static(cases[i : i + STATIC])]
+
+    tokens = sum(new for _, new in cases)
+    same = sum(a == b for a, b in zip(ours(), batches(), strict=True))
+    print(f"SmolLM2-135M, float32, {args.threads} threads; {same}/{len(cases)} answers the same")
+    found = alternate({"ours": ours, "theirs": batches}, args.repeats, clock)
+    a, b = tokens / found["ours"], tokens / found["theirs"]
+    print(
+        f"{len(cases)} requests: ours {a:.1f} tok/s, transformers in batches of {STATIC} "
+        f"{b:.1f} tok/s, ratio {a / b:.2f}"
+    )
+
+    prompt, few = cases[0][0], 24
+    matrices = [weight for weight in model.parameters() if weight.dim() == 2]
+    ones = {weight.shape[1]: torch.ones(1, weight.shape[1]) for weight in matrices}
+
+    @torch.inference_mode()
+    def products() -> None:
+        for weight in matrices:
+            torch.nn.functional.linear(ones[weight.shape[1]], weight)
+
+    @torch.inference_mode()
+    def reading() -> None:
+        for weight in matrices:
+            weight.sum()
+
+    def stream(count: int) -> Callable[[], object]:
+        return lambda: engine.generate([prompt], greedy.model_copy(update={"max_tokens": count}))
+
+    runs = {
+        "ours": stream(few + 1),
+        "ours, one": stream(1),
+        "theirs": lambda: static([(prompt, few + 1)]),
+        "theirs, one": lambda: static([(prompt, 1)]),
+        "products": products,
+        "reading": reading,
+    }
+    found = alternate(runs, args.repeats, clock)
+    a, b = (few / (found[who] - found[f"{who}, one"]) for who in ("ours", "theirs"))
+    print(
+        f"one stream: ours {a:.1f} tok/s, transformers {b:.1f} tok/s, ratio {a / b:.2f}; "
+        f"{100 * a * found['reading']:.0f}% of the memory's limit {1 / found['reading']:.1f}, "
+        f"{100 * a * found['products']:.0f}% of the products' {1 / found['products']:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
