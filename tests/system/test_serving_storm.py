@@ -81,7 +81,7 @@ def test_who_reads_slowly_holds_up_nobody(tmp_path: Path) -> None:
         port = int(process.stdout.readline().rpartition(":")[2])
         body = {"prompt": "The fox", "temperature": 0, "stream": True, "ignore_eos": True}
         # far more than the sockets hold, and none of it is read
-        slow = ask(port, {**body, "max_tokens": 1000, "logprobs": 10}, buffer=2048)
+        slow = ask(port, {**body, "n": 6, "max_tokens": 1000, "logprobs": 20}, buffer=2048)
         until = time.monotonic() + PATIENCE
         running = 1
         while running:  # its tokens are all made though nobody takes them
@@ -96,11 +96,11 @@ def test_who_reads_slowly_holds_up_nobody(tmp_path: Path) -> None:
             connection.request("GET", "/health")
             running = json.loads(connection.getresponse().read())["running"]
             connection.close()
-        assert '"completion_tokens": 1000' not in log.read_text()  # it is still being sent
+        assert '"completion_tokens": 6000' not in log.read_text()  # it is still being sent
         whole = b""
         while part := slow.recv(65_536):
             whole += part
-        assert len(whole) > 400_000
+        assert len(whole) > 5_000_000
         assert b"data: [DONE]" in whole
         assert b'"finish_reason":"length"' in whole
         slow.close()

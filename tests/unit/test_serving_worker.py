@@ -285,3 +285,25 @@ def test_closing_drops_what_is_left(make: Any) -> None:
     assert engine.running == []
     with pytest.raises(Closed):
         worker.submit(boxes[0].job(([5], ONE)))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_is_left_waiting_when_the_thread_itself_ends(make: Any) -> None:
+    engine = Scripted(TOKENIZER, IDS)
+
+    def leave() -> None:
+        raise SystemExit
+
+    engine.gate.clear()
+    worker = make(engine, max_running=1)
+    boxes = [Box(), Box()]
+    for box in boxes:
+        worker.submit(box.job(([5], ONE)))
+    assert engine.stepping.acquire(timeout=PATIENCE)
+    engine.on_step = leave
+    engine.gate.set()
+    for box in boxes:
+        assert box.until_end() == [Failure("the engine has stopped", 503, "engine_stopped")]
+    until(lambda: not worker.alive)
+    with pytest.raises(Closed):
+        worker.submit(boxes[0].job(([5], ONE)))

@@ -229,11 +229,19 @@ class Worker:
         return count + (room > 0)
 
     def _run(self) -> None:
-        while self._admit():
-            for job in [job for job in self._running if job.cancelled]:
-                self._finish(job, End())
-            self._work()
-            self._step()
+        try:
+            while self._admit():
+                for job in [job for job in self._running if job.cancelled]:
+                    self._finish(job, End())
+                self._work()
+                self._step()
+        finally:  # nobody is left waiting, whatever ended the thread
+            with self._wake:
+                self._closing = True
+                left = [*self._running, *self._waiting]
+                self._waiting.clear()
+            for job in left:
+                self._finish(job, Failure("the engine has stopped", 503, "engine_stopped"))
 
     def _admit(self) -> bool:
         """Wait for work and fill the free places; False when it is time to go."""
