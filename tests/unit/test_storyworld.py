@@ -385,6 +385,14 @@ def test_chats_alternate_and_their_checks_are_right(config):
     assert kinds == set(CHAT_KINDS)
 
 
+def test_the_share_of_sums_among_chats_is_as_asked(config):
+    for share in (0.03, 0.18, 0.6):
+        world = config.model_copy(update={"chat_sums": share})
+        kinds = [chat.kind for chat in generate(world, "chat", "train", count=1500)]
+        found = sum(kind in ("arithmetic", "tool") for kind in kinds) / len(kinds)
+        assert abs(found - share) < 4 * (share * (1 - share) / len(kinds)) ** 0.5
+
+
 def test_preferences_differ_and_the_worse_reply_is_wrong(config):
     aspects = {}
     for item in generate(config, "preference", "heldout", count=150):

@@ -28,6 +28,8 @@ class StoryWorldConfig(Spec):
     arithmetic_max_steps: int = Field(3, ge=1, le=5)
     arithmetic_times: bool = True
     """whether some problems begin with a product"""
+    chat_sums: float = Field(0.18, gt=0, lt=1)
+    """share of word problems among the chats, those with a tool included"""
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> StoryWorldConfig:
