@@ -1,7 +1,8 @@
 """Packing: documents of many lengths laid into rows of one length, each token exactly once.
 
 A document of n ids gives n - 1 pairs (id, next id). A run of pairs is a piece; a document longer
-than a row is cut into several pieces, and every pair is still in exactly one.
+than a row is cut into several pieces, and every pair is still in exactly one, unless a stride
+shorter than a row asks for windows that overlap.
 """
 
 from __future__ import annotations
@@ -19,15 +20,27 @@ Piece = tuple[int, int]
 WINDOW = 1 << 16
 
 
-def cut_documents(offsets: NDArray[np.int64], capacity: int) -> Iterator[Piece]:
+def cut_documents(
+    offsets: NDArray[np.int64], capacity: int, stride: int | None = None
+) -> Iterator[Piece]:
     """The pieces of documents `ids[offsets[i] : offsets[i + 1]]`, none longer than `capacity`.
+
+    A piece begins every `stride` pairs (None: `capacity`, so that each pair is in one piece) until
+    one reaches the end of its document. Raises ValueError for a stride that would leave pairs out.
 
     >>> list(cut_documents(np.array([0, 4, 11]), 4))
     [(0, 3), (4, 4), (8, 2)]
+    >>> list(cut_documents(np.array([0, 4, 11]), 4, stride=1))
+    [(0, 3), (4, 4), (5, 4), (6, 4)]
     """
+    stride = stride or capacity
+    if not 0 < stride <= capacity:
+        raise ValueError(f"a stride of {stride} with rows of {capacity} leaves pairs out")
     for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        for piece in range(start, end - 1, capacity):
+        for piece in range(start, end - 1, stride):
             yield piece, min(capacity, end - 1 - piece)
+            if piece + capacity >= end - 1:
+                break
 
 
 def pack_greedy(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -85,10 +98,11 @@ def pack_documents(
     capacity: int,
     *,
     strategy: Literal["best_fit", "greedy"] = "best_fit",
+    stride: int | None = None,
 ) -> Iterator[list[Piece]]:
     """Rows of pieces for a shard's documents, window by window so that memory stays bounded."""
     pack = pack_best_fit if strategy == "best_fit" else pack_greedy
     for first in range(0, max(0, len(offsets) - 1), WINDOW):
-        pieces = list(cut_documents(offsets[first : first + WINDOW + 1], capacity))
+        pieces = list(cut_documents(offsets[first : first + WINDOW + 1], capacity, stride))
         for row in pack([length for _, length in pieces], capacity):
             yield [pieces[index] for index in row]

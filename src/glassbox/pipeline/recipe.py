@@ -13,6 +13,7 @@ from glassbox.core.errors import UserError
 from glassbox.data.curation.shard_files import Format
 from glassbox.data.curation.sources import SourceList
 from glassbox.data.curation.steps import StepConfig
+from glassbox.data.infilling import FimConfig
 from glassbox.models.adapter_specs import AnyAdapter
 from glassbox.models.shapes import Shape
 from glassbox.training.config import TrainConfig
@@ -73,6 +74,9 @@ class TextData(Spec):
     rows_per_step: int = Field(16, gt=0, description="rows an optimizer step, over all ranks")
     rows_per_batch: int | None = Field(None, gt=0, description="rows a forward pass; None: all")
     packing: Literal["best_fit", "greedy"] = "best_fit"
+    fim: FimConfig | None = Field(
+        None, description="rearrange a share of the documents to learn filling in; None: none"
+    )
 
 
 class ChatData(Spec):

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from glassbox.core.errors import UserError
+from glassbox.data.infilling import FimConfig, fill_in_the_middle
 from glassbox.data.shards import Shard, read_shard, write_shard
 from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
 from glassbox.pipeline.recipe import TextData, TokenizerConfig
-from glassbox.tokenizers import Tokenizer, train_tokenizer
+from glassbox.tokenizers import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 BATCH_DOCUMENTS = 2048
 
@@ -26,7 +27,13 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     find_corpus(data.path)  # a wrong path is told before anything else
     print(f"  training a tokenizer of {config.vocab_size} entries on {data.path}", file=sys.stderr)
     texts = training_documents(data)
-    tokenizer = train_tokenizer(texts, config.vocab_size, kind=config.kind, pattern=config.pattern)
+    tokenizer = train_tokenizer(
+        texts,
+        config.vocab_size,
+        kind=config.kind,
+        pattern=config.pattern,
+        special_tokens=(*SPECIAL_TOKENS, *(data.fim.tokens if data.fim else ())),
+    )
     tokenizer.save(kept)
     return tokenizer
 
@@ -52,18 +59,25 @@ def heldout_documents(data: TextData) -> Iterator[str]:
 
 
 def prepare_shard(
-    documents: Callable[[], Iterable[str]], tokenizer: Tokenizer, path: Path, *, what: str
+    documents: Callable[[], Iterable[str]],
+    tokenizer: Tokenizer,
+    path: Path,
+    *,
+    what: str,
+    fim: FimConfig | None = None,
+    seed: int = 0,
 ) -> Shard:
     """Tokenize documents into a shard, unless a finished one by the same tokenizer is there.
 
     Each document is stored as `<eos> ids <eos>`: its first token is predicted, and so is its end.
+    With `fim` a share of them, drawn by `seed`, is rearranged for filling in the middle.
     Raises UserError where there is no document at all.
     """
     if path.with_name(path.name + ".json").exists():
         return read_shard(path, fingerprint=tokenizer.fingerprint)
     info = write_shard(
         path,
-        encode_documents(documents(), tokenizer),
+        encode_documents(documents(), tokenizer, fim=fim, seed=seed),
         vocab_size=tokenizer.vocab_size,
         fingerprint=tokenizer.fingerprint,
     )
@@ -72,9 +86,15 @@ def prepare_shard(
     return read_shard(path, fingerprint=tokenizer.fingerprint)
 
 
-def encode_documents(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+def encode_documents(
+    documents: Iterable[str], tokenizer: Tokenizer, *, fim: FimConfig | None = None, seed: int = 0
+) -> Iterator[list[int]]:
     """Ids of each document between two end-of-text marks, a batch of documents at a time."""
     eos = tokenizer.eos_id
+    if fim is not None:
+        for ids in fill_in_the_middle(documents, tokenizer, fim, seed=seed):
+            yield [eos, *ids, eos]
+        return
     iterator = iter(documents)
     while batch := list(itertools.islice(iterator, BATCH_DOCUMENTS)):
         for ids in tokenizer.encode_batch(batch):

@@ -206,7 +206,14 @@ def build_pretrain(recipe: PretrainRecipe, folder: Path, group: Group) -> Stage:
 
     def shard(name: str) -> Any:
         documents = training_documents if name == "train" else heldout_documents
-        return prepare_shard(lambda: documents(data), tokenizer, folder / "data" / name, what=name)
+        return prepare_shard(
+            lambda: documents(data),
+            tokenizer,
+            folder / "data" / name,
+            what=name,
+            fim=data.fim if name == "train" else None,
+            seed=recipe.seed,
+        )
 
     main_rank_first(group, lambda: _discard([shard("train"), shard("heldout")]))
     rows = PackedRows(shard("train"), data.row_length, strategy=data.packing)
