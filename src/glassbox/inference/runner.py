@@ -160,7 +160,7 @@ class Runner:
                 for state in self.states:
                     if isinstance(state.mixer, PagedState):
                         state.mixer.grow(self.num_blocks + 1)
-        if self.has_rows:
+        if self.has_rows and plan.chunks:
             everyone = [s for c in plan.chunks for s in (c.sequence, *c.siblings)]
             rows = 1 + max(sequence.slot for sequence in everyone)
             length = max(sequence.max_length for sequence in everyone)
@@ -335,7 +335,12 @@ class Runner:
             slots = slots.where(order < lengths.unsqueeze(1), self.num_blocks * size)
         length = num_pages * size
         window = self._window_for(group, length) if positions.shape[1] == 1 else None
-        return Pages(slots.flatten(), table, positions, length, None, window, self._scratch)
+        level = False
+        if window is not None:
+            length, level = key_length, min(c.start for c in group) == key_length - 1
+        return Pages(
+            slots.flatten(), table, positions, length, None, window, self._scratch, level=level
+        )
 
     def _window_for(self, group: Sequence[Chunk], length: int) -> Window | None:
         """The window of these rows, one new one if the step before was theirs too; else None."""

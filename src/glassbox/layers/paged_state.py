@@ -93,7 +93,7 @@ class PagedKeyValue(PagedState):
         rows = pages.rows(heads, num_blocks)
         found = pages.room(name, pool, len(rows) * blocks.shape[1]).view(len(rows), -1)
         torch.index_select(blocks, 0, rows, out=found)
-        return found.view(heads, len(pages.table), -1, size)
+        return found.view(heads, len(pages.table), -1, size)[:, :, : pages.length]
 
     def see(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
@@ -151,7 +151,8 @@ class PagedKeyValue(PagedState):
         held = window.held.get(self)
         if held is None:
             gathered = [self.read(name, pages) for name in ("keys", "values")]
-            held = tuple(x.new_zeros((*x.shape[:2], window.capacity, x.shape[3])) for x in gathered)
+            shape = (*gathered[0].shape[:2], window.capacity, gathered[0].shape[3])
+            held = tuple(past.new_zeros(shape) for past in gathered)
             for buffer, past in zip(held, gathered, strict=True):
                 buffer[:, :, : pages.length] = past
             window.held[self] = held
@@ -191,4 +192,4 @@ class PagedLatent(PagedState):
         table = pages.table.flatten()
         found = pages.room(name, pool, len(table) * pool[0].numel()).view(-1, *pool.shape[1:])
         torch.index_select(pool, 0, table, out=found)
-        return found.view(len(pages.table), -1, pool.shape[-1])
+        return found.view(len(pages.table), -1, pool.shape[-1])[:, : pages.length]

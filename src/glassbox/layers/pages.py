@@ -36,7 +36,8 @@ class Pages:
     positions: (B, T) of the tokens, as in the Context.
     start: where a single row's blocks follow one another, the first one's first slot; its past is
         then a view of `length` slots that ends with the call's last token. None otherwise.
-    length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`.
+    length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`
+        (and those of the longest row with a window, all rows' where they are `level`).
     window: where the rows' past may be looked for first; passes of one token a row have it.
     scratch: memory for what is gathered, kept from pass to pass: taking it anew from the system
         every time costs three times as much as the gathering.
@@ -49,6 +50,7 @@ class Pages:
     start: int | None = None
     window: Window | None = None
     scratch: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    level: bool = False
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _mask: Tensor | None = field(default=None, repr=False)
     _window_slots: Tensor | None = field(default=None, repr=False)
@@ -78,7 +80,7 @@ class Pages:
 
     def hidden(self) -> Bool[Tensor, "B T S"] | None:
         """True at the slots behind each query; None where none is, or they are in plain causal order."""
-        if self.start is not None:
+        if self.start is not None or self.level:
             return None
         if self._mask is None:
             order = torch.arange(self.length, device=self.positions.device)
