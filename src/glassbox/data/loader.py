@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -45,8 +45,29 @@ class TokenBatch:
         )
 
 
+class Rows(Protocol):
+    """Rows of one length that can be read in any order."""
+
+    @property
+    def row_length(self) -> int:
+        """Places a row."""
+
+    @property
+    def identity(self) -> Any:
+        """What tells these data from others, as JSON."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> TokenBatch:
+        """The rows of these numbers."""
+
+
 class PackedRows:
-    """A shard laid out as rows of `row_length` (input, target) pairs."""
+    """A shard laid out as rows of `row_length` (input, target) pairs.
+
+    A long document is cut into windows that begin every `stride` pairs; None: every `row_length`,
+    so that each pair is learnt once.
+    """
 
     def __init__(
         self,
@@ -54,14 +75,20 @@ class PackedRows:
         row_length: int,
         *,
         strategy: Literal["best_fit", "greedy"] = "best_fit",
+        stride: int | None = None,
     ) -> None:
         if row_length < 1:
             raise UserError(f"row_length = {row_length}: a row holds one pair or more")
+        if stride is not None and not 0 < stride <= row_length:
+            raise UserError(
+                f"stride = {stride}: windows of row_length = {row_length} begin every 1 to "
+                f"{row_length} tokens, or tokens would be left out"
+            )
         self.shard = shard
         self.row_length = row_length
         # flat arrays, not lists of tuples: 16 bytes a piece for millions of documents
         starts, lengths, first_pieces = array("q"), array("q"), array("q", [0])
-        for row in pack_documents(shard.offsets, row_length, strategy=strategy):
+        for row in pack_documents(shard.offsets, row_length, strategy=strategy, stride=stride):
             for start, length in row:
                 starts.append(start)
                 lengths.append(length)
@@ -79,8 +106,13 @@ class PackedRows:
         return list(zip(self._starts[here], self._lengths[here], strict=True))
 
     @property
+    def identity(self) -> Any:
+        """The checksum of the ids."""
+        return self.shard.info.get("files", {}).get(".bin")
+
+    @property
     def num_pairs(self) -> int:
-        """How many (input, target) pairs over all rows."""
+        """How many (input, target) pairs over all rows; with a stride some are counted again."""
         return sum(self._lengths)
 
     @property
@@ -121,7 +153,7 @@ class PackedSource:
 
     def __init__(
         self,
-        rows: PackedRows,
+        rows: Rows,
         *,
         rows_per_step: int,
         rows_per_batch: int | None = None,
@@ -148,13 +180,20 @@ class PackedSource:
 
     def next_step(self) -> list[TokenBatch]:
         """This rank's micro-batches of the next optimizer step."""
-        numbers = [self._order[self.cursor + i] for i in range(self.rows_per_step)]
+        return [self.rows.batch(numbers) for numbers in self.next_numbers()]
+
+    def next_numbers(self) -> list[list[int]]:
+        """The numbers of the rows of this rank's next micro-batches; the position moves on."""
+        mine = self._take(self.rows_per_step)[self.group.rank :: self.group.world_size]
         self.cursor += self.rows_per_step
-        mine = numbers[self.group.rank :: self.group.world_size]
         return [
-            self.rows.batch(mine[first : first + self.rows_per_batch])
+            mine[first : first + self.rows_per_batch]
             for first in range(0, len(mine), self.rows_per_batch)
         ]
+
+    def _take(self, count: int) -> list[int]:
+        """The next rows of all ranks together."""
+        return [self._order[self.cursor + i] for i in range(count)]
 
     def _identity(self) -> dict[str, Any]:
         """What a position means nothing without."""
@@ -162,7 +201,7 @@ class PackedSource:
             "rows": len(self.rows),
             "row_length": self.rows.row_length,
             "seed": self.seed,
-            "ids": self.rows.shard.info.get("files", {}).get(".bin"),
+            "ids": self.rows.identity,
         }
 
     def state_dict(self) -> dict[str, Any]:

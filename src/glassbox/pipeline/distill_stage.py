@@ -118,7 +118,7 @@ def _rows(
         write_chat_shard(target, read_chats(path), tokenizer, row_length=row_length)
     if group.is_main and form == "text":
         text = TextData(path=path)
-        prepare_shard(lambda: training_documents(text), tokenizer, target, what="train")
+        prepare_shard(lambda: training_documents(text, path), tokenizer, target, what="train")
     group.barrier()
     return PackedRows(read_shard(target, fingerprint=tokenizer.fingerprint), row_length)
 

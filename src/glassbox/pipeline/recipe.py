@@ -64,19 +64,53 @@ class TokenizerConfig(Spec):
     pattern: str = Field("gpt4", description="gpt2, gpt4, llama3, qwen2 or a regular expression")
 
 
+class TextSource(Spec):
+    """One text of a mixture."""
+
+    path: str = Field(description="a file or folder of text or JSON lines, or 'shakespeare'")
+    weight: float = Field(1.0, gt=0, description="its share of the rows, over the sum of all")
+
+
 class TextData(Spec):
     """Text to pre-train on."""
 
-    path: str = Field(description="a file or folder of text or JSON lines, or 'shakespeare'")
-    heldout_path: str | None = Field(None, description="None: a share of `path` is held out")
+    path: str | None = Field(
+        None, description="a file or folder of text or JSON lines, or 'shakespeare'"
+    )
+    sources: tuple[TextSource, ...] = Field(
+        (), description="instead of path (null): texts that are mixed by weight"
+    )
+    heldout_path: str | None = Field(None, description="None: a share of the text is held out")
     heldout_share: float = Field(0.05, gt=0, lt=1)
     row_length: int = Field(256, gt=1, description="tokens a row, several documents packed into it")
     rows_per_step: int = Field(16, gt=0, description="rows an optimizer step, over all ranks")
     rows_per_batch: int | None = Field(None, gt=0, description="rows a forward pass; None: all")
     packing: Literal["best_fit", "greedy"] = "best_fit"
+    stride: int | None = Field(
+        None, gt=0, description="tokens between windows on a long document; None: row_length"
+    )
     fim: FimConfig | None = Field(
         None, description="rearrange a share of the documents to learn filling in; None: none"
     )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TextData:
+        if (self.path is None) == (not self.sources):
+            raise ValueError(
+                f"data.path = {self.path} and data.sources = {list(self.sources)}: give one of "
+                "them (data.path=null leaves the path out)"
+            )
+        if self.stride is not None and self.stride > self.row_length:
+            raise ValueError(
+                f"data.stride = {self.stride} is more than data.row_length = {self.row_length}, "
+                "which would leave tokens out"
+            )
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the text is."""
+        return tuple(source.path for source in self.sources) or (self.path or "",)
 
 
 class ChatData(Spec):

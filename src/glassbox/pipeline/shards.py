@@ -24,9 +24,11 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     kept = folder / "tokenizer"
     if (kept / "tokenizer.json").exists():
         return Tokenizer.load(kept)
-    find_corpus(data.path)  # a wrong path is told before anything else
-    print(f"  training a tokenizer of {config.vocab_size} entries on {data.path}", file=sys.stderr)
-    texts = training_documents(data)
+    for path in data.paths:
+        find_corpus(path)  # a wrong path is told before anything else
+    where = ", ".join(data.paths)
+    print(f"  training a tokenizer of {config.vocab_size} entries on {where}", file=sys.stderr)
+    texts = itertools.chain.from_iterable(training_documents(data, path) for path in data.paths)
     tokenizer = train_tokenizer(
         texts,
         config.vocab_size,
@@ -38,24 +40,28 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     return tokenizer
 
 
-def training_documents(data: TextData) -> Iterator[str]:
-    """The documents of `data.path` that are not held out."""
-    path = find_corpus(data.path)
+def training_documents(data: TextData, path: str) -> Iterator[str]:
+    """The documents of one of the data's paths that are not held out."""
+    found = find_corpus(path)
     if data.heldout_path is not None:
-        yield from read_documents(path)
+        yield from read_documents(found)
         return
-    share = heldout_share(read_documents(path), data.heldout_share)
-    yield from (text for text in read_documents(path) if not is_heldout(text, share))
+    share = heldout_share(_all_documents(data), data.heldout_share)
+    yield from (text for text in read_documents(found) if not is_heldout(text, share))
 
 
 def heldout_documents(data: TextData) -> Iterator[str]:
-    """The held-out documents: a file of their own, or the share of `data.path` picked by its text."""
+    """The held-out documents: a file of their own, or the share of all text picked by its text."""
     if data.heldout_path is not None:
         yield from read_documents(find_corpus(data.heldout_path))
         return
-    path = find_corpus(data.path)
-    share = heldout_share(read_documents(path), data.heldout_share)
-    yield from (text for text in read_documents(path) if is_heldout(text, share))
+    share = heldout_share(_all_documents(data), data.heldout_share)
+    yield from (text for text in _all_documents(data) if is_heldout(text, share))
+
+
+def _all_documents(data: TextData) -> Iterator[str]:
+    # one share for all sources, so that a text in two of them falls on one side
+    return itertools.chain.from_iterable(read_documents(find_corpus(p)) for p in data.paths)
 
 
 def prepare_shard(

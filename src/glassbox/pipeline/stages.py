@@ -19,7 +19,8 @@ from glassbox.core.runs import RunFolder
 from glassbox.core.seeding import derive_seed, seed_everything
 from glassbox.data.conversations import read_chats, write_chat_shard
 from glassbox.data.loader import PackedRows, PackedSource
-from glassbox.data.shards import read_shard
+from glassbox.data.mixture import MixedRows, MixedSource
+from glassbox.data.shards import Shard, read_shard
 from glassbox.evaluation.hooks import LossHook, SampleHook
 from glassbox.inference import end_of_turn_ids
 from glassbox.models.adapters import BaseModel, attach, train_only
@@ -204,29 +205,42 @@ def build_pretrain(recipe: PretrainRecipe, folder: Path, group: Group) -> Stage:
             f"{model.config.context_length}; lower one or raise the other"
         )
 
-    def shard(name: str) -> Any:
-        documents = training_documents if name == "train" else heldout_documents
+    names = {path: f"train-{n}" if data.sources else "train" for n, path in enumerate(data.paths)}
+
+    def train_shard(path: str) -> Shard:
         return prepare_shard(
-            lambda: documents(data),
+            lambda: training_documents(data, path),
             tokenizer,
-            folder / "data" / name,
-            what=name,
-            fim=data.fim if name == "train" else None,
-            seed=recipe.seed,
+            folder / "data" / names[path],
+            what="train",
+            fim=data.fim,
+            seed=derive_seed(recipe.seed, names[path]),
         )
 
-    main_rank_first(group, lambda: _discard([shard("train"), shard("heldout")]))
-    rows = PackedRows(shard("train"), data.row_length, strategy=data.packing)
+    def heldout_shard() -> Shard:
+        target = folder / "data" / "heldout"
+        return prepare_shard(lambda: heldout_documents(data), tokenizer, target, what="heldout")
+
+    main_rank_first(group, lambda: _discard([*map(train_shard, data.paths), heldout_shard()]))
+    parts = [
+        PackedRows(train_shard(path), data.row_length, strategy=data.packing, stride=data.stride)
+        for path in data.paths
+    ]
+    source: PackedSource
+    options: dict[str, Any] = {
+        "rows_per_step": data.rows_per_step,
+        "rows_per_batch": data.rows_per_batch,
+        "seed": recipe.seed,
+        "group": group,
+    }
+    if data.sources:
+        weights = [source.weight for source in data.sources]
+        source = MixedSource(MixedRows(parts), weights, **options)
+    else:
+        source = PackedSource(parts[0], **options)
     if group.is_main:
-        _describe_rows(rows, model, folder)
-    source = PackedSource(
-        rows,
-        rows_per_step=data.rows_per_step,
-        rows_per_batch=data.rows_per_batch,
-        seed=recipe.seed,
-        group=group,
-    )
-    hooks = _hooks(recipe, tokenizer, shard("heldout"))
+        _describe_rows(parts, model, folder)
+    hooks = _hooks(recipe, tokenizer, heldout_shard())
     return Stage(model, tokenizer, NextToken(), source, hooks, chats=False)
 
 
@@ -252,7 +266,7 @@ def build_sft(recipe: SftRecipe, folder: Path, group: Group) -> Stage:
     shard = read_shard(folder / "data" / "train", fingerprint=tokenizer.fingerprint)
     rows = PackedRows(shard, data.row_length, strategy=data.packing)
     if group.is_main:
-        _describe_rows(rows, model, folder)
+        _describe_rows([rows], model, folder)
     source = PackedSource(
         rows,
         rows_per_step=data.rows_per_step,
@@ -331,19 +345,20 @@ def _hooks(recipe: StageRecipe, tokenizer: Tokenizer, heldout: Any) -> list[Hook
     return hooks
 
 
-def _describe_rows(rows: PackedRows, model: CausalLM, folder: Path) -> None:
+def _describe_rows(parts: Sequence[PackedRows], model: CausalLM, folder: Path) -> None:
+    num_rows, row_length = sum(map(len, parts)), parts[0].row_length
     facts = {
-        "documents": rows.shard.num_documents,
-        "tokens": rows.shard.num_tokens,
-        "rows": len(rows),
-        "row_length": rows.row_length,
-        "fill_rate": rows.fill_rate,
+        "documents": sum(part.shard.num_documents for part in parts),
+        "tokens": sum(part.shard.num_tokens for part in parts),
+        "rows": num_rows,
+        "row_length": row_length,
+        "fill_rate": sum(part.num_pairs for part in parts) / (num_rows * row_length),
         "parameters": model.num_parameters,
     }
     write_json(folder / "data.json", facts)
     print(
-        f"  {facts['documents']:,} documents, {facts['tokens']:,} tokens in {len(rows):,} rows of "
-        f"{rows.row_length} ({100 * rows.fill_rate:.1f}% full); {model.num_parameters:,} parameters",
+        f"  {facts['documents']:,} documents, {facts['tokens']:,} tokens in {num_rows:,} rows of "
+        f"{row_length} ({100 * facts['fill_rate']:.1f}% full); {model.num_parameters:,} parameters",
         file=sys.stderr,
     )
 

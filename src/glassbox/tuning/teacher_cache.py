@@ -99,12 +99,8 @@ class CachedSource(PackedSource):
 
     def next_step(self) -> list[CachedBatch]:  # type: ignore[override]
         """This rank's micro-batches of the next optimizer step."""
-        numbers = [self._order[self.cursor + i] for i in range(self.rows_per_step)]
-        self.cursor += self.rows_per_step
-        mine = numbers[self.group.rank :: self.group.world_size]
         batches = []
-        for first in range(0, len(mine), self.rows_per_batch):
-            part = mine[first : first + self.rows_per_batch]
+        for part in self.next_numbers():
             plain = self.rows.batch(part)
             batches.append(
                 CachedBatch(
