@@ -40,7 +40,7 @@ def test_one_query_a_row_is_the_plain_formula(
     order = torch.arange(longest).unsqueeze(0)
     hidden = order > positions.unsqueeze(1)
     sinks = normal(heads) if with_sinks else None
-    slopes = alibi_slopes(heads) if with_slopes else None
+    slopes = alibi_slopes(heads).double() if with_slopes else None
     found = single_query_attention(
         q, k, v, hidden, scale=scale, softcap=softcap, sinks=sinks, slopes=slopes,
         positions=positions,

@@ -73,12 +73,13 @@ class PagedKeyValue(PagedState):
         keys: Float[Tensor, "B K T Dh"],
         values: Float[Tensor, "B K T Dh"],
         pages: Pages,
-    ) -> None:
-        """Put this call's keys and values into their slots."""
-        for name, new in (("keys", keys), ("values", values)):
-            pool = self.pools[name]
-            by_token = new.transpose(0, 1).flatten(1, 2)  # (K, B T, Dh)
-            pool.flatten(1, 2).index_copy_(1, pages.slots, by_token.to(pool.dtype))
+    ) -> tuple[Float[Tensor, "K B_T Dh"], Float[Tensor, "K B_T Dh"]]:
+        """Put this call's keys and values into their slots; the two as they are written."""
+        pool = self.pools["keys"]
+        by_token = [x.transpose(0, 1).flatten(1, 2).to(pool.dtype) for x in (keys, values)]
+        for name, new in zip(("keys", "values"), by_token, strict=True):
+            self.pools[name].flatten(1, 2).index_copy_(1, pages.slots, new)
+        return by_token[0], by_token[1]
 
     def read(self, name: str, pages: Pages) -> Float[Tensor, "K B S Dh"]:
         """One pool's slots of every row: a view where a single row's blocks follow one another.
@@ -126,11 +127,11 @@ class PagedKeyValue(PagedState):
 
         Tested against: `see` and `attention`.
         """
-        self.write(keys, values, pages)
+        written = self.write(keys, values, pages)
         if pages.window is None:
             past_keys, past_values = self.read("keys", pages), self.read("values", pages)
         else:
-            past_keys, past_values = self._windowed((keys, values), pages)
+            past_keys, past_values = self._windowed(written, pages)
         hidden = pages.hidden()
         return single_query_attention(
             q.squeeze(2),
@@ -158,8 +159,7 @@ class PagedKeyValue(PagedState):
             window.held[self] = held
         else:
             slots = pages.window_slots()
-            for buffer, one in zip(held, new, strict=True):
-                by_row = one.transpose(0, 1).flatten(1, 2).to(buffer.dtype)
+            for buffer, by_row in zip(held, new, strict=True):
                 buffer.flatten(1, 2).index_copy_(1, slots, by_row)
         return tuple(buffer[:, :, : pages.length] for buffer in held)
 
