@@ -322,3 +322,58 @@ def test_best_of_keeps_those_of_best_mean_log_probability():
     (best,) = Engine(model).generate([[3, 4]], quiet)
     assert best.token_ids == drawn[order[0]].token_ids
     assert best.log_probs is None
+
+
+def test_a_batch_that_never_empties_keeps_its_histories_narrow():
+    """Requests overlap without end: the table is as wide as the rows in it, not as the day is long."""
+    shape = LlamaShape(hidden_size=8, num_layers=1, num_heads=2, ffn_size=8, context_length=32)
+    engine = Engine(CausalLM(shape.config(VOCAB)), max_batch=4)
+    params = SamplingParams(max_tokens=20, repetition_penalty=1.2, seed=1)
+    for step in range(400):
+        if step % 10 == 0:
+            engine.add([1, 2, 3], params)
+        engine.step()
+    assert engine._sampler is not None
+    assert engine._sampler._history is not None
+    history = engine._sampler._history[1]
+    assert int(history.lengths.max()) <= history.longest <= 3 + 20
+    assert history.ids.shape[1] <= 3 + 20 + 64
+
+
+@pytest.mark.parametrize("temperature", [1e-8, 1e-40, 1e-300])
+def test_a_temperature_near_zero_is_greedy_whatever_float32_makes_of_it(temperature):
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0)) * 30
+    for more in ({}, {"top_p": 0.9}, {"top_k": 5}, {"typical_p": 0.9}):
+        params = SamplingParams(temperature=temperature, seed=1, logprobs=True, **more)
+        picked = RowSampler.of([SamplingRow(params, 1)], VOCAB).pick(logits, torch.zeros(1).long())
+        assert picked.tokens.item() == logits.argmax()
+        assert picked.sampling_log_probs is not None
+        assert picked.sampling_log_probs.item() == 0
+
+
+@pytest.mark.parametrize("temperature", [1e8, 1e38, 1e300])
+def test_a_temperature_beyond_measure_makes_all_alike_but_what_is_forbidden(temperature):
+    params = SamplingParams(temperature=temperature, seed=1)
+    rows = [SamplingRow(params, 1, sample) for sample in range(200)]
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0)).repeat(200, 1)
+    logits[:, ::2] = -torch.inf
+    picked = RowSampler.of(rows, VOCAB).pick(logits, torch.zeros(200).long())
+    assert set(picked.tokens.tolist()) == set(range(1, VOCAB, 2))
+
+
+def test_numbers_beyond_the_vocabulary_and_beyond_int64_mean_what_they_say():
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0))
+    first = torch.zeros(1).long()
+
+    def token(params: SamplingParams, stops: tuple[int, ...] = ()) -> int:
+        row = SamplingRow(params, 1, stop_ids=stops)
+        picked = RowSampler.of([row], VOCAB).pick(logits, first)
+        return int(picked.tokens) if bool(picked.sound) else -1
+
+    plain = token(SamplingParams(seed=1))
+    assert token(SamplingParams(seed=1, top_k=2**70)) == plain
+    best = int(logits.argmax())
+    endless = SamplingParams(temperature=0, min_tokens=2**70, max_tokens=2**71)
+    assert token(endless, (VOCAB, 2**70)) == best
+    assert token(endless, (best, VOCAB)) != best
+    assert token(endless, tuple(range(VOCAB))) == -1  # nothing is left to say

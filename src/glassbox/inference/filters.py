@@ -50,10 +50,12 @@ def apply_temperature(
 ) -> Float[Tensor, "N V"]:
     """logits / temperature; rows of temperature 0 (greedy) pass unchanged.
 
+    Temperatures that float32 cannot hold, or would overflow with, stand for 1e-30 (the likeliest
+    alone) and 1e30 (all alike).
     Tested against: transformers TemperatureLogitsWarper.
     """
     divisor = torch.where(temperature == 0, torch.ones_like(temperature), temperature)
-    return logits / divisor.to(logits.dtype).unsqueeze(-1)
+    return logits / divisor.clamp(1e-30, 1e30).to(logits.dtype).unsqueeze(-1)
 
 
 def top_k_filter(logits: Float[Tensor, "N V"], k: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:

@@ -135,6 +135,7 @@ class ConstraintMatcher:
         self._flags = [  # the word and the bit of each end token
             (token // _WORD, np.array(1 << token % _WORD, dtype=np.uint32).view(np.int32))
             for token in end_ids
+            if token < vocab_size
         ]
         self._history: list[int] = []  # tokens; an end token is the last
         self._ended = False

@@ -60,15 +60,20 @@ class History:
         )
 
     def select(self, rows: Int[Tensor, " M"]) -> History:
-        """These rows, as copies."""
+        """These rows, as copies, no wider than they need: a batch that others join and leave without
+        end would otherwise grow by a place a step.
+        """
+        lengths = self.lengths[rows]
+        longest = int(lengths.max()) if len(lengths) else 0
+        width = longest + _SPARE
         return History(
-            ids=self.ids[rows],
-            counts=self.counts[rows],
-            lengths=self.lengths[rows],
+            ids=self.ids[rows, :width],
+            counts=self.counts[rows, :width],
+            lengths=lengths,
             repetition=self.repetition[rows],
             frequency=self.frequency[rows],
             presence=self.presence[rows],
-            longest=self.longest,
+            longest=longest,
         )
 
     def joined(self, other: History) -> History:

@@ -22,6 +22,7 @@ from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.shortlist import draw_filtered, filtered
 
 _STEPS_AHEAD = 64  # steps whose random numbers are made at once
+_ENDLESS = 2**31  # tokens; no answer is that long
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,13 @@ class RowSampler:
             {
                 "temperature": column([p.temperature for p in params], real),
                 # a greedy row has its one token whatever the filters say
-                "top_k": column([p.top_k if p.temperature else 1 for p in params], whole),
+                "top_k": column(
+                    [min(p.top_k, vocab_size) if p.temperature else 1 for p in params], whole
+                ),
                 "top_p": column([p.top_p if p.temperature else 1 for p in params], real),
                 "min_p": column([p.min_p if p.temperature else 0 for p in params], real),
                 "typical_p": column([p.typical_p if p.temperature else 1 for p in params], real),
-                "min_tokens": column([p.min_tokens for p in params], whole),
+                "min_tokens": column([min(p.min_tokens, _ENDLESS) for p in params], whole),
                 "seed": column([row.seed for row in rows], whole),
                 "sample": column([row.sample for row in rows], whole),
                 # which steps' numbers are at hand: none yet
@@ -152,7 +155,14 @@ class RowSampler:
                 "bias_ids": table([list(p.logit_bias) for p in params], -1),
                 "bias": table([list(p.logit_bias.values()) for p in params], 0),
                 "stop_ids": table(
-                    [list(row.stop_ids) if row.params.min_tokens else [] for row in rows], -1
+                    [
+                        # what the model does not have it cannot say either
+                        [token for token in row.stop_ids if token < vocab_size]
+                        if row.params.min_tokens
+                        else []
+                        for row in rows
+                    ],
+                    -1,
                 ),
                 "uniforms": torch.zeros(len(rows), _STEPS_AHEAD, dtype=real, device=device),
             },
@@ -271,7 +281,7 @@ class RowSampler:
         if not bool(sound.all()):
             logits = torch.where(sound.unsqueeze(-1), logits, 0.0)
         biased = self.adjusted(logits, steps)
-        if self._constrained or self._bias:
+        if self._constrained or self._bias or self._min_tokens:
             sound = sound & biased.amax(dim=-1).isfinite()
         if self.all_greedy:
             tokens = biased.argmax(dim=-1)
