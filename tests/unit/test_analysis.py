@@ -17,8 +17,10 @@ from glassbox.cli.main import main
 from glassbox.core.errors import UserError
 from glassbox.data import analysis as subject
 from glassbox.data.analysis import analyze, fit_power_law, zipf_fit
+from glassbox.data.curation.language import language_teller
 from glassbox.data.curation.shingles import plain_words, words
 from glassbox.data.curation.sources import FilesSource, Sources, find_sources
+from glassbox.pipeline.analyze import write_analysis
 
 
 def sources_of(folder: Path, texts: list[str]) -> Sources:
@@ -121,7 +123,7 @@ def test_the_command_writes_a_page_that_needs_nothing_else(
     with pytest.raises(SystemExit) as end:
         main(["data", "analyze", str(tmp_path / "corpus.jsonl"), "--out", str(page)])
     assert not end.value.code
-    assert "5 documents, 1 duplicates" in capsys.readouterr().err
+    assert "5 documents, 1 exact and 0 near duplicates" in capsys.readouterr().err
     html = page.read_text()
     assert html.count("<svg") == 4  # the sign, and three drawings
     assert "<script" not in html
@@ -129,3 +131,20 @@ def test_the_command_writes_a_page_that_needs_nothing_else(
     assert not re.search(r"""(src|href)=["'](?!#)|url\((?!#)|@import""", html)
     assert "corpus.jsonl:1" in html
     assert "same as corpus.jsonl:1" in html
+    assert "1 repeats an earlier one but for case and spaces, 0 nearly repeat one" in html
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_page_tells_languages_where_the_extra_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    if not installed:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    texts = ["The children went home because it was getting dark and cold."] * 3
+    texts += ["Die Kinder gingen nach Hause, weil es schon dunkel und kalt war."]
+    path = sources_of(tmp_path, texts).parts[0].path  # type: ignore[union-attr]
+    found = write_analysis([str(path)], tmp_path / "page.html", language_of=language_teller())
+    html = (tmp_path / "page.html").read_text()
+    assert found.languages == ({"en": 3, "de": 1} if installed else {})
+    assert ("und: unsure" in html) == installed
+    assert ("glassbox-lm[language]" in html) != installed

@@ -18,8 +18,10 @@ import pytest
 
 from glassbox.core.errors import UserError
 from glassbox.data.curation.cleaning import NormalizeSpec
-from glassbox.data.curation.runner import run_curation, step_names
+from glassbox.data.curation.exact import ExactDuplicates
+from glassbox.data.curation.runner import Output, run_curation, step_names
 from glassbox.data.curation.shard_files import Signatures, read_curated, read_records
+from glassbox.data.curation.sources import FilesSource, find_sources
 from glassbox.data.curation.step import Dropped, Record
 from glassbox.data.text import read_documents
 from support import curation_case as case
@@ -255,3 +257,48 @@ def test_metadata_survives(tmp_path: Path) -> None:
     (record,) = read_records(tmp_path / "out/documents/00000.jsonl")
     assert record.metadata == {"n": None, "deep": {"a": [1, None]}, "s": "\ufffd", "f": None}
     assert os.listdir(tmp_path / "out/documents") == ["00000.jsonl"]
+
+
+class Note:
+    """Adds a field; alters the text of every fourth record; cuts every fifth in two."""
+
+    def __call__(self, record: Record) -> Record | Dropped | list[Record]:
+        number = int(record.id.rpartition(":")[2].partition("/")[0])
+        if number % 5 == 0:
+            return [replace(record, id=f"{record.id}/{part}") for part in "ab"]
+        text = record.text + "!" if number % 4 == 0 else record.text
+        return replace(record, text=text, metadata={"seen": True})
+
+
+def test_changed_counts_altered_texts_and_each_pass_shows_its_own_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, list[str]] = {}
+
+    class Line:
+        def __init__(self, label: str, total: float) -> None:
+            self.notes = shown.setdefault(label, [])
+
+        def __enter__(self) -> Line:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def update(self, done: float, note: str) -> None:
+            self.notes.append(note)
+
+    clock = itertools.count()
+    monkeypatch.setattr("glassbox.data.curation.runner.ProgressLine", Line)
+    monkeypatch.setattr("glassbox.data.curation.runner.time.monotonic", lambda: next(clock))
+    lines = [json.dumps({"text": f"{n:04d} " * 20_000}) for n in range(1, 41)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    sources = find_sources([FilesSource(path=str(tmp_path / "a.jsonl"))], downloads=tmp_path)
+    steps = [("note", Note()), ("exact", ExactDuplicates()), ("again", Note())]
+    tally = run_curation(sources, steps, Output(tmp_path / "out", shard_bytes=1 << 30))
+    assert tally is not None
+    # of 1 .. 40 eight are cut in two (every fifth), eight of the others are altered (every fourth)
+    assert tally.steps["note"].changed == 8 + 8
+    assert shown == {  # one shard a pass, one second by this clock
+        "curate, pass 1": ["40 documents/s, 4.0 MB/s"],
+        "curate, pass 2": ["48 documents/s, 4.8 MB/s"],
+    }

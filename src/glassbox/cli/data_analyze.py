@@ -21,14 +21,19 @@ def analyze(
 ) -> None:
     """Lengths, frequent words, Zipf's and Heaps' laws, duplicates, documents to read: one HTML page.
 
+    Languages too, where the extra `language` is installed.
+
     Example: `glassbox data analyze web.jsonl --tokenizer runs/first --out web.html`
     """
+    from glassbox.data.curation.language import language_teller
     from glassbox.pipeline.analyze import open_tokenizer, write_analysis
 
     tokens = open_tokenizer(tokenizer) if tokenizer is not None else None
-    found = write_analysis(paths, out, tokenizer=tokens, text_field=text_field)
+    found = write_analysis(
+        paths, out, tokenizer=tokens, text_field=text_field, language_of=language_teller()
+    )
     print(
-        f"{found.documents:,} documents, {found.exact + found.near:,} duplicates; "
+        f"{found.documents:,} documents, {found.exact:,} exact and {found.near:,} near duplicates; "
         f"read the page: {out}",
         file=sys.stderr,
     )

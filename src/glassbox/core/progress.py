@@ -72,6 +72,9 @@ class ProgressLine:
         if now - self._printed < PLAIN_LINE_SECONDS:
             return
         self._printed = now
+        if not math.isfinite(self.total):
+            print(f"  {self.label}: {note}", file=sys.stderr, flush=True)
+            return
         fresh = done - self.start
         eta = (now - self._began) / fresh * (self.total - done) if fresh > 0 else float("inf")
         share = 100 * done / self.total if self.total else 100

@@ -29,13 +29,22 @@ class Drawing:
     svg: Markup
 
 
+def signed(value: float) -> str:
+    """A number of two decimals with a minus sign as long as a plus.
+
+    >>> signed(-0.5), signed(0.5)
+    ('\u22120.50', '0.50')
+    """
+    return f"{value:.2f}".replace("-", "\u2212")
+
+
 def drawings(analysis: Analysis) -> list[Drawing]:
     """All that the numbers allow."""
     found = [histogram("Length of documents", "words", analysis.words)]
     if analysis.tokens is not None:
         found.append(histogram("Length of documents in tokens", "tokens", analysis.tokens))
     law = analysis.zipf()
-    name = f"rank^{law.exponent:.2f}" if law else ""
+    name = f"rank^{signed(law.exponent)}" if law else ""
     found.append(
         ranked("Words by rank", "occurrences of the word", analysis.frequencies(), law, name)
     )
@@ -43,7 +52,7 @@ def drawings(analysis: Analysis) -> list[Drawing]:
         counts = np.sort(analysis.token_counts[analysis.token_counts > 0])[::-1].astype(float)
         found.append(ranked("Tokens by rank", "occurrences of the token", counts, None, ""))
     heaps = analysis.heaps()
-    name = f"n^{heaps.exponent:.2f}" if heaps else ""
+    name = f"n^{signed(heaps.exponent)}" if heaps else ""
     found.append(
         curve(
             "Growth of the vocabulary",
@@ -66,7 +75,8 @@ def histogram(title: str, unit: str, lengths: Sequence[int] | Any) -> Drawing:
 
     def paint(axes: Any) -> None:
         axes.set_axisbelow(True)
-        axes.hist(values, bins=edges, color=SERIES[0], linewidth=0)
+        counts, *_ = axes.hist(values, bins=edges, color=SERIES[0], linewidth=0)
+        axes.set_ylim(0, 1.14 * counts.max())  # room for the word above the bars
         axes.set_xscale("log")
         _log_axis(axes.xaxis)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -16,7 +16,7 @@ from glassbox.core.files import write_text
 from glassbox.core.progress import ProgressLine
 from glassbox.data.analysis import Analysis, analyze
 from glassbox.data.curation.sources import FilesSource, find_sources
-from glassbox.pipeline.analysis_figures import drawings
+from glassbox.pipeline.analysis_figures import drawings, signed
 from glassbox.pipeline.report import UNPRINTABLE
 from glassbox.tokenizers import Tokenizer
 
@@ -44,7 +44,7 @@ def write_analysis(
             sources,
             tokenizer=tokenizer,
             language_of=language_of,
-            progress=lambda documents: line.update(documents, "documents"),
+            progress=lambda documents: line.update(documents, f"{documents:,} documents"),
         )
     names = [Path(path).name for path in paths]
     if tokenizer is None:
@@ -89,7 +89,7 @@ def render_analysis(
 
 
 def _token_text(tokenizer: Tokenizer, token: int) -> str:
-    text = tokenizer.token_bytes(token).decode("utf-8", "replace")
+    text = tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
     return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
 
 
@@ -105,6 +105,8 @@ def _page(
         "figures": drawings(analysis),
         "lengths": _lengths(analysis),
         "languages": _bars(list(analysis.languages.items())),
+        "duplicates": f"{_documents(analysis.exact)} an earlier one but for case and spaces, "
+        f"{_documents(analysis.near, 'nearly ')} one (Jaccard 0.8 or more).",
         "words": _bars(analysis.word_counts.most_common(TOP)),
         "tokens": _bars(_top_tokens(analysis, token_text)),
         "examples": analysis.examples,
@@ -117,6 +119,10 @@ def _page(
             for quantile, length, record in analysis.samples
         ],
     }
+
+
+def _documents(count: int, nearly: str = "") -> str:
+    return f"{count:,} {nearly}repeat{'s' * (count == 1)}"
 
 
 def _quantile(share: float) -> str:
@@ -137,10 +143,10 @@ def _lead(analysis: Analysis) -> str:
     )
     law = analysis.zipf()
     if law is not None:
-        text += f" A word's frequency falls with its rank to the power {law.exponent:.2f}"
+        text += f" A word's frequency goes with its rank to the power {signed(law.exponent)}"
         heaps = analysis.heaps()
         if heaps is not None:
-            text += f"; the vocabulary grows with the text to the power {heaps.exponent:.2f}"
+            text += f"; the vocabulary grows with the text to the power {signed(heaps.exponent)}"
         text += "."
     return text
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -56,6 +58,14 @@ def _load(among: tuple[str, ...] = ()) -> Any:
     if among:
         identifier.set_languages(list(among))
     return identifier
+
+
+def language_teller() -> Callable[[str], str] | None:
+    """What tells a text's language, `und` where it is unsure; None without the extra `language`."""
+    if importlib.util.find_spec("py3langid") is None:
+        return None
+    step = LanguageStep(LanguageSpec())
+    return lambda text: step.identify(text)[0]
 
 
 def known_languages() -> list[str]:

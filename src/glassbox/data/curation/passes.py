@@ -211,8 +211,9 @@ class _Shard:
         for piece in self.task.pieces:
             began = time.perf_counter()
             for record in piece.read(self.log):
+                size = self._entered(record)
                 tally.read += 1
-                tally.read_bytes += len(record.text.encode("utf-8", "replace"))
+                tally.read_bytes += size
                 tally.read_seconds += time.perf_counter() - began
                 if record.text:
                     yield record
@@ -231,6 +232,7 @@ class _Shard:
         verdicts = read_verdicts(earlier / f"{shard_name(number)}.verdicts.json")
         for record in read_records(earlier / f"{shard_name(number)}.jsonl"):
             counts.records_in += 1
+            self._entered(record)
             result: Record | Dropped | bytes = verdicts.get(record.id, record)
             if isinstance(result, bytes):
                 assert isinstance(step, RevisingStep), f"{name} decides bytes but cannot revise"
@@ -238,7 +240,7 @@ class _Shard:
             if isinstance(result, Dropped):
                 self._drop(name, record, result)
                 continue
-            counts.changed += result is not record
+            counts.changed += result.text != record.text
             counts.records_out += 1
             yield result
 
@@ -257,17 +259,23 @@ class _Shard:
                 except Exception as error:
                     raise RuntimeError(f"step '{name}' fails at record '{each.id}'") from error
                 if isinstance(result, Record):
-                    counts.changed += result is not each
+                    counts.changed += result.text != each.text
                     survivors.append(result)
                 elif isinstance(result, Dropped):
                     self._drop(name, each, result)
                 else:
-                    counts.changed += 1
+                    counts.changed += [part.text for part in result] != [each.text]
                     survivors.extend(result)
             counts.seconds += time.perf_counter() - began
             counts.records_out += len(survivors)
             pending = survivors
         return pending
+
+    def _entered(self, record: Record) -> int:
+        size = len(record.text.encode("utf-8", "replace"))
+        self.tally.entered += 1
+        self.tally.entered_bytes += size
+        return size
 
     def _drop(self, step: str, record: Record, dropped: Dropped) -> None:
         self.tally.add_dropped(step, record, dropped)

@@ -190,14 +190,11 @@ class _Shards:
         began = time.monotonic()
         with ProgressLine(label, self.total) as line:
             for task, tally in run(self.work, self._tasks()):
-                if self.known is None:
-                    self.behind += sum(piece.size for piece in task.pieces)
-                    documents += tally.read
-                    size += tally.read_bytes
-                else:
-                    self.behind += 1
-                    documents += sum(step.records_in for step in list(tally.steps.values())[:1])
-                    size += tally.kept_bytes
+                self.behind += (
+                    1 if self.known is not None else sum(piece.size for piece in task.pieces)
+                )
+                documents += tally.entered
+                size += tally.entered_bytes
                 seconds = max(time.monotonic() - began, 1e-9)
                 line.update(
                     min(self.behind, self.total),

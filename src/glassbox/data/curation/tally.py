@@ -16,6 +16,8 @@ SAMPLE_CHARACTERS = 1500
 _SUMS = (
     "read",
     "read_bytes",
+    "entered",
+    "entered_bytes",
     "kept",
     "kept_bytes",
     "num_corrupt",
@@ -26,7 +28,7 @@ _SUMS = (
 
 @dataclass
 class StepTally:
-    """One step's counts. seconds: over all workers."""
+    """One step's counts. changed: records whose text it altered. seconds: over all workers."""
 
     records_in: int = 0
     records_out: int = 0
@@ -44,6 +46,9 @@ class Tally:
 
     read: int = 0
     read_bytes: int = 0
+    entered: int = 0
+    """Records that came into a pass, the first and the later ones alike."""
+    entered_bytes: int = 0
     kept: int = 0
     kept_bytes: int = 0
     num_corrupt: int = 0
