@@ -17,6 +17,7 @@ from glassbox.inference.sampling import SamplingParams
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.feedforward import Gelu, SwiGlu
 from glassbox.layers.norms import LayerNorm, RmsNorm
+from glassbox.layers.paged_state import PagedState
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
 from glassbox.tokenizers.bpe import BytePairModel
@@ -335,3 +336,37 @@ def test_a_prompt_can_be_cut_from_the_left(max_tokens, kept):
     cut = engine.generate([prompt], params, truncate_prompt=True)
     assert cut == engine.generate([prompt[-kept:]], params)
     assert len(cut[0].token_ids) == 24 - kept  # and there the context is full
+
+
+def test_running_out_of_memory_half_way_spoils_no_later_answer(monkeypatch):
+    model = tiny("llama", 1)
+    params = SamplingParams(max_tokens=20, temperature=0)
+    expected = Engine(model).generate([[1, 2, 3]], params)
+    grow, calls = PagedState.grow, []
+
+    def fails_in_the_second_layer(state: PagedState, num_blocks: int) -> None:
+        calls.append(num_blocks)
+        if len(calls) == 4:
+            raise RuntimeError("out of memory")
+        grow(state, num_blocks)
+
+    monkeypatch.setattr(PagedState, "grow", fails_in_the_second_layer)
+    engine = Engine(model, keep_prefixes=True, block_size=4)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.generate([[1, 2, 3]], params)
+    assert engine.stats().blocks_free == engine.stats().blocks_total
+    assert engine.generate([[1, 2, 3]], params) == expected
+    assert engine.generate([[1, 2, 3], [4, 5]], params)[0] == expected[0]
+
+
+def test_types_that_do_not_mix_are_refused_and_a_wider_one_is_the_caches_alone(recwarn):
+    model = tiny("llama", 1).bfloat16()
+    params = SamplingParams(max_tokens=9, temperature=0)
+    with pytest.raises(UserError, match=r"the weights are torch\.bfloat16"):
+        Engine(model, dtype=torch.float16)
+    prompts = [[1, 2, 3], [4, 5], [6]]
+    wide = Engine(model, dtype=torch.float32).generate(prompts, params)
+    assert [one.token_ids for one in wide] == [
+        one.token_ids for one in Engine(model).generate(prompts, params)
+    ]
+    assert not recwarn.list

@@ -92,3 +92,37 @@ def test_embeddings_are_means_of_hidden_states_of_length_one():
         expected = torch.nn.functional.normalize(hidden, dim=0).float()
         # float64 until the last step, where both are rounded to float32
         torch.testing.assert_close(vector, expected, atol=1e-6, rtol=0)
+
+
+def test_a_stream_that_is_closed_before_its_turn_came_leaves_nothing():
+    ours = llm()
+
+    async def closed_while_adding() -> None:
+        with ours._guard:  # another caller is at it
+            stream = ours.stream("The fox", GREEDY)
+            reading = asyncio.ensure_future(stream.__anext__())
+            await asyncio.sleep(0.05)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+
+    asyncio.run(closed_while_adding())  # waits for the thread that would have added it
+    assert not ours.engine.has_work
+    assert not ours._queues
+
+
+def test_a_stream_gets_its_tokens_though_another_callers_steps_made_them():
+    ours = llm()
+    (expected,) = ours.generate("The fox", GREEDY)
+    add = ours._add
+
+    def overtaken(*words: object) -> None:
+        add(*words)  # type: ignore[arg-type]
+        ours.generate("A girl", GREEDY.model_copy(update={"max_tokens": 20}))
+
+    ours._add = overtaken  # type: ignore[method-assign]
+
+    async def read() -> list[int]:
+        return [event.token_id async for event in ours.stream("The fox", GREEDY)]
+
+    assert asyncio.run(asyncio.wait_for(read(), 20)) == expected.token_ids

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassbox.core.errors import UserError
 from glassbox.inference.plan import Chunk, Plan, SequenceState
 from glassbox.layers.paged_state import PagedState
 from glassbox.layers.pages import Pages, Window
@@ -45,6 +46,12 @@ class Runner:
         block_size: int,
         dtype: torch.dtype | None = None,
     ) -> None:
+        own = model.embedding.weight.dtype
+        if dtype is not None and dtype != own and dtype.itemsize == own.itemsize:
+            raise UserError(
+                f"dtype = {dtype}: the weights are {own}, which do not mix; leave it out, or convert "
+                "the model"
+            )
         self.model = model
         self.max_rows = max_rows
         self.max_blocks = max_blocks
@@ -133,8 +140,9 @@ class Runner:
         self.run(Plan(chunks=again))
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.dtype is None or self.dtype == self.model.embedding.weight.dtype:
-            return nullcontext()
+        own = self.model.embedding.weight.dtype
+        if self.dtype is None or self.dtype.itemsize >= own.itemsize:
+            return nullcontext()  # a wider one is the cache's alone
         return torch.autocast(self.model.device.type, dtype=self.dtype)
 
     # ---- pools --------------------------------------------------------------------------------
@@ -156,10 +164,11 @@ class Runner:
         if self.has_pages and plan.moved:
             needed = 1 + max(max(sequence.blocks, default=-1) for sequence in plan.moved)
             if needed > self.num_blocks:
-                self.num_blocks = min(max(needed, 2 * self.num_blocks), self.max_blocks)
+                blocks = min(max(needed, 2 * self.num_blocks), self.max_blocks)
                 for state in self.states:
                     if isinstance(state.mixer, PagedState):
-                        state.mixer.grow(self.num_blocks + 1)
+                        state.mixer.grow(blocks + 1)
+                self.num_blocks = blocks  # last: where memory runs out half way, it is grown again
         if self.has_rows and plan.chunks:
             everyone = [s for c in plan.chunks for s in (c.sequence, *c.siblings)]
             rows = 1 + max(sequence.slot for sequence in everyone)
@@ -169,19 +178,20 @@ class Runner:
 
     def _grow_rows(self, rows: int, length: int) -> None:
         """Larger pools of rows, by doubling; what is stored keeps its place."""
-        if rows > self.num_rows:
-            self.num_rows = min(max(rows, 2 * self.num_rows), self.max_rows)
-        if length > self.length:
-            self.length = min(max(length, 2 * self.length), self.context_length)
-        grown = self._new_states(self.num_rows, self.length)
-        self._blank = self._new_states(1, self.length)
+        num_rows, most = self.num_rows, self.length
+        if rows > num_rows:
+            num_rows = min(max(rows, 2 * num_rows), self.max_rows)
+        if length > most:
+            most = min(max(length, 2 * most), self.context_length)
+        grown = self._new_states(num_rows, most)
+        blank = self._new_states(1, most)
         for new, old in zip(grown, self.states, strict=True):
             if isinstance(old.mixer, PagedState):
                 new.mixer = old.mixer
             kept = new.held()
             for name, tensor in old.held().items():
                 kept[name][tuple(map(slice, tensor.shape))] = tensor
-        self.states = grown
+        self.states, self._blank, self.num_rows, self.length = grown, blank, num_rows, most
 
     def _copy(self, plan: Plan) -> None:
         """Copies of blocks and slots that come before everything else, and slots that begin anew."""

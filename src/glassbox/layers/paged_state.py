@@ -26,8 +26,13 @@ class PagedState(RowState):
         self.pools = pools
 
     def grow(self, num_blocks: int) -> None:
-        """Room for so many blocks, the spare one included; what is stored stays, the spare one moves."""
+        """Room for so many blocks, the spare one included; what is stored stays, the spare one moves.
+
+        Pools that have it, since a growth before ran out of memory half way, stay as they are.
+        """
         for name, old in self.pools.items():
+            if old.shape[-3] >= num_blocks:
+                continue
             new = old.new_zeros((*old.shape[:-3], num_blocks, *old.shape[-2:]))
             kept = old.shape[-3] - 1
             new[..., :kept, :, :] = old[..., :kept, :, :]

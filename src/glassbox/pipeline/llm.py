@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ from glassbox.tokenizers import Tokenizer
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A stream's request: its number once the engine has it, and whether its reader has left."""
+
+    queue: asyncio.Queue[TokenEvent | Exception] = field(default_factory=asyncio.Queue)
+    number: int | None = None
+    gone: bool = False
 
 
 class LLM:
@@ -90,10 +100,11 @@ class LLM:
             ids, params = self.tokenizer.encode_chat_prompt(chat), self._for_chat(params)
         else:
             ids = self._ids(prompt)  # type: ignore[arg-type]
-        number = await asyncio.to_thread(self._add, ids, params)
-        queue = self._queues[number] = asyncio.Queue()
         left = 1 if params is None else params.num_samples
+        asked = _Asked()
         try:
+            await asyncio.to_thread(self._add, ids, params, asked)
+            queue = asked.queue
             while left:
                 if self._pump is None or self._pump.done():
                     self._pump = asyncio.get_running_loop().create_task(self._run())
@@ -105,9 +116,11 @@ class LLM:
                 yield event
                 left -= event.finish_reason is not None
         finally:
-            del self._queues[number]
             with self._guard:
-                self.engine.cancel(number)
+                asked.gone = True
+                if asked.number is not None:
+                    del self._queues[asked.number]
+                    self.engine.cancel(asked.number)
 
     def embed(self, texts: str | Sequence[Prompt]) -> Float[Tensor, "N D"]:
         """A vector a text: the mean of its tokens' final hidden states, divided by its length (L2)."""
@@ -128,9 +141,12 @@ class LLM:
         ends = {*params.stop_token_ids, *end_of_turn_ids(self.tokenizer)}
         return params.model_copy(update={"stop_token_ids": tuple(sorted(ends))})
 
-    def _add(self, ids: list[int], params: SamplingParams | None) -> int:
+    def _add(self, ids: list[int], params: SamplingParams | None, asked: _Asked) -> None:
+        """In another thread: its stream may have been closed before our turn came."""
         with self._guard:
-            return self.engine.add(ids, params)
+            if not asked.gone:
+                asked.number = self.engine.add(ids, params)
+                self._queues[asked.number] = asked.queue  # before anybody's step can answer it
 
     def _step(self) -> list[TokenEvent]:
         with self._guard:
@@ -139,10 +155,13 @@ class LLM:
     async def _run(self) -> None:
         """Step for as long as somebody listens; the loop is free while the model computes."""
         try:
-            while self._queues and self.engine.has_work:
-                for event in await asyncio.to_thread(self._step):
+            while self._queues:
+                events = await asyncio.to_thread(self._step)
+                for event in events:
                     if event.request_id in self._queues:
                         self._queues[event.request_id].put_nowait(event)
+                if not events and not self.engine.has_work:
+                    return
         except Exception as error:
-            for queue in self._queues.values():
+            for queue in list(self._queues.values()):
                 queue.put_nowait(error)
