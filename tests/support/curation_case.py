@@ -177,3 +177,16 @@ if __name__ == "__main__":
         print(kill_everywhere(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4])))
     else:
         curate(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+
+
+class InterruptedAtBirth:
+    """Work that gets a Ctrl-C in every process while that unpickles it, before it can listen."""
+
+    def __call__(self, task: int) -> int:
+        return task + 1
+
+    def __setstate__(self, state: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"any": 1}

@@ -23,6 +23,7 @@ from glassbox.data.curation.runner import Output, run_curation, step_names
 from glassbox.data.curation.shard_files import Signatures, read_curated, read_records
 from glassbox.data.curation.sources import FilesSource, find_sources
 from glassbox.data.curation.step import Dropped, Record
+from glassbox.data.curation.workers import run_tasks
 from glassbox.data.text import read_documents
 from support import curation_case as case
 
@@ -302,3 +303,8 @@ def test_changed_counts_altered_texts_and_each_pass_shows_its_own_rate(
         "curate, pass 1": ["40 documents/s, 4.0 MB/s"],
         "curate, pass 2": ["48 documents/s, 4.8 MB/s"],
     }
+
+
+def test_a_worker_that_is_being_born_does_not_hear_the_keyboard() -> None:
+    found = dict(run_tasks(case.InterruptedAtBirth(), [1, 2, 3], workers=2))
+    assert found == {1: 2, 2: 3, 3: 4}

@@ -9,6 +9,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
@@ -83,7 +84,8 @@ class _Worker(Generic[Task]):
         self.process: BaseProcess = context.Process(
             target=_serve, args=(theirs, work), daemon=True, name=f"curation-{number}"
         )
-        self.process.start()
+        with _no_keyboard():
+            self.process.start()
         theirs.close()  # so that its death closes the pipe
         self.task: Task | None = None
 
@@ -118,6 +120,20 @@ class _Worker(Generic[Task]):
         self.connection.close()
         self.process.terminate()
         self.process.join(5)
+
+
+@contextlib.contextmanager
+def _no_keyboard() -> Iterator[None]:
+    """What is started in the block never gets a Ctrl-C, not even before it can say so; we get it after."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which else would unblock the signal as it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def answer(work: Callable[[Task], Any], task: Task) -> tuple[str, Any]:
