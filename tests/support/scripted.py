@@ -53,7 +53,12 @@ class Scripted:
         return bool(self.running)
 
     def add(
-        self, prompt: Sequence[int], params: SamplingParams | None = None, *, tenant: str = ""
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        tenant: str = "",
+        adapter: str | None = None,
     ) -> int:
         self.tenants.append(tenant)
         params = params or SamplingParams()

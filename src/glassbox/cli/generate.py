@@ -51,6 +51,10 @@ def generate(
     choice: Annotated[
         list[str] | None, typer.Option("--choice", help="The text is one of these; repeat it.")
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", help="An adapter's folder or run, on top of MODEL."),
+    ] = None,
     draft: Annotated[
         str | None, typer.Option("--draft", help="A smaller model that guesses ahead: same text.")
     ] = None,
@@ -71,7 +75,7 @@ def generate(
     from glassbox.inference.constraints import read_constraint
     from glassbox.inference.search import search, search_params
     from glassbox.pipeline.drafting import open_proposer
-    from glassbox.pipeline.open_model import open_on
+    from glassbox.pipeline.open_model import find_adapter, open_on
     from glassbox.pipeline.prompts import plain_prompt
 
     how = search_params(
@@ -85,15 +89,17 @@ def generate(
     heat = {"temperature": 0.8} if how is None else {}
     constraint = read_constraint(json_schema, regex, choice or [])
     params = settings("generate", sampling, max_tokens=200, constraint=constraint, **heat)
+    adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}
+    chosen = next(iter(adapters), None)
     loaded, tokenizer, _ = open_on(model, device)
     ids = plain_prompt(tokenizer, sys.stdin.read() if prompt == "-" else prompt)
     proposer, count = open_proposer(loaded, tokenizer, draft, num_drafts, ngram_drafts)
-    engine = Engine(loaded, tokenizer, proposer=proposer, num_drafts=count)
+    engine = Engine(loaded, tokenizer, proposer=proposer, num_drafts=count, adapters=adapters)
     if how is not None:
-        for found in search(engine, ids, how, params):
+        for found in search(engine, ids, how, params, adapter=chosen):
             sys.stdout.write(f"{found.text}\n")
         return
-    for event in engine.stream(ids, params):
+    for event in engine.stream(ids, params, adapter=chosen):
         sys.stdout.write(event.text or "")
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -39,6 +39,13 @@ def serve(
     name: Annotated[
         str | None, typer.Option("--name", help="What requests call the model; else its folder.")
     ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapters",
+            help="NAME=PATH: an adapter that requests choose by model NAME; may be repeated.",
+        ),
+    ] = None,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", help="Most tokens an answer may ask for.")
     ] = 4096,
@@ -105,6 +112,7 @@ def serve(
     origins = check_origins(cors_origin or [])
     if tool_format not in ("hermes", "tags"):
         raise UserError(f"--tool-format {tool_format}: choose hermes or tags")
+    folders = _named(adapters or [], name or Path(model).resolve().name)
     with listen(host, port, keys=keys) as listening:  # before what takes time
         service = _service(
             model,
@@ -118,6 +126,7 @@ def serve(
             cache_tokens,
             step_tokens,
             (draft, num_drafts, ngram_drafts),
+            folders,
             name=name or Path(model).resolve().name,
             tool_format=tool_format,
             log_prompts=log_prompts,
@@ -128,6 +137,19 @@ def serve(
         run(app, listening, service, drain_seconds=drain_seconds)
 
 
+def _named(adapters: list[str], model: str) -> dict[str, str]:
+    """NAME=PATH as name -> path. Raises UserError for other words and for a name given twice."""
+    found: dict[str, str] = {}
+    for words in adapters:
+        name, sign, path = words.partition("=")
+        if not (name and sign and path):
+            raise UserError(f"--adapters {words}: write it as NAME=PATH")
+        if name in found or name == model:
+            raise UserError(f"--adapters {words}: the name '{name}' is taken; give another")
+        found[name] = path
+    return found
+
+
 def _service(
     model: str,
     device: str,
@@ -135,6 +157,7 @@ def _service(
     cache_tokens: int | None,
     step_tokens: int,
     drafts: tuple[str | None, int, int],
+    adapters: dict[str, str],
     **options: Any,
 ) -> Service:
     from functools import partial
@@ -142,12 +165,13 @@ def _service(
     from glassbox.core.config import parse
     from glassbox.inference import Engine
     from glassbox.pipeline.drafting import open_proposer
-    from glassbox.pipeline.open_model import open_on
+    from glassbox.pipeline.open_model import find_adapter, open_on
     from glassbox.pipeline.prompts import plain_prompt
     from glassbox.serving.bodies import Limits
     from glassbox.serving.service import Service
 
     checked = parse(Limits, limits, where="glassbox serve")
+    folders = {name: find_adapter(path) for name, path in adapters.items()}
     loaded, tokenizer, _ = open_on(model, device)
     proposer, count = open_proposer(loaded, tokenizer, *drafts)
     context = loaded.config.context_length
@@ -161,11 +185,13 @@ def _service(
         keep_prefixes=True,
         proposer=proposer,
         num_drafts=count,
+        adapters=folders,
     )
     return Service(
         engine,
         tokenizer,
         model=loaded,
+        adapters=list(folders),
         limits=checked,
         encode_prompt=partial(plain_prompt, tokenizer),
         **options,

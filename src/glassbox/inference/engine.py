@@ -5,13 +5,15 @@ One step is three lines: the scheduler plans, the runner computes, the answers t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.inference.adapters import RequestAdapters
 from glassbox.inference.blocks import BlockManager
 from glassbox.inference.constraints import Choice, JsonSchema, Regex
 from glassbox.inference.evaluating import evaluating
@@ -19,12 +21,13 @@ from glassbox.inference.grammar import Grammar, GrammarCompiler
 from glassbox.inference.outputs import Completion, EngineStats, FinishReason, TokenEvent
 from glassbox.inference.plan import Plan, SequenceState
 from glassbox.inference.requests import Answer, Request, make_request
+from glassbox.inference.row_samplers import RowSamplers
 from glassbox.inference.runner import Runner
-from glassbox.inference.sampler import RowSampler
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.scheduler import QueueFull, Scheduler
 from glassbox.inference.speculation import Proposer, Speculation
 from glassbox.inference.verification import Guessing, verify
+from glassbox.inference.weights_mark import WeightsMark
 from glassbox.models.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -52,8 +55,10 @@ class Engine:
         for as many as max_batch rows of the model's whole context could need. It grows as needed.
     prefix_sharing: prompts of one tenant that begin alike are computed once; off where a layer
         keeps a running state, which cannot be shared.
-    keep_prefixes: remember what has been computed when nothing is running, for prompts to come. Not
-        for a model that is being trained: it would remember what other weights made.
+    keep_prefixes: remember what has been computed when nothing is running, for prompts to come. The
+        first request after that looks whether the weights have changed (see `WeightsMark`) and if so
+        all is forgotten; who writes past torch's count of writes calls `forget_prefixes`.
+    adapters: name -> folder, as for `load_adapter`; a request chooses one by name.
     proposer, num_drafts: guesses at so many tokens ahead are verified by each step (see
         `speculation`); the answers stay the same.
     dtype below the weights' own runs the model under autocast and keeps its cache in that type.
@@ -76,6 +81,7 @@ class Engine:
         max_queue: int | None = None,
         proposer: Proposer | None = None,
         num_drafts: int = 4,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         if max_batch < 1:
             raise UserError(f"max_batch = {max_batch}: give at least 1")
@@ -91,9 +97,9 @@ class Engine:
         self._runner = Runner(
             model, max_rows=max_batch, max_blocks=num_blocks, block_size=block_size, dtype=dtype
         )
-        sharing = prefix_sharing and not self._runner.has_rows
         blocks = None
         if self._runner.has_pages:
+            sharing = prefix_sharing and not self._runner.has_rows
             blocks = BlockManager(num_blocks, block_size, prefix_sharing=sharing)
         self._scheduler = Scheduler(
             max_running=max_batch,
@@ -102,17 +108,33 @@ class Engine:
             chunked_prefill=chunked_prefill,
             blocks=blocks,
         )
+        self._adapters = RequestAdapters(model)
+        for name, folder in (adapters or {}).items():
+            self.load_adapter(name, folder)
+        self._mark = WeightsMark()
         self._guessing = None if proposer is None else Guessing(proposer, num_drafts)
         self._compiler: GrammarCompiler | None = None
         self._answers: dict[SequenceState, Answer] = {}
         self._events: list[TokenEvent] = []
-        self._sampler: RowSampler | None = None
-        self._rows: list[SequenceState] = []  # whose rows the sampler has
+        self._samplers = RowSamplers(model.config.vocab_size, model.device)
 
     @property
     def context_length(self) -> int:
         """The most tokens that prompt and answer may have together."""
         return self.model.config.context_length
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names that requests may choose from."""
+        return self._adapters.names
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Take in an adapter's folder, ours or PEFT's, between any two steps.
+
+        The base stays to the last bit what it was. Raises UserError for a damaged folder, another
+        base's, a name that is taken, and kinds that cannot be chosen a row (prefix, prompt, biases).
+        """
+        self._adapters.load(name, folder)
 
     # ---- a server's side ------------------------------------------------------------------------
 
@@ -124,14 +146,16 @@ class Engine:
         priority: int = 0,
         tenant: str = "",
         truncate_prompt: bool = False,
+        adapter: str | None = None,
     ) -> int:
         """Put a request in line; its number, by which its tokens are known.
 
-        Of a higher `priority` goes first. Prefixes are never shared between tenants.
-        Raises QueueFull, and UserError for what does not fit the model or could never fit the cache.
+        Of a higher `priority` goes first. Prefixes are never shared between tenants or `adapter`s;
+        without one the model answers as it is. Raises QueueFull, and UserError for what can never fit.
         """
         request = self._request(prompt, params, truncate_prompt)
-        return self._submit(request, self._events, priority, tenant)[0].sequence.request_id
+        first, *_ = self._submit(request, self._events, adapter, priority, tenant)
+        return first.sequence.request_id
 
     def step(self) -> list[TokenEvent]:
         """One scheduler step for everything that runs: the tokens it made; [] when there is nothing.
@@ -161,6 +185,13 @@ class Engine:
             self._end(sequence)
         self._settle()
 
+    def forget_prefixes(self) -> None:
+        """Remember nothing computed so far. Raises UserError while anything waits or runs."""
+        if self.has_work:
+            raise UserError("requests are waiting or running; finish or cancel them first")
+        self._scheduler.forget_prefixes()
+        self._runner.release()
+
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do."""
@@ -189,11 +220,12 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         truncate_prompt: bool = False,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
         """All answers, prompt by prompt in the order given, each prompt's n answers together.
 
-        `params` is one for all prompts or one each. `truncate_prompt` cuts a prompt that is too
-        long from the left, down to context_length - max_tokens but never below half the context.
+        `params` and `adapter` are one for all prompts or one each. `truncate_prompt` cuts one that is
+        too long from the left, to context_length - max_tokens but never below half the context.
         """
         if params is None:
             params = SamplingParams()
@@ -202,13 +234,20 @@ class Engine:
             raise UserError(
                 f"{len(prompts)} prompts but {len(each)} params; give one for all or one each"
             )
+        if adapter is None or isinstance(adapter, str):
+            adapter = [adapter] * len(prompts)
+        if len(adapter) != len(prompts):
+            raise UserError(
+                f"{len(prompts)} prompts but {len(adapter)} adapters; give one for all or one each"
+            )
         requests = [
             self._request(prompt, one, truncate_prompt, f"prompt {index}")
             for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
         ]
         groups: list[list[Answer]] = []
         try:
-            groups.extend(self._submit(request, None) for request in requests)
+            pairs = zip(requests, adapter, strict=True)
+            groups.extend(self._submit(request, None, name) for request, name in pairs)
             with evaluating(self.model):
                 for answer in (answer for group in groups for answer in group):
                     while answer.reason is None:
@@ -224,10 +263,8 @@ class Engine:
             params = group[0].request.params
             if len(group) > params.n:
                 group = sorted(group, key=lambda answer: -answer.mean_log_prob)[: params.n]
-            completions += [
-                answer.completion(index, sample, self.tokenizer)
-                for sample, answer in enumerate(group)
-            ]
+            for sample, answer in enumerate(group):
+                completions.append(answer.completion(index, sample, self.tokenizer))
         return completions
 
     def stream(
@@ -236,6 +273,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         truncate_prompt: bool = False,
+        adapter: str | None = None,
     ) -> Iterator[TokenEvent]:
         """Tokens of one answer as they are made. Closing the iterator frees the cache."""
         request = self._request(prompt, params, truncate_prompt)
@@ -243,11 +281,12 @@ class Engine:
             raise UserError(
                 f"n = {request.params.num_samples}: a stream has one answer; use n = 1 or generate()"
             )
-        return self._stream(request)
+        self._adapters.check(adapter)
+        return self._stream(request, adapter)
 
-    def _stream(self, request: Request) -> Iterator[TokenEvent]:
+    def _stream(self, request: Request, adapter: str | None) -> Iterator[TokenEvent]:
         sink: list[TokenEvent] = []
-        (answer,) = self._submit(request, sink)
+        (answer,) = self._submit(request, sink, adapter)
         try:
             while sink or answer.reason is None:
                 if not sink:
@@ -270,12 +309,13 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         truncate_prompt: bool = False,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
         """`generate` from text. Special tokens written in the text are plain text."""
         tokenizer = self._need_tokenizer()
         texts = [text] if isinstance(text, str) else list(text)
         prompts = [tokenizer.encode(one) for one in texts]
-        return self.generate(prompts, params, truncate_prompt=truncate_prompt)
+        return self.generate(prompts, params, truncate_prompt=truncate_prompt, adapter=adapter)
 
     def stream_text(
         self,
@@ -283,10 +323,11 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         truncate_prompt: bool = False,
+        adapter: str | None = None,
     ) -> Iterator[str]:
         """The continuation in pieces: whole characters only, and nothing of a stop string."""
         prompt = self._need_tokenizer().encode(text)
-        events = self.stream(prompt, params, truncate_prompt=truncate_prompt)
+        events = self.stream(prompt, params, truncate_prompt=truncate_prompt, adapter=adapter)
         return (event.text for event in events if event.text)
 
     def _need_tokenizer(self) -> Tokenizer:
@@ -319,10 +360,14 @@ class Engine:
         self,
         request: Request,
         sink: list[TokenEvent] | None,
+        adapter: str | None = None,
         priority: int = 0,
         tenant: str = "",
     ) -> list[Answer]:
         """Hand a request to the scheduler: its answers."""
+        self._adapters.check(adapter)
+        if self.keep_prefixes and not self.has_work and self._mark.changed(self.model):
+            self.forget_prefixes()
         constraint = request.params.constraint
         grammar = None if constraint is None else self.compile(constraint)
         sequences = self._scheduler.add(
@@ -331,17 +376,12 @@ class Engine:
             n=request.params.num_samples,
             priority=priority,
             tenant=tenant,
+            adapter=adapter or "",
         )
-        answers = [
-            Answer.of(
-                request,
-                one,
-                self.tokenizer,
-                sink,
-                None if grammar is None else grammar.matcher(request.stop_ids),
-            )
-            for one in sequences
-        ]
+        answers = []
+        for one in sequences:
+            matcher = None if grammar is None else grammar.matcher(request.stop_ids)
+            answers.append(Answer.of(request, one, self.tokenizer, sink, matcher))
         self._answers.update(zip(sequences, answers, strict=True))
         return answers
 
@@ -359,8 +399,8 @@ class Engine:
         if not plan.sampling:
             self._scheduler.commit(plan, [])
             return
-        sampler = self._sampler_for(plan.sampling)
         answers = [self._answers[sequence] for sequence in plan.sampling]
+        sampler = self._samplers.of(answers)
         steps = torch.tensor([s.num_generated for s in plan.sampling], device=logits.device)
         guessed = {chunk.sequence: chunk for chunk in plan.chunks if chunk.drafted}
         drafts = [guessed[s].drafted if s in guessed else () for s in plan.sampling]
@@ -400,33 +440,11 @@ class Engine:
         if self._guessing is not None:
             self._guessing.proposer.forget(sequence.id)
 
-    def _sampler_for(self, sequences: list[SequenceState]) -> RowSampler:
-        """The settings and histories of these rows; those of the step before where they are the same."""
-        if self._sampler is not None and self._rows == sequences:
-            return self._sampler
-        known = {sequence: row for row, sequence in enumerate(self._rows)}
-        kept = [sequence for sequence in sequences if sequence in known]
-        fresh = [sequence for sequence in sequences if sequence not in known]
-        sampler = None
-        if kept and self._sampler is not None:
-            sampler = self._sampler.select([known[sequence] for sequence in kept])
-        if fresh:
-            rows = [self._answers[sequence].row() for sequence in fresh]
-            more = RowSampler.of(rows, self.model.config.vocab_size, self.model.device)
-            sampler = more if sampler is None else sampler.extend(more)
-        assert sampler is not None
-        order = kept + fresh
-        if order != sequences:
-            at = {sequence: row for row, sequence in enumerate(order)}
-            sampler = sampler.select([at[sequence] for sequence in sequences])
-        self._sampler, self._rows = sampler, list(sequences)
-        return sampler
-
     def _settle(self) -> None:
         """When nothing is left to do, let go of what the next request has no use for."""
         if self._scheduler.has_work:
             return
-        self._sampler, self._rows = None, []
+        self._samplers.forget()
         if not self.keep_prefixes:
             self._scheduler.forget_prefixes()
             self._runner.release()

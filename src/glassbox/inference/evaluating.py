@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+
+from glassbox.core.errors import UserError
+from glassbox.models.causal_lm import CausalLM
 
 
 @contextmanager
@@ -19,3 +22,18 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def reading_with(model: CausalLM, adapter: str | None) -> Iterator[None]:
+    """`evaluating`, all rows with the adapter of this name; None leaves the model as it is.
+
+    Raises UserError for a name that the model has no adapter of.
+    """
+    chosen: AbstractContextManager[object] = nullcontext()
+    if adapter is not None:
+        if model.adapters is None:
+            raise UserError(f"no adapter '{adapter}': the model has none")
+        chosen = model.adapters.using(adapter)
+    with evaluating(model), chosen:
+        yield

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.core.errors import UserError
-from glassbox.inference.evaluating import evaluating
+from glassbox.inference.evaluating import reading_with
 from glassbox.inference.logprobs import top_log_probs
 from glassbox.models.causal_lm import CausalLM
 
@@ -35,23 +35,24 @@ class PromptScores:
 
 
 def score_prompts(
-    model: CausalLM, prompts: Sequence[Sequence[int]], *, top: int = 0
+    model: CausalLM, prompts: Sequence[Sequence[int]], *, top: int = 0, adapter: str | None = None
 ) -> Iterator[PromptScores | None]:
     """Scores of each prompt, in order; None where there is nothing to tell yet.
 
+    adapter: the name of one that the model holds; None for the model as it is.
     Raises UserError for a prompt that is empty or longer than the model's context.
     Tested against: transformers' logits.
     """
     for index, prompt in enumerate(prompts):
         _check(model, index, prompt)
-        with torch.inference_mode(), evaluating(model):
+        with torch.inference_mode(), reading_with(model, adapter):
             ids = torch.tensor([prompt], device=model.device)
             hidden = model.hidden_states(ids)[0, :-1]  # (T - 1, D)
         yield None
         chosen: list[float | None] = [None]
         likeliest: list[list[tuple[int, float]] | None] = [None]
         for start in range(0, len(hidden), _ROWS_OF_LOGITS):
-            with torch.inference_mode():
+            with torch.inference_mode(), reading_with(model, adapter):
                 part = hidden[start : start + _ROWS_OF_LOGITS]
                 logits = model.logits(part)
                 wide = logits if logits.dtype == torch.float64 else logits.float()
@@ -69,11 +70,16 @@ def score_prompts(
 
 
 def embed(
-    model: CausalLM, prompts: Sequence[Sequence[int]], *, batch_tokens: int = BATCH_TOKENS
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    adapter: str | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "B D"]]]:
     """A vector a text: the mean of its tokens' final hidden states, divided by its length (L2).
 
     Comes in batches of texts of like length: which they are, and their vectors in float32.
+    adapter: the name of one that the model holds; None for the model as it is.
     Raises UserError for a text that is empty or longer than the model's context.
     """
     for index, prompt in enumerate(prompts):
@@ -86,7 +92,7 @@ def embed(
         ids = torch.zeros((len(batch), longest), dtype=torch.int64)
         for row, index in enumerate(batch):
             ids[row, : len(prompts[index])] = torch.as_tensor(prompts[index])
-        with torch.inference_mode(), evaluating(model):
+        with torch.inference_mode(), reading_with(model, adapter):
             lengths = torch.tensor([len(prompts[i]) for i in batch], device=model.device)
             ragged = None if bool((lengths == longest).all()) else lengths
             hidden = model.hidden_states(ids.to(model.device), lengths=ragged)  # (B, T, D)

@@ -292,18 +292,28 @@ class Runner:
             rows = self._rows(group)
             if rows is not None:
                 states = [state.take(rows) for state in states]
-        hidden = self.model.hidden_states(
-            ids,
-            positions=positions,
-            lengths=lengths,
-            state=states,
-            key_length=key_length,
-            pages=pages,
-        )
+        with self._adapted(group):
+            hidden = self.model.hidden_states(
+                ids,
+                positions=positions,
+                lengths=lengths,
+                state=states,
+                key_length=key_length,
+                pages=pages,
+            )
         if rows is not None:
             for mine, part in zip(self.states, states, strict=True):
                 mine.put(rows, part)
         return hidden
+
+    def _adapted(self, group: Sequence[Chunk]) -> AbstractContextManager[object]:
+        """Each row with its request's adapter; those without one as the model is by itself."""
+        names = [chunk.sequence.adapter for chunk in group]
+        if not any(names):
+            return nullcontext()
+        adapters = self.model.adapters
+        assert adapters is not None, "an adapter was taken away from under its requests"
+        return adapters.rows([name or adapters.selection.active for name in names])
 
     def _rows(self, group: Sequence[Chunk]) -> Rows | None:
         """Which slots these chunks have; None where it is all of them in order."""

@@ -11,7 +11,7 @@ from glassbox.core.errors import UserError
 from glassbox.inference.beam import BeamParams, beam_search
 from glassbox.inference.contrastive import ContrastiveParams, contrastive_search
 from glassbox.inference.engine import Engine
-from glassbox.inference.evaluating import evaluating
+from glassbox.inference.evaluating import reading_with
 from glassbox.inference.requests import make_request
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.text import decode
@@ -38,11 +38,12 @@ def search(
     params: SamplingParams | None = None,
     *,
     truncate_prompt: bool = False,
+    adapter: str | None = None,
 ) -> list[SearchResult]:
     """The texts that a beam search or a contrastive search finds, best first.
 
     One prompt at a time, beside whatever the engine has in hand; end-of-text ends a text, as do
-    `params.stop_token_ids`. Raises UserError for what does not fit the model or the search.
+    `params.stop_token_ids`. adapter: one that the engine has, by name. Raises UserError for what does not fit the model or the search.
     """
     model, tokenizer = engine.model, engine.tokenizer
     request = make_request(
@@ -54,7 +55,7 @@ def search(
         truncate=truncate_prompt,
     )
     found: list[tuple[list[int], float | None]]
-    with evaluating(model):
+    with reading_with(model, adapter):
         prompt, params, stops = request.prompt, request.params, request.stop_ids
         if isinstance(how, BeamParams):
             texts = beam_search(model, prompt, how, params, stop_ids=stops, dtype=engine.dtype)

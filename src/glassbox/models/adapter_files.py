@@ -26,7 +26,14 @@ from glassbox.models.adapter_specs import (
     PrefixTuning,
     PromptTuning,
 )
-from glassbox.models.adapters import DEFAULT, Adapters, BaseModel, attach, weights_fingerprint
+from glassbox.models.adapters import (
+    DEFAULT,
+    Adapters,
+    BaseModel,
+    attach,
+    drop,
+    weights_fingerprint,
+)
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.families import family_of
 from glassbox.models.linear_parts import Part, linear_parts
@@ -85,19 +92,30 @@ def read_adapter(folder: Path | str) -> tuple[AnyAdapter, BaseModel]:
     return _from_peft(folder, raw), BaseModel(raw.get("base_model_name_or_path"))
 
 
-def load_adapter(model: CausalLM, folder: Path | str, name: str = DEFAULT) -> Adapters:
+def load_adapter(
+    model: CausalLM, folder: Path | str, name: str = DEFAULT, *, keep_base: bool = False
+) -> Adapters:
     """Attach the adapter of a folder, ours or PEFT's, under a name.
 
+    With `keep_base` the base's matrices stay as they are where the adapter was trained on 4 bits.
     Raises UserError where the folder's base is another model, and for tensors that are missing, too
-    many or of another shape.
+    many or of another shape; the model then is as before.
     """
     folder = Path(folder)
     spec, base = read_adapter(folder)
+    if keep_base:
+        spec = spec.model_copy(update={"quantize": None})
     known = model.adapters.base.fingerprint if model.adapters is not None else None
     if base.fingerprint:
         _check_base(base, known or weights_fingerprint(model), folder)
+    active = None if model.adapters is None else model.adapters.selection.active
     adapters = attach(model, spec, name, base=base)
-    fill_adapter(model, folder, name)
+    try:
+        fill_adapter(model, folder, name)
+    except BaseException:
+        drop(model, name)
+        adapters.selection.active = active
+        raise
     return adapters
 
 

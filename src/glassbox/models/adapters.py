@@ -115,6 +115,16 @@ class Adapters:
         finally:
             self.set_rows(None)
 
+    @contextlib.contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """`use` for the calls within, and afterwards the adapter of before."""
+        before = self.selection.active
+        self.use(name)
+        try:
+            yield
+        finally:
+            self.selection.active = before
+
     def _check(self, name: str | None) -> None:
         if name is not None and name not in self.specs:
             raise UserError(f"no adapter '{name}'; there are: {', '.join(self.specs)}")
@@ -178,6 +188,8 @@ def attach(
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UserError(f"adapter name '{name}': use letters, digits, '_' and '-'")
+    if hasattr(nn.ModuleDict(), name):  # it would be an attribute of one
+        raise UserError(f"adapter name '{name}' is taken by torch; give another name")
     adapters = model.adapters
     if adapters is None:
         base = base or BaseModel()
@@ -232,6 +244,28 @@ def detach(model: CausalLM) -> None:
         hook.remove()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in adapters.trainable_before)
+
+
+def drop(model: CausalLM, name: str) -> None:
+    """Take one adapter away; with the last one goes everything, as by `detach`.
+
+    Where it was the active one, none is. Raises UserError for a name not held, and while merged.
+    """
+    adapters = model.adapters
+    assert adapters is not None
+    adapters._check(name)
+    if len(adapters.specs) == 1:
+        detach(model)
+        return
+    adapters.specs.pop(name)
+    adapters.parts.pop(name, None)
+    for path, layer in list(adapters.layers()):
+        if name in layer.updates:
+            del layer.updates[name]
+        if not layer.updates:
+            _replace(model, path, layer.base)
+    if adapters.selection.active == name:
+        adapters.selection.active = None
 
 
 def bake(model: CausalLM, name: str = DEFAULT, *, dtype: torch.dtype | None = None) -> CausalLM:

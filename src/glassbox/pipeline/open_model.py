@@ -85,6 +85,20 @@ def find_whole_model(reference: str | Path) -> Path:
     return found
 
 
+def find_adapter(reference: str | Path) -> Path:
+    """The folder of an adapter: that folder itself, a checkpoint, or a run's newest one.
+
+    Raises UserError for what holds none.
+    """
+    path = Path(reference)
+    if not path.is_dir():
+        raise UserError(f"no adapter at '{reference}'; give its folder, or the run that trained it")
+    found = find_whole_model(path)
+    if not is_adapter(found):
+        raise UserError(f"'{found}' holds a model and no adapter; serve it as the model itself")
+    return found
+
+
 def _find_by_name(name: str) -> Path:
     if name in OFFLINE:
         return offline_file(name)

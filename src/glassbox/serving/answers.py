@@ -52,12 +52,13 @@ class Waiting(Response):
         *,
         work: Iterator[Any] | None = None,
         caller: Caller | None = None,
+        adapter: str | None = None,
     ) -> None:
         super().__init__()
         self._worker = worker
         self._items: asyncio.Queue[Item] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._job = Job(prompts, self._deliver, work=work, caller=caller)
+        self._job = Job(prompts, self._deliver, work=work, caller=caller, adapter=adapter)
         try:
             worker.submit(self._job)
         except QueueFull:
@@ -128,8 +129,9 @@ class Answer(Waiting):
         results: Callable[[Any], None] | None = None,
         best: int | None = None,
         caller: Caller | None = None,
+        adapter: str | None = None,
     ) -> None:
-        super().__init__(worker, prompts, work=work, caller=caller)
+        super().__init__(worker, prompts, work=work, caller=caller, adapter=adapter)
         self._choices = choices
         self._stream = stream
         self._include_usage = include_usage

@@ -114,12 +114,11 @@ def _add_paths(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return Json({"object": "list", "data": [service.model_card()]})
+        return Json({"object": "list", "data": service.model_cards()})
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:
-        service.check_model(model)
-        return Json(service.model_card())
+        return Json(service.model_card(service.chosen(model)))
 
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:

@@ -59,6 +59,7 @@ class Service:
     """What the API's paths do.
 
     model: the engine's; without it there are no embeddings and no scores of prompts.
+    adapters: names of the engine's that requests may give for a model's.
     encode_prompt: ids of a text to be continued, as the model saw texts in training.
     tool_format: how calls are shown to the model; see `serving.tool_calls`.
     """
@@ -70,6 +71,7 @@ class Service:
         *,
         name: str,
         model: CausalLM | None = None,
+        adapters: Sequence[str] = (),
         limits: Limits | None = None,
         encode_prompt: Callable[[str], list[int]] | None = None,
         tool_format: ToolFormat = "hermes",
@@ -78,6 +80,7 @@ class Service:
         self.engine = engine
         self.tokenizer = tokenizer
         self.name = name
+        self.adapters = tuple(adapters)
         self.model = model
         self.limits = limits or Limits()
         self.created = int(time.time())
@@ -102,29 +105,41 @@ class Service:
 
     # ---- what the paths do ------------------------------------------------------------------
 
-    def check_model(self, model: str | None) -> None:
-        """Raises ApiError 404 for another model's name; without one, the model served is meant."""
-        if model is not None and model != self.name:
-            raise ApiError(
-                404,
-                f"there is no model {model[:100]!r} here; this server has {self.name!r}",
-                param="model",
-                code="model_not_found",
-            )
+    def chosen(self, model: str | None) -> str | None:
+        """The adapter that a model's name stands for; None for the model served, which no name means too.
 
-    def model_card(self) -> dict[str, Any]:
-        """An entry of /v1/models."""
+        Raises ApiError 404 for any other name.
+        """
+        if model is None or model == self.name:
+            return None
+        if model in self.adapters:
+            return model
+        there = ", ".join(repr(name) for name in (self.name, *self.adapters))
+        raise ApiError(
+            404,
+            f"there is no model {model[:100]!r} here; this server has {there}",
+            param="model",
+            code="model_not_found",
+        )
+
+    def model_cards(self) -> list[dict[str, Any]]:
+        """The entries of /v1/models: the model, and behind it its adapters."""
+        return [self.model_card(name) for name in (None, *self.adapters)]
+
+    def model_card(self, adapter: str | None = None) -> dict[str, Any]:
+        """An entry of /v1/models; an adapter's names its base as `parent`."""
         return {
-            "id": self.name,
+            "id": adapter or self.name,
             "object": "model",
             "created": self.created,
             "owned_by": "glassbox",
             "max_model_len": self.engine.context_length,
+            **({} if adapter is None else {"parent": self.name}),
         }
 
     async def complete(self, body: CompletionBody, caller: Caller = _NOBODY) -> Answer:
         """Continue each prompt n times."""
-        self.check_model(body.model)
+        adapter = self.chosen(body.model)
         assert body.max_tokens is not None
         alone = body.max_tokens == 0
         if alone and not body.echo:
@@ -153,7 +168,8 @@ class Service:
         ]
         work = None
         if body.echo and body.logprobs is not None:
-            work = score_prompts(self._needed_model("echo"), prompts, top=body.logprobs)
+            model = self._needed_model("echo")
+            work = score_prompts(model, prompts, top=body.logprobs, adapter=adapter)
 
         def on_scores(scores: PromptScores) -> None:
             echo = echoes[scores.index]
@@ -166,7 +182,7 @@ class Service:
             [] if alone else [(ids, params) for ids in prompts],
             choices,
             kind="completion",
-            model=self.name,
+            model=adapter or self.name,
             prompt_tokens=sum(map(len, prompts)),
             stream=body.stream,
             include_usage=body.stream_options is not None and body.stream_options.include_usage,
@@ -174,11 +190,12 @@ class Service:
             results=on_scores,
             best=body.n if params.n > body.n and not alone else None,
             caller=caller,
+            adapter=adapter,
         )
 
     async def chat(self, body: ChatBody, caller: Caller = _NOBODY) -> Answer:
         """Answer a conversation n times."""
-        self.check_model(body.model)
+        adapter = self.chosen(body.model)
         body.check(self.limits)
         forced = self._forced(body)
         guide = body.guide(self.limits) if forced is None else forced.schema
@@ -219,16 +236,17 @@ class Service:
             [(prompt, params)],
             choices,
             kind="chat",
-            model=self.name,
+            model=adapter or self.name,
             prompt_tokens=len(prompt),
             stream=body.stream,
             include_usage=body.stream_options is not None and body.stream_options.include_usage,
             caller=caller,
+            adapter=adapter,
         )
 
     async def embed(self, body: EmbeddingBody, caller: Caller = _NOBODY) -> Computed:
         """A vector for each text."""
-        self.check_model(body.model)
+        adapter = self.chosen(body.model)
         model = self._needed_model("input")
         size = model.config.hidden_size
         cut = size if body.dimensions is None else body.dimensions
@@ -254,14 +272,15 @@ class Service:
                 for index in range(len(prompts))
             ]
             usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
-            return {"object": "list", "data": data, "model": self.name, "usage": usage}
+            name = adapter or self.name
+            return {"object": "list", "data": data, "model": name, "usage": usage}
 
-        work: Iterator[Any] = embed(model, prompts)
+        work: Iterator[Any] = embed(model, prompts, adapter=adapter)
         return Computed(self.worker, work, finish, prompt_tokens=num_tokens, caller=caller)
 
     async def tokenize(self, body: TokenizeBody) -> dict[str, Any]:
         """The ids that a completion's or a chat's prompt comes to."""
-        self.check_model(body.model)
+        self.chosen(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either 'prompt' or 'messages'", param="prompt")
         if body.messages is not None:
@@ -274,7 +293,7 @@ class Service:
 
     def detokenize(self, body: DetokenizeBody) -> dict[str, Any]:
         """The text of ids, special tokens included."""
-        self.check_model(body.model)
+        self.chosen(body.model)
         return {"prompt": self._text(body.tokens, "tokens")}
 
     def health(self) -> Json:

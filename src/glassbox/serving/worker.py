@@ -35,7 +35,12 @@ class Steps(Protocol):
         """Whether `step` has anything to do."""
 
     def add(
-        self, prompt: Sequence[int], params: SamplingParams | None = None, *, tenant: str = ""
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        tenant: str = "",
+        adapter: str | None = None,
     ) -> int:
         """Put a request in line; its number. What tenants' prompts share is kept apart."""
 
@@ -117,6 +122,7 @@ class Job:
     """One request: what is to be generated, what is to be computed before, and where it all goes.
 
     prompts: ids and settings; the choices are numbered through, each prompt's n together.
+    adapter: the name of the one that answers; None for the model as it is.
     work: what to do first; each of its values but None is delivered as a `Result`.
     `deliver` is called in the engine thread and must not block. After an `End` or a `Failure`
     nothing more comes.
@@ -129,8 +135,10 @@ class Job:
         *,
         work: Iterator[Any] | None = None,
         caller: Caller | None = None,
+        adapter: str | None = None,
     ) -> None:
         self.prompts = prompts
+        self.adapter = adapter
         self.deliver = deliver
         self.work = work
         self.caller = Caller() if caller is None else caller
@@ -266,7 +274,9 @@ class Worker:
         first = 0
         try:
             for prompt, params in job.prompts:
-                number = self.engine.add(prompt, params, tenant=job.caller.tenant)
+                number = self.engine.add(
+                    prompt, params, tenant=job.caller.tenant, adapter=job.adapter
+                )
                 job.numbers.append(number)
                 self._owners[number] = (job, first)
                 first += params.n

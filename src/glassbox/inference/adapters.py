@@ -1,0 +1,83 @@
+"""Adapters that requests choose by name, beside a base that stays what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from glassbox.core.errors import UserError
+from glassbox.inference.evaluating import evaluating
+from glassbox.models.adapter_files import load_adapter, read_adapter
+from glassbox.models.adapter_specs import PrefixTuning, PromptTuning
+from glassbox.models.adapters import drop
+from glassbox.models.causal_lm import CausalLM
+
+
+class RequestAdapters:
+    """A model's adapters, as far as requests may name them.
+
+    Each is tried once, in a small batch beside a row without it, before any request has it: a layer
+    that cannot have an adapter a row is found out then, and not in the middle of others' answers.
+    """
+
+    def __init__(self, model: CausalLM) -> None:
+        self.model = model
+        self._tried: set[str] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """Of all that the model holds."""
+        return [] if self.model.adapters is None else self.model.adapters.names
+
+    def load(self, name: str, folder: Path | str) -> None:
+        """Take in an adapter's folder, ours or PEFT's; which one is active does not change.
+
+        Raises UserError for a folder that is damaged or of another base, a name that is taken, and
+        kinds that would change the base or cannot be chosen a row; the model then is as before.
+        """
+        spec, _ = read_adapter(folder)
+        if isinstance(spec, PrefixTuning | PromptTuning):
+            raise UserError(
+                f"adapter '{name}' of kind '{spec.kind}' cannot be chosen a request; serve "
+                f"'{folder}' as the model itself"
+            )
+        if spec.also or getattr(spec, "bias", "none") != "none" or self.model.score is not None:
+            raise UserError(
+                f"adapter '{name}' trained parts of the base along, so it cannot stand beside the "
+                f"base; serve '{folder}' as the model itself"
+            )
+        before = self.model.adapters
+        active = None if before is None else before.selection.active
+        adapters = load_adapter(self.model, folder, name, keep_base=True)
+        adapters.selection.active = active
+        try:
+            self.check(name)
+        except BaseException:
+            drop(self.model, name)
+            raise
+
+    def check(self, name: str | None) -> None:
+        """Raises UserError for a name that no request can have; None is the model as it is."""
+        if name is None:
+            return
+        adapters = self.model.adapters
+        if adapters is None or name not in adapters.specs:
+            known = ", ".join(self.names) or "none; load it first"
+            raise UserError(f"no adapter '{name}'; there are: {known}")
+        if name in self._tried:
+            return
+        model, device = self.model, self.model.device
+        ids = torch.zeros((2, 2), dtype=torch.int64, device=device)
+        behind = torch.full((1, 1), 2, device=device)
+        state = model.init_state(2, 3)
+        try:
+            with torch.inference_mode(), evaluating(model), adapters.rows([name, None]):
+                model.hidden_states(ids, state=state, key_length=2)
+                hidden = model.hidden_states(
+                    ids[:, :1], positions=behind, state=state, key_length=3
+                )
+                model.logits(hidden)
+        except UserError as error:
+            raise UserError(f"adapter '{name}' cannot be chosen a request: {error}") from None
+        self._tried.add(name)
