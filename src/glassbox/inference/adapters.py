@@ -39,13 +39,13 @@ class RequestAdapters:
         spec, _ = read_adapter(folder)
         if isinstance(spec, PrefixTuning | PromptTuning):
             raise UserError(
-                f"adapter '{name}' of kind '{spec.kind}' cannot be chosen a request; serve "
+                f"adapter '{name}' of kind '{spec.kind}' cannot be chosen a request; open "
                 f"'{folder}' as the model itself"
             )
         if spec.also or getattr(spec, "bias", "none") != "none" or self.model.score is not None:
             raise UserError(
                 f"adapter '{name}' trained parts of the base along, so it cannot stand beside the "
-                f"base; serve '{folder}' as the model itself"
+                f"base; open '{folder}' as the model itself"
             )
         before = self.model.adapters
         active = None if before is None else before.selection.active

@@ -66,16 +66,24 @@ class LLM:
         self,
         prompts: str | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        """Answers to texts or token ids, all at the same time: n of each prompt, in the order given."""
+        """Answers to texts or token ids, all at the same time: n of each prompt, in the order given.
+
+        adapter: the name of one of the engine's (`adapters` option), for all prompts or one each.
+        """
         many = [prompts] if isinstance(prompts, str) else list(prompts)
         with self._guard:
-            return self.engine.generate([self._ids(prompt) for prompt in many], params)
+            ids = [self._ids(prompt) for prompt in many]
+            return self.engine.generate(ids, params, adapter=adapter)
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[Completion]:
         """Answers to a conversation, or to several at the same time: the next turn of each."""
         if not messages:
@@ -84,7 +92,7 @@ class LLM:
         chats: Any = [messages] if single else messages
         ids = [self.tokenizer.encode_chat_prompt(chat) for chat in chats]
         with self._guard:
-            return self.engine.generate(ids, self._for_chat(params))
+            return self.engine.generate(ids, self._for_chat(params), adapter=adapter)
 
     async def stream(
         self,

@@ -95,7 +95,7 @@ def find_adapter(reference: str | Path) -> Path:
         raise UserError(f"no adapter at '{reference}'; give its folder, or the run that trained it")
     found = find_whole_model(path)
     if not is_adapter(found):
-        raise UserError(f"'{found}' holds a model and no adapter; serve it as the model itself")
+        raise UserError(f"'{found}' holds a model and no adapter; give it as MODEL")
     return found
 
 
