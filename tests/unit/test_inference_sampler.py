@@ -326,18 +326,19 @@ def test_best_of_keeps_those_of_best_mean_log_probability():
 
 def test_a_batch_that_never_empties_keeps_its_histories_narrow():
     """Requests overlap without end: the table is as wide as the rows in it, not as the day is long."""
-    shape = LlamaShape(hidden_size=8, num_layers=1, num_heads=2, ffn_size=8, context_length=32)
-    engine = Engine(CausalLM(shape.config(VOCAB)), max_batch=4)
     params = SamplingParams(max_tokens=20, repetition_penalty=1.2, seed=1)
-    for step in range(400):
-        if step % 10 == 0:
-            engine.add([1, 2, 3], params)
-        engine.step()
-    assert engine._sampler is not None
-    assert engine._sampler._history is not None
-    history = engine._sampler._history[1]
-    assert int(history.lengths.max()) <= history.longest <= 3 + 20
-    assert history.ids.shape[1] <= 3 + 20 + 64
+    sampler = RowSampler.of([SamplingRow(params, 1, 0, [1, 2, 3])], VOCAB)
+    for sample in range(1, 40):
+        sampler = sampler.extend(RowSampler.of([SamplingRow(params, 1, sample, [1, 2, 3])], VOCAB))
+        for step in range(10):
+            sampler.accept(torch.full((len(sampler),), step))
+        if len(sampler) > 2:
+            sampler = sampler.select(range(1, len(sampler)))
+    assert sampler._history is not None
+    history = sampler._history[1]
+    assert int(history.lengths.max()) <= VOCAB
+    assert history.longest <= VOCAB
+    assert history.ids.shape[1] <= VOCAB + 64
 
 
 @pytest.mark.parametrize("temperature", [1e-8, 1e-40, 1e-300])

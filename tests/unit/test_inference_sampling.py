@@ -205,3 +205,9 @@ def test_settings_read_one_stop_string_and_spread_seeds():
     assert all(params.top_k == 5 for params in spread)
     assert spread == SamplingParams(seed=3, top_k=5).spread(4)
     assert [params.seed for params in SamplingParams().spread(2)] == [None, None]
+
+
+def test_a_bias_that_float32_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match="a bias is a number float32 can hold"):
+        SamplingParams(logit_bias={1: 1e39})
+    assert SamplingParams(logit_bias={1: -1e30}).logit_bias == {1: -1e30}

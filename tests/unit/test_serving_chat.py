@@ -183,6 +183,20 @@ def test_a_chats_log_probabilities_are_the_models(client: TestClient) -> None:
     assert none["choices"][0]["logprobs"] is None
 
 
+def test_the_token_that_ends_an_answer_has_no_score_though_held_back_text_comes_with_it(
+    client: TestClient,
+) -> None:
+    end = TOKENIZER.special_tokens["<|im_end|>"]
+    asked = {"guided_regex": "ab+", "logit_bias": {str(end): 100}, "stop": ["bX"], "seed": 1}
+    body = {"messages": CHAT, **asked, "logprobs": True}
+    choice = ask(client, "/v1/chat/completions", body)["choices"][0]
+    assert choice["message"]["content"] == "ab"
+    assert "".join(entry["token"] for entry in choice["logprobs"]["content"]) == "ab"
+    asked |= {"logit_bias": {str(TOKENIZER.eos_id): 100}, "prompt": "The fox", "logprobs": 0}
+    (choice,) = ask(client, "/v1/completions", asked)["choices"]
+    assert choice["text"] == "".join(choice["logprobs"]["tokens"]) == "ab"
+
+
 def test_the_best_of_several_are_given(client: TestClient) -> None:
     body = {"prompt": "The", "max_tokens": 6, "seed": 3, "temperature": 1.5, "logprobs": 0}
     all_six = ask(client, "/v1/completions", {**body, "n": 6})

@@ -40,6 +40,8 @@ class TokenEvent:
 
     request_id, sample_index: whose token it is.
     top_log_probs: (token, log-probability) of the likeliest, where they were asked for.
+    is_end: the token is one that ends answers and no part of the text, though text that was held
+        back may come with it.
     error: what went wrong, in a line, where finish_reason is "error"; token_id is then -1.
     """
 
@@ -51,6 +53,7 @@ class TokenEvent:
     request_id: int = 0
     sample_index: int = 0
     top_log_probs: list[tuple[int, float]] | None = None
+    is_end: bool = False
     error: str | None = None
 
 

@@ -177,6 +177,7 @@ class Answer:
                 request_id=self.sequence.request_id,
                 sample_index=self.sequence.sample_index,
                 top_log_probs=top,
+                is_end=token in self.request.stop_ids,
             )
         )
 

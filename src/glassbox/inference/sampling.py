@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from pydantic import Field, field_validator, model_validator
 
 from glassbox.core.config import Spec
 from glassbox.inference.constraints import Constraint
 from glassbox.inference.randomness import derive_seed
+
+_MOST_BIAS = 1e30  # float32 ends at 3e38
 
 
 class SamplingParams(Spec):
@@ -90,8 +90,8 @@ class SamplingParams(Spec):
     def _biased_ids_are_ids(cls, value: dict[int, float]) -> dict[int, float]:
         if any(token < 0 for token in value):
             raise ValueError("token ids are never negative")
-        if not all(math.isfinite(bias) for bias in value.values()):
-            raise ValueError("a bias is a finite number; -100 is as good as never")
+        if not all(abs(bias) <= _MOST_BIAS for bias in value.values()):
+            raise ValueError("a bias is a number float32 can hold; -100 is as good as never")
         return value
 
     @model_validator(mode="after")

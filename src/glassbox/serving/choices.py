@@ -49,11 +49,6 @@ class _Mean:
         return self._total / max(1, self._count)
 
 
-def _stopped(event: TokenEvent) -> bool:
-    """Whether this is the token that ended the answer and is no part of it."""
-    return event.finish_reason == "stop" and not event.text and event.stop is None
-
-
 class CompletionChoice:
     """An element of a text_completion. `prompt` is what an echo puts before the answer."""
 
@@ -90,7 +85,7 @@ class CompletionChoice:
     def push(self, event: TokenEvent) -> list[Said]:
         """The text and the reason together."""
         self._mean.add(event)
-        if self._scores is not None and not _stopped(event):
+        if self._scores is not None and not event.is_end:
             self._scores.push(event.token_id, event.log_prob, event.top_log_probs or ())
         text = event.text or ""
         self._text.append(text)
@@ -184,7 +179,7 @@ class ChatChoice:
         """Text and calls, then the reason with an empty delta."""
         self._mean.add(event)
         entries = []
-        if self._num_top is not None and not _stopped(event) and event.log_prob is not None:
+        if self._num_top is not None and not event.is_end and event.log_prob is not None:
             top = event.top_log_probs or ()
             entries = [
                 chat_entry(self._tokenizer, event.token_id, event.log_prob, top, self._num_top)

@@ -95,7 +95,7 @@ class _State:
         }
         counters = {
             "prefix_hits": (
-                "Blocks of prompts that did not have to be read again",
+                "Tokens of prompts that did not have to be read again",
                 stats.prefix_hits,
             ),
             "preemptions": ("Answers set back for want of blocks", stats.preemptions),
