@@ -21,6 +21,7 @@ from glassbox.inference.reading import embed, score_prompts
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.search import search
 from glassbox.inference.speculation import NgramProposer
+from glassbox.inference.weights_mark import WeightsMark
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import SwiGlu
@@ -30,6 +31,10 @@ from glassbox.models.adapter_specs import AnyAdapter, BottleneckAdapter, Lora, P
 from glassbox.models.adapters import attach, detach
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
+from glassbox.optim.adamw import AdamW
+from glassbox.optim.adamw8bit import AdamW8bit
+from glassbox.optim.groups import ParameterGroup
+from glassbox.optim.muon import Muon
 from support.mixers import all_mixers
 
 VOCAB, CONTEXT = 23, 48
@@ -233,6 +238,19 @@ def test_kept_prefixes_are_forgotten_when_the_weights_change(how, folders):
     after = engine.generate([prompt], params)[0].token_ids
     assert after == generate_plain(model, prompt, params) != before
     assert engine.stats().prefix_hits == 16
+
+
+@pytest.mark.parametrize("kind", [AdamW, AdamW8bit, Muon])
+def test_a_step_of_every_optimizer_is_seen(kind):
+    model, mark = base_model(), WeightsMark()
+    matrices = {name: p for name, p in model.named_parameters() if "qkv" in name}
+    optimizer = kind([ParameterGroup(parameters=matrices, weight_decay=0.0)])
+    assert mark.changed(model)
+    model(torch.tensor([[1, 2, 3]])).square().sum().backward()
+    assert not mark.changed(model)
+    optimizer.step(0.1)
+    assert mark.changed(model)
+    assert not mark.changed(model)
 
 
 def test_prefixes_are_not_forgotten_under_requests():
