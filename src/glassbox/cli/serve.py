@@ -82,7 +82,7 @@ def serve(
     ] = 0,
     tool_format: Annotated[
         str,
-        typer.Option("--tool-format", help="hermes: <tool_call> JSON; tags: <tool>14+27</tool>."),
+        typer.Option("--tool-format", help="hermes: <tool_call> JSON; tags: `<tool>14+27</tool>`."),
     ] = "hermes",
     cors_origin: Annotated[
         list[str] | None,

@@ -58,8 +58,9 @@ class Branches:
         return hidden, logits if logits.dtype == torch.float64 else logits.float()
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self._dtype is None or self._dtype == self._model.embedding.weight.dtype:
-            return nullcontext()
+        own = self._model.embedding.weight.dtype
+        if self._dtype is None or self._dtype.itemsize >= own.itemsize:
+            return nullcontext()  # a wider one is the cache's alone
         return torch.autocast(self._model.device.type, dtype=self._dtype)
 
 
