@@ -160,7 +160,8 @@ class Engine:
     def step(self) -> list[TokenEvent]:
         """One scheduler step for everything that runs: the tokens it made; [] when there is nothing.
 
-        A request that comes to grief ends alone, by an event whose finish_reason is "error".
+        A request that comes to grief ends alone, by an event whose finish_reason is "error". What raises
+        instead is nobody's alone: cancel all that waits and runs. For one thread at a time.
         """
         if self.has_work:
             with evaluating(self.model):

@@ -61,7 +61,7 @@ def make_request(
     if len(prompt) >= context_length:
         raise UserError(
             f"{name} has {len(prompt)} tokens; the model's context is {context_length} and the "
-            "answer needs at least one: shorten it or set truncate_prompt=True"
+            "answer needs at least one: shorten it (in Python: or pass truncate_prompt=True)"
         )
     stop_ids = set(params.stop_token_ids)
     if tokenizer is not None and "eos_token" in tokenizer.roles and not params.ignore_eos:
