@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +28,7 @@ def train(
     On several processes: `torchrun --nproc-per-node 2 -m glassbox train recipes/pretrain.yaml`
     """
     from glassbox.core.distributed import process_group
+    from glassbox.core.metrics import read_metrics
     from glassbox.pipeline.recipe import read_recipe
     from glassbox.pipeline.stages import run_recipe
 
@@ -44,6 +47,8 @@ def train(
     if status == "already finished":
         print(f"'{parsed.out}' is finished; nothing was changed", file=sys.stderr)
         return 0
+    for text in last_samples(read_metrics(Path(parsed.out) / "metrics.jsonl")):
+        print(f"{text}\n")
     print(
         f"done: {summary['steps']} steps, {summary['tokens']:,} tokens, "
         f"{summary['tokens_per_second']:,.0f} tokens/s, "
@@ -53,3 +58,16 @@ def train(
         file=sys.stderr,
     )
     return 0
+
+
+def last_samples(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the model wrote when it was last asked to, where the recipe gives prompts.
+
+    >>> last_samples([{"sample_0": "Once, a fox"}, {"sample_0": "Once a fox sat"}, {"loss": 1.0}])
+    ['Once a fox sat']
+    """
+    found: list[str] = []
+    for record in records:
+        texts = [str(value) for key, value in record.items() if key.startswith("sample_")]
+        found = texts or found
+    return found
