@@ -43,6 +43,7 @@ from glassbox.data.storyworld.programs import DOCUMENT_KINDS, NUM_QUESTIONS, wri
 from glassbox.data.storyworld.questions import question_about
 
 LANGUAGES = ["en", "zh"]
+THE = ("the", "The")
 PLAIN_FORMS = ("", "in", "past", "many", "near", "spot")
 SMALL = CorpusSizes(
     train_bytes=30_000,
@@ -270,6 +271,33 @@ def test_everyone_in_the_facts_is_in_the_text_and_nobody_else(config):
             for role in event[1:]:
                 forms = story.roles[role].forms
                 assert any(forms[f] in text for f in PLAIN_FORMS if f in forms)
+
+
+def test_people_are_mentioned_by_kind_only_after_they_were_presented(config):
+    by_kind = by_name = 0
+    for story, text in stories(config):
+        told = [part for paragraph in story.told for sentence in paragraph for part in sentence]
+        roles = [role for _, role, _ in told]
+        for role, kind in (("hero", "kind"), ("friend", "fkind"), ("third", "tkind")):
+            if role not in roles:
+                continue
+            both_known = max(roles.index(role), roles.index(kind))
+            first = next((i for i, (_, r, f) in enumerate(told) if r == kind and f in THE), None)
+            assert first is None or first > both_known, text
+            by_kind += sum(r == kind and f in THE for _, r, f in told)
+            by_name += roles.count(role)
+    assert by_kind > 300
+    assert by_name > by_kind
+
+
+def test_without_kind_mentions_everybody_is_called_by_name(config):
+    config = config.model_copy(update={"kind_mentions": 0.0})
+    for story, text in stories(config, count=100):
+        forms = {
+            f for paragraph in story.told for told in paragraph for _, r, f in told if "kind" in r
+        }
+        assert not forms & set(THE)
+        assert score(document_program(config, kind="story"), text).derivations == 1
 
 
 def test_numbers_in_stories_add_up(config):

@@ -22,6 +22,8 @@ class StoryWorldConfig(Spec):
     """share of word problems with worked steps"""
     reserved_fraction: float = Field(0.06, gt=0, lt=0.5)
     """share of the pairs (kind of hero, thing) kept for the `unseen` split"""
+    kind_mentions: float = Field(0.5, ge=0, lt=1)
+    """how often somebody who was presented is called 'the painter' where the name would do; 0: never"""
     arithmetic_max: int = Field(20, ge=5, le=100)
     """largest number that a word problem adds or takes away"""
     arithmetic_min_steps: int = Field(2, ge=1, le=5)

@@ -14,19 +14,19 @@ OWNING = {
         When {weather}, {hero.he} hurried on to {place2}.
     """,
     "lost.miss": """
-        Suddenly {hero} stood still. {hero.His} {thing} was gone!
-        {hero} felt in {hero.his} bag. Where was {thing.the}?
-        Only then did {hero} notice that {thing.the} was missing.
+        Suddenly {hero.who} stood still. {hero.His} {thing} was gone!
+        {hero.Who} felt in {hero.his} bag. Where was {thing.the}?
+        Only then did {hero.who} notice that {thing.the} was missing.
     """,
     "lost.ask": """
-        "Have you seen my {thing}?" {hero.he} asked {friend} the {fkind}. "It is {place.in}," said {friend}, "{spot}."
-        {friend} the {fkind} came by. "I saw your {thing} {place.in}," said {friend}. "It is {spot}."
+        "Have you seen my {thing}?" {hero.he} asked {friend} the {fkind}. "It is {place.in}," said {friend.who}, "{spot}."
+        {friend} the {fkind} came by. "I saw your {thing} {place.in}," said {friend.who}. "It is {spot}."
         "Where is my {thing}?" {hero.he} asked. "It is {spot}," said {friend} the {fkind}. "I saw it {place.in}."
     """,
     "lost.find": """
-        {hero} ran back to {place} and looked {spot}. There was {thing.the}!
-        So {hero} went back to {place} and found {thing.the} {spot}.
-        Back {place.in}, {hero} found {thing.the} {spot}, just as {friend} had said.
+        {hero.Who} ran back to {place} and looked {spot}. There was {thing.the}!
+        So {hero.who} went back to {place} and found {thing.the} {spot}.
+        Back {place.in}, {hero.who} found {thing.the} {spot}, just as {friend.who} had said.
     """,
     "lost.end": """
         {hero} thanked {friend} and carried {thing.the} home with great care.
@@ -39,9 +39,9 @@ OWNING = {
         Ask, and someone will help you.
     """,
     "hidden.put": """
-        {hero} kept {thing.the} in {color.a} {box}.
-        Every night {hero} put {thing.the} into {color.a} {box}.
-        {hero} laid {thing.the} in {color.a} {box} and closed it well.
+        {hero.Who} kept {thing.the} in {color.a} {box}.
+        Every night {hero.who} put {thing.the} into {color.a} {box}.
+        {hero.Who} laid {thing.the} in {color.a} {box} and closed it well.
     """,
     "hidden.move": """
         While {hero.he} was away, the roof leaked, and the {color} {box} got wet. {friend} the {fkind} moved {thing.the} to {color2.a} {box2}.
@@ -49,17 +49,17 @@ OWNING = {
         At home, {friend} the {fkind} saw mice at the {color} {box}. To be safe, {friend.he} put {thing.the} in {color2.a} {box2}.
     """,
     "hidden.empty": """
-        When {hero} came home, {hero.he} opened the {color} {box}. It was empty!
-        {hero} came home and looked in the {color} {box}. There was nothing in it.
-        Back home, {hero} opened the {color} {box} and turned pale, for it was empty.
+        When {hero.who} came home, {hero.he} opened the {color} {box}. It was empty!
+        {hero.Who} came home and looked in the {color} {box}. There was nothing in it.
+        Back home, {hero.who} opened the {color} {box} and turned pale, for it was empty.
     """,
     "hidden.ask": """
-        "Where is my {thing}?" asked {hero}. "It is in the {color2} {box2}," said {friend}.
-        "Somebody has stolen my {thing}!" cried {hero}. "No," said {friend}, "it is in the {color2} {box2}."
-        "Do not cry," said {friend}. "Your {thing} is in the {color2} {box2}."
+        "Where is my {thing}?" asked {hero.who}. "It is in the {color2} {box2}," said {friend.who}.
+        "Somebody has stolen my {thing}!" cried {hero.who}. "No," said {friend.who}, "it is in the {color2} {box2}."
+        "Do not cry," said {friend.who}. "Your {thing} is in the {color2} {box2}."
     """,
     "hidden.find": """
-        {hero} opened the {color2} {box2}, and there it was.
+        {hero.Who} opened the {color2} {box2}, and there it was.
         And there it was, safe in the {color2} {box2}.
         It was true: {thing.the} was in the {color2} {box2}.
     """,
@@ -79,7 +79,7 @@ OWNING = {
         {hero.He} turned around once, and already {taker.a} had taken {thing.the} and fled.
     """,
     "taken.see": """
-        {friend} the {fkind} had seen it all. "The {taker} is {spot}," said {friend}.
+        {friend} the {fkind} had seen it all. "The {taker} is {spot}," said {friend.who}.
         "Look {spot}," said {friend} the {fkind}. "That is where the {taker} went."
         "Are you looking for the {taker}?" asked {friend} the {fkind}. "It is sitting {spot}."
     """,
@@ -114,9 +114,9 @@ OWNING = {
         The next week, {friend} passed {thing.the} on to {third} the {tkind}.
     """,
     "lend.ask": """
-        "Who has my {thing}?" asked {hero}. "{third} has it," said {friend}.
-        "{friend}, do you still have my {thing}?" asked {hero}. "No, {third} has it now," said {friend}.
-        {hero} asked {friend} for {thing.the}. "I gave it to {third}," said {friend}.
+        "Who has my {thing}?" asked {hero.who}. "{third} has it," said {friend.who}.
+        "{friend}, do you still have my {thing}?" asked {hero.who}. "No, {third} has it now," said {friend.who}.
+        {hero} asked {friend.who} for {thing.the}. "I gave it to {third}," said {friend.who}.
     """,
     "lend.back": """
         That same evening {third} brought {thing.the} back, clean and shining. Now {hero} had {thing.the} again.
@@ -124,9 +124,9 @@ OWNING = {
         "Here it is, and thank you," said {third}, and gave {thing.the} back to {hero}.
     """,
     "lend.keep": """
-        {hero} saw how happy {third} was. "Keep it," said {hero}, and so {third} had {thing.the} for good.
-        "You need it more than I do," {hero} told {third}. From then on {third} had {thing.the}.
-        "It is a present," said {hero} kindly, and {third} kept {thing.the}.
+        {hero} saw how happy {third} was. "Keep it," said {hero.who}, and so {third} had {thing.the} for good.
+        "You need it more than I do," {hero} told {third.who}. From then on {third} had {thing.the}.
+        "It is a present," said {hero.who} kindly, and {third} kept {thing.the}.
     """,
     "moral.lend": """
         A good thing grows better when it is passed on.
@@ -144,19 +144,19 @@ OWNING = {
         Then {weather}, and as {friend} ran for shelter, {thing.the} was ruined.
     """,
     "broke.tell": """
-        {friend} could have kept silent, but went straight to {hero}. "I ruined your {thing}. I am so sorry."
-        "{hero}, I must tell you the truth," said {friend}. "I ruined your {thing}."
-        {friend} wept. "I ruined {thing.the}," {friend.he} told {hero}, "and I will make it good."
+        {friend.Who} could have kept silent, but went straight to {hero.who}. "I ruined your {thing}. I am so sorry."
+        "{hero}, I must tell you the truth," said {friend.who}. "I ruined your {thing}."
+        {friend.Who} wept. "I ruined {thing.the}," {friend.he} told {hero.who}, "and I will make it good."
     """,
     "broke.mend": """
         {hero} was sad, but not angry. Together they took it to {third} the {tkind}, who mended it.
-        "Thank you for telling me," said {hero}. They asked {third} the {tkind}, and {third} mended it.
+        "Thank you for telling me," said {hero.who}. They asked {third} the {tkind}, and {third} mended it.
         {hero} forgave {friend.him}. {third} the {tkind} knew what to do and mended {thing.the}.
     """,
     "broke.pay": """
-        To pay for it, {friend} {task.past}.
-        In return {friend} {task.past} for {third}.
-        {friend} {task.past} all week to pay {third} back.
+        To pay for it, {friend.who} {task.past}.
+        In return {friend.who} {task.past} for {third.who}.
+        {friend.Who} {task.past} all week to pay {third.who} back.
     """,
     "broke.end": """
         {hero} had {thing.the} back, and {hero.he} trusted {friend} more than before.
@@ -174,17 +174,17 @@ OWNING = {
         There, {spot}, {hero.he} saw {stray.a} that could not get free. And then {weather}!
     """,
     "rescue.help": """
-        {hero} laid {thing.the} {spot2}, took hold with both hands and pulled the {stray} free.
-        At once {hero} dropped {thing.the} {spot2} and ran to save the {stray}.
-        To have both hands free, {hero} put {thing.the} {spot2}. Then {hero.he} lifted the {stray} out.
+        {hero.Who} laid {thing.the} {spot2}, took hold with both hands and pulled the {stray} free.
+        At once {hero.who} dropped {thing.the} {spot2} and ran to save the {stray}.
+        To have both hands free, {hero.who} put {thing.the} {spot2}. Then {hero.he} lifted the {stray} out.
     """,
     "rescue.forget": """
-        {hero} carried the {stray} to a warm place and forgot all about {thing.the}.
-        In the hurry {hero} left {thing.the} behind.
-        Only at home did {hero} remember {thing.the}, and by then it was dark.
+        {hero.Who} carried the {stray} to a warm place and forgot all about {thing.the}.
+        In the hurry {hero.who} left {thing.the} behind.
+        Only at home did {hero.who} remember {thing.the}, and by then it was dark.
     """,
     "rescue.return": """
-        Next morning {friend} the {fkind} knocked at the door with {thing.the}. "You saved my {stray}," said {friend}.
+        Next morning {friend} the {fkind} knocked at the door with {thing.the}. "You saved my {stray}," said {friend.who}.
         The {stray} belonged to {friend} the {fkind}, who found {thing.the} and brought it to {hero}.
         "Thank you for saving my {stray}," said {friend} the {fkind}, who had found {thing.the} and now gave it back.
     """,
@@ -220,7 +220,7 @@ OWNING = {
     """,
     "share.give": """
         {hero} gave {friend} {n4} {food.many}.
-        "Take {n4} {food.many}," said {hero} to {friend}.
+        "Take {n4} {food.many}," said {hero.who} to {friend}.
         {hero} put {n4} {food.many} into {friend}'s hands.
     """,
     "share.left": """
@@ -229,12 +229,12 @@ OWNING = {
         Now {friend} had {n4} {food.many}, and {hero} had {n5} {food.many}.
     """,
     "share.drop": """
-        On the way home {hero} dropped {thing.the} without noticing, but {friend} picked it up.
-        When {hero} had gone, {friend} saw {thing.the} lying on the ground and took it.
-        Then {weather}, and {hero} ran off without {thing.the}. {friend} picked it up.
+        On the way home {hero.who} dropped {thing.the} without noticing, but {friend.who} picked it up.
+        When {hero.who} had gone, {friend.who} saw {thing.the} lying on the ground and took it.
+        Then {weather}, and {hero.who} ran off without {thing.the}. {friend.Who} picked it up.
     """,
     "share.return": """
-        "Wait, {hero}! You forgot this," called {friend}, and gave {thing.the} back.
+        "Wait, {hero}! You forgot this," called {friend.who}, and gave {thing.the} back.
         {friend} ran after {hero} and gave {thing.the} back.
         {friend} went to {hero}'s house and gave back {thing.the}.
     """,

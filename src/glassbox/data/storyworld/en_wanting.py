@@ -32,10 +32,10 @@ WANTING = {
         Nothing was dearer to {hero.him} than {hero.his} {thing}. {hero.He} liked to {thing.use}.
     """,
     "scene": """
-        One {time}, {hero} went to {place}.
-        One {time}, {hero} set out for {place}.
-        It was {time.a} when {hero} walked to {place}.
-        On {time.a}, {hero} made {hero.his} way to {place}.
+        One {time}, {hero.who} went to {place}.
+        One {time}, {hero.who} set out for {place}.
+        It was {time.a} when {hero.who} walked to {place}.
+        On {time.a}, {hero.who} made {hero.his} way to {place}.
     """,
     "detail": """
         Sparrows were chattering on the roofs.
@@ -54,8 +54,8 @@ WANTING = {
         {place.In} stood {friend} the {fkind}.
     """,
     "greet": """
-        "Good day, {hero}!" said {friend}.
-        "How nice to see you, {hero}!" said {friend}.
+        "Good day, {hero}!" said {friend.who}.
+        "How nice to see you, {hero}!" said {friend.who}.
         {hero} and {friend} shook hands like old friends.
         {friend} smiled and waved at {hero}.
     """,
@@ -83,9 +83,9 @@ WANTING = {
         Who had {food.the} now? {x} had it.
     """,
     "trade.offer": """
-        {friend} had {thing.a}, just what {hero} wished for. "It is yours for {thing2.a}," said {friend}.
-        And look, {friend} was holding {thing.a}! "Bring me {thing2.a}, and it is yours," said {friend}.
-        "Is that {thing.a}?" cried {hero}. "It is," said {friend}, "and I would trade it for {thing2.a}."
+        {friend.Who} had {thing.a}, just what {hero.who} wished for. "It is yours for {thing2.a}," said {friend.who}.
+        And look, {friend.who} was holding {thing.a}! "Bring me {thing2.a}, and it is yours," said {friend.who}.
+        "Is that {thing.a}?" cried {hero.who}. "It is," said {friend.who}, "and I would trade it for {thing2.a}."
     """,
     "trade.fetch": """
         {hero} had {thing2.a} at home. It lay {spot}. {hero.He} ran all the way and brought it back.
@@ -95,7 +95,7 @@ WANTING = {
     "trade.swap": """
         Then {hero} gave {thing2.the} to {friend}, and {friend} gave {thing.the} to {hero}.
         So they traded: {thing2.the} went to {friend}, and {thing.the} went to {hero}.
-        "Done!" said {friend}, who took {thing2.the} and handed {thing.the} to {hero}.
+        "Done!" said {friend.who}, who took {thing2.the} and handed {thing.the} to {hero}.
     """,
     "trade.end": """
         Now {hero} had {thing.the}, {friend} had {thing2.the}, and both went home smiling.
@@ -108,14 +108,14 @@ WANTING = {
         An honest bargain leaves both sides richer.
     """,
     "earn.offer": """
-        {friend} owned {thing.a}. "Help me today, and it is yours," {friend.he} told {hero}.
-        "I have {thing.a} that I hardly use," said {friend}. "Work for me today and take it."
-        "You may have my {thing}," said {friend}, "if you help me until sunset."
+        {friend.Who} owned {thing.a}. "Help me today, and it is yours," {friend.he} told {hero.who}.
+        "I have {thing.a} that I hardly use," said {friend.who}. "Work for me today and take it."
+        "You may have my {thing}," said {friend.who}, "if you help me until sunset."
     """,
     "earn.work": """
-        First {hero} {task.past}, and then {hero.he} {task2.past}.
-        {hero} {task.past} until noon. After that {hero.he} {task2.past}.
-        All morning {hero} {task.past}. In the afternoon {hero.he} {task2.past}.
+        First {hero.who} {task.past}, and then {hero.he} {task2.past}.
+        {hero.Who} {task.past} until noon. After that {hero.he} {task2.past}.
+        All morning {hero.who} {task.past}. In the afternoon {hero.he} {task2.past}.
     """,
     "earn.hard": """
         {hero.His} arms ached, but {hero.he} did not give up.
@@ -123,7 +123,7 @@ WANTING = {
         Even when {weather}, {hero.he} went on working.
     """,
     "earn.pay": """
-        "You have kept your word," said {friend}, and gave {thing.the} to {hero}.
+        "You have kept your word," said {friend.who}, and gave {thing.the} to {hero}.
         In the evening {friend} gave {thing.the} to {hero}. "You have earned it," {friend.he} said.
         {friend} nodded, fetched {thing.the} and put it into {hero}'s hands.
     """,
@@ -138,9 +138,9 @@ WANTING = {
         Wishes do not come true by sitting still.
     """,
     "coins.saved": """
-        {hero} had saved {n1} coins.
-        In {hero.his} money box {hero} had {n1} coins.
-        {hero} counted {hero.his} money. It came to {n1} coins.
+        {hero.Who} had saved {n1} coins.
+        In {hero.his} money box {hero.who} had {n1} coins.
+        {hero.Who} counted {hero.his} money. It came to {n1} coins.
     """,
     "coins.earned": """
         {hero.He} helped {friend} the {fkind} to {task} and was paid {n2} coins.
@@ -173,29 +173,29 @@ WANTING = {
         Patience fills the purse.
     """,
     "journey.rumour": """
-        {hero} heard that {thing.a} lay forgotten somewhere {place.in}. So one {time} {hero.he} set out.
-        "There is {thing.a} hidden {place.in}," {passer} told {hero}. One {time} {hero.he} went to look for it.
-        It was said that {thing.a} could be found {place.in}. One {time} {hero} put on {hero.his} boots and left.
+        {hero.Who} heard that {thing.a} lay forgotten somewhere {place.in}. So one {time} {hero.he} set out.
+        "There is {thing.a} hidden {place.in}," {passer} told {hero.who}. One {time} {hero.he} went to look for it.
+        It was said that {thing.a} could be found {place.in}. One {time} {hero.who} put on {hero.his} boots and left.
     """,
     "journey.first": """
         On the way {hero.he} met {friend} the {fkind}, who gave {hero.him} {food.a}.
         Soon {friend} the {fkind} came along the road and gave {hero.him} {food.a} for the journey.
-        First {hero.he} met {friend} the {fkind}. "Take {food.a} with you," said {friend}.
+        First {hero.he} met {friend} the {fkind}. "Take {food.a} with you," said {friend.who}.
     """,
     "journey.second": """
         Then {hero.he} met {third} the {tkind}, who was very hungry. {hero} gave {food.the} to {third}.
         Farther on sat {third} the {tkind}, tired and hungry. {hero} gave {food.the} to {third}.
-        Next {hero.he} met {third} the {tkind}. "I have not eaten all day," said {third}, so {hero} gave {food.the} to {third.him}.
+        Next {hero.he} met {third} the {tkind}. "I have not eaten all day," said {third.who}, so {hero} gave {food.the} to {third.him}.
     """,
     "journey.clue": """
-        "Look {spot}," said {third} to thank {hero.him}.
-        "You are kind," said {third}. "I will tell you a secret: look {spot}."
-        {third} ate and whispered, "What you seek is {spot}."
+        "Look {spot}," said {third.who} to thank {hero.him}.
+        "You are kind," said {third.who}. "I will tell you a secret: look {spot}."
+        {third.Who} ate and whispered, "What you seek is {spot}."
     """,
     "journey.find": """
-        {hero} came to {place} and looked {spot}. There was {thing.the}!
-        So {hero} went to {place}, looked {spot} and found {thing.the}.
-        When {hero} reached {place}, {thing.the} really was {spot}.
+        {hero.Who} came to {place} and looked {spot}. There was {thing.the}!
+        So {hero.who} went to {place}, looked {spot} and found {thing.the}.
+        When {hero.who} reached {place}, {thing.the} really was {spot}.
     """,
     "journey.end": """
         {hero} took {thing.the} home and never forgot {third}.
@@ -218,18 +218,18 @@ WANTING = {
         Nobody saw how {friend.he} hid it {spot}.
     """,
     "gift.invite": """
-        One {time}, {friend} called {hero} to {friend.his} house. "There is a surprise for you here," {friend.he} said. "Find it!"
-        One {time}, {friend} invited {hero}. "Something is hidden in my house," {friend.he} laughed. "Search!"
+        One {time}, {friend.who} called {hero.who} to {friend.his} house. "There is a surprise for you here," {friend.he} said. "Find it!"
+        One {time}, {friend.who} invited {hero.who}. "Something is hidden in my house," {friend.he} laughed. "Search!"
     """,
     "gift.search": """
-        {hero} looked {spot2}. Nothing! "Cold, very cold," said {friend}.
-        First {hero} searched {spot2}, but there was only dust.
-        "Is it {spot2}?" asked {hero}. "No," said {friend}, "it is not."
+        {hero.Who} looked {spot2}. Nothing! "Cold, very cold," said {friend.who}.
+        First {hero.who} searched {spot2}, but there was only dust.
+        "Is it {spot2}?" asked {hero.who}. "No," said {friend.who}, "it is not."
     """,
     "gift.find": """
-        Then {hero} looked {spot}, and there was {thing.the}!
-        At last {hero} searched {spot}. "I have found {thing.the}!" {hero.he} cried.
-        "Then it must be {spot}!" said {hero}, and pulled out {thing.the}.
+        Then {hero.who} looked {spot}, and there was {thing.the}!
+        At last {hero.who} searched {spot}. "I have found {thing.the}!" {hero.he} cried.
+        "Then it must be {spot}!" said {hero.who}, and pulled out {thing.the}.
     """,
     "gift.end": """
         {hero} hugged {friend} and took {thing.the} home.
@@ -248,12 +248,12 @@ WANTING = {
     """,
     "turns.grab": """
         But {friend} the {fkind} seized it too. "It is mine!" they both shouted.
-        "I saw it first!" cried {friend} the {fkind}. "No, I did!" cried {hero}.
+        "I saw it first!" cried {friend} the {fkind}. "No, I did!" cried {hero.who}.
         At the same moment {friend} the {fkind} grabbed it, and they pulled and quarrelled.
     """,
     "turns.third": """
-        {third} the {tkind} heard the noise. "Stop it and take turns," said {third}.
-        Then {third} the {tkind} came by. "You can share it," said {third}.
+        {third} the {tkind} heard the noise. "Stop it and take turns," said {third.who}.
+        Then {third} the {tkind} came by. "You can share it," said {third.who}.
         "If you pull, it will break," said {third} the {tkind}, who was passing by.
     """,
     "turns.rule": """

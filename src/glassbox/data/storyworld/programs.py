@@ -18,12 +18,14 @@ NUM_QUESTIONS = (4, 5, 6, 7)
 
 
 class World(NamedTuple):
-    """A config made ready for writing: its language, its reserved pairs, its mixture."""
+    """A config made ready for writing: its language, its reserved pairs, its choices' weights."""
 
     config: StoryWorldConfig
     language: Language
     pairs: Combinations
     mixture: Weights
+    mentions: Weights | None
+    """of a name and of a kind, where both would do; None: names alone"""
 
 
 def build_world(config: StoryWorldConfig, mode: str = "exclude") -> World:
@@ -31,12 +33,14 @@ def build_world(config: StoryWorldConfig, mode: str = "exclude") -> World:
     language = load_language(config.language)
     pairs = Combinations(language, config.reserved_fraction, mode)
     weights = (config.story_weight, config.questions_weight, config.arithmetic_weight)
-    return World(config, language, pairs, Weights(weights))
+    share = config.kind_mentions
+    mentions = Weights([1 - share, share]) if share else None
+    return World(config, language, pairs, Weights(weights), mentions)
 
 
 def write_story(world: World, chooser: Chooser) -> Story:
     """Tell a story."""
-    story = Story(chooser, world.language, world.pairs)
+    story = Story(chooser, world.language, world.pairs, world.mentions)
     tell_story(story)
     return story
 

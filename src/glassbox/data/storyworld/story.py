@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glassbox.data.storyworld.choice import Chooser, Weights
-from glassbox.data.storyworld.template import Entity, Language, Template
+from glassbox.data.storyworld.template import Entity, Language, Part, Template, fill
 
 # Which category of word fills a role. Two roles of one category never get the same word.
 CATEGORY = {
@@ -19,6 +19,9 @@ CATEGORY = {
     "food": "food", "goods": "goods", "color": "color", "color2": "color",
     "box": "box", "box2": "box", "taker": "taker", "stray": "stray", "asker": "name",
 }  # fmt: skip
+
+_KIND_OF = {"hero": "kind", "friend": "fkind", "third": "tkind"}
+_MENTION = {"who": "the", "Who": "The"}
 
 _CHANCES = {p: Weights([p, 1 - p]) for p in (0.3, 0.4, 0.5)}
 
@@ -59,35 +62,55 @@ class Story:
     knows the grammar can follow it word by word.
     """
 
-    def __init__(self, chooser: Chooser, language: Language, pairs: Combinations) -> None:
+    def __init__(
+        self,
+        chooser: Chooser,
+        language: Language,
+        pairs: Combinations,
+        mentions: Weights | None = None,
+    ) -> None:
         self.chooser = chooser
         self.language = language
         self.pairs = pairs
+        self.mentions = mentions
         self.roles: dict[str, Entity] = {}
         self.events: list[tuple[str, ...]] = []
         self.asks: list[tuple[str, str, dict[str, str]]] = []
         self.plot = ""
-        self.told: list[list[Template]] = [[]]
+        self.told: list[list[tuple[Part, ...]]] = [[]]
         self.cast: list[str] = []
         self._used: dict[str, list[Entity]] = {}
         self._pools: dict[str, Sequence[Entity]] = {}
 
     def tell(self, event: str) -> None:
-        """Write one of the language's sentences for `event`, filling its roles."""
+        """Write one of the language's sentences for `event`, filling its roles.
+
+        The form `who` (`Who` where a sentence begins) mentions a person anew, by name or, as
+        often as `mentions` has it, by kind: 'Mia' or 'the painter'.
+        """
         template = self.chooser.pick(self.language.sentences[event])
         paragraph = self.told[-1]
         emit, roles = self.chooser.emit, self.roles
         if paragraph and self.language.joiner:
             emit(self.language.joiner)
-        paragraph.append(template)
+        parts: list[Part] = []
         for literal, role, form in template.parts:
             if literal:
                 emit(literal)
+            if form in _MENTION:
+                role, form = self._mention(role, form)
             if role:
                 entity = roles.get(role)
                 if entity is None:
                     entity = self._bind(role)
                 emit(entity.forms[form])
+            parts.append((literal, role, form))
+        paragraph.append(tuple(parts))
+
+    def _mention(self, role: str, form: str) -> tuple[str, str]:
+        if self.mentions is not None and self.chooser.pick((False, True), self.mentions):
+            return _KIND_OF[role], _MENTION[form]
+        return role, ""
 
     def _bind(self, role: str) -> Entity:
         category = CATEGORY.get(role, role)
@@ -198,7 +221,7 @@ class Story:
             "events": [list(event) for event in self.events],
         }
 
-    def render(self, templates: Sequence[Template], changed: Mapping[str, Entity]) -> str:
+    def render(self, told: Sequence[Sequence[Part]], changed: Mapping[str, Entity]) -> str:
         """Sentences already told, told again with some roles played by others."""
         roles = {**self.roles, **changed}
-        return self.language.joiner.join(template.fill(roles) for template in templates)
+        return self.language.joiner.join(fill(parts, roles) for parts in told)

@@ -10,6 +10,9 @@ from types import MappingProxyType
 _SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 
 
+Part = tuple[str, str, str]  # a literal, the role written after it, the role's form
+
+
 class Entity:
     """A word of the world: its id, its category, and its written forms ('' is the plain one)."""
 
@@ -34,7 +37,7 @@ class Template:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        parts: list[tuple[str, str, str]] = []
+        parts: list[Part] = []
         position = 0
         for match in _SLOT.finditer(source):
             parts.append((source[position : match.start()], match[1], match[2] or ""))
@@ -49,10 +52,14 @@ class Template:
         >>> Template("{a} ran.").fill({"a": Entity("name", "Mia", {"": "Mia"})})
         'Mia ran.'
         """
-        return "".join(
-            literal + roles[role].forms[form] if role else literal
-            for literal, role, form in self.parts
-        )
+        return fill(self.parts, roles)
+
+
+def fill(parts: Sequence[Part], roles: Mapping[str, Entity]) -> str:
+    """The text of a template's parts, every hole filled."""
+    return "".join(
+        literal + roles[role].forms[form] if role else literal for literal, role, form in parts
+    )
 
 
 @dataclass(frozen=True)

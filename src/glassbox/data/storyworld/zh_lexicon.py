@@ -156,7 +156,7 @@ def _split(block: str) -> list[str]:
 def _noun(category: str, identity: str, spelling: str, **more: str) -> Entity:
     word, _, measure = spelling.partition("/")
     measure = measure or "个"
-    forms = {"": word, "a": f"一{measure}{word}", "m": measure}
+    forms = {"": word, "a": f"一{measure}{word}", "m": measure, "the": word, "The": word}
     return Entity(category, identity, {**forms, **more})
 
 

@@ -14,19 +14,19 @@ OWNING = {
         忽然{weather}，{hero.he}赶紧跑到{place2}。
     """,
     "lost.miss": """
-        {hero}突然站住了。{thing}不见了！
-        {hero}摸了摸口袋，{thing}到哪里去了？
-        这时{hero}才发现，{thing}丢了。
+        {hero.who}突然站住了。{thing}不见了！
+        {hero.who}摸了摸口袋，{thing}到哪里去了？
+        这时{hero.who}才发现，{thing}丢了。
     """,
     "lost.ask": """
-        “你看见我的{thing}了吗？”{hero.he}问{fkind}{friend}。“它在{place.spot}，”{friend}说，“就{spot.in}。”
-        {fkind}{friend}走了过来。“我在{place.spot}看见过你的{thing}，”{friend}说，“它{spot.in}。”
+        “你看见我的{thing}了吗？”{hero.he}问{fkind}{friend}。“它在{place.spot}，”{friend.who}说，“就{spot.in}。”
+        {fkind}{friend}走了过来。“我在{place.spot}看见过你的{thing}，”{friend.who}说，“它{spot.in}。”
         “我的{thing}在哪里？”{hero.he}问。“它{spot.in}，”{fkind}{friend}说，“我在{place.spot}看见的。”
     """,
     "lost.find": """
-        {hero}跑回{place}，往{spot}一看，{thing}就在那里！
-        {hero}回到{place}，{spot.in}找到了{thing}。
-        {hero}回到{place}，{thing}果然{spot.in}，跟{friend}说的一样。
+        {hero.who}跑回{place}，往{spot}一看，{thing}就在那里！
+        {hero.who}回到{place}，{spot.in}找到了{thing}。
+        {hero.who}回到{place}，{thing}果然{spot.in}，跟{friend.who}说的一样。
     """,
     "lost.end": """
         {hero}谢过{friend}，小心地把{thing}带回了家。
@@ -39,9 +39,9 @@ OWNING = {
         只要开口问，总有人会帮你。
     """,
     "hidden.put": """
-        {hero}把{thing}收在一个{color}的{box}里。
-        每天晚上，{hero}都把{thing}放进一个{color}的{box}里。
-        {hero}把{thing}放进一个{color}的{box}，关得好好的。
+        {hero.who}把{thing}收在一个{color}的{box}里。
+        每天晚上，{hero.who}都把{thing}放进一个{color}的{box}里。
+        {hero.who}把{thing}放进一个{color}的{box}，关得好好的。
     """,
     "hidden.move": """
         {hero.he}不在的时候，屋顶漏了雨，{color}的{box}湿了。{fkind}{friend}把{thing}移到了一个{color2}的{box2}里。
@@ -49,17 +49,17 @@ OWNING = {
         家里，{fkind}{friend}看见老鼠在啃{color}的{box}，就把{thing}放进了一个{color2}的{box2}。
     """,
     "hidden.empty": """
-        {hero}回到家，打开{color}的{box}，里面是空的！
-        {hero}回家以后，往{color}的{box}里一看，什么也没有。
-        一到家，{hero}就打开{color}的{box}。空空的，{hero.he}的脸都白了。
+        {hero.who}回到家，打开{color}的{box}，里面是空的！
+        {hero.who}回家以后，往{color}的{box}里一看，什么也没有。
+        一到家，{hero.who}就打开{color}的{box}。空空的，{hero.he}的脸都白了。
     """,
     "hidden.ask": """
-        “我的{thing}在哪里？”{hero}问。“在{color2}的{box2}里。”{friend}说。
-        “有人偷了我的{thing}！”{hero}叫道。“没有，”{friend}说，“它在{color2}的{box2}里。”
-        “别哭，”{friend}说，“你的{thing}在{color2}的{box2}里。”
+        “我的{thing}在哪里？”{hero.who}问。“在{color2}的{box2}里。”{friend.who}说。
+        “有人偷了我的{thing}！”{hero.who}叫道。“没有，”{friend.who}说，“它在{color2}的{box2}里。”
+        “别哭，”{friend.who}说，“你的{thing}在{color2}的{box2}里。”
     """,
     "hidden.find": """
-        {hero}打开{color2}的{box2}，它就在里面。
+        {hero.who}打开{color2}的{box2}，它就在里面。
         可不是嘛，它好好地躺在{color2}的{box2}里。
         果然，{thing}就在{color2}的{box2}里。
     """,
@@ -79,7 +79,7 @@ OWNING = {
         {hero.he}一转身，一只{taker}已经拿了{thing}逃走了。
     """,
     "taken.see": """
-        {fkind}{friend}全看见了。“{taker}{spot.in}。”{friend}说。
+        {fkind}{friend}全看见了。“{taker}{spot.in}。”{friend.who}说。
         “去{spot}看看，”{fkind}{friend}说，“{taker}往那边跑了。”
         “你在找{taker}吗？”{fkind}{friend}问，“它就{spot.in}。”
     """,
@@ -114,9 +114,9 @@ OWNING = {
         第二个星期，{friend}把{thing}转给了{tkind}{third}。
     """,
     "lend.ask": """
-        “我的{thing}在谁那里？”{hero}问。“在{third}那里。”{friend}说。
-        “{friend}，{thing}还在你那里吗？”{hero}问。“不在了，现在在{third}那里。”{friend}说。
-        {hero}向{friend}要{thing}。“我把它给了{third}。”{friend}说。
+        “我的{thing}在谁那里？”{hero.who}问。“在{third}那里。”{friend.who}说。
+        “{friend}，{thing}还在你那里吗？”{hero.who}问。“不在了，现在在{third}那里。”{friend.who}说。
+        {hero}向{friend}要{thing}。“我把它给了{third}。”{friend.who}说。
     """,
     "lend.back": """
         当天傍晚，{third}把{thing}擦得干干净净，还了回来。现在{hero}又有{thing}了。
@@ -125,8 +125,8 @@ OWNING = {
     """,
     "lend.keep": """
         {hero}看见{third}那么开心，就说：“你留着吧。”从此{thing}归了{third}。
-        “你比我更需要它。”{hero}对{third}说。从此{third}有了{thing}。
-        “送给你了。”{hero}温和地说。{third}就留下了{thing}。
+        “你比我更需要它。”{hero.who}对{third.who}说。从此{third}有了{thing}。
+        “送给你了。”{hero.who}温和地说。{third}就留下了{thing}。
     """,
     "moral.lend": """
         好东西传来传去，越传越好。
@@ -144,19 +144,19 @@ OWNING = {
         后来{weather}，{friend}跑去躲避，慌忙中弄坏了{thing}。
     """,
     "broke.tell": """
-        {friend}本可以不说，却马上去找{hero}：“我弄坏了你的{thing}，真对不起。”
-        “{hero}，我得跟你说实话，”{friend}说，“我把你的{thing}弄坏了。”
-        {friend}哭了。“我弄坏了{thing}，”{friend.he}对{hero}说，“我一定赔。”
+        {friend.who}本可以不说，却马上去找{hero.who}：“我弄坏了你的{thing}，真对不起。”
+        “{hero}，我得跟你说实话，”{friend.who}说，“我把你的{thing}弄坏了。”
+        {friend.who}哭了。“我弄坏了{thing}，”{friend.he}对{hero.who}说，“我一定赔。”
     """,
     "broke.mend": """
         {hero}有点难过，却没有生气。他们一起去找{tkind}{third}，{third}把它修好了。
-        “谢谢你告诉我。”{hero}说。他们请来{tkind}{third}，{third}修好了它。
+        “谢谢你告诉我。”{hero.who}说。他们请来{tkind}{third}，{third}修好了它。
         {hero}原谅了{friend.he}。{tkind}{third}有办法，修好了{thing}。
     """,
     "broke.pay": """
-        为了付工钱，{friend}{task.past}。
-        作为报答，{friend}替{third}{task.past}。
-        {friend}第二天就替{third}{task.past}，算是还了人情。
+        为了付工钱，{friend.who}{task.past}。
+        作为报答，{friend.who}替{third.who}{task.past}。
+        {friend.who}第二天就替{third.who}{task.past}，算是还了人情。
     """,
     "broke.end": """
         {hero}拿回了{thing}，也更信任{friend}了。
@@ -174,17 +174,17 @@ OWNING = {
         {spot}，{hero.he}看见{stray.a}动弹不得。偏偏这时{weather}！
     """,
     "rescue.help": """
-        {hero}把{thing}放{spot2.in}，双手用力，救出了{stray}。
-        {hero}立刻把{thing}丢{spot2.in}，跑去救{stray}。
-        为了腾出手来，{hero}把{thing}搁{spot2.in}，然后抱出了{stray}。
+        {hero.who}把{thing}放{spot2.in}，双手用力，救出了{stray}。
+        {hero.who}立刻把{thing}丢{spot2.in}，跑去救{stray}。
+        为了腾出手来，{hero.who}把{thing}搁{spot2.in}，然后抱出了{stray}。
     """,
     "rescue.forget": """
-        {hero}把{stray}抱到暖和的地方，把{thing}忘得一干二净。
-        匆忙之中，{hero}忘了拿{thing}。
-        回到家，{hero}才想起{thing}，可是天已经黑了。
+        {hero.who}把{stray}抱到暖和的地方，把{thing}忘得一干二净。
+        匆忙之中，{hero.who}忘了拿{thing}。
+        回到家，{hero.who}才想起{thing}，可是天已经黑了。
     """,
     "rescue.return": """
-        第二天早上，{fkind}{friend}带着{thing}来敲门。“你救了我的{stray}。”{friend}说。
+        第二天早上，{fkind}{friend}带着{thing}来敲门。“你救了我的{stray}。”{friend.who}说。
         {stray}的主人是{fkind}{friend}，{friend.he}找到{thing}，给{hero}送了回来。
         “谢谢你救了我的{stray}。”{fkind}{friend}说。{friend.he}捡到了{thing}，现在还给{hero}。
     """,
@@ -220,7 +220,7 @@ OWNING = {
     """,
     "share.give": """
         {hero}给了{friend}{n4}{food.m}{food}。
-        “拿{n4}{food.m}{food}去吃吧。”{hero}对{friend}说。
+        “拿{n4}{food.m}{food}去吃吧。”{hero.who}对{friend.who}说。
         {hero}把{n4}{food.m}{food}放到{friend}手里。
     """,
     "share.left": """
@@ -229,12 +229,12 @@ OWNING = {
         现在{friend}有{n4}{food.m}{food}，{hero}有{n5}{food.m}{food}。
     """,
     "share.drop": """
-        回家的路上，{hero}不小心掉了{thing}，{friend}捡了起来。
-        {hero}走后，{friend}看见{thing}掉在地上，就捡了起来。
-        忽然{weather}，{hero}匆匆跑了，忘了{thing}。{friend}把它捡了起来。
+        回家的路上，{hero.who}不小心掉了{thing}，{friend.who}捡了起来。
+        {hero.who}走后，{friend.who}看见{thing}掉在地上，就捡了起来。
+        忽然{weather}，{hero.who}匆匆跑了，忘了{thing}。{friend.who}把它捡了起来。
     """,
     "share.return": """
-        “等等，{hero}！你忘了东西。”{friend}喊着，把{thing}还给了{hero}。
+        “等等，{hero}！你忘了东西。”{friend.who}喊着，把{thing}还给了{hero}。
         {friend}追上{hero}，把{thing}还给了{hero.he}。
         {friend}来到{hero}家，把{thing}还给了{hero}。
     """,

@@ -31,9 +31,9 @@ WANTING = {
         {hero.he}有{thing.a}，看得比什么都宝贵，常常{thing.use}。
     """,
     "scene": """
-        一个{time}，{hero}去了{place}。
-        在一个{time}，{hero}动身前往{place}。
-        那是一个{time}，{hero}来到了{place}。
+        一个{time}，{hero.who}去了{place}。
+        在一个{time}，{hero.who}动身前往{place}。
+        那是一个{time}，{hero.who}来到了{place}。
     """,
     "detail": """
         麻雀在屋檐上叽叽喳喳地叫。
@@ -51,8 +51,8 @@ WANTING = {
         {place.spot}站着{fkind}{friend}。
     """,
     "greet": """
-        “你好啊，{hero}！”{friend}说。
-        “{hero}，见到你真高兴！”{friend}说。
+        “你好啊，{hero}！”{friend.who}说。
+        “{hero}，见到你真高兴！”{friend.who}说。
         {hero}和{friend}像老朋友一样握了握手。
         {friend}笑着向{hero}招手。
     """,
@@ -79,9 +79,9 @@ WANTING = {
         {food}在谁那里？在{x}那里。
     """,
     "trade.offer": """
-        {friend}正好有{thing.a}。“你拿{thing2.a}来换吧。”{friend}说。
-        看哪，{friend}手里就有{thing.a}！“给我{thing2.a}，它就归你。”{friend}说。
-        “那是{thing.a}吗？”{hero}叫了起来。“是的，”{friend}说，“我想用它换{thing2.a}。”
+        {friend.who}正好有{thing.a}。“你拿{thing2.a}来换吧。”{friend.who}说。
+        看哪，{friend.who}手里就有{thing.a}！“给我{thing2.a}，它就归你。”{friend.who}说。
+        “那是{thing.a}吗？”{hero.who}叫了起来。“是的，”{friend.who}说，“我想用它换{thing2.a}。”
     """,
     "trade.fetch": """
         {hero}家里有{thing2.a}，就放{spot.in}。{hero.he}一路跑回家，把它拿了来。
@@ -104,14 +104,14 @@ WANTING = {
         买卖公道，朋友长久。
     """,
     "earn.offer": """
-        {friend}有{thing.a}。“今天帮我干活，它就是你的。”{friend}对{hero}说。
-        “我有{thing.a}，平时用不着，”{friend}说，“你替我干一天活，就拿去吧。”
-        “你要是帮我干到太阳下山，”{friend}说，“我就送你{thing.a}。”
+        {friend.who}有{thing.a}。“今天帮我干活，它就是你的。”{friend.who}对{hero.who}说。
+        “我有{thing.a}，平时用不着，”{friend.who}说，“你替我干一天活，就拿去吧。”
+        “你要是帮我干到太阳下山，”{friend.who}说，“我就送你{thing.a}。”
     """,
     "earn.work": """
-        {hero}先{task.past}，然后又{task2.past}。
-        上午，{hero}{task.past}。下午，{hero.he}{task2.past}。
-        {hero}一早就{task.past}，吃过午饭又{task2.past}。
+        {hero.who}先{task.past}，然后又{task2.past}。
+        上午，{hero.who}{task.past}。下午，{hero.he}{task2.past}。
+        {hero.who}一早就{task.past}，吃过午饭又{task2.past}。
     """,
     "earn.hard": """
         {hero.he}的胳膊又酸又疼，可是{hero.he}没有停下。
@@ -119,7 +119,7 @@ WANTING = {
         后来{weather}，{hero.he}还是接着干。
     """,
     "earn.pay": """
-        “你说到做到。”{friend}说着，把{thing}给了{hero}。
+        “你说到做到。”{friend.who}说着，把{thing}给了{hero}。
         傍晚，{friend}把{thing}交给{hero}，说：“这是你应得的。”
         {friend}点点头，取来{thing}，放到{hero}手里。
     """,
@@ -134,9 +134,9 @@ WANTING = {
         光坐着不动，愿望不会成真。
     """,
     "coins.saved": """
-        {hero}已经攒了{n1}枚铜钱。
-        {hero}的存钱罐里有{n1}枚铜钱。
-        {hero}数了数自己的钱，一共{n1}枚铜钱。
+        {hero.who}已经攒了{n1}枚铜钱。
+        {hero.who}的存钱罐里有{n1}枚铜钱。
+        {hero.who}数了数自己的钱，一共{n1}枚铜钱。
     """,
     "coins.earned": """
         {hero.he}帮{fkind}{friend}{task}，得到{n2}枚铜钱。
@@ -169,29 +169,29 @@ WANTING = {
         有耐心，钱袋才会满。
     """,
     "journey.rumour": """
-        {hero}听说{place.spot}有{thing.a}，早被人忘了。一个{time}，{hero.he}出发了。
-        “{place.spot}藏着{thing.a}。”{passer}告诉{hero}。一个{time}，{hero.he}就去找它。
-        人们都说，{place.spot}能找到{thing.a}。一个{time}，{hero}穿上靴子上了路。
+        {hero.who}听说{place.spot}有{thing.a}，早被人忘了。一个{time}，{hero.he}出发了。
+        “{place.spot}藏着{thing.a}。”{passer}告诉{hero.who}。一个{time}，{hero.he}就去找它。
+        人们都说，{place.spot}能找到{thing.a}。一个{time}，{hero.who}穿上靴子上了路。
     """,
     "journey.first": """
         路上，{hero.he}遇见了{fkind}{friend}，{friend}给了{hero.he}{food.a}。
-        {hero.he}先碰到了{fkind}{friend}。“带上{food.a}吧。”{friend}说。
+        {hero.he}先碰到了{fkind}{friend}。“带上{food.a}吧。”{friend.who}说。
         没走多远，{fkind}{friend}迎面走来，送给{hero.he}{food.a}路上吃。
     """,
     "journey.second": """
         后来{hero.he}遇见了{tkind}{third}，{third}饿极了。{hero}就把{food}给了{third}。
         再往前走，{tkind}{third}坐在路边，又累又饿。{hero}把{food}给了{third}。
-        接着{hero.he}碰到{tkind}{third}。“我一天没吃东西了。”{third}说。{hero}便把{food}给了{third}。
+        接着{hero.he}碰到{tkind}{third}。“我一天没吃东西了。”{third.who}说。{hero}便把{food}给了{third}。
     """,
     "journey.clue": """
-        “去{spot}看看吧。”{third}感激地说。
-        “你心肠真好，”{third}说，“告诉你一个秘密：去{spot}找。”
-        {third}吃完，悄悄地说：“你要找的东西就在{spot}。”
+        “去{spot}看看吧。”{third.who}感激地说。
+        “你心肠真好，”{third.who}说，“告诉你一个秘密：去{spot}找。”
+        {third.who}吃完，悄悄地说：“你要找的东西就在{spot}。”
     """,
     "journey.find": """
-        {hero}到了{place}，{spot.in}一看，{thing}果然在那里！
-        于是{hero}来到{place}，{spot.in}找到了{thing}。
-        {hero}一到{place}，就看见{thing}真的{spot.in}。
+        {hero.who}到了{place}，{spot.in}一看，{thing}果然在那里！
+        于是{hero.who}来到{place}，{spot.in}找到了{thing}。
+        {hero.who}一到{place}，就看见{thing}真的{spot.in}。
     """,
     "journey.end": """
         {hero}把{thing}带回家，永远记得{third}。
@@ -214,18 +214,18 @@ WANTING = {
         没有人看见，{friend.he}把它藏{spot.in}。
     """,
     "gift.invite": """
-        一个{time}，{friend}把{hero}叫到家里，说：“这里有个惊喜，你来找吧！”
-        一个{time}，{friend}请{hero}来做客。“我家藏着一样东西，”{friend.he}笑着说，“找找看！”
+        一个{time}，{friend.who}把{hero.who}叫到家里，说：“这里有个惊喜，你来找吧！”
+        一个{time}，{friend.who}请{hero.who}来做客。“我家藏着一样东西，”{friend.he}笑着说，“找找看！”
     """,
     "gift.search": """
-        {hero}看了看{spot2}，什么也没有！“不对，不对。”{friend}说。
-        {hero}先去{spot2}找，那里只有灰尘。
-        “是{spot2.in}吗？”{hero}问。“不是。”{friend}说。
+        {hero.who}看了看{spot2}，什么也没有！“不对，不对。”{friend.who}说。
+        {hero.who}先去{spot2}找，那里只有灰尘。
+        “是{spot2.in}吗？”{hero.who}问。“不是。”{friend.who}说。
     """,
     "gift.find": """
-        {hero}又看了看{spot}，{thing}就在那里！
-        最后{hero}去{spot}找。“我找到{thing}了！”{hero.he}喊道。
-        “那一定{spot.in}！”{hero}说着，拿出了{thing}。
+        {hero.who}又看了看{spot}，{thing}就在那里！
+        最后{hero.who}去{spot}找。“我找到{thing}了！”{hero.he}喊道。
+        “那一定{spot.in}！”{hero.who}说着，拿出了{thing}。
     """,
     "gift.end": """
         {hero}抱了抱{friend}，把{thing}带回了家。
@@ -248,8 +248,8 @@ WANTING = {
         就在这时，{fkind}{friend}也伸手来抢，两个争了起来。
     """,
     "turns.third": """
-        {tkind}{third}听见了吵闹声。“别吵了，轮流用吧。”{third}说。
-        这时{tkind}{third}走了过来。“你们可以一起用呀。”{third}说。
+        {tkind}{third}听见了吵闹声。“别吵了，轮流用吧。”{third.who}说。
+        这时{tkind}{third}走了过来。“你们可以一起用呀。”{third.who}说。
         “再抢就要坏了。”路过的{tkind}{third}说。
     """,
     "turns.rule": """
