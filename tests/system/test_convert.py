@@ -13,6 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,8 +24,9 @@ from glassbox.core.seeding import rng_state
 from glassbox.inference import Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.convert import TorchFile, convert, kind_of, load_model
+from glassbox.models.families import presets, to_hf_weights
 from glassbox.models.gguf import GGUFFile
-from glassbox.models.huggingface import load_pretrained, save_pretrained
+from glassbox.models.huggingface import load_config, load_pretrained, save_pretrained
 from glassbox.models.llama2c import load_llama2c
 from glassbox.models.shapes import LlamaShape
 from glassbox.pipeline import open_model as opening
@@ -210,6 +212,29 @@ def test_refusals(chat_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("preset", "weight"),
+    [
+        ("deepseek-v3-tiny", "model.layers.61.eh_proj.weight"),
+        ("qwen3-next-tiny", "mtp.fc.weight"),
+    ],
+)
+def test_weights_that_no_model_reads_are_told_of(
+    preset: str, weight: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The modules that predict later tokens, as published files bring them."""
+    save_pretrained(CausalLM(presets()[preset]), tmp_path / "theirs")
+    file = tmp_path / "theirs" / "model.safetensors"
+    more = {weight: torch.ones(4, 8), weight.replace(".weight", ".bias"): torch.ones(4)}
+    safetensors.torch.save_file(safetensors.torch.load_file(file) | more, file)
+    run("convert", tmp_path / "theirs", tmp_path / "ours")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"{tmp_path / 'ours'}: hf"
+    assert said[1].startswith(f"left out: '{weight.replace('.weight', '.bias')}' and 1 more, of a")
+    assert len(said) == 2
+    assert weight not in safetensors.torch.load_file(tmp_path / "ours" / "model.safetensors")
+
+
 # ---- memory ----------------------------------------------------------------------------------
 
 MEASURE = """
@@ -230,6 +255,21 @@ print((peak() - before) / sum(p.numel() * p.element_size() for p in model.parame
 """
 
 
+def narrow(source: Path, destination: Path) -> None:
+    """The folder with its projections in FP8, all scales 1."""
+    raw = json.loads((source / "config.json").read_text())
+    del raw["glassbox"]
+    state = load_pretrained(source).state_dict()
+    stored = to_hf_weights(load_config(source), state)
+    for name in [name for name in stored if "_proj" in name]:
+        stored[name] = stored[name].to(torch.float8_e4m3fn)
+        stored[f"{name}_scale_inv"] = torch.ones([-(-n // 128) for n in stored[name].shape])
+    destination.mkdir()
+    safetensors.torch.save_file(stored, destination / "model.safetensors")
+    raw["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (destination / "config.json").write_text(json.dumps(raw))
+
+
 def test_loading_takes_little_more_than_the_model(tmp_path: Path) -> None:
     """At most 1.15 times its size, of every kind of file, for a model of 160 MB."""
     shape = LlamaShape(
@@ -243,7 +283,8 @@ def test_loading_takes_little_more_than_the_model(tmp_path: Path) -> None:
     save_pretrained(CausalLM(small.config(20)), tmp_path / "small")
     convert(big / "hf", big / "m.gguf", dtype="q8_0")
     convert(big / "hf", big / "m.bin")
-    for path in (big / "hf", big / "m.gguf", big / "m.bin"):
+    narrow(big / "hf", big / "fp8")
+    for path in (big / "hf", big / "m.gguf", big / "m.bin", big / "fp8"):
         done = subprocess.run(
             [sys.executable, "-c", MEASURE, tmp_path / "small", path],
             capture_output=True,

@@ -22,12 +22,6 @@ def words(name: str) -> dict:
     return found
 
 
-def test_quantized_gpt_oss_is_refused_with_a_remedy():
-    raw = words("gpt-oss-tiny") | {"quantization_config": {"quant_method": "mxfp4"}}
-    with pytest.raises(UserError, match=r"'quantization_config'.*MXFP4.*dequantize=True"):
-        from_hf_config(raw)
-
-
 def test_gpt_oss_without_words_for_positions_has_yarn_and_windows_by_turns():
     """What the published config means, key by key left out."""
     raw = words("gpt-oss-20b")

@@ -474,7 +474,10 @@ def test_broken_headers(tmp_path: Path) -> None:
         (struct.pack("<4sIQQ", b"GGUF", 3, 2**60, 0), "counts 1152921504606846976, but 8 bytes"),
         (struct.pack("<4sIQQ", b"GGUF", 3, 0, 2**60), "counts 1152921504606846976, but 0 bytes"),
         (head + entry(b"a", (4, 2**40), 0, 0), "it is truncated"),
-        (head + entry(b"a", (4, 4), 16, 0) + bytes(99), "is of type 16; known: F32"),
+        (
+            head + entry(b"a", (4, 4), 16, 0) + bytes(99),
+            "is of type IQ2_XXS, which is not read; known: F32",
+        ),
         (head + entry(b"a", (4, 4), 8, 0) + bytes(99), "rows of a multiple of 32"),
         (head + entry(b"a", (4,), 0, 8) + bytes(99), "begins at 8, which is no multiple of 32"),
         (head + entry(b"a", (1,) * 5, 0, 0) + bytes(99), "has 5 dimensions"),

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +30,7 @@ from glassbox.models.gguf import GGUFFile, load_gguf, load_gguf_config, save_ggu
 from glassbox.models.gguf.model import DTYPES as GGUF_DTYPES
 from glassbox.models.huggingface import (
     MAX_SHARD_BYTES,
+    left_out,
     load_config,
     load_pretrained,
     load_weights,
@@ -49,11 +50,24 @@ _SUFFIXES = {".gguf": "gguf", ".bin": "llama2c"}
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, its tokenizer where the files have one, and ids that end generation besides its end of text."""
+    """A model, its tokenizer where the files have one, and ids that end generation besides its end of text.
+
+    left_out: weights in the files that the model does not have, such as modules that predict later
+    tokens than the next.
+    """
 
     model: CausalLM
     tokenizer: Tokenizer | None
     stop_token_ids: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The kind of file that was written, and names of the source's weights that it lacks."""
+
+    kind: str
+    left_out: tuple[str, ...] = ()
 
 
 def kind_of(path: Path | str) -> str:
@@ -104,13 +118,14 @@ def load_model(
         return Loaded(model, tokenizer, _turn_end(path))
     if kind == "llama2c":
         return Loaded(*load_llama2c(path, device=device, dtype=dtype))
+    unread: Sequence[str] = ()
     if kind == "torch":
         model = load_weights(TorchFile(path), path.parent, device=device, dtype=dtype)
         path = path.parent
     else:
-        model = load_pretrained(path, device=device, dtype=dtype)
+        model, unread = load_pretrained(path, device=device, dtype=dtype), left_out(path)
     tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").exists() else None
-    return Loaded(model, tokenizer, _stop_ids(path, tokenizer))
+    return Loaded(model, tokenizer, _stop_ids(path, tokenizer), tuple(unread))
 
 
 def convert(
@@ -121,8 +136,8 @@ def convert(
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     find_base: Callable[[str], Path] = Path,
-) -> str:
-    """Write the model at `source` as another kind of file; returns the kind written.
+) -> Converted:
+    """Write the model at `source` as another kind of file.
 
     An adapter is merged into its base, where it can be.
 
@@ -168,7 +183,7 @@ def convert(
         )
     else:
         save_llama2c(destination, model, tokenizer=tokenizer)
-    return to
+    return Converted(to, loaded.left_out)
 
 
 def _load_adapter(

@@ -116,7 +116,8 @@ class Family:
     """One family of models as Hugging Face stores it.
 
     model_type, architecture: its names there. prefix: what the names of all tensors but the head's
-    begin with. ignored: pattern of tensors that files may hold and no model needs.
+    begin with. ignored: pattern of tensors that files may hold and no model needs. left_out: pattern
+    of further weights that theirs and ours do not read; they are told of when a model is converted.
     draft: the config in their words, or None where a look at the specs rules it out.
     read: our config from theirs. rules: the weights' map.
     """
@@ -129,6 +130,7 @@ class Family:
     draft: Callable[[ModelConfig], dict[str, Any] | None]
     read: Callable[[HfConfig], ModelConfig]
     rules: Callable[[ModelConfig], list[WeightRule]]
+    left_out: str = r"(?!)"  # none
 
     def express(self, config: ModelConfig) -> dict[str, Any] | None:
         """The config in their words, or None where they have no words for all of it.
@@ -143,7 +145,7 @@ class Family:
 
     def is_ignored(self, name: str) -> bool:
         """Whether a tensor of theirs is none of the model's parameters."""
-        return re.fullmatch(self.ignored, name) is not None
+        return re.fullmatch(f"{self.ignored}|{self.left_out}", name) is not None
 
     def full_name(self, name: str, all_names: Sequence[str]) -> str:
         """A tensor's name with the prefix, which files of the bare model lack."""

@@ -6,6 +6,7 @@ theirs can express is stored under our own names with `model_type: "glassbox"`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from glassbox.models.families import (
     weight_rules,
 )
 from glassbox.models.family import Family, WeightRule, canonical
+from glassbox.models.narrow_files import read_narrow, widened
 from glassbox.models.tensor_files import TensorFiles, read_json, write_sharded
 from glassbox.models.tensor_source import TensorSource
 from glassbox.tokenizers import Tokenizer
@@ -130,6 +132,17 @@ def load_pretrained(
         return _load(source, described, folder, device=device, dtype=dtype)
 
 
+def left_out(folder: Path | str) -> list[str]:
+    """Names of weights in a folder that no model of ours reads: modules that predict later tokens."""
+    config, family, _ = _read_config(Path(folder))
+    if family is None:
+        return []
+    read = {name for rule in weight_rules(family, config) for name in rule.theirs}
+    with TensorFiles(Path(folder)) as source:
+        names = source.names
+    return [name for name in names if re.fullmatch(family.left_out, name) and name not in read]
+
+
 def load_weights(
     source: TensorSource,
     folder: Path,
@@ -154,6 +167,7 @@ def _load(
     if dtype is None:
         dtype = DTYPES[name or "float32"][1]
     wanted = name if OWN_KEY in raw else None
+    source = widened(source, read_narrow(raw, f"'{folder / 'config.json'}'"))
     return build_from(source, config, family, device=device, dtype=dtype, wanted=wanted)
 
 
@@ -192,7 +206,9 @@ def load_pretrained_into(model: CausalLM, folder: Path | str) -> None:
                 f"{_short(getattr(theirs, key))}, expected {_short(getattr(ours, key))}"
             )
     wanted = _saved_dtype(raw, Path(folder)) if OWN_KEY in raw else None
-    with TensorFiles(Path(folder)) as source:
+    narrow = read_narrow(raw, f"'{Path(folder) / 'config.json'}'")
+    with TensorFiles(Path(folder)) as files:
+        source = widened(files, narrow)
         _fill(model, source, config, family, wanted=wanted, allocate_on=None)
 
 
@@ -306,6 +322,7 @@ def _read_config(folder: Path) -> tuple[ModelConfig, Family | None, dict[str, An
             raise UserError(f"{where} lacks '{OWN_KEY}', the model's config; the file is damaged")
         return own, None, raw
     theirs = from_hf_config(raw, where=where)
+    read_narrow(raw, where)  # what cannot be read is told before any file is opened
     family = family_named(str(raw["model_type"]), where=where)
     if own is None:
         if _is_scorer(raw):  # a file of theirs with scores has no logits; ours are then never asked

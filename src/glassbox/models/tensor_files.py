@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import safetensors
@@ -23,6 +23,15 @@ from glassbox.models.tensor_source import TORCH_DTYPES, TensorSource, row_chunks
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+_RAW_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        **TORCH_DTYPES,
+        "F8_E4M3": torch.float8_e4m3fn,  # this and the next two: parts of narrow weights
+        "F8_E8M0": torch.uint8,
+        "U8": torch.uint8,
+    }
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -168,21 +177,35 @@ class TensorFiles(TensorSource):
         """A tensor's type in safetensors' words (F32, BF16, I64), without reading it."""
         return self._entries[name].dtype
 
+    def rows(self, name: str, start: int, stop: int, columns: int) -> Tensor:
+        """Some rows of a tensor, in its own type, seen as a matrix of so many columns."""
+        entry = self._entries[name]
+        dtype = _RAW_DTYPES[entry.dtype]
+        row_bytes = columns * dtype.itemsize
+        content = bytearray(row_bytes * (stop - start))
+        entry.stream.seek(entry.start + start * row_bytes)
+        if entry.stream.readinto(content) != len(content):
+            raise UserError(f"{self.file(name)} ends within tensor '{name}'; copy it again")
+        if not content:
+            return torch.empty(stop - start, columns, dtype=dtype)
+        return torch.frombuffer(content, dtype=dtype).view(stop - start, columns)
+
     def copy_into(self, name: str, out: Tensor) -> None:
         """Read a tensor into one of its shape, in pieces of a few megabytes."""
         entry = self._entries[name]
         assert tuple(out.shape) == entry.shape, name
-        dtype = TORCH_DTYPES[entry.dtype]
         rows = out if out.dim() else out.unsqueeze(0)
-        row_bytes = entry.num_bytes // max(1, rows.shape[0])
-        entry.stream.seek(entry.start)
+        columns = rows[0].numel() if len(rows) else 0
+        row_bytes = columns * _RAW_DTYPES[entry.dtype].itemsize
         for start, stop in row_chunks(rows.shape, row_bytes):
-            content = bytearray(row_bytes * (stop - start))
-            if entry.stream.readinto(content) != len(content):
-                raise UserError(f"{self.file(name)} ends within tensor '{name}'; copy it again")
-            if content:
-                piece = torch.frombuffer(content, dtype=dtype).view(rows[start:stop].shape)
-                rows[start:stop].copy_(piece)
+            piece = self.rows(name, start, stop, columns)
+            rows[start:stop].copy_(piece.view(rows[start:stop].shape))
+
+    def get(self, name: str) -> Tensor:
+        """Read one tensor whole, in its own type."""
+        out = torch.empty(self.shape(name), dtype=_RAW_DTYPES[self.dtype(name)])
+        self.copy_into(name, out)
+        return out
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

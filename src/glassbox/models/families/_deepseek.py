@@ -25,8 +25,13 @@ from glassbox.models.family import HfConfig, WeightRule
 LATENT_NORM = RmsNorm(eps=1e-6)
 """The norm of the latents, whatever `rms_norm_eps` says of the others."""
 
-IGNORED = r".*rotary_emb\.inv_freq|model\.layers\.61\..*"
-"""Layer 61 of the models of 61 layers, 0 to 60, predicts a second token; none of ours does."""
+IGNORED = r".*rotary_emb\.inv_freq"
+SECOND_TOKEN = r"model\.layers\.61\..*"
+"""Layer 61 of the published V3 and its successors, beside layers 0 to 60: it predicts a second token.
+
+`models/mtp.py` has the same module, but in these files it brings copies of embedding and head, which
+no rule here can write back, and transformers does not read it either.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """DeepSeek-V3 and R1: latent attention, experts chosen by sigmoids and balanced by a bias alone.
 
-The layer that predicts a second token (layer 61 of the published files) is not read.
+The layer that predicts a second token (layer 61 of the published files) is left out, as transformers
+does; `glassbox convert` says so. The published weights are in FP8 (`narrow_files`).
 Source: DeepSeek-V3, arXiv:2412.19437; sizes as in the models' config.json on the Hub.
 Tested against: transformers DeepseekV3ForCausalLM, logits and gradients.
 """
@@ -12,6 +13,7 @@ from typing import Any
 from glassbox.models.config import ModelConfig
 from glassbox.models.families._deepseek import (
     IGNORED,
+    SECOND_TOKEN,
     deepseek_parts,
     deepseek_rules,
     deepseek_words,
@@ -126,6 +128,7 @@ DEEPSEEK_V3 = Family(
     architecture="DeepseekV3ForCausalLM",
     prefix="model.",
     ignored=IGNORED,
+    left_out=SECOND_TOKEN,
     presets={
         "deepseek-v3-tiny": read(HfConfig(published(**TINY))),
         "deepseek-v3": read(HfConfig(published())),

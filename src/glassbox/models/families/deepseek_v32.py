@@ -1,7 +1,7 @@
 """DeepSeek-V3.2: DeepSeek-V3 whose attention looks only at tokens that a lightning indexer chooses.
 
 The indexer's Hadamard rotation, which turns queries and keys alike and changes no score, is left
-out, as in transformers.
+out, as in transformers; so is the layer that predicts a second token, as in `deepseek_v3`.
 Source: DeepSeek-V3.2, arXiv:2512.02556; sizes as in the models' config.json on the Hub.
 Tested against: transformers DeepseekV32ForCausalLM, logits and gradients.
 """
@@ -15,6 +15,7 @@ from glassbox.layers.indexer import Indexer
 from glassbox.models.config import ModelConfig
 from glassbox.models.families._deepseek import (
     IGNORED,
+    SECOND_TOKEN,
     deepseek_parts,
     deepseek_rules,
     deepseek_words,
@@ -81,6 +82,7 @@ DEEPSEEK_V32 = Family(
     architecture="DeepseekV32ForCausalLM",
     prefix="model.",
     ignored=IGNORED,
+    left_out=SECOND_TOKEN,
     presets={
         "deepseek-v3.2-tiny": read(
             HfConfig(published(**TINY, index_n_heads=4, index_head_dim=16, index_topk=32))

@@ -1,7 +1,7 @@
 """gpt-oss: experts with biases and a clamped SwiGLU, a window in every other layer, attention sinks, YaRN.
 
 Source: OpenAI, gpt-oss model card, arXiv:2508.10925; sizes as in the models' config.json on the Hub.
-The published files hold the experts in MXFP4, which is refused. Tested against: transformers
+The published files hold the experts in MXFP4 (`narrow_files`). Tested against: transformers
 GptOssForCausalLM, logits and gradients.
 """
 
@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from glassbox.core.errors import UserError
 from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import ClampedSwiGlu
@@ -96,13 +95,7 @@ def draft(config: ModelConfig) -> dict[str, Any] | None:
 
 
 def read(raw: HfConfig) -> ModelConfig:
-    """ModelConfig from GptOssConfig's keys. Raises UserError for quantized files."""
-    if raw.raw.get("quantization_config") is not None:
-        raise UserError(
-            f"{raw.where}: 'quantization_config' says that the weights are quantized (published "
-            "gpt-oss files hold experts in MXFP4), which is not supported; open the model in "
-            "transformers with a dtype of bfloat16 and Mxfp4Config(dequantize=True), and save it again"
-        )
+    """ModelConfig from GptOssConfig's keys."""
     raw.refuse_unless("hidden_act", ("silu",))
     norm = RmsNorm(eps=raw.get("rms_norm_eps", float, 1e-5))
     experts = MixtureOfExperts(

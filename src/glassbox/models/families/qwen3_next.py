@@ -1,8 +1,9 @@
 """Qwen3-Next: three layers of gated DeltaNet to one of gated attention, and experts.
 
 Source: Qwen team 2025, "Qwen3-Next: Towards Ultimate Training & Inference Efficiency"; its linear
-layers arXiv:2412.06464; sizes as in the model's config.json on the Hub. Tested against: transformers
-Qwen3NextForCausalLM, logits and gradients.
+layers arXiv:2412.06464; sizes as in the model's config.json on the Hub. The module that predicts
+several tokens (`mtp.` in the published files) is left out, as transformers does; `glassbox convert`
+says so. Tested against: transformers Qwen3NextForCausalLM, logits and gradients.
 """
 
 from __future__ import annotations
@@ -220,7 +221,8 @@ QWEN3_NEXT = Family(
     model_type="qwen3_next",
     architecture="Qwen3NextForCausalLM",
     prefix="model.",
-    ignored=r"mtp\..*|.*rotary_emb\.inv_freq",  # of their module that predicts several tokens
+    ignored=r".*rotary_emb\.inv_freq",
+    left_out=r"mtp\..*",
     presets={
         "qwen3-next-tiny": _published(
             vocab_size=512,

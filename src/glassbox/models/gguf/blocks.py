@@ -12,6 +12,9 @@
 | Q4_K | 256 | 144 | d s q - m t, with a 6-bit s and t for each 32 |
 | Q5_K | 256 | 176 | as Q4_K, with 5-bit q |
 | Q6_K | 256 | 210 | d s (q - 32), with an 8-bit s for each 16 |
+| IQ4_NL | 32 | 18 | d t(q), with t a table of 16 uneven steps |
+| IQ4_XS | 256 | 136 | d (s - 32) t(q), with a 6-bit s for each 32 |
+| MXFP4 | 32 | 17 | 2^(s - 128) t(q), with t twice the 16 values of e2m1 |
 
 d and m are float16. Source: ggml's `ggml-common.h` (the layouts) and `ggml-quants.c` (the formulas).
 Tested against: the gguf package's `dequantize` and `quantize`, to the last bit.
@@ -28,6 +31,9 @@ from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+
+UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+TWICE_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 Blocks = UInt8[Tensor, "blocks bytes"]
 Weights = Float[Tensor, "blocks weights"]
@@ -160,6 +166,27 @@ def _q6_k(b: Blocks) -> Weights:
     return (step.unsqueeze(-1) * q).reshape(-1, 256)
 
 
+def _stepped(b: Blocks, steps: tuple[int, ...]) -> Weights:
+    return torch.tensor(steps, dtype=torch.float32)[_nibbles(b).int()]
+
+
+def _iq4_nl(b: Blocks) -> Weights:
+    return _float16(b, 0) * _stepped(b[:, 2:], UNEVEN)
+
+
+def _iq4_xs(b: Blocks) -> Weights:
+    low = _bits(b[:, 4:8], 4).transpose(1, 2).reshape(-1, 8)
+    high = _bits(b[:, 2:4], 2).transpose(1, 2).reshape(-1, 8)
+    step = _float16(b, 0) * ((low | (high << 4)).to(torch.float32) - 32)
+    q = _stepped(b[:, 8:].reshape(-1, 16), UNEVEN).view(-1, 8, 32)
+    return (step.unsqueeze(-1) * q).reshape(-1, 256)
+
+
+def _mxfp4(b: Blocks) -> Weights:
+    step = torch.ldexp(torch.ones(len(b), 1), b[:, :1].int() - 128)
+    return step * _stepped(b[:, 1:], TWICE_E2M1)
+
+
 def _as_type(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda blocks: blocks.view(dtype).to(torch.float32)
 
@@ -178,7 +205,19 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "Q4_K": Format(12, 256, 144, _q4_k),
         "Q5_K": Format(13, 256, 176, _q5_k),
         "Q6_K": Format(14, 256, 210, _q6_k),
+        "IQ4_NL": Format(20, 32, 18, _iq4_nl),
+        "IQ4_XS": Format(23, 256, 136, _iq4_xs),
         "BF16": Format(30, 1, 2, _as_type(torch.bfloat16)),
+        "MXFP4": Format(39, 32, 17, _mxfp4),
     }
 )
 """The types of tensors that can be read, by ggml's names."""
+
+UNREAD: Mapping[int, str] = MappingProxyType(
+    {
+        9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
+        22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+        35: "TQ2_0", 40: "NVFP4", 41: "Q1_0",
+    }
+)  # fmt: skip
+"""The names of the other types that ggml has, by their numbers."""

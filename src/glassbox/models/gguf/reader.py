@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
-from glassbox.models.gguf.blocks import FORMATS, Format
+from glassbox.models.gguf.blocks import FORMATS, UNREAD, Format
 from glassbox.models.tensor_source import TensorSource, row_chunks
 
 MAGIC = b"GGUF"
@@ -35,7 +35,6 @@ SCALARS: Mapping[int, str] = MappingProxyType(
 STRING, ARRAY = 8, 9
 
 _BY_CODE = {form.code: name for name, form in FORMATS.items()}
-_LATER_TYPES = "I-quants and integer types are not read; convert the original with another type"
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,9 @@ class GGUFFile(TensorSource):
         shape = tuple(self._number("Q", what) for _ in range(num_dims))[::-1]
         code = self._number("I", what)
         if code not in _BY_CODE:
-            known = ", ".join(FORMATS)
             raise UserError(
-                f"{self.where}: {what} is of type {code}; known: {known}. {_LATER_TYPES}"
+                f"{self.where}: {what} is of type {UNREAD.get(code, code)}, which is not read; known: "
+                f"{', '.join(FORMATS)}; convert the original with one of these"
             )
         return name, shape, _BY_CODE[code], self._number("Q", what)
 
