@@ -17,13 +17,13 @@ import psutil
 import pytest
 
 from glassbox.core.errors import UserError
+from glassbox.core.workers import run_tasks
 from glassbox.data.curation.cleaning import NormalizeSpec
 from glassbox.data.curation.exact import ExactDuplicates
 from glassbox.data.curation.runner import Output, run_curation, step_names
 from glassbox.data.curation.shard_files import Signatures, read_curated, read_records
 from glassbox.data.curation.sources import FilesSource, find_sources
 from glassbox.data.curation.step import Dropped, Record
-from glassbox.data.curation.workers import run_tasks
 from glassbox.data.text import read_documents
 from support import curation_case as case
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import glassbox.tokenizers.bpe_training as bpe_training
 from glassbox.core.errors import UserError
 from glassbox.tokenizers import (
     PATTERNS,
@@ -23,7 +24,13 @@ from glassbox.tokenizers import (
     train_bpe_plain,
 )
 from glassbox.tokenizers.bpe import WordCache
-from glassbox.tokenizers.bpe_training import count_words, train_merges, train_merges_plain
+from glassbox.tokenizers.bpe_training import (
+    count_words,
+    link_words,
+    train_merges,
+    train_merges_plain,
+)
+from glassbox.tokenizers.merge_learning import _Frequent
 from glassbox.tokenizers.streaming import AddedTokenSplitter
 
 CORPUS = [
@@ -76,7 +83,7 @@ def test_fast_training_learns_the_plain_merges(
     counts = Counter(words)
     options = {"forbidden": ["abc", "aa"], "min_frequency": least}
     plain = train_merges_plain(counts, num_tokens, **options)  # type: ignore[arg-type]
-    assert train_merges(counts, num_tokens, **options) == plain  # type: ignore[arg-type]
+    assert train_merges(link_words(counts), num_tokens, **options) == plain  # type: ignore[arg-type]
 
 
 @given(words=st.dictionaries(st.text("ab", min_size=1, max_size=40), st.integers(1, 3), max_size=4))
@@ -85,7 +92,44 @@ def test_fast_training_learns_the_plain_merges_in_long_runs(
     words: dict[str, int],
 ) -> None:
     counts = Counter(words)
-    assert train_merges(counts, 400) == train_merges_plain(counts, 400)
+    assert train_merges(link_words(counts), 400) == train_merges_plain(counts, 400)
+
+
+@given(
+    words=st.dictionaries(
+        st.text("abc", min_size=1, max_size=14), st.integers(1, 10**6), max_size=9
+    ),
+    least=st.sampled_from([1, 1000]),
+)
+@settings(max_examples=200, deadline=None)
+def test_rare_pairs_that_were_let_go_come_back_when_their_turn_comes(
+    words: dict[str, int], least: int
+) -> None:
+    # counts this far apart lower the floor several times, and spell tokens in two ways
+    options = {"min_frequency": least, "forbidden": ["ab", "cca"]}
+    plain = train_merges_plain(Counter(words), 300, **options)  # type: ignore[arg-type]
+    assert train_merges(link_words(words), 300, **options) == plain  # type: ignore[arg-type]
+
+
+def test_rare_pairs_are_not_kept() -> None:
+    words = {f"x{a}{b}": 1 for a in "abcdef" for b in "ghijkl"}
+    pairs = _Frequent(link_words({**words, "the": 10**6}), 1)
+    kept = []
+    while (pair := pairs.pop()) is not None:
+        kept.append(len(pairs.counts))
+        pairs.refuse(pair)
+    assert kept == [2, 1, *range(42, 0, -1)]  # th and he alone, and the others when these are gone
+
+
+def test_words_are_counted_alike_by_any_number_of_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bpe_training, "_GROUP_CHARS", 1000)
+    words = PreTokenizer.named("gpt4")
+    texts = [" ".join(CORPUS)] * 20
+    counted = count_words(texts, words, workers=2)
+    assert counted == count_words(texts, words)
+    assert sum(counted.values()) == 20 * len(words.split(texts[0]))
 
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, r"\w+"])

@@ -47,6 +47,9 @@ def train(
         str,
         typer.Option("--unknown", help="Of characters, what others become: bytes, token, error."),
     ] = "bytes",
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes that count the words of bpe.")
+    ] = 1,
 ) -> None:
     """Train a tokenizer and write OUT/tokenizer.json (transformers opens OUT).
 
@@ -63,9 +66,17 @@ def train(
         def report(stage: str, done: int, total: int | None) -> None:
             if total is not None and stage == "learn merges":
                 line.update(done * vocab_size / max(1, total), stage)
+            elif stage == "count words":
+                line.update(0, f"{stage}, {done / 1e6:,.0f} million characters")
 
         tokenizer = train_tokenizer(
-            texts, vocab_size, kind=kind, pattern=pattern, unknown=unknown, progress=report
+            texts,
+            vocab_size,
+            kind=kind,
+            pattern=pattern,
+            unknown=unknown,
+            workers=workers,
+            progress=report,
         )
     tokenizer.save(out)
     note = (

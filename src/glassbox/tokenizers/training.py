@@ -23,15 +23,24 @@ def train_tokenizer(
     pattern: str = "gpt4",
     unknown: str = "bytes",
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Tokenizer:
     """Train a tokenizer of `kind`: bpe (with `pattern`), wordpiece, unigram, characters (with `unknown`).
 
+    `workers` processes count the words of bpe; the other kinds use one.
     Raises UserError for another kind, and what the trainer of the kind raises.
     """
+    if workers < 1:
+        raise UserError(f"workers = {workers}; use 1 or more")
     if kind == "bpe":
         return train_bpe(
-            texts, vocab_size, pattern=pattern, special_tokens=special_tokens, progress=progress
+            texts,
+            vocab_size,
+            pattern=pattern,
+            special_tokens=special_tokens,
+            workers=workers,
+            progress=progress,
         )
     if kind == "wordpiece":
         return train_wordpiece(texts, vocab_size, special_tokens=special_tokens, progress=progress)

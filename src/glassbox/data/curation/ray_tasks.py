@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from glassbox.core.errors import UserError
-from glassbox.data.curation.workers import WorkerDied, answer, unpack
+from glassbox.core.workers import WorkerDied, answer, unpack
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -25,6 +25,7 @@ from typing import Any, Literal
 from glassbox.core.errors import UserError
 from glassbox.core.files import remove_leftovers, write_json
 from glassbox.core.progress import ProgressLine
+from glassbox.core.workers import run_tasks
 from glassbox.data.curation.passes import Pass, PassWork, ShardTask, plan_passes
 from glassbox.data.curation.pieces import Piece
 from glassbox.data.curation.ray_tasks import ray_cluster, run_on_ray
@@ -38,7 +39,6 @@ from glassbox.data.curation.shard_files import (
 from glassbox.data.curation.sources import Sources
 from glassbox.data.curation.step import CorpusStep, Dropped, RecordStep, RevisingStep, StepSpec
 from glassbox.data.curation.tally import StepTally, Tally
-from glassbox.data.curation.workers import run_tasks
 
 Step = RecordStep | CorpusStep | RevisingStep
 Runner = Literal["local", "ray"]

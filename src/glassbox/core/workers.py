@@ -82,7 +82,7 @@ class _Worker(Generic[Task]):
         self.number = number
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(
-            target=_serve, args=(theirs, work), daemon=True, name=f"curation-{number}"
+            target=_serve, args=(theirs, work), daemon=True, name=f"worker-{number}"
         )
         with _no_keyboard():
             self.process.start()
@@ -112,8 +112,8 @@ class _Worker(Generic[Task]):
             how = f"was killed by signal {-code}"
             how += " (out of memory?)" if -code == signal.SIGKILL else ""
         raise WorkerDied(
-            f"worker {self.number} {how} at {self.task}; nothing is lost: run the same command to go "
-            "on, with fewer workers if memory is short"
+            f"worker {self.number} {how} at {self.task}; run the same command again, with fewer workers "
+            "if memory is short"
         )
 
     def end(self) -> None:
