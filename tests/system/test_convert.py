@@ -182,7 +182,9 @@ def test_torch_files_by_name_only(chat_folder: Path, tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "harm"),)
 
     torch.save({"x": Harmful()}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match="was not opened as weights alone"):
+    with pytest.raises(
+        UserError, match=r"not opened as weights alone: it asks for '\w+.mkdir'.* could run code$"
+    ):
         TorchFile(tmp_path / "bad.pt")
     (tmp_path / "cut.pt").write_bytes((chat_folder / "pytorch_model.bin").read_bytes()[:5000])
     with pytest.raises(UserError, match="was not opened as weights alone"):
@@ -201,6 +203,8 @@ def test_refusals(chat_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         ((chat_folder, out, "--dtype", "q4_0"), "--dtype q4_0 cannot be written as gguf; use f32"),
         ((chat_folder, tmp_path / "x", "--dtype", "q8_0"), "--dtype q8_0 cannot be written as hf"),
         ((chat_folder, out, "--to", "onnx"), "--to onnx is not known; use hf, gguf, llama2c"),
+        ((chat_folder, tmp_path / "x.pt"), "'.pt' files are not written; name a folder"),
+        ((chat_folder / "model.safetensors", out), "holds weights alone; give its folder"),
         ((chat_folder, tmp_path / "x.bin"), "tokenizer.bin holds only sentencepiece vocabularies"),
         ((tmp_path / "text.txt", out), "is no model that can be read: give a folder with config"),
         ((tmp_path / "short.bin", out), "(4 bytes) is too short for a llama2.c model"),

@@ -219,6 +219,14 @@ def test_truncated_safetensors(folder, keep):
     refused(folder, str(path), "truncated", f"{path.stat().st_size} bytes")
 
 
+def test_a_cut_file_says_which_tensor_is_cut(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    size = path.stat().st_size
+    refused(folder, "tensor 'model.norm.weight' of shape (16,) and type F32 is expected to end at "
+            f"byte {size + 1}, found the file's end at {size}")  # fmt: skip
+
+
 def test_safetensors_full_of_noise(folder):
     (folder / "model.safetensors").write_bytes(os.urandom(4096))
     refused(folder, "model.safetensors")
@@ -237,6 +245,8 @@ def test_extra_tensor(folder):
 def test_misshaped_tensor(folder):
     change_tensors(folder, lambda t: t.update({"model.norm.weight": torch.ones(17)}))
     refused(folder, "'model.norm.weight'", "expected (16,), found (17,)")
+    change_tensors(folder, lambda t: t.update({"model.embed_tokens.weight": torch.ones(3, 3)}))
+    refused(folder, "'model.embed_tokens.weight' (and 1 more)", "expected (30, 16), found (3, 3)")
 
 
 @pytest.mark.parametrize(("tensor", "found"), [(torch.ones(16).half(), "F16"), (torch.ones(16).long(), "I64")])  # fmt: skip

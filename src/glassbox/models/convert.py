@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ TORCH_NAMES: Mapping[str, torch.dtype] = MappingProxyType(
     {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 )
 _SUFFIXES = {".gguf": "gguf", ".bin": "llama2c"}
+_NOT_WRITTEN = (".pt", ".pth", ".safetensors", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def kind_of(path: Path | str) -> str:
         return "torch"
     if path.suffix == ".bin":
         return "llama2c"
+    if path.suffix == ".safetensors":
+        raise UserError(f"'{path}' holds weights alone; give its folder, with config.json in it")
     raise UserError(
         f"'{path}' is no model that can be read: give a folder with config.json, a .gguf file, "
         "llama2.c's .bin, or a .pt or .bin of torch"
@@ -146,6 +150,11 @@ def convert(
     and where the kind cannot hold the model or its tokenizer.
     """
     destination = Path(destination)
+    if to is None and destination.suffix in _NOT_WRITTEN:
+        raise UserError(
+            f"'{destination}': '{destination.suffix}' files are not written; name a folder (which will "
+            "hold model.safetensors), a .gguf or a .bin file"
+        )
     to = to or _SUFFIXES.get(destination.suffix, "hf")
     if to not in TARGETS:
         raise UserError(f"--to {to} is not known; use {', '.join(TARGETS)}")
@@ -239,7 +248,12 @@ class TorchFile(TensorSource):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is damaged"
+            asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+            reason = (
+                f"it asks for '{asked[1]}', which is no tensor: opening it could run code"
+                if asked
+                else f"it is damaged or no file of torch's ({_first_line(error)})"
+            )
             raise UserError(f"{self.where} was not opened as weights alone: {reason}") from None
         if isinstance(content, Mapping):
             content = next((content[k] for k in ("model", "state_dict") if k in content), content)
@@ -266,6 +280,12 @@ class TorchFile(TensorSource):
     def copy_into(self, name: str, out: Tensor) -> None:
         """Copy a tensor."""
         out.copy_(self._tensors[name])
+
+
+def _first_line(error: Exception) -> str:
+    """What torch says of a file, without its advice to open it in ways that can run code."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.partition(" In PyTorch")[0].rstrip(".")[:120]
 
 
 def _stop_ids(folder: Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:

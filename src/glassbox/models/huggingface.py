@@ -284,11 +284,12 @@ def _compare(
     if extra:
         raise UserError(f"{where} has tensor '{extra[0]}'{_more(extra)}, found of shape "
                         f"{found[extra[0]]}; the model expected none of that name")  # fmt: skip
-    for name, shape in expected.items():
-        if found[name] != shape:
-            raise UserError(
-                f"{where}: tensor '{name}' has the wrong shape: expected {shape}, found {found[name]}"
-            )
+    wrong = [name for name, shape in expected.items() if found[name] != shape]
+    if wrong:
+        raise UserError(
+            f"{where}: tensor '{wrong[0]}'{_more(wrong)} has the wrong shape: expected "
+            f"{expected[wrong[0]]}, found {found[wrong[0]]}"
+        )
 
 
 def _check_dtype(source: TensorSource, name: str, wanted: str | None) -> None:

@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"'{path}' is no UTF-8 text; the file is damaged") from None
     except (json.JSONDecodeError, RecursionError) as error:
         place = (
-            f" line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+            f", line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
         )
         raise UserError(f"'{path}' is not valid JSON{place}") from None
     if not isinstance(content, dict):
@@ -123,8 +123,8 @@ class TensorFiles(TensorSource):
         except (safetensors.SafetensorError, OSError) as error:
             size = path.stat().st_size if path.is_file() else 0
             raise UserError(
-                f"'{path}' ({size} bytes) is no whole safetensors file: {error}; "
-                "it may be truncated: copy it again"
+                f"'{path}' ({size} bytes) is no whole safetensors file: "
+                f"{_first_beyond(path, size) or error}; it may be truncated: copy it again"
             ) from None
         header.pop("__metadata__", None)
         return {
@@ -206,6 +206,24 @@ class TensorFiles(TensorSource):
         out = torch.empty(self.shape(name), dtype=_RAW_DTYPES[self.dtype(name)])
         self.copy_into(name, out)
         return out
+
+
+def _first_beyond(path: Path, size: int) -> str:
+    """Which tensor of a file reaches beyond its end; nothing where that cannot be told."""
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, size)))
+        header.pop("__metadata__", None)
+        ends = {name: 8 + length + entry["data_offsets"][1] for name, entry in header.items()}
+        name = min((name for name in ends if ends[name] > size), key=lambda name: ends[name])
+        shape = tuple(header[name]["shape"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return ""
+    return (
+        f"tensor '{name}' of shape {shape} and type {header[name]['dtype']} is expected to end at "
+        f"byte {ends[name]}, found the file's end at {size}"
+    )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
