@@ -2,8 +2,8 @@
 
     python bench/curate_scale.py SAMPLE... [--megabytes 100 400] [--folder FOLDER]
 
-Makes a corpus of each size out of the samples (a text file or a .jsonl with `text`): documents whose
-sentences are drawn from all of them, one in eight a copy of an earlier one with a few words changed.
+Makes a corpus of each size out of the samples (made_text.py: distinct words grow as they do in real text, one
+document in eight is a copy of an earlier one with a few words changed).
 Then, in a process of its own, curates it (a recipe of thirteen steps), trains a tokenizer on 20 MB of what is left
 and writes tokenized shards. One worker, and the processor's clock, which a busy machine disturbs less
 than the wall's. Peak memory is the process's own high-water mark.
@@ -12,10 +12,7 @@ than the wall's. Peak memory is the process's own high-water mark.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import random
-import re
 import resource
 import subprocess
 import sys
@@ -25,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from made_text import read_samples, write_json_lines
 
 STEPS = [
     {"kind": "repair"},
@@ -41,53 +40,7 @@ STEPS = [
     {"kind": "simhash_duplicates"},
     {"kind": "chunk", "by": "paragraph", "size": 20000},
 ]
-FILE_BYTES = 50_000_000
 TOKENIZER_BYTES = 20_000_000
-
-
-def read_samples(paths: list[Path]) -> list[str]:
-    """The sentences of all samples."""
-    sentences: list[str] = []
-    for path in paths:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        texts = [json.loads(line)["text"] for line in lines] if path.suffix == ".jsonl" else lines
-        for text in texts:
-            sentences += [s for s in re.split(r"(?<=[.!?])\s+", text) if len(s.split()) > 4]
-    return sentences
-
-
-def documents(sentences: list[str], size: int) -> Iterator[str]:
-    """Documents of about `size` bytes in all, the same every time."""
-    rng = random.Random(size)
-    recent: list[str] = []
-    written = 0
-    while written < size:
-        if recent and rng.random() < 1 / 8:
-            words = rng.choice(recent).split(" ")
-            for place in rng.sample(range(len(words)), min(3, len(words))):
-                words[place] = rng.choice(words)
-            text = " ".join(words)
-        else:
-            picked = rng.choices(sentences, k=rng.randint(10, 60))
-            text = "\n".join(" ".join(picked[i : i + 5]) for i in range(0, len(picked), 5))
-            recent = [text, *recent[:99]]
-        written += len(text.encode())
-        yield text
-
-
-def make_corpus(sentences: list[str], megabytes: int, folder: Path) -> None:
-    """Files of 50 MB of JSON lines."""
-    folder.mkdir(parents=True)
-    texts = documents(sentences, megabytes * 1_000_000)
-    for number in itertools.count():
-        size = 0
-        with (folder / f"{number:03d}.jsonl").open("w", encoding="utf-8") as stream:
-            for text in texts:
-                size += stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-                if size >= FILE_BYTES:
-                    break
-            else:
-                return
 
 
 def carry_out(folder: Path) -> dict[str, Any]:
@@ -178,7 +131,7 @@ def main() -> None:
     results = {}
     for megabytes in options.megabytes:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
-            make_corpus(sentences, megabytes, Path(name) / "web")
+            write_json_lines(sentences, megabytes, Path(name) / "web")
             command = [sys.executable, __file__, "--child", name]
             shown = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             results[megabytes] = json.loads(shown.stdout)

@@ -173,17 +173,20 @@ _NATIONAL_FORMS = tuple(
     (re.compile(_EDGE_BEFORE + form + _EDGE_BEHIND), sound, doubted)
     for form, sound, doubted in _NATIONAL
 )
+_FORMS_OF_LETTERS = tuple(form for form in _NATIONAL_FORMS if form[1] is is_fiscal_code)
+_SIX_DIGITS = re.compile(r"\d(?:[ .-]?\d){5}")  # all other forms hold them
 _LOOSE_SSN = re.compile(_EDGE_BEFORE + r"\d{3} ?\d{2} ?\d{4}" + _EDGE_BEHIND)
 
 
 def national_ids(text: str) -> Iterator[Found]:
     """Numbers of persons: US, China, UK, Spain, Italy. A US number without hyphens needs its name."""
-    for form, sound, doubted in _NATIONAL_FORMS:
+    many = _SIX_DIGITS.search(text) is not None
+    for form, sound, doubted in _NATIONAL_FORMS if many else _FORMS_OF_LETTERS:
         for match in form.finditer(text):
             bare = re.sub(r"[ .-]", "", match[0])
             if sound(bare) and not (doubted and _after(_OTHER_NUMBER, text, match.start())):
                 yield Found("national_id", *match.span())
-    for match in _LOOSE_SSN.finditer(text):
+    for match in _LOOSE_SSN.finditer(text) if many else ():
         if is_ssn(match[0].replace(" ", "")) and _after(_SSN_WORD, text, match.start()):
             yield Found("national_id", *match.span())
 
