@@ -4,12 +4,13 @@
 
 Makes a text of each size out of the samples (made_text.py: distinct words grow as they do in real text)
 and carries out `glassbox tokenizer train`. Memory is the sum of all its processes' resident memory, looked
-at ten times a second, and the high-water mark of the first one.
+at twice a second, and the high-water mark of the first one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -22,18 +23,13 @@ from made_text import make_documents, read_samples
 
 def resident(root: int) -> tuple[int, int]:
     """Bytes of a process and all that it started, and its own high-water mark."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(folder.name))
     total, todo = 0, [root]
     while todo:
         process = todo.pop()
-        todo += children.get(process, [])
         total += _status(process, "VmRSS")
+        for file in Path(f"/proc/{process}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                todo += map(int, file.read_text().split())
     return total, _status(root, "VmHWM")
 
 
@@ -55,7 +51,7 @@ def measure(corpus: Path, vocab_size: int, workers: int, out: Path) -> None:
     while process.poll() is None:
         now, mark = resident(process.pid)
         total, highest = max(total, now), max(highest, mark)
-        time.sleep(0.1)
+        time.sleep(0.5)
     if process.returncode:
         raise SystemExit(process.returncode)
     after = os.times()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from glassbox.core.config import Spec, apply_overrides, parse
@@ -23,6 +24,7 @@ from glassbox.core.distributed import Group, process_group
 from glassbox.core.files import write_json
 from glassbox.core.runs import RunFolder
 from glassbox.data.loader import PackedRows, PackedSource, TokenBatch
+from glassbox.data.prefetch import prefetched
 from glassbox.data.shards import read_shard, write_shard
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.experts import MixtureOfExperts
@@ -63,6 +65,7 @@ class TinyRun(Spec):
     best_metric: EarlyStop | None = None
     early_stop: bool = False
     log_every: int = 2
+    workers: int = Field(0, exclude=True)
 
 
 def tiny_model(*, dropout: float = 0.0, seed: int = 0, experts: bool = False) -> CausalLM:
@@ -151,7 +154,7 @@ def tiny_trainer(
     )
     given: dict[str, Any] = {
         "objective": NextToken(),
-        "source": source,
+        "source": prefetched(source, options.workers),
         "optimizer": AdamW(decay_groups(model.named_parameters(), 0.1)),
         "hooks": [NoisyHook(rows.batch(range(8)), options.evaluate_every)],
         "seed": options.seed,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.tiny_run import everything
+from support.tiny_run import main as run
 
 SUPPORT = Path(__file__).parents[1] / "support"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SUPPORT.parent)}
@@ -45,6 +46,14 @@ def test_killed_before_any_change_of_a_file(tmp_path: Path) -> None:
     assert len(folders) == killed >= 15
     for folder in folders:
         assert everything(folder) == expected, folder.name
+
+
+def test_killed_while_batches_are_made_ahead(tmp_path: Path) -> None:
+    options = ["steps=4", "checkpoint_every=1", "dropout=0.3"]
+    assert run([str(tmp_path / "plain"), *options]) == 0
+    assert kills(tmp_path, "events=50", *options, "workers=2") >= 2
+    for folder in [tmp_path / "whole", *tmp_path.glob("killed-*")]:
+        assert everything(folder) == everything(tmp_path / "plain"), folder.name
 
 
 @pytest.mark.slow

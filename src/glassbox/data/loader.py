@@ -180,7 +180,11 @@ class PackedSource:
 
     def next_step(self) -> list[TokenBatch]:
         """This rank's micro-batches of the next optimizer step."""
-        return [self.rows.batch(numbers) for numbers in self.next_numbers()]
+        return self.batches(self.next_numbers())
+
+    def batches(self, numbers: Sequence[Sequence[int]]) -> list[TokenBatch]:
+        """The micro-batches of these rows. Nothing is changed, so that threads may make some ahead."""
+        return [self.rows.batch(part) for part in numbers]
 
     def next_numbers(self) -> list[list[int]]:
         """The numbers of the rows of this rank's next micro-batches; the position moves on."""

@@ -85,6 +85,9 @@ class TextData(Spec):
     row_length: int = Field(256, gt=1, description="tokens a row, several documents packed into it")
     rows_per_step: int = Field(16, gt=0, description="rows an optimizer step, over all ranks")
     rows_per_batch: int | None = Field(None, gt=0, description="rows a forward pass; None: all")
+    workers: int = Field(
+        0, ge=0, exclude=True, description="threads that make batches ahead of the step; 0: none"
+    )
     packing: Literal["best_fit", "greedy"] = "best_fit"
     stride: int | None = Field(
         None, gt=0, description="tokens between windows on a long document; None: row_length"
@@ -121,6 +124,9 @@ class ChatData(Spec):
     row_length: int = Field(512, gt=1)
     rows_per_step: int = Field(8, gt=0)
     rows_per_batch: int | None = Field(None, gt=0)
+    workers: int = Field(
+        0, ge=0, exclude=True, description="threads that make batches ahead of the step; 0: none"
+    )
     packing: Literal["best_fit", "greedy"] = "best_fit"
 
 

@@ -20,6 +20,7 @@ from glassbox.core.seeding import derive_seed, seed_everything
 from glassbox.data.conversations import read_chats, write_chat_shard
 from glassbox.data.loader import PackedRows, PackedSource
 from glassbox.data.mixture import MixedRows, MixedSource
+from glassbox.data.prefetch import prefetched
 from glassbox.data.shards import Shard, read_shard
 from glassbox.evaluation.hooks import LossHook, SampleHook
 from glassbox.inference import end_of_turn_ids
@@ -241,7 +242,8 @@ def build_pretrain(recipe: PretrainRecipe, folder: Path, group: Group) -> Stage:
     if group.is_main:
         _describe_rows(parts, model, folder)
     hooks = _hooks(recipe, tokenizer, heldout_shard())
-    return Stage(model, tokenizer, NextToken(), source, hooks, chats=False)
+    ahead = prefetched(source, data.workers)
+    return Stage(model, tokenizer, NextToken(), ahead, hooks, chats=False)
 
 
 def build_sft(recipe: SftRecipe, folder: Path, group: Group) -> Stage:
@@ -279,7 +281,8 @@ def build_sft(recipe: SftRecipe, folder: Path, group: Group) -> Stage:
         heldout = read_shard(folder / "data" / "heldout", fingerprint=tokenizer.fingerprint)
     alpha = recipe.neftune_alpha
     objective = NextToken() if alpha is None else Neftune(NextToken(), alpha)
-    return Stage(model, tokenizer, objective, source, _hooks(recipe, tokenizer, heldout))
+    ahead = prefetched(source, data.workers)
+    return Stage(model, tokenizer, objective, ahead, _hooks(recipe, tokenizer, heldout))
 
 
 def build_preference(recipe: PreferenceRecipe | DpoRecipe, folder: Path, group: Group) -> Stage:

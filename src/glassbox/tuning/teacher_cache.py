@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,10 @@ class CachedSource(PackedSource):
         super().__init__(rows, **options)
         self.cache = cache
 
-    def next_step(self) -> list[CachedBatch]:  # type: ignore[override]
-        """This rank's micro-batches of the next optimizer step."""
+    def batches(self, numbers: Sequence[Sequence[int]]) -> list[CachedBatch]:  # type: ignore[override]
+        """The micro-batches of these rows."""
         batches = []
-        for part in self.next_numbers():
+        for part in numbers:
             plain = self.rows.batch(part)
             batches.append(
                 CachedBatch(
