@@ -80,6 +80,7 @@ def llama_cpp(path: Path) -> Callable[[list[int], int], list[dict[str, Any]]]:
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.verbosity, params.warmup = 1024, 1, 0, False
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     server = xllamacpp.Server(params)
 

@@ -19,6 +19,7 @@ from support.families import Case, all_cases  # noqa: E402
 COLUMNS = (
     "family",
     "configs",
+    "among them",
     "config round trip",
     "logits",
     "gradients",
@@ -34,6 +35,8 @@ and its weights are read into ours. A figure is the largest relative difference 
 the largest entry of |ours - theirs| over the largest of |theirs|, in float32; for gradients, that of
 the worst weight. Tests hold each to {tolerance:.0e}, unless a note says otherwise.
 
+- **among them**: what differs between the configs of things that conversions get wrong. "biases" are
+  those that a config has a word for; BLOOM, GPT-2, Qwen2 and RWKV have theirs always.
 - **config round trip**: their config, read as ours and written again, says the same.
 - **20 greedy tokens with the cache**: both generate the same tokens; the figure is of the logits on the way.
 - **export opened by transformers**: what we write opens there with the same weights to the bit; the figure is of the logits.
@@ -60,6 +63,7 @@ def row(model_type: str, cases: dict[str, Case], note: str) -> tuple[str, ...]:
     return (
         f"`{model_type}`{note}",
         str(len(cases)),
+        parity.traits_of(cases.values()),
         f"lost: {', '.join(lost)}" if lost else "same",
         _figure(logits),
         _figure(gradients),

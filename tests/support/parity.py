@@ -5,6 +5,7 @@ A difference is relative: the largest entry of |ours - theirs| over the largest 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,27 @@ INERT = {
     "pad_token_id",
 }
 """Words of any config that change no output."""
+
+
+HEADS = ("num_attention_heads", "n_head", "num_heads")
+"""Their words for how many heads there are."""
+
+
+def traits(case: Case) -> set[str]:
+    """What a config has of the things that conversions get wrong."""
+    words = transformers.AutoConfig.for_model(case.model_type, **case.words).to_dict()
+    heads = next((words[key] for key in HEADS if words.get(key)), 2)
+    groups = words.get("num_key_value_heads") or heads
+    found = {"tied" if words["tie_word_embeddings"] else "untied"}
+    found |= {"odd heads"} if heads % 2 else set()
+    found |= {"grouped keys"} if groups < heads else set()
+    biases = {value for key, value in words.items() if "bias" in key and isinstance(value, bool)}
+    return found | {{True: "biases", False: "no biases"}[value] for value in biases}
+
+
+def traits_of(cases: Iterable[Case]) -> str:
+    """All traits of some configs, for a cell of the table."""
+    return ", ".join(sorted(set().union(*(traits(case) for case in cases))))
 
 
 def reference(case: Case, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
