@@ -18,7 +18,7 @@ def quickstart(
         bool, typer.Option("--fast", help="Everything small, in under a minute.")
     ] = False,
     long: Annotated[
-        bool, typer.Option("--long", help="Thirteen times the reading, in about an hour.")
+        bool, typer.Option("--long", help="Six times the reading, in half an hour or more.")
     ] = False,
     source: Annotated[
         str, typer.Option("--source", help="storyworld, shakespeare, or a path to text.")
