@@ -124,6 +124,11 @@ def test_beams_and_contrast_from_the_command_line(
         (["--num-beams", 2, "--temperature", 0.3], "temperature = 0.3: beam search does not draw"),
         (["--length-penalty", 2], "--length-penalty 2.0 is of beam search: give --num-beams"),
         (["--penalty-alpha", 0.5, "--num-beams", 2], "no --penalty-alpha"),
+        (
+            ["--penalty-alpha", 0.5, "--ngram-drafts", 4],
+            "--ngram-drafts: a search takes no guesses",
+        ),
+        (["--num-beams", 2, "--draft", "x"], "--draft: a search takes no guesses"),
         (["--penalty-alpha", 1.5], "'penalty_alpha' = 1.5"),
         (["--penalty-alpha", 0.5, "--top-p", 0.5], "top_p = 0.5: contrastive search has no use"),
     ],

@@ -289,6 +289,9 @@ def test_constraints_bind_their_rows_alone_and_outrank_min_tokens():
         ({"typical_p": 0}, "typical_p"),
         ({"logit_bias": {-1: 1.0}}, "never negative"),
         ({"logit_bias": {1: float("inf")}}, "logit_bias"),
+        ({"repetition_penalty": 1e-45}, "repetition_penalty"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty"),
+        ({"stop": "\ud800"}, "surrogate"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(raw, words):
@@ -339,6 +342,19 @@ def test_a_batch_that_never_empties_keeps_its_histories_narrow():
     assert int(history.lengths.max()) <= VOCAB
     assert history.longest <= VOCAB
     assert history.ids.shape[1] <= VOCAB + 64
+
+
+def test_a_row_of_many_biases_leaves_no_wide_table_behind():
+    many = SamplingParams(logit_bias=dict.fromkeys(range(9), -1.0), min_tokens=2)
+    few = SamplingParams(logit_bias={3: 5.0}, min_tokens=2)
+    rows = [SamplingRow(many, 0, stop_ids=(1, 2, 3)), SamplingRow(few, 0, stop_ids=(4,))]
+    both = RowSampler.of(rows, VOCAB)
+    one, alone = both.select([1]), RowSampler.of(rows[1:], VOCAB)
+    logits, steps = torch.randn(1, VOCAB), torch.zeros(1, dtype=torch.int64)
+    assert {n: x.shape for n, x in one._tables.items()} == {
+        n: x.shape for n, x in alone._tables.items()
+    }
+    assert torch.equal(one.adjusted(logits, steps), alone.adjusted(logits, steps))
 
 
 @pytest.mark.parametrize("temperature", [1e-8, 1e-40, 1e-300])

@@ -5,7 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glassbox.inference.engine import Engine
+from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.text import StopStrings, TextStream, decode
+from glassbox.layers.attention import GroupedQuery
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import BlockSpec, ModelConfig, Repeat
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR
 from glassbox.tokenizers.patterns import PreTokenizer
@@ -48,6 +53,23 @@ def test_stop_strings_are_found_however_the_text_is_cut(text, stops, sizes):
 def test_without_stop_strings_nothing_is_held_back(text):
     scanner = StopStrings(())
     assert scanner.push(text) == text
+
+
+def test_a_stop_string_that_the_end_itself_completes_is_why_the_answer_ends():
+    """Half a character is held back, and becomes a replacement character when no more comes."""
+    half = 0xC3  # of "é"
+    stream = TextStream(TOKENIZER, ["\ufffd"])
+    assert (stream.push(half), stream.matched) == ("", None)
+    assert (stream.flush(), stream.matched) == ("", "\ufffd")
+    mixer = GroupedQuery(num_heads=1)
+    config = ModelConfig(
+        vocab_size=257, hidden_size=4, context_length=8,
+        blocks=[Repeat(block=BlockSpec(mixer=mixer, ffn=None))],
+    )  # fmt: skip
+    params = SamplingParams(temperature=0, max_tokens=1, stop=("\ufffd",), logit_bias={half: 1e4})
+    (answer,) = Engine(CausalLM(config).eval(), TOKENIZER).generate([[1]], params)
+    assert (answer.token_ids, answer.text) == ([half], "")
+    assert (answer.finish_reason, answer.stop) == ("stop", "\ufffd")
 
 
 @given(st.lists(st.integers(0, 259), max_size=30), STOPS)

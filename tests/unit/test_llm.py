@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -109,6 +110,34 @@ def test_a_stream_that_is_closed_before_its_turn_came_leaves_nothing():
     asyncio.run(closed_while_adding())  # waits for the thread that would have added it
     assert not ours.engine.has_work
     assert not ours._queues
+
+
+def test_leaving_a_stream_waits_for_a_step_without_holding_up_the_loop():
+    ours = llm()
+
+    async def leave() -> int:
+        stream = ours.stream("The fox", SEEDED)
+        await stream.__anext__()
+        entered, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with ours._guard:
+                entered.set()
+                release.wait(10)
+
+        holding = asyncio.ensure_future(asyncio.to_thread(hold))
+        await asyncio.to_thread(entered.wait, 10)
+        closing = asyncio.ensure_future(stream.aclose())  # type: ignore[attr-defined]
+        turns = 0
+        for _ in range(5):  # would stand still until `hold` lets go
+            await asyncio.sleep(0.01)
+            turns += not closing.done()
+        release.set()
+        await asyncio.gather(closing, holding)
+        return turns
+
+    assert asyncio.run(leave()) == 5
+    assert not ours.engine.has_work
 
 
 def test_a_stream_gets_its_tokens_though_another_callers_steps_made_them():

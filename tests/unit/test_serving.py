@@ -362,6 +362,8 @@ COMPLETION_FAULTS: list[tuple[dict[str, Any], str | None, str]] = [
     ({"prompt": "a", "stop": "x" * 257}, "stop", "limit of 256"),
     ({"prompt": "a", "stop": [""]}, "stop", "empty"),
     ({"prompt": "a", "stop": 5}, "stop", "list"),
+    ({"prompt": "a", "stop": "\ud800"}, "stop", "surrogate"),
+    ({"prompt": "a", "\ud800": 1}, "body", "surrogate"),
     ({"prompt": "a", "temperature": -1}, "temperature", "greater"),
     ({"prompt": "a", "temperature": 1e-300}, "temperature", "0.001"),
     ({"prompt": "a", "temperature": 1e300}, "temperature", "100"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -201,4 +204,23 @@ def test_llm_takes_adapters(folders):
     for name, answer in zip(("tiny", "poet"), answers, strict=True):
         engine = Engine(alone(folders, name), TOKENIZER)
         assert answer.text == engine.complete("The fox", params)[0].text
-    assert llm.chat(CHAT, params, adapter="poet")[0].text != llm.chat(CHAT, params)[0].text
+    answer = llm.chat(CHAT, params, adapter="poet")[0].text
+    assert answer != llm.chat(CHAT, params)[0].text
+
+    async def streamed(adapter: str | None) -> str:
+        return "".join([e.text or "" async for e in llm.stream(CHAT, params, adapter=adapter)])
+
+    assert asyncio.run(streamed("poet")) == answer
+    expected = next(embed(alone(folders, "poet"), [TOKENIZER.encode("The fox")]))[1]
+    torch.testing.assert_close(llm.embed("The fox", adapter="poet"), expected)
+    assert not torch.allclose(llm.embed("The fox"), expected, atol=1e-3)
+    # a conversation in the terminal, and what the command makes of a wrong one
+    words = ["chat", str(folders["tiny"]), "--temperature", "0", "--max-tokens", "8"]
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr("sys.stdin", io.StringIO(CHAT[0]["content"]))
+        with pytest.raises(SystemExit, match="0"):
+            main([*words, "--device", "cpu", "--adapter", str(folders["poet"])])
+    assert answer in said.getvalue()
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--adapter", "nowhere"])

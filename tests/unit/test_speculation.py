@@ -16,6 +16,7 @@ from glassbox.inference.constraints import Choice, Regex
 from glassbox.inference.draft_model import DraftModel
 from glassbox.inference.engine import Engine
 from glassbox.inference.plain import generate_plain
+from glassbox.inference.sampler import RowSampler
 from glassbox.inference.sampling import SamplingParams
 from glassbox.inference.speculation import (
     Draftable,
@@ -255,6 +256,30 @@ def test_guesses_with_a_cache_that_is_too_small_for_all() -> None:
     assert [answer.token_ids for answer in engine.generate(prompts, params)] == plain
     assert engine.stats().preemptions > 0
     assert engine.stats().accepted > 0
+
+
+@pytest.mark.parametrize("name", ["attention", next(n for n in MIXERS if "mamba" in n)])
+def test_a_draft_model_reads_long_prompts_in_parts_and_keeps_its_sampler(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(MIXERS.get(name, ATTENTION), seed=1)
+    prompts = [[1 + n % 7 for n in range(size)] for size in (21, 4, 13)]
+    params = [SamplingParams(max_tokens=9, seed=seed, ignore_eos=True) for seed in range(3)]
+    plain = [answer.token_ids for answer in Engine(model).generate(prompts, params)]
+    draft = DraftModel(model, model, max_tokens=12)
+    fed, built = [], []
+    run, of = draft._runner.run, RowSampler.of
+    monkeypatch.setattr(
+        draft._runner, "run", lambda plan: (fed.append(plan.num_tokens), run(plan))[1]
+    )
+    monkeypatch.setattr(
+        RowSampler, "of", lambda *words: (built.append(len(words[0])), of(*words))[1]
+    )
+    engine = Engine(model, proposer=draft, num_drafts=2)
+    assert [answer.token_ids for answer in engine.generate(prompts, params)] == plain
+    assert max(fed) <= 12
+    assert len(built) < 4  # the engine's own, and the draft's once for all its steps
+    assert engine.stats().accepted == engine.stats().drafted > 0
 
 
 def test_cancelled_answers_are_forgotten() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,10 @@ def chat(
     ],
     sampling: dict[str, Any],
     system: Annotated[str | None, typer.Option("--system", help="A system message.")] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", help="An adapter's folder or run, on top of MODEL."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Chat with a model: it remembers the conversation and answers as it thinks. /help lists commands.
@@ -30,9 +35,16 @@ def chat(
     """
     from glassbox.inference import ChatSession, Engine
     from glassbox.pipeline.chat_terminal import run_terminal
-    from glassbox.pipeline.open_model import open_on
+    from glassbox.pipeline.open_model import find_adapter, open_on
 
     params = settings("chat", sampling, max_tokens=200, temperature=0.7, top_p=0.95)
+    adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}
     loaded, tokenizer, folder = open_on(model, device)
-    session = ChatSession(Engine(loaded, tokenizer), tokenizer, system=system, params=params)
+    session = ChatSession(
+        Engine(loaded, tokenizer, adapters=adapters),
+        tokenizer,
+        system=system,
+        params=params,
+        adapter=next(iter(adapters), None),
+    )
     run_terminal(session, name=str(folder), lines=sys.stdin, interactive=sys.stdin.isatty())

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from glassbox.cli.sampling_options import sampling_options, settings
+from glassbox.core.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -86,6 +87,9 @@ def generate(
         early_stopping=early_stopping,
         num_return_sequences=num_return_sequences,
     )
+    if how is not None and (draft or ngram_drafts):
+        words = "--draft" if draft else "--ngram-drafts"
+        raise UserError(f"{words}: a search takes no guesses; leave it out")
     heat = {"temperature": 0.8} if how is None else {}
     constraint = read_constraint(json_schema, regex, choice or [])
     params = settings("generate", sampling, max_tokens=200, constraint=constraint, **heat)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.inference.evaluating import autocast_below
 from glassbox.inference.sampling import SamplingParams
 from glassbox.models.causal_lm import CausalLM
 
@@ -50,18 +50,12 @@ class Branches:
     def _run(self, ids: Int[Tensor, "B T"], first: int) -> tuple[Tensor, Tensor]:
         end = first + ids.shape[1]
         positions = torch.arange(first, end, device=ids.device).unsqueeze(0)
-        with self._autocast():
+        with autocast_below(self._model, self._dtype):
             hidden = self._model.hidden_states(
                 ids, positions=positions, state=self._state, key_length=end
             ).flatten(0, 1)
             logits = self._model.logits(hidden if first else hidden[-1:])
         return hidden, logits if logits.dtype == torch.float64 else logits.float()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        own = self._model.embedding.weight.dtype
-        if self._dtype is None or self._dtype.itemsize >= own.itemsize:
-            return nullcontext()  # a wider one is the cache's alone
-        return torch.autocast(self._model.device.type, dtype=self._dtype)
 
 
 def refuse_chance(params: SamplingParams, what: str) -> None:

@@ -21,6 +21,7 @@ class ChatSession:
 
     `history` keeps every message. What the model reads is the system message and as many of the
     latest turns as leave room for an answer: min(max_tokens, half the context) tokens.
+    adapter: the engine's by name that answers; None for the model as it is.
     Raises UserError where the tokenizer has no chat template.
     """
 
@@ -31,8 +32,10 @@ class ChatSession:
         *,
         system: str | None = None,
         params: SamplingParams | None = None,
+        adapter: str | None = None,
     ) -> None:
         self.engine = engine
+        self.adapter = adapter
         self.tokenizer = tokenizer
         self.system: Message | None = (
             None if system is None else {"role": "system", "content": system}
@@ -63,7 +66,7 @@ class ChatSession:
         said: list[str] = []
         begun = False
         try:
-            for event in self.engine.stream(prompt, params):
+            for event in self.engine.stream(prompt, params, adapter=self.adapter):
                 begun = True
                 if event.text:
                     said.append(event.text)

@@ -63,7 +63,7 @@ class Regex(Spec):
     @field_validator("pattern")
     @classmethod
     def _within_limits(cls, value: str) -> str:
-        _check_text(value, "pattern")
+        check_text(value, "pattern")
         check_pattern(value)
         return value
 
@@ -89,7 +89,7 @@ class Choice(Spec):
         if "" in value:
             raise ValueError("an empty text is no choice; leave it out")
         for option in value:
-            _check_text(option, "a choice")
+            check_text(option, "a choice")
         if (size := sum(map(len, value))) > MAX_CHARS:
             raise ValueError(f"the choices have {size} characters; the most is {MAX_CHARS}")
         return value
@@ -143,7 +143,8 @@ def _canonical(value: Any) -> str:
         raise ValueError(f"the schema is no JSON: {error}") from None
 
 
-def _check_text(text: str, what: str) -> None:
+def check_text(text: str, what: str) -> None:
+    """Raise ValueError for half of a surrogate pair, which JSON can say and no tokenizer can write."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -167,7 +168,7 @@ def _check_nesting(value: Any) -> None:
 
 def _check_schema(value: Any) -> None:
     """What the automaton would not refuse: huge patterns and objects, counts that one key meets twice."""
-    _check_text(_canonical(value), "the schema")
+    check_text(_canonical(value), "the schema")
     level = [value]
     while level:
         for item in level:

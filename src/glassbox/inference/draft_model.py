@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from glassbox.inference.blocks import BlockManager
 from glassbox.inference.evaluating import evaluating
@@ -18,7 +19,8 @@ from glassbox.models.causal_lm import CausalLM
 class DraftModel:
     """Draws guesses from a smaller model of the same vocabulary, by the same numbers.
 
-    All answers are guessed for together: one pass reads what is new of each, then one pass a guess.
+    All answers are guessed for together: passes of at most `max_tokens` tokens, or one for each
+    answer, read what is new of each, then one pass makes a guess for all.
     max_rows: how many answers it follows at a time; for more it has no guesses.
     Raises UserError where the vocabularies differ.
     """
@@ -30,9 +32,11 @@ class DraftModel:
         *,
         max_rows: int = 256,
         block_size: int = 16,
+        max_tokens: int = 2048,
         dtype: torch.dtype | None = None,
     ) -> None:
         check_draft(model, draft)
+        self._max_tokens = max_tokens
         self.model = draft
         self._context = draft.config.context_length
         num_blocks = max_rows * -(-self._context // block_size)
@@ -42,6 +46,8 @@ class DraftModel:
         )
         self._followed: dict[int, SequenceState] = {}
         self._free = list(reversed(range(max_rows)))
+        self._sampler: RowSampler | None = None  # of the rows below, where it can be used again
+        self._sampled: list[int] = []
 
     @torch.inference_mode()
     def propose(self, answers: Sequence[Draftable]) -> list[list[int]]:
@@ -58,15 +64,11 @@ class DraftModel:
                 live.append((place, sequence))
         if not live:
             return guesses
-        rows = [with_own_matcher(answers[place].row()) for place, _ in live]
-        steps = torch.tensor([len(row.generated) for row in rows], device=self.model.device)
-        sampler = RowSampler.of(rows, self.model.config.vocab_size, self.model.device)
+        sampler = self._sampler_of([answers[place] for place, _ in live])
+        done = [answers[place].generated for place, _ in live]
+        steps = torch.tensor(done, device=self.model.device)
         with evaluating(self.model):
-            chunks = [Chunk(s, s.computed, len(s.tokens) - s.computed, True) for _, s in live]
-            moved = [sequence for _, sequence in live]
-            logits = self._runner.run(Plan(slot_clears=fresh, moved=moved, chunks=chunks))
-            for _, sequence in live:
-                sequence.computed = len(sequence.tokens)
+            logits = self._read([sequence for _, sequence in live], fresh)
             kept = self._runner.save([sequence.slot for _, sequence in live])
             behind = list(live)
             while True:
@@ -91,8 +93,40 @@ class DraftModel:
         self._go_back(behind, kept)
         return guesses
 
+    def _sampler_of(self, answers: Sequence[Draftable]) -> RowSampler:
+        """How these draw: as in the call before where they are the same and it kept no track of them."""
+        numbers = [answer.number for answer in answers]
+        if self._sampler is None or self._sampled != numbers:
+            rows = [with_own_matcher(answer.row()) for answer in answers]
+            sampler = RowSampler.of(rows, self.model.config.vocab_size, self.model.device)
+            self._sampler, self._sampled = (None if sampler.keeps_track else sampler), numbers
+            return sampler
+        return self._sampler
+
+    def _read(self, sequences: list[SequenceState], fresh: list[int]) -> Tensor:
+        """Read what is new of each: the logits behind its last token, a row each."""
+        found: dict[SequenceState, Tensor] = {}
+        plan, going = Plan(slot_clears=fresh, moved=sequences), sequences
+        while going:
+            share = max(1, self._max_tokens // len(going))
+            for one in going:
+                left = len(one.tokens) - one.computed
+                plan.chunks.append(Chunk(one, one.computed, min(left, share), left <= share))
+            logits = self._runner.run(plan)
+            for chunk in plan.chunks:
+                chunk.sequence.computed += chunk.count
+            done = [chunk.sequence for chunk in plan.chunks if chunk.samples]
+            if len(done) == len(sequences):
+                return logits
+            found.update(zip(done, logits, strict=True))
+            going = [chunk.sequence for chunk in plan.chunks if not chunk.samples]
+            plan = Plan()
+        return torch.stack([found[one] for one in sequences])
+
     def forget(self, number: int) -> None:
         """That answer has ended: what was held for it is free."""
+        if number in self._sampled:
+            self._sampler, self._sampled = None, []
         sequence = self._followed.pop(number, None)
         if sequence is not None:
             self._blocks.release(sequence.blocks)
@@ -121,13 +155,13 @@ class DraftModel:
         return sequence
 
     def _go_back(
-        self, live: list[tuple[int, SequenceState]], kept: list[dict[str, torch.Tensor]]
+        self, live: list[tuple[int, SequenceState]], kept: list[dict[str, Tensor]]
     ) -> None:
         """Running states as they were before the guesses; what is paged is overwritten in time."""
         self._runner.restore([sequence.slot for _, sequence in live], kept)
 
 
-def _marks(size: int, rows: list[int], device: torch.device) -> torch.Tensor:
+def _marks(size: int, rows: list[int], device: torch.device) -> Tensor:
     marks = torch.zeros(size, dtype=torch.bool, device=device)
     marks[rows] = True
     return marks

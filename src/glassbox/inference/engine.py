@@ -5,6 +5,7 @@ One step is three lines: the scheduler plans, the runner computes, the answers t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +115,7 @@ class Engine:
         self._mark = WeightsMark()
         self._guessing = None if proposer is None else Guessing(proposer, num_drafts)
         self._compiler: GrammarCompiler | None = None
+        self._making_compiler = threading.Lock()
         self._answers: dict[SequenceState, Answer] = {}
         self._events: list[TokenEvent] = []
         self._samplers = RowSamplers(model.config.vocab_size, model.device)
@@ -154,8 +156,7 @@ class Engine:
         without one the model answers as it is. Raises QueueFull, and UserError for what can never fit.
         """
         request = self._request(prompt, params, truncate_prompt)
-        first, *_ = self._submit(request, self._events, adapter, priority, tenant)
-        return first.sequence.request_id
+        return self._submit(request, self._events, adapter, priority, tenant)[0].sequence.request_id
 
     def step(self) -> list[TokenEvent]:
         """One scheduler step for everything that runs: the tokens it made; [] when there is nothing.
@@ -173,10 +174,13 @@ class Engine:
     def compile(self, constraint: JsonSchema | Regex | Choice) -> Grammar:
         """A constraint made ready for this model's tokenizer, and kept; `add` does it where it must.
 
+        For any thread, several at a time.
         Raises UserError for one that is not valid, not supported or too large.
         """
-        if self._compiler is None:
-            self._compiler = GrammarCompiler(self._need_tokenizer(), self.model.config.vocab_size)
+        with self._making_compiler:
+            if self._compiler is None:
+                size = self.model.config.vocab_size
+                self._compiler = GrammarCompiler(self._need_tokenizer(), size)
         return self._compiler.compile(constraint)
 
     def cancel(self, request_id: int) -> None:
@@ -231,16 +235,13 @@ class Engine:
         if params is None:
             params = SamplingParams()
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(prompts):
-            raise UserError(
-                f"{len(prompts)} prompts but {len(each)} params; give one for all or one each"
-            )
         if adapter is None or isinstance(adapter, str):
             adapter = [adapter] * len(prompts)
-        if len(adapter) != len(prompts):
-            raise UserError(
-                f"{len(prompts)} prompts but {len(adapter)} adapters; give one for all or one each"
-            )
+        for name, values in (("params", each), ("adapters", adapter)):
+            if len(values) != len(prompts):
+                raise UserError(
+                    f"{len(prompts)} prompts but {len(values)} {name}; give one for all or one each"
+                )
         requests = [
             self._request(prompt, one, truncate_prompt, f"prompt {index}")
             for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
@@ -314,8 +315,7 @@ class Engine:
     ) -> list[Completion]:
         """`generate` from text. Special tokens written in the text are plain text."""
         tokenizer = self._need_tokenizer()
-        texts = [text] if isinstance(text, str) else list(text)
-        prompts = [tokenizer.encode(one) for one in texts]
+        prompts = [tokenizer.encode(one) for one in ([text] if isinstance(text, str) else text)]
         return self.generate(prompts, params, truncate_prompt=truncate_prompt, adapter=adapter)
 
     def stream_text(
@@ -390,7 +390,7 @@ class Engine:
     def _step(self) -> None:
         """Schedule, run, postprocess."""
         if self._guessing is not None:
-            self._guessing.propose(self._answers)
+            self._guessing.propose([(s, self._answers[s]) for s in self._scheduler.running])
         plan = self._scheduler.schedule()
         logits = self._runner.run(plan)
         self._take_in(plan, logits)
@@ -436,7 +436,6 @@ class Engine:
         self._settle()
 
     def _end(self, sequence: SequenceState) -> None:
-        """Nothing more is known of it."""
         del self._answers[sequence]
         if self._guessing is not None:
             self._guessing.proposer.forget(sequence.id)

@@ -24,6 +24,13 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def autocast_below(model: CausalLM, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """The model in `dtype` where that is narrower than its weights; a wider one is its caches' alone."""
+    if dtype is None or dtype.itemsize >= model.embedding.weight.dtype.itemsize:
+        return nullcontext()
+    return torch.autocast(model.device.type, dtype=dtype)
+
+
 @contextmanager
 def reading_with(model: CausalLM, adapter: str | None) -> Iterator[None]:
     """`evaluating`, all rows with the adapter of this name; None leaves the model as it is.

@@ -75,6 +75,7 @@ class GrammarCompiler:
         self._capacity = capacity
         self._grammars: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = threading.Lock()
+        self._under_way: dict[str, threading.Lock] = {}  # what is being compiled right now
 
     def compile(self, constraint: JsonSchema | Regex | Choice) -> Grammar:
         """The constraint as a grammar over this tokenizer's tokens.
@@ -82,11 +83,25 @@ class GrammarCompiler:
         Raises UserError, one line, for what is no valid schema or pattern, asks for something that
         is not supported or too large, or cannot be written with this vocabulary.
         """
+        key = constraint.key
         with self._lock:
-            grammar = self._grammars.get(constraint.key)
+            own = self._under_way.setdefault(key, threading.Lock())
+        with own:  # who asks for the same waits for it; nobody else does
+            try:
+                grammar = self._found(key)
+                return self._compiled(constraint) if grammar is None else grammar
+            finally:
+                with self._lock:
+                    self._under_way.pop(key, None)
+
+    def _found(self, key: str) -> Grammar | None:
+        with self._lock:
+            grammar = self._grammars.get(key)
             if grammar is not None:
-                self._grammars.move_to_end(constraint.key)
-                return grammar
+                self._grammars.move_to_end(key)
+            return grammar
+
+    def _compiled(self, constraint: JsonSchema | Regex | Choice) -> Grammar:
         source = _source(constraint, self._library)
         start = self._library.LLMatcher(self._words, source, log_level=0, limits=self._limits)
         if start.is_error():

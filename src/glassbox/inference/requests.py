@@ -160,6 +160,8 @@ class Answer:
         if self.text is not None:
             if self.reason is not None:
                 piece += self.text.flush()
+                if self.text.matched is not None:  # what was held back completes a stop string
+                    self.reason = "stop"
             self.pieces.append(piece)
         return self.reason is not None
 

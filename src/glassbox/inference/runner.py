@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.inference.evaluating import autocast_below
 from glassbox.inference.plan import Chunk, Plan, SequenceState
 from glassbox.layers.paged_state import PagedState
 from glassbox.layers.pages import Pages, Window
@@ -91,7 +92,7 @@ class Runner:
         hidden: list[Tensor] = []
         drawn: list[Chunk] = []  # whose places stand in `hidden`, in order
         for group, fresh in self._groups(plan.chunks):
-            with self._autocast():
+            with autocast_below(self.model, self.dtype):
                 found = self._pass(group, fresh)
             wanted = [(place, chunk) for place, chunk in enumerate(group) if chunk.samples]
             if wanted:
@@ -99,7 +100,7 @@ class Runner:
                 drawn += (chunk for _, chunk in wanted)
         if not hidden:
             return torch.empty(0, self.model.config.vocab_size, device=self.model.device)
-        with self._autocast():
+        with autocast_below(self.model, self.dtype):
             logits = self.model.logits(hidden[0] if len(hidden) == 1 else torch.cat(hidden))
         order = _order(plan, drawn)
         return logits if order is None else logits[torch.tensor(order, device=logits.device)]
@@ -138,12 +139,6 @@ class Runner:
             for chunk, number in zip(chunks, kept, strict=True)
         ]
         self.run(Plan(chunks=again))
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        own = self.model.embedding.weight.dtype
-        if self.dtype is None or self.dtype.itemsize >= own.itemsize:
-            return nullcontext()  # a wider one is the cache's alone
-        return torch.autocast(self.model.device.type, dtype=self.dtype)
 
     # ---- pools --------------------------------------------------------------------------------
 

@@ -98,6 +98,11 @@ class RowSampler:
     def __len__(self) -> int:
         return len(self.params)
 
+    @property
+    def keeps_track(self) -> bool:
+        """Whether `accept` has anything to do: a row has penalties or a constraint."""
+        return self._history is not None or bool(self._constrained)
+
     @classmethod
     def of(
         cls, rows: Sequence[SamplingRow], vocab_size: int, device: torch.device | str = "cpu"
@@ -189,7 +194,7 @@ class RowSampler:
         return RowSampler(
             [self.params[place] for place in places],
             {name: tensor[index] for name, tensor in self._columns.items()},
-            {name: tensor[index] for name, tensor in self._tables.items()},
+            _narrowed({name: tensor[index] for name, tensor in self._tables.items()}),
             history,
             matchers,
         )
@@ -342,6 +347,16 @@ def _penalises(params: SamplingParams) -> bool:
         or params.frequency_penalty != 0
         or params.presence_penalty != 0
     )
+
+
+def _narrowed(tables: dict[str, Tensor]) -> dict[str, Tensor]:
+    """No wider than the rows need: else one row of many biases would leave its width to all after it."""
+    for ids, *others in (("bias_ids", "bias"), ("stop_ids",)):
+        if tables[ids].numel():
+            width = int((tables[ids] >= 0).sum(dim=1).max())
+            for name in (ids, *others):
+                tables[name] = tables[name][:, :width]
+    return tables
 
 
 def _stacked(first: Tensor, second: Tensor, pad: int) -> Tensor:

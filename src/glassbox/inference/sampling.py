@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from glassbox.core.config import Spec
-from glassbox.inference.constraints import Constraint
+from glassbox.inference.constraints import Constraint, check_text
 from glassbox.inference.randomness import derive_seed
 
 _MOST_BIAS = 1e30  # float32 ends at 3e38
@@ -33,8 +33,8 @@ class SamplingParams(Spec):
     )
     repetition_penalty: float = Field(
         1.0,
-        gt=0,
-        allow_inf_nan=False,
+        ge=1e-6,
+        le=1e6,
         description="above 1 discourages tokens of the prompt and the answer",
     )
     frequency_penalty: float = Field(
@@ -76,6 +76,8 @@ class SamplingParams(Spec):
     def _no_empty_stop(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "" in value:
             raise ValueError("an empty stop string would end every answer at once; leave it out")
+        for stop in value:
+            check_text(stop, "a stop string")
         return value
 
     @field_validator("stop_token_ids")

@@ -242,6 +242,11 @@ class Scheduler:
             del self._requests[sequence.request_id]
 
     @property
+    def running(self) -> Sequence[SequenceState]:
+        """What runs now, in order of rank; to be looked at, not kept."""
+        return self._running
+
+    @property
     def has_work(self) -> bool:
         """Whether anything waits or runs."""
         return bool(self._waiting or self._running)

@@ -31,11 +31,13 @@ class Draftable:
     """An answer that guesses are wanted for.
 
     number: whose it is, the same from step to step; tokens: prompt and answer so far.
-    count: how many guesses at most; row: how its next token will be drawn.
+    generated: how many of them are the answer's; count: how many guesses at most; row: how its next
+    token will be drawn.
     """
 
     number: int
     tokens: Sequence[int]
+    generated: int
     count: int
     row: Callable[[], SamplingRow]
 
@@ -150,7 +152,7 @@ def speculate_plain(
 
     while len(ids) < most:
         room = min(num_drafts, most - len(ids) - 1)
-        (drafts,) = proposer.propose([Draftable(0, ids, room, row)])
+        (drafts,) = proposer.propose([Draftable(0, ids, len(ids) - len(prompt), room, row)])
         sequence = torch.tensor([ids + drafts], device=model.device)
         logits = model(sequence)[0, len(ids) - 1 :]  # (1 + k, V)
         counts.passes += 1

@@ -28,15 +28,21 @@ class Guessing:
         self.proposer, self.num_drafts = proposer, num_drafts
         self.counts = Speculation()
 
-    def propose(self, answers: Mapping[SequenceState, Answer]) -> None:
-        """Give every sequence guesses whose next step feeds it one token of its answer."""
+    def propose(self, running: Sequence[tuple[SequenceState, Answer]]) -> None:
+        """Give every sequence that runs guesses whose next step feeds it one token of its answer."""
         going = [
             (sequence, answer)
-            for sequence, answer in answers.items()
+            for sequence, answer in running
             if sequence.computed > 0 and len(sequence.tokens) - sequence.computed == 1
         ]
         wanted = [
-            Draftable(sequence.id, sequence.tokens, min(self.num_drafts, room), answer.row)
+            Draftable(
+                sequence.id,
+                sequence.tokens,
+                sequence.num_generated,
+                min(self.num_drafts, room),
+                answer.row,
+            )
             for sequence, answer in going
             if (room := sequence.max_length - len(sequence.tokens) - 1) > 0
         ]

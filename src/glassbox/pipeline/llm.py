@@ -98,10 +98,12 @@ class LLM:
         self,
         prompt: Prompt | Sequence[Message],
         params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenEvent]:
         """One answer (or params.n) to a text, token ids or a conversation, token by token.
 
-        Streams that are open at the same time share every step. Closing one frees what it held.
+        adapter: the name of one of the engine's; None for the model as it is. Streams that are open at the same time share every step. Closing one frees what it held.
         """
         if prompt and isinstance(prompt[0], Mapping):
             chat: Any = prompt
@@ -111,7 +113,7 @@ class LLM:
         left = 1 if params is None else params.num_samples
         asked = _Asked()
         try:
-            await asyncio.to_thread(self._add, ids, params, asked)
+            await asyncio.to_thread(self._add, ids, params, adapter, asked)
             queue = asked.queue
             while left:
                 if self._pump is None or self._pump.done():
@@ -124,19 +126,26 @@ class LLM:
                 yield event
                 left -= event.finish_reason is not None
         finally:
-            with self._guard:
-                asked.gone = True
-                if asked.number is not None:
-                    del self._queues[asked.number]
-                    self.engine.cancel(asked.number)
+            if self._guard.acquire(blocking=False):
+                try:
+                    self._leave(asked)
+                finally:
+                    self._guard.release()
+            else:  # a step is under way, and the loop has others to serve while it lasts
+                await asyncio.shield(asyncio.to_thread(self._leave, asked))
 
-    def embed(self, texts: str | Sequence[Prompt]) -> Float[Tensor, "N D"]:
-        """A vector a text: the mean of its tokens' final hidden states, divided by its length (L2)."""
+    def embed(
+        self, texts: str | Sequence[Prompt], *, adapter: str | None = None
+    ) -> Float[Tensor, "N D"]:
+        """A vector a text: the mean of its tokens' final hidden states, divided by its length (L2).
+
+        adapter: the name of one of the engine's; None for the model as it is.
+        """
         many = [texts] if isinstance(texts, str) else list(texts)
         model = self.engine.model
         vectors = torch.empty(len(many), model.config.hidden_size)
         with self._guard:
-            for places, batch in embed(model, [self._ids(text) for text in many]):
+            for places, batch in embed(model, [self._ids(text) for text in many], adapter=adapter):
                 vectors[places] = batch
         return vectors
 
@@ -149,12 +158,21 @@ class LLM:
         ends = {*params.stop_token_ids, *end_of_turn_ids(self.tokenizer)}
         return params.model_copy(update={"stop_token_ids": tuple(sorted(ends))})
 
-    def _add(self, ids: list[int], params: SamplingParams | None, asked: _Asked) -> None:
+    def _add(
+        self, ids: list[int], params: SamplingParams | None, adapter: str | None, asked: _Asked
+    ) -> None:
         """In another thread: its stream may have been closed before our turn came."""
         with self._guard:
             if not asked.gone:
-                asked.number = self.engine.add(ids, params)
+                asked.number = self.engine.add(ids, params, adapter=adapter)
                 self._queues[asked.number] = asked.queue  # before anybody's step can answer it
+
+    def _leave(self, asked: _Asked) -> None:
+        with self._guard:
+            asked.gone = True
+            if asked.number is not None:
+                del self._queues[asked.number]
+                self.engine.cancel(asked.number)
 
     def _step(self) -> list[TokenEvent]:
         with self._guard:
@@ -166,8 +184,9 @@ class LLM:
             while self._queues:
                 events = await asyncio.to_thread(self._step)
                 for event in events:
-                    if event.request_id in self._queues:
-                        self._queues[event.request_id].put_nowait(event)
+                    queue = self._queues.get(event.request_id)  # another thread takes them out
+                    if queue is not None:
+                        queue.put_nowait(event)
                 if not events and not self.engine.has_work:
                     return
         except Exception as error:

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from glassbox.inference.plan import QueueFull
 from glassbox.inference.sampling import SamplingParams
 from glassbox.serving.choices import Answering
 from glassbox.serving.errors import (
@@ -29,7 +30,6 @@ from glassbox.serving.worker import (
     Failure,
     Item,
     Job,
-    QueueFull,
     Result,
     Token,
     Worker,
@@ -98,6 +98,12 @@ class Waiting(Response):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError
 
+    async def _refuse(self, failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
+        """The whole response: why there is none."""
+        note(scope, ended=failure.message)
+        error = ApiError(failure.status, failure.message, code=failure.code)
+        await error_response(error)(scope, receive, send)
+
     async def _all(self) -> AsyncIterator[Item]:
         while True:
             item = await self._items.get()
@@ -154,13 +160,12 @@ class Answer(Waiting):
         try:
             async for item in self._all():
                 if isinstance(item, Failure):
-                    note(scope, ended=item.message)
                     if begun:
+                        note(scope, ended=item.message)
                         await self._send(send, [error_object(item.status, item.message)])
                         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
                     else:
-                        error = ApiError(item.status, item.message, code=item.code)
-                        await error_response(error)(scope, receive, send)
+                        await self._refuse(item, scope, receive, send)
                     return
                 said = self._take(item)
                 if not self._stream:
@@ -245,9 +250,7 @@ class Computed(Waiting):
         values: list[Any] = []
         async for item in self._all():
             if isinstance(item, Failure):
-                note(scope, ended=item.message)
-                error = ApiError(item.status, item.message, code=item.code)
-                await error_response(error)(scope, receive, send)
+                await self._refuse(item, scope, receive, send)
                 return
             if isinstance(item, Result):
                 values.append(item.value)

@@ -111,6 +111,8 @@ def _explain(fault: Mapping[str, Any], location: list[str], known: Iterable[str]
     message = str(fault["msg"]).removeprefix("Value error, ")
     if not key and fault["type"] == "value_error":
         return message
+    if not key and fault["type"] == "string_unicode":
+        return f"the name {_short(fault.get('input'))} has a lone surrogate, which is no text"
     if not key:
         return "the body is no JSON object; send one, with Content-Type: application/json"
     return f"'{key}' = {_short(fault.get('input'))}: {message}"
@@ -129,6 +131,8 @@ def add_handlers(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, StarletteHTTPException)
+        if error.status_code == 400 and not isinstance(error, ApiError):  # the framework's own
+            error = ApiError(400, "the body could not be read: send a JSON object in UTF-8")
         return error_response(error)
 
     async def on_body(request: Request, error: Exception) -> Response:

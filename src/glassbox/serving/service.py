@@ -7,9 +7,10 @@ import base64
 import dataclasses
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("glassbox.serving.prompts")
 _READS_TOOLS = re.compile(r"\btools\b")
 _NOBODY = Caller()
+_COMPILERS = 4
 T = TypeVar("T")
 
 
@@ -94,7 +96,7 @@ class Service:
         self._turn_ends = tuple(end_of_turn_ids(tokenizer)) if template is not None else ()
         sources = [template] if isinstance(template, str) else list((template or {}).values())
         self._reads_tools = any(_READS_TOOLS.search(source) for source in sources)
-        self._compiling = threading.Lock()
+        self._compilers = ThreadPoolExecutor(_COMPILERS, thread_name_prefix="compile")
         self.worker = Worker(
             engine,
             max_running=self.limits.max_running,
@@ -306,6 +308,7 @@ class Service:
     def close(self) -> None:
         """End the engine thread, and log what the engine still holds, which ought to be nothing."""
         self.worker.close()
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         figures = dataclasses.asdict(self.engine.stats())
         logging.getLogger("glassbox.serving").info("stopped", extra={"fields": figures})
 
@@ -351,12 +354,11 @@ class Service:
     async def _compiled(self, guide: Guide | None, param: str) -> Guide | None:
         """The same, once it is known that answers can be held to it."""
         if guide is not None:
-            await _in_thread(lambda: self._compile(guide), param=param)
+            # in threads of their own: slow schemas hold up other schemas at most
+            compiling = self._compilers.submit(self.engine.compile, guide)
+            with _refusing(param):
+                await asyncio.wrap_future(compiling)
         return guide
-
-    def _compile(self, guide: Guide) -> None:
-        with self._compiling:  # the engine keeps what is compiled, and will not do it again
-            self.engine.compile(guide)
 
     async def _prompt_ids(self, prompt: str | list[int], param: str) -> list[int]:
         if isinstance(prompt, str):
@@ -418,7 +420,14 @@ def _embedding(vector: np.ndarray[Any, Any], size: int, form: str) -> list[float
 
 async def _in_thread(compute: Callable[[], T], *, param: str) -> T:
     """Work aside, so that a long text holds up nobody's stream."""
-    try:
+    with _refusing(param):
         return await asyncio.to_thread(compute)
+
+
+@contextmanager
+def _refusing(param: str) -> Iterator[None]:
+    """What the user got wrong inside is a 400 that names `param`."""
+    try:
+        yield
     except UserError as error:
         raise ApiError(400, str(error), param=param, code="invalid_parameter") from None

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from glassbox.core.errors import UserError
 from glassbox.inference.constraints import Constraint
 from glassbox.inference.outputs import EngineStats, TokenEvent
+from glassbox.inference.plan import QueueFull
 from glassbox.inference.sampling import SamplingParams
 
 _log = logging.getLogger("glassbox.serving")
@@ -99,10 +100,6 @@ class End:
 
 
 Item = Token | Result | Failure | End
-
-
-class QueueFull(Exception):
-    """As many requests as allowed are waiting already."""
 
 
 class Closed(Exception):
