@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import http.server
 import json
 import lzma
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -350,6 +354,12 @@ class Files(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
             return
+        if self.path.startswith("/stall") and not start:
+            self.wfile.write(body[: len(body) // 2])
+            with contextlib.suppress(OSError):
+                self.connection.recv(1)  # until the other side is dead
+            self.close_connection = True
+            return
         self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None: ...
@@ -375,6 +385,25 @@ def test_download_resumes_and_is_checked(tmp_path: Path, server: str) -> None:
     assert download(url, tmp_path, pause_seconds=0) == path
     assert len(Files.asked) == 3  # a whole file is not fetched again
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.json"]
+
+
+def test_download_that_was_killed_goes_on_at_its_byte(tmp_path: Path, server: str) -> None:
+    Files.asked = [None, None]  # no cuts, but a pause in the middle
+    url, digest = f"{server}/stall/a.jsonl", hashlib.sha256(CONTENT).hexdigest()
+    code = "import sys; from pathlib import Path; from glassbox.data.curation.download import download; "
+    code += "download(sys.argv[1], Path(sys.argv[2]))"
+    process = subprocess.Popen([sys.executable, "-c", code, url, str(tmp_path)])
+    part = tmp_path / "a.jsonl.part"
+    while not part.exists() or not part.stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    have = part.stat().st_size
+    assert 0 < have < len(CONTENT)
+    path = download(url, tmp_path, sha256=digest, pause_seconds=0)
+    assert path.read_bytes() == CONTENT
+    assert Files.asked[2:] == [None, f"bytes={have}-"]
 
 
 def test_download_of_a_file_that_changed_begins_anew(tmp_path: Path, server: str) -> None:

@@ -11,6 +11,7 @@ it can miss a pair and never makes one up.
 from __future__ import annotations
 
 import struct
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,7 @@ from glassbox.data.curation.step import CorpusStep, Dropped, Record, StepSpec
 Minima = npt.NDArray[np.uint32]
 
 _TABLE = 1 << 17  # images at once: half a megabyte, which the second cache holds
+_SETS_BYTES = 64 << 20
 _HEAD = struct.Struct("<I")
 
 
@@ -152,7 +154,8 @@ class NearDuplicates:
     A signature holds a 64-bit key for each band, and behind them the document's set of shingle
     hashes, 8 bytes each: on disk about as much as the text. `decide` walks through the signatures
     twice: for the keys of all documents (8 bytes a band: 144 by default), and then for the sets
-    of those only that share a key with another, which are the ones it holds in memory.
+    of those only that share a key with another. Of these it holds 64 MB in memory and the rest in a
+    temporary file, so that memory grows by some 300 bytes a document, however long documents are.
     """
 
     threshold: float = 0.8
@@ -195,34 +198,60 @@ class NearDuplicates:
     def decide(self, signatures: Iterable[tuple[str, bytes]]) -> Mapping[str, Dropped]:
         """All documents of each group of alike ones but the first."""
         ids: list[str] = []
-        held: list[bytes] = []
+        held = bytearray()
+        start = _HEAD.size + 8 * self.num_bands
         for record_id, signature in signatures:
             if signature:
                 ids.append(record_id)
-                held.append(signature[_HEAD.size : _HEAD.size + 8 * self.num_bands])
-        keys = np.frombuffer(b"".join(held), "<u8").reshape(len(ids), self.num_bands)
-        del held
+                held += signature[_HEAD.size : start]
+        keys = np.frombuffer(held, "<u8").reshape(len(ids), self.num_bands)
         groups = all_buckets(keys[:, band] for band in range(self.num_bands))
-        sets = self._sets(signatures, {row for group in groups for row in group})
+        wanted = {row for group in groups for row in group}
+        with _Sets() as sets:
+            filled = (signature for _, signature in signatures if signature)
+            for row, signature in enumerate(filled):
+                if row in wanted:
+                    sets.add(row, signature[start:])
 
-        def compare(one: int, other: int) -> str | None:
-            # the smaller set has to hold enough of the larger for J to reach the threshold
-            sizes = len(sets[one]), len(sets[other])
-            if min(sizes) < self.threshold * max(sizes):
-                return None
-            found = jaccard(sets[one], sets[other])
-            return f"Jaccard {found:.2f}" if found >= self.threshold else None
+            def compare(one: int, other: int) -> str | None:
+                # the smaller set has to hold enough of the larger for J to reach the threshold
+                sizes = sets.size(one), sets.size(other)
+                if min(sizes) < self.threshold * max(sizes):
+                    return None
+                found = jaccard(sets[one], sets[other])
+                return f"Jaccard {found:.2f}" if found >= self.threshold else None
 
-        matches = Matches(len(ids), compare)
-        for group in groups:
-            matches.add_bucket(group)
+            matches = Matches(len(ids), compare)
+            for group in groups:
+                matches.add_bucket(group)
         return matches.dropped(ids, "near duplicate")
 
-    def _sets(self, signatures: Iterable[tuple[str, bytes]], wanted: set[int]) -> dict[int, Hashes]:
-        start = _HEAD.size + 8 * self.num_bands
-        filled = (signature for _, signature in signatures if signature)
-        return {
-            row: np.frombuffer(signature, "<u8", offset=start)
-            for row, signature in enumerate(filled)
-            if row in wanted
-        }
+
+class _Sets:
+    """Sets of hashes by row, some in memory and more in a file that is gone in the end."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[int, int]] = {}
+        self._end = 0
+
+    def __enter__(self) -> _Sets:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_SETS_BYTES)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, row: int, content: bytes) -> None:
+        """Keep a set; all are kept before one is read."""
+        self._file.write(content)
+        self._places[row] = self._end, len(content)
+        self._end += len(content)
+
+    def size(self, row: int) -> int:
+        """How many bytes a set has."""
+        return self._places[row][1]
+
+    def __getitem__(self, row: int) -> Hashes:
+        begin, length = self._places[row]
+        self._file.seek(begin)
+        return np.frombuffer(self._file.read(length), "<u8")
