@@ -1,7 +1,7 @@
 """Batches made ahead, so that a training step never waits for them.
 
-The workers are threads. A batch of ids costs as much to send from one process to another as to make, and
-threads share the memory map; while one waits for a disk, or NumPy copies, the others and the step go on.
+The workers are threads: they share the memory map, and nothing is copied from one process to another. While one
+waits for a disk the others and the step go on.
 """
 
 from __future__ import annotations

@@ -76,9 +76,8 @@ def _checks(text: str, spec: GopherRepetitionSpec) -> Iterable[Check]:
         repeated = len(parts) - len(different)
         detail = f"{repeated} of {len(parts)}, at most {most:.0%}"
         yield f"duplicate {what}", repeated > most * len(parts), detail
-        visible = {part: _visible(part) for part in different}
-        total = sum(map(visible.__getitem__, parts))
-        repeated = total - sum(visible.values())
+        total = sum(map(_visible, parts))
+        repeated = total - sum(map(_visible, different))
         detail = f"{repeated} of {total} characters, at most {most_characters:.0%}"
         yield f"characters in duplicate {what}", repeated > most_characters * total, detail
     grams = WordGrams(text.split())
@@ -98,39 +97,36 @@ def _visible(text: str) -> int:
 
 
 class WordGrams:
-    """The n-grams of a list of words that come twice or more, each size found among those of the one below.
+    """The n-grams of a list of words as numbers, each size made from the one below it.
 
     Number of the n-gram at i = rank of (number of the (n-1)-gram at i, number of the word at
-    i + n - 1), so that n-grams are compared exactly and no hashes can collide. One that comes twice
-    begins with one that does, so that few places are left to look at as n grows.
+    i + n - 1), so that n-grams are compared exactly and no hashes can collide.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words
-        known = {word: number for number, word in enumerate(dict.fromkeys(words))}
-        numbers = map(known.__getitem__, words)
+        known: dict[str, int] = {}
+        numbers = (known.setdefault(word, len(known)) for word in words)
         self.numbers: Ints = np.fromiter(numbers, np.int64, len(words))
         self.lengths: Ints = np.fromiter(map(len, words), np.int64, len(words))
         self.total = int(self.lengths.sum())
-        self._ends = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._sizes: dict[int, tuple[Ints, Ints, Ints]] = {}
+        self._sizes: dict[int, tuple[Ints, Ints]] = {}
 
-    def _repeated(self, size: int) -> tuple[Ints, Ints, Ints]:
-        """Places of the n-grams that repeat, rising; their numbers; how often each number occurs."""
+    def _grams(self, size: int) -> tuple[Ints, Ints]:
+        """Numbers of the n-grams by place, and how often each number occurs."""
         found = self._sizes.get(size)
         if found is not None:
             return found
         if size == 1:
-            places, keys = np.arange(len(self.words)), self.numbers
+            numbers = self.numbers
         else:
-            places, shorter, _ = self._repeated(size - 1)
-            inside = places <= len(self.words) - size
-            places, shorter = places[inside], shorter[inside]
-            keys = shorter * len(self.words) + self.numbers[places + size - 1]
-        _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
-        twice = counts[numbers] > 1
-        ranks = np.cumsum(counts > 1) - 1
-        self._sizes[size] = places[twice], ranks[numbers[twice]], counts[counts > 1]
+            shorter, counts = self._grams(size - 1)
+            if not len(counts) or counts.max() < 2:  # so no longer one comes twice either
+                numbers = np.arange(max(0, len(self.words) - size + 1))
+            else:
+                pairs = shorter[:-1] * len(self.words) + self.numbers[size - 1 :]
+                numbers = np.unique(pairs, return_inverse=True)[1].reshape(-1)
+        self._sizes[size] = numbers, np.bincount(numbers)
         return self._sizes[size]
 
     def top(self, size: int) -> tuple[int, int, Sequence[str]]:
@@ -138,33 +134,33 @@ class WordGrams:
 
         Of several that are as frequent, the one that covers the most.
         """
-        places, numbers, counts = self._repeated(size)
-        if not len(places):
-            return 0, int(len(self.words) >= size), ()
-        most = int(counts.max())
-        chosen = counts[numbers] == most
-        places, numbers = places[chosen], numbers[chosen]
+        numbers, counts = self._grams(size)
+        most = int(counts.max()) if len(counts) else 0
+        if most < 2:
+            return 0, most, ()
         order = np.argsort(numbers, kind="stable")
-        places, numbers = places[order], numbers[order]
-        again = np.zeros(len(places), dtype=bool)
-        again[1:] = numbers[1:] == numbers[:-1]
-        begin = places.copy()  # behind the end of the one before, where the two overlap
-        begin[1:] = np.where(again[1:], np.maximum(places[1:], places[:-1] + size), places[1:])
-        covered = (self._ends[places + size] - self._ends[begin]).reshape(-1, most).sum(axis=1)
+        order = order[counts[numbers[order]] == most]
+        again = np.zeros(len(order), dtype=bool)
+        again[1:] = numbers[order[1:]] == numbers[order[:-1]]
+        begin = order.copy()  # behind the end of the one before, where the two overlap
+        begin[1:] = np.where(again[1:], np.maximum(order[1:], order[:-1] + size), order[1:])
+        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+        covered = (ends[order + size] - ends[begin]).reshape(-1, most).sum(axis=1)
         best = int(covered.argmax())
-        place = int(places[best * most])
+        place = int(order[best * most])
         return int(covered[best]), most, self.words[place : place + size]
 
     def duplicate(self, size: int) -> int:
         """Characters covered by n-grams that occurred before, each character once."""
-        places, numbers, _ = self._repeated(size)
-        if not len(places):
+        numbers, counts = self._grams(size)
+        if not len(counts) or counts.max() < 2:
             return 0
-        again = np.ones(len(places), dtype=bool)
-        again[np.unique(numbers, return_index=True)[1]] = False
-        return self._covered(places[again], size)
+        first = np.unique(numbers, return_index=True)[1]
+        again = np.ones(len(numbers), dtype=bool)
+        again[first] = False
+        return self._covered(np.flatnonzero(again), size)
 
-    def _covered(self, places: Ints, size: int) -> int:
+    def _covered(self, places: npt.NDArray[np.intp], size: int) -> int:
         edges = np.zeros(len(self.words) + 1, np.int64)
         np.add.at(edges, places, 1)
         np.add.at(edges, places + size, -1)
