@@ -67,7 +67,9 @@ def test_python_blocks_import() -> None:
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page in PAGES:
-        for target in re.findall(r"`?make ([a-z]+)`?", (ROOT / page).read_text(encoding="utf-8")):
+        for target in re.findall(
+            r"(?:`|^|&& )make ([a-z]+)", (ROOT / page).read_text(encoding="utf-8"), flags=re.M
+        ):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target}"
 
 
