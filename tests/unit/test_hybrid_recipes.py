@@ -13,7 +13,7 @@ from glassbox.pipeline.open_model import open_model
 from glassbox.pipeline.recipe import PretrainRecipe, read_recipe
 from glassbox.pipeline.stages import run_recipe
 
-RECIPES = {"hybrid-delta": [False, False, False, True], "hybrid-mamba2": [False, False, True]}
+RECIPES = {"hybrid-delta": [False, True, False, False], "hybrid-mamba2": [False, False, True]}
 
 
 def model_of(name: str) -> CausalLM:
