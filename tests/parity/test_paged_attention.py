@@ -54,6 +54,20 @@ def test_one_query_a_row_is_the_plain_formula(
     torch.testing.assert_close(found, expected.squeeze(2), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_one_query_that_may_look_everywhere(groups):
+    generator = torch.Generator().manual_seed(groups)
+    q = torch.randn(2, 2 * groups, 5, generator=generator, dtype=torch.float64)
+    keys, values = torch.randn(2, 2, 2, 7, 5, generator=generator, dtype=torch.float64)
+    seen = torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    for scale in (None, 0.3):
+        found = single_query_attention(q, keys, values, scale=scale)
+        pair = (keys.transpose(0, 1), values.transpose(0, 1))
+        expected = attention_plain(q.unsqueeze(2), *pair, seen, scale=scale)
+        # float64: only the order of sums differs
+        torch.testing.assert_close(found, expected.squeeze(2), atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("windowed", [False, True])
 def test_pages_hold_what_was_written_wherever_their_blocks_lie(windowed):
     """Rows of unequal length in scattered blocks, token by token, what is left of others NaN."""

@@ -80,6 +80,13 @@ def serve(
         int,
         typer.Option("--ngram-drafts", min=0, help="Guess so many tokens from the text so far."),
     ] = 0,
+    pack_weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--pack-weights/--no-pack-weights",
+            help="Copies of the weights for faster products on a CPU; else where memory allows.",
+        ),
+    ] = None,
     tool_format: Annotated[
         str,
         typer.Option("--tool-format", help="hermes: <tool_call> JSON; tags: `<tool>14+27</tool>`."),
@@ -127,6 +134,7 @@ def serve(
             step_tokens,
             (draft, num_drafts, ngram_drafts),
             folders,
+            pack_weights,
             name=name or Path(model).resolve().name,
             tool_format=tool_format,
             log_prompts=log_prompts,
@@ -158,6 +166,7 @@ def _service(
     step_tokens: int,
     drafts: tuple[str | None, int, int],
     adapters: dict[str, str],
+    packed: bool | None,
     **options: Any,
 ) -> Service:
     from functools import partial
@@ -186,6 +195,7 @@ def _service(
         proposer=proposer,
         num_drafts=count,
         adapters=folders,
+        packed=packed,
     )
     return Service(
         engine,

@@ -21,7 +21,7 @@ from glassbox.inference.evaluating import evaluating
 from glassbox.inference.grammar import Grammar, GrammarCompiler
 from glassbox.inference.outputs import Completion, EngineStats, FinishReason, TokenEvent
 from glassbox.inference.plan import Plan, SequenceState
-from glassbox.inference.requests import Answer, Request, make_request
+from glassbox.inference.requests import Answer, Request, make_request, one_each
 from glassbox.inference.row_samplers import RowSamplers
 from glassbox.inference.runner import Runner
 from glassbox.inference.sampling import SamplingParams
@@ -62,6 +62,8 @@ class Engine:
     adapters: name -> folder, as for `load_adapter`; a request chooses one by name.
     proposer, num_drafts: guesses at so many tokens ahead are verified by each step (see
         `speculation`); the answers stay the same.
+    packed: copies of float32 matrices for the CPU's products of three rows and more, 1.3 to 2 times as
+        fast for the weights' memory once more; None: once they pay and where memory allows (`Packing`).
     dtype below the weights' own runs the model under autocast and keeps its cache in that type.
     Raises UserError for prompts and settings that do not fit the model.
     """
@@ -83,6 +85,7 @@ class Engine:
         proposer: Proposer | None = None,
         num_drafts: int = 4,
         adapters: Mapping[str, str | Path] | None = None,
+        packed: bool | None = None,
     ) -> None:
         if max_batch < 1:
             raise UserError(f"max_batch = {max_batch}: give at least 1")
@@ -96,7 +99,12 @@ class Engine:
             cache_tokens = max_batch * context
         num_blocks = -(-cache_tokens // block_size)
         self._runner = Runner(
-            model, max_rows=max_batch, max_blocks=num_blocks, block_size=block_size, dtype=dtype
+            model,
+            max_rows=max_batch,
+            max_blocks=num_blocks,
+            block_size=block_size,
+            dtype=dtype,
+            packed=packed,
         )
         blocks = None
         if self._runner.has_pages:
@@ -215,6 +223,7 @@ class Engine:
             drafted=counts.drafted,
             accepted=counts.accepted,
             verifications=counts.passes,
+            packed_bytes=self._runner.packing.num_bytes,
         )
 
     # ---- one caller's side ----------------------------------------------------------------------
@@ -232,23 +241,14 @@ class Engine:
         `params` and `adapter` are one for all prompts or one each. `truncate_prompt` cuts one that is
         too long from the left, to context_length - max_tokens but never below half the context.
         """
-        if params is None:
-            params = SamplingParams()
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        if adapter is None or isinstance(adapter, str):
-            adapter = [adapter] * len(prompts)
-        for name, values in (("params", each), ("adapters", adapter)):
-            if len(values) != len(prompts):
-                raise UserError(
-                    f"{len(prompts)} prompts but {len(values)} {name}; give one for all or one each"
-                )
+        each, adapters = one_each(len(prompts), params, adapter)
         requests = [
             self._request(prompt, one, truncate_prompt, f"prompt {index}")
             for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
         ]
         groups: list[list[Answer]] = []
         try:
-            pairs = zip(requests, adapter, strict=True)
+            pairs = zip(requests, adapters, strict=True)
             groups.extend(self._submit(request, None, name) for request, name in pairs)
             with evaluating(self.model):
                 for answer in (answer for group in groups for answer in group):

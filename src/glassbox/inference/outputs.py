@@ -59,7 +59,10 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """How things stand: sequences in line and at work, the cache's blocks, and counts since the start."""
+    """How things stand: sequences in line and at work, the cache's blocks, and counts since the start.
+
+    packed_bytes: memory that packed copies of the weights hold now.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -72,3 +75,4 @@ class EngineStats:
     drafted: int = 0
     accepted: int = 0
     verifications: int = 0
+    packed_bytes: int = 0

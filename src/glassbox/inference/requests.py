@@ -30,6 +30,26 @@ class Request:
     stop_ids: frozenset[int]
 
 
+def one_each(
+    count: int,
+    params: SamplingParams | Sequence[SamplingParams] | None,
+    adapter: str | Sequence[str | None] | None,
+) -> tuple[Sequence[SamplingParams], Sequence[str | None]]:
+    """Settings and adapters of so many prompts, given one for all or one each.
+
+    Raises UserError for another number of them.
+    """
+    if params is None:
+        params = SamplingParams()
+    each = [params] * count if isinstance(params, SamplingParams) else list(params)
+    if adapter is None or isinstance(adapter, str):
+        adapter = [adapter] * count
+    for name, number in (("params", len(each)), ("adapters", len(adapter))):
+        if number != count:
+            raise UserError(f"{count} prompts but {number} {name}; give one for all or one each")
+    return each, adapter
+
+
 def make_request(
     prompt: Sequence[int],
     params: SamplingParams,

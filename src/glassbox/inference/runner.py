@@ -20,6 +20,7 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.inference.evaluating import autocast_below
+from glassbox.inference.packing import Packing
 from glassbox.inference.plan import Chunk, Plan, SequenceState
 from glassbox.layers.paged_state import PagedState
 from glassbox.layers.pages import Pages, Window
@@ -28,14 +29,15 @@ from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 
 _WINDOW_BLOCKS = 4  # a window is made anew when its rows have grown by so many
-_ALIKE = 0.6  # the shortest chunk of a pass is at least this much of the longest
+_ALIKE = 0.75  # the shortest chunk of a pass is at least this much of the longest
 
 
 class Runner:
     """Holds the pools of a model and carries out plans.
 
     max_rows, max_blocks: how many slots and blocks plans may name. The pools grow towards them as
-    they are needed; `release` gives all back.
+    they are needed; `release` gives all back. packed: as for `Packing`; one that was not asked for
+    is given back too.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Runner:
         max_blocks: int,
         block_size: int,
         dtype: torch.dtype | None = None,
+        packed: bool | None = None,
     ) -> None:
         own = model.embedding.weight.dtype
         if dtype is not None and dtype != own and dtype.itemsize == own.itemsize:
@@ -59,6 +62,8 @@ class Runner:
         self.block_size = block_size
         self.dtype = dtype
         self.context_length = model.config.context_length
+        narrowed = dtype is not None and dtype.itemsize < own.itemsize
+        self.packing = Packing(model, False if narrowed else packed)
         self.release()
         self.has_pages = any(isinstance(state.mixer, PagedState) for state in self.states)
         self.has_rows = any(state.held() for state in self.states)
@@ -73,6 +78,8 @@ class Runner:
         self._decoding: list[SequenceState] = []  # whose tokens the last pass of single ones fed
         self._next: list[int] = []  # and the positions that come next
         self._window: Window | None = None
+        if self.packing.wanted is None:
+            self.packing.release()
 
     @property
     def cache_bytes(self) -> int:
@@ -85,6 +92,10 @@ class Runner:
 
         A chunk with drafts has 1 + k rows, one behind the other.
         """
+        with self.packing.lent(plan.num_tokens):
+            return self._run(plan)
+
+    def _run(self, plan: Plan) -> Float[Tensor, "R V"]:
         self._make_room(plan)
         self._copy(plan)
         guessed = [chunk.sequence.slot for chunk in plan.chunks if chunk.drafted]

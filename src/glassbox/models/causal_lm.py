@@ -14,6 +14,7 @@ from glassbox.core.errors import UserError
 from glassbox.layers.context import Auxiliary, Context
 from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
+from glassbox.layers.packed import Pack
 from glassbox.layers.pages import Pages
 from glassbox.models.block import Block, BlockState, build
 from glassbox.models.config import ModelConfig
@@ -57,6 +58,7 @@ class CausalLM(nn.Module):
         self.adapters: Adapters | None = None  # what `models.adapters.attach` has added
         self.virtual: VirtualTokens | None = None
         self.score = ScalarHead(size) if config.score_head else None
+        self.pack: Pack | None = None  # of the output matrix; lent, as that of a Linear
         if self.device.type != "meta":  # there is nothing to draw, and torch is slow to say so
             self.initialize()
 
@@ -169,7 +171,8 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Scores of every token of the vocabulary, from what `hidden_states` returned."""
-        logits = F.linear(hidden, self.output_weight, self.output_bias)
+        product = F.linear if self.pack is None else self.pack.linear
+        logits = product(hidden, self.output_weight, self.output_bias)
         cap = self.config.logit_softcap
         return logits if cap is None else soft_cap(logits, cap)
 

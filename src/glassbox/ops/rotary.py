@@ -85,7 +85,8 @@ def apply_rotary(
     wide = x.to(_wide(x))
     cos, sin = cos.to(wide.dtype), sin.to(wide.dtype)
     if not torch.is_grad_enabled():  # the same bits, without the cost of a derivative's frame
-        return _turn(wide, cos, sin, layout, 1).to(x.dtype)
+        turn = _turn_halves if layout == "half" else _turn
+        return turn(wide, cos, sin, layout, 1).to(x.dtype)
     turned: Tensor = _Rotary.apply(wide, cos, sin, layout)
     return turned.to(x.dtype)
 
@@ -99,6 +100,15 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, layout: str, sign: int) -> Tensor
     torch.mul(b, cos, out=result[..., second]).addcmul_(a, sin, value=sign)
     result[..., 2 * pairs :] = x[..., 2 * pairs :]
     return result
+
+
+def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor, layout: str, sign: int) -> Tensor:
+    """`_turn` in fewer calls and with a copy: for a token at a time, where a call is what costs."""
+    pairs = cos.shape[-1]
+    a, b, *rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), dim=-1)
+    first = (a * cos).addcmul_(b, sin, value=-sign)
+    second = (b * cos).addcmul_(a, sin, value=sign)
+    return torch.cat((first, second, *rest), dim=-1)
 
 
 def _halves(pairs: int, layout: str) -> tuple[slice, slice]:

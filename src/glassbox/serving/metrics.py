@@ -92,6 +92,7 @@ class _State:
                 "Free blocks whose content can be shared",
                 stats.blocks_cached,
             ),
+            "packed_weights_bytes": ("Memory of packed copies of the weights", stats.packed_bytes),
         }
         counters = {
             "prefix_hits": (
