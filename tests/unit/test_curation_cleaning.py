@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 
 import pytest
+from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from glassbox.core.errors import UserError
 from glassbox.data.curation.boilerplate import BoilerplateLines, canonical_line
 from glassbox.data.curation.chunking import ChunkSpec, fixed_windows, token_borders
 from glassbox.data.curation.cleaning import (
+    _SUSPECT,
     NormalizeSpec,
     RepairSpec,
     normalize,
@@ -53,6 +56,28 @@ def test_repair(broken: str, mended: str) -> None:
 )
 def test_quick_repair_is_the_plain_one(text: str) -> None:
     assert repair(text) == repair_plain(text)
+
+
+def test_no_bad_line_is_beyond_suspicion() -> None:
+    """What ftfy calls bad has two neighbours that are suspect together, or one that is by itself."""
+    for one in _CLASSES:
+        if any(is_bad(f"{a}{one}{b}") for a in ("a", ". ", "A", "") for b in (" ", "7", "z", "")):
+            assert _SUSPECT.search(f"a{one}z"), one
+        assert _SUSPECT.search(f"{one}é"), one
+
+
+_CLASSES = re.findall(
+    f"[{''.join(MOJIBAKE_CATEGORIES.values())}]", "".join(map(chr, range(0x80, 0x10000)))
+)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.sampled_from(_CLASSES) | st.sampled_from("aZ7 .,?!好、"), max_size=12).map("".join)
+)
+def test_quick_repair_is_the_plain_one_among_the_known_signs(text: str) -> None:
+    assert repair(text) == repair_plain(text)
+    assert _SUSPECT.search(text) or not is_bad(text)
 
 
 def test_repair_drops_what_cannot_be_mended() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from glassbox.core.errors import UserError
+from glassbox.data.curation import language
 from glassbox.data.curation.language import LanguageSpec, LanguageStep, known_languages
 from glassbox.data.curation.step import Dropped, Record
 
@@ -77,3 +80,21 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     with pytest.raises(UserError, match=r'pip install "glassbox-lm\[language\]"'):
         LanguageSpec().build()
+
+
+@pytest.mark.parametrize("among", [(), ("de", "en", "sr", "zh")])
+def test_equal_to_the_library_to_the_last_bit(among: tuple[str, ...]) -> None:
+    """The automaton's steps for all bytes at once, and the weights widened once, change no score."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    theirs.set_languages(list(among) or None)
+    ours = language._load(among)
+    draw = random.Random(0)
+    lines = FIXTURE.read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    texts += [" ".join(draw.choices(texts, k=9)) for _ in range(50)]
+    texts += ["", "a", "7", "$ % &", "SHOUTED ALOUD", "\ud800", "\0", "e\u0301te\u0301", "x" * 2000]
+    texts += ["".join(map(chr, draw.choices(range(1, 0x3000), k=60))) for _ in range(100)]
+    for text in texts:
+        assert np.array_equal(ours._decide(text), theirs._decide(text)), text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import pickle
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassbox.core.errors import UserError
-from glassbox.data.curation import identifiers
+from glassbox.data.curation import identifiers, personal
 from glassbox.data.curation.identifiers import (
     is_card,
     is_dni,
@@ -141,3 +142,35 @@ def test_worked_examples() -> None:
     found = doctest.testmod(identifiers)
     assert found.attempted == 8  # one a checksum
     assert not found.failed
+
+
+_PARTS = """RSSMRA85T10A562S|RSS MRA 85T10 A562S|rssmra85t10a562s|RSSMRAURTMLARSNS| |  |A562S|85T10|LMRTL RSTLM
+x|7|.|é|好|(+49 30 1234567|+1|00|0049 (89) 1234-5678|(|+|-|2006-2008|213-484-0487|(+|1.2.3.4|12345678Z
+DE89 3704 0044 0532 0130 00|4111 1111 1111 1111|219-09-9999"""
+_PARTS_OF_TEXT = st.sampled_from(re.split(r"[|\n]", _PARTS))
+
+
+@settings(max_examples=300)
+@given(st.lists(_PARTS_OF_TEXT, max_size=12).map("".join) | st.text("LMRT05 aA", max_size=40))
+def test_what_is_sought_first_hides_nothing(text: str) -> None:
+    """Every form, sought in the whole text, is found where what it cannot do without was found first."""
+    windows = [window.span() for window in personal._phone_windows(text)]
+    assert windows == [window.span() for window in personal._PHONE_WINDOW.finditer(text)]
+    for needed, form, sound, _ in personal._NATIONAL_FORMS:
+        found = [match for match in form.finditer(text) if sound(re.sub("[ .-]", "", match[0]))]
+        assert needed(text) or not found
+    for needed, form in (
+        (personal._IBAN_DIGITS, personal._IBAN_HEAD),
+        (personal._THIRTEEN_DIGITS, personal._DIGIT_RUN),
+        (personal._DOTTED_DIGITS, personal._IPV4),
+        (personal._NINE_DIGITS, personal._LOOSE_SSN),
+    ):
+        assert needed.search(text) or not form.search(text)
+
+
+def test_fiscal_codes_are_sought_by_their_end() -> None:
+    for code in ("RSSMRA85T10A562S", "rss mra 85t10 a562s", "RSSMRAURTMLARSNS"):
+        assert personal._may_hold_fiscal_code(code)
+        assert personal._may_hold_fiscal_code(f"Codice {code}, as printed")
+    for text in ("", "RSSMRA85T10A562", "RSSMRA85F10A562S", "the seventh of May at noon: 12345"):
+        assert not personal._may_hold_fiscal_code(text)

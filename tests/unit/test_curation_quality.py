@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import json
+import math
+import os
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,13 @@ from hypothesis import strategies as st
 
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
-from glassbox.data.curation import c4, quality
+from glassbox.data.curation import c4, cleaning, personal, step
 from glassbox.data.curation.c4 import C4QualitySpec, count_sentences
+from glassbox.data.curation.privacy import PrivacySpec
 from glassbox.data.curation.quality import FinewebQualitySpec, GopherQualitySpec
 from glassbox.data.curation.repetition import (
     GopherRepetitionSpec,
+    GramBounds,
     WordGrams,
     plain_duplicate,
     plain_top,
@@ -328,6 +334,12 @@ def test_fractions_of_ngrams_equal_their_loops(words: list[str], size: int) -> N
     covered, times, best = grams.top(size)
     assert covered == plain_top(words, size)
     assert grams.duplicate(size) == plain_duplicate(words, size)
+    bounds = GramBounds(words)
+    assert bounds.total == grams.total
+    for shorter in range(1, size + 1):  # what is known of shorter ones bounds longer ones too
+        assert bounds.top(shorter) >= plain_top(words, shorter)
+        assert bounds.duplicate(shorter) >= plain_duplicate(words, shorter)
+        bounds.covered[shorter] = plain_duplicate(words, shorter)
     if covered:
         counts = Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
         assert counts[tuple(best)] == times == max(counts.values())
@@ -350,8 +362,46 @@ def test_settings_that_cannot_be(spec: Any, raw: dict[str, Any], message: str) -
         parse(spec, raw)
 
 
-@pytest.mark.parametrize("module", [c4, quality])
+@pytest.mark.parametrize("module", [c4, step])
 def test_worked_examples(module: Any) -> None:
     found = doctest.testmod(module)
     assert found.attempted
     assert not found.failed
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif("GLASSBOX_TESTDATA" not in os.environ, reason="GLASSBOX_TESTDATA is not set")
+def test_quick_ways_through_real_pages_are_the_long_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the C4 sample no document fares otherwise where nothing is left out for its bounds."""
+    sample = Path(os.environ["GLASSBOX_TESTDATA"]) / "llama-factory/c4_demo.jsonl"
+    lines = sample.read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    texts += [" ".join(texts[i : i + 5]) for i in range(0, len(texts), 5)]
+
+    def through() -> list[Any]:
+        steps = [GopherQualitySpec().build(), GopherRepetitionSpec().build(), PrivacySpec().build()]
+        records = [Record(text, f"c4:{i}") for i, text in enumerate(texts)]
+        return [cleaning.repair(text) for text in texts] + [
+            step(record) for step in steps for record in records
+        ]
+
+    quick = through()
+    reasons = {result.reason for result in quick if isinstance(result, Dropped)}
+    assert len(reasons) >= 5, reasons
+    everywhere = re.compile("")
+    for module, name in ((cleaning, "_SUSPECT"), (cleaning, "_RARE_SPACE")):
+        monkeypatch.setattr(module, name, everywhere)
+    for name in (
+        "_IBAN_DIGITS",
+        "_THIRTEEN_DIGITS",
+        "_SIX_DIGITS",
+        "_NINE_DIGITS",
+        "_DOTTED_DIGITS",
+    ):
+        monkeypatch.setattr(personal, name, everywhere)
+    forms = tuple((everywhere.search, *form[1:]) for form in personal._NATIONAL_FORMS)
+    monkeypatch.setattr(personal, "_NATIONAL_FORMS", forms)
+    monkeypatch.setattr(personal, "_phone_windows", personal._PHONE_WINDOW.finditer)
+    monkeypatch.setattr(GramBounds, "top", lambda self, size, enough: math.inf)
+    monkeypatch.setattr(GramBounds, "duplicate", lambda self, size, enough: math.inf)
+    assert through() == quick

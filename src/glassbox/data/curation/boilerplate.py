@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from glassbox.data.curation.cleaning import has_single_spaces
 from glassbox.data.curation.step import Dropped, Record, RevisingStep, StepSpec
 
 Hashes = npt.NDArray[np.uint64]
@@ -51,11 +52,15 @@ class BoilerplateLines:
     def signature(self, record: Record) -> bytes:
         """A 64-bit hash of each line; 0 for lines that are not counted."""
         host = site(record) if self.group == "site" else ""
-        hashes = [self._hash(line, host) for line in record.text.split("\n")]
-        return np.array(hashes, "<u8").tobytes()
+        # case and numbers of all lines at once: neither looks across a line's end
+        text = _DIGITS.sub("0", record.text.casefold())
+        if has_single_spaces(text):
+            keys = [line.strip(" ") for line in text.split("\n")]
+        else:
+            keys = [" ".join(line.split()) for line in text.split("\n")]
+        return np.array([self._hash(key, host) for key in keys], "<u8").tobytes()
 
-    def _hash(self, line: str, host: str) -> int:
-        key = canonical_line(line)
+    def _hash(self, key: str, host: str) -> int:
         if len(key) < self.min_characters:
             return 0
         content = f"{host}\n{key}".encode("utf-8", "surrogatepass")

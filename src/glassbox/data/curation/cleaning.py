@@ -20,10 +20,17 @@ _CONTROLS = re.compile(
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # joiners (U+200C, U+200D) stay: Persian, Indic scripts and emoji are spelled with them
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
-_LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_LINE_ENDS = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029](?:(?<=\r)\n)?")
 _RETURNS = re.compile("\r\n?")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _SPACES = re.compile(r"[^\S\n ][^\S\n]*| [^\S\n]+")  # all runs but a single plain space
+_RARE_SPACE = re.compile(
+    "[\t\x0b-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+)
+# what ftfy.badness looks for has two neighbours of these, or one that is bad by itself or beside ASCII
+_SUSPECT = re.compile(
+    "[\x80-\u2e7f\uf8ff\ufb00-\ufb06\ufffd](?:(?<=[\x80-\x9f\u0152\u0153\xc2\xc3])|[\x80-\u2e7f\uf8ff\ufb00-\ufb06\ufffd])"
+)
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -69,9 +76,11 @@ def repair(text: str) -> str:
     from ftfy.badness import is_bad
 
     text = _RETURNS.sub("\n", replace_surrogates(text))
-    if "\x1b" in text or not text.isascii():
+    if "\x1b" in text or _SUSPECT.search(text):
         text = "".join(
-            repair_plain(line) if "\x1b" in line or (not line.isascii() and is_bad(line)) else line
+            repair_plain(line)
+            if "\x1b" in line or (_SUSPECT.search(line) and is_bad(line))
+            else line
             for line in _LINES.findall(text)
         )
     return _CONTROLS.sub("", unify_lines(text))
@@ -163,7 +172,16 @@ def normalize(
     if whitespace == "keep":
         return text
     if whitespace == "collapse":
-        single = _SPACES.sub(" ", text).replace(" \n", "\n").replace("\n ", "\n")
-        return _BLANK_LINES.sub("\n\n", single).strip()
-    tidy = "\n".join(line.rstrip() for line in text.split("\n"))
-    return _BLANK_LINES.sub("\n\n", tidy).strip("\n")
+        if not has_single_spaces(text):
+            text = _SPACES.sub(" ", text)
+        return _few_blank(text.replace(" \n", "\n").replace("\n ", "\n")).strip()
+    return _few_blank("\n".join(line.rstrip() for line in text.split("\n"))).strip("\n")
+
+
+def has_single_spaces(text: str) -> bool:
+    """Whether all white space of a text is plain spaces, one by one, and line feeds."""
+    return "  " not in text and _RARE_SPACE.search(text) is None
+
+
+def _few_blank(text: str) -> str:
+    return _BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text

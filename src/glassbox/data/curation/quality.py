@@ -31,15 +31,6 @@ def first_fault(record: Record, checks: Iterable[Check]) -> Record | Dropped:
     return record
 
 
-def written_lines(text: str) -> list[str]:
-    """Lines that are not blank, without the white space around them.
-
-    >>> written_lines(" one\\n\\n two ")
-    ['one', 'two']
-    """
-    return [stripped for line in text.split("\n") if (stripped := line.strip())]
-
-
 class GopherQualitySpec(StepSpec):
     """Drop documents that look unlike prose, by the rules of MassiveText.
 
@@ -67,11 +58,11 @@ class GopherQualitySpec(StepSpec):
 
 def gopher_quality(record: Record, *, spec: GopherQualitySpec) -> Record | Dropped:
     """The record if it keeps Gopher's rules of quality. Tested against: a loop from the paper."""
-    return first_fault(record, _gopher_checks(record.text, spec))
+    return first_fault(record, _gopher_checks(record, spec))
 
 
-def _gopher_checks(text: str, spec: GopherQualitySpec) -> Iterable[Check]:
-    words = text.split()
+def _gopher_checks(record: Record, spec: GopherQualitySpec) -> Iterable[Check]:
+    text, words = record.text, record.words
     count = len(words)
     yield "too few words", count < spec.min_words, f"{count}, at least {spec.min_words}"
     yield "too many words", count > spec.max_words, f"{count}, at most {spec.max_words}"
@@ -87,7 +78,7 @@ def _gopher_checks(text: str, spec: GopherQualitySpec) -> Iterable[Check]:
     hashes, dots = text.count("#"), sum(map(text.count, ELLIPSES))
     yield "too many hashes", hashes > limit * count, f"{hashes} in {count} words, at most {limit:g}"
     yield "too many ellipses", dots > limit * count, f"{dots} in {count} words, at most {limit:g}"
-    lines = written_lines(text)
+    lines = record.lines
     yield _too_many(
         "too many bullets", "begin with one", (line.startswith(BULLETS) for line in lines), lines,
         spec.max_bullet_lines,
@@ -96,13 +87,13 @@ def _gopher_checks(text: str, spec: GopherQualitySpec) -> Iterable[Check]:
         "too many lines cut off", "end in an ellipsis", (line.endswith(ELLIPSES) for line in lines),
         lines, spec.max_ellipsis_lines,
     )  # fmt: skip
-    lettered = sum(1 for word in words if word.isalpha() or _HAS_LETTER.search(word))
-    yield (
-        "too few words with letters",
-        lettered < spec.min_alphabetic_words * count,
-        f"{lettered} of {count}, at least {spec.min_alphabetic_words:.0%}",
-    )
-    if spec.min_stop_words:
+    wanted = spec.min_alphabetic_words * count
+    if sum(map(str.isalpha, words)) < wanted:  # else there is no need to look into words
+        lettered = sum(1 for word in words if word.isalpha() or _HAS_LETTER.search(word))
+        detail = f"{lettered} of {count}, at least {spec.min_alphabetic_words:.0%}"
+        yield "too few words with letters", lettered < wanted, detail
+    plain = {word for word in spec.stop_words if word.isalpha() and word == word.lower()}
+    if len(plain.intersection(words)) < spec.min_stop_words:  # else as they stand there are enough
         different = " ".join(set(text.lower().split()))
         met = set(_LETTER_RUN.findall(different)).intersection(spec.stop_words)
         yield (
@@ -145,7 +136,7 @@ class FinewebQualitySpec(StepSpec):
 
 def fineweb_quality(record: Record, *, spec: FinewebQualitySpec) -> Record | Dropped:
     """The record if it keeps FineWeb's rules. Tested against: a loop from the paper."""
-    return first_fault(record, _fineweb_checks(written_lines(record.text), spec))
+    return first_fault(record, _fineweb_checks(record.lines, spec))
 
 
 def _fineweb_checks(lines: Sequence[str], spec: FinewebQualitySpec) -> Iterable[Check]:

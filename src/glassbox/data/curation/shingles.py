@@ -107,8 +107,14 @@ def _packed(text: str) -> Packed:
 
 @lru_cache(maxsize=2)
 def _table(size: int) -> Packed:
-    """What `_packed` says of the first `size` characters. All of them take half a second, once."""
-    return np.fromiter(map(_packed_character, map(chr, range(size))), np.uint32, size)
+    """What `_packed` says of the first `size` characters, once; in the planes left out is no character."""
+    table = np.zeros(size, np.uint32)
+    for low, high in ((0, 0x40000), (0xE0000, 0xF0000)):
+        codes = range(low, min(high, size))
+        table[low : low + len(codes)] = np.fromiter(
+            map(_packed_character, map(chr, codes)), np.uint32
+        )
+    return table
 
 
 def _packed_character(character: str) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,11 +26,27 @@ class Record:
 
     id: where it came from, unique and stable: "FOLDER/FILE:NUMBER", counted from 1.
     metadata: JSON values beside the text: what the source had, and what steps found out.
+
+    >>> Record(" one\\n\\n two ", "a:1").lines
+    ['one', 'two']
     """
 
     text: str
     id: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def words(self) -> list[str]:
+        """What stands between white space; made once for all steps that leave the text as it is."""
+        return self.text.split()
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Lines that are not blank, without the white space around them."""
+        return [stripped for line in self.text.split("\n") if (stripped := line.strip())]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"text": self.text, "id": self.id, "metadata": self.metadata}
 
 
 @dataclass(frozen=True)
