@@ -196,6 +196,18 @@ def _rows(hidden: Tensor) -> Tensor:
     return flat
 
 
+def _trained_rows(targets: Tensor) -> Tensor | None:
+    """Where targets are that count, if they are few enough; None where all rows may as well be taken.
+
+    After fine-tuning's prompts and padding are left out, a third of the products remains. On a GPU
+    the count would have to be waited for, and `torch.compile` knows no such shapes.
+    """
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    kept = (targets != IGNORE).nonzero().squeeze(-1)
+    return kept if len(kept) < 0.9 * len(targets) else None
+
+
 def linear_cross_entropy(
     hidden: Float[Tensor, "*shape D"],
     weight: Float[Tensor, "V D"],
@@ -209,17 +221,22 @@ def linear_cross_entropy(
 ) -> Float[Tensor, ""]:
     """`cross_entropy_plain(soft_cap(hidden @ weight.T + bias), ...)` without ever holding all logits.
 
-    At most `chunk` rows of logits exist; all gradients are computed in the forward pass, so the
-    backward pass costs one scaling. The weights are constants. First derivatives only.
-    Tested against: `cross_entropy_plain`.
+    At most `chunk` rows of logits exist, on a CPU only of targets that count; all gradients are
+    computed in the forward pass, so the backward pass costs one scaling. The weights are constants.
+    First derivatives only. Tested against: `cross_entropy_plain`.
     """
     assert weights is None or not weights.requires_grad, "no gradient is made for the weights"
+    rows, target = _rows(hidden), targets.reshape(-1)
     scale = None if weights is None else weights.reshape(-1)
+    kept = _trained_rows(target)
+    if kept is not None:
+        rows, target = rows.index_select(0, kept), target[kept]
+        scale = None if scale is None else scale[kept]
     loss: Tensor = _LinearCrossEntropy.apply(
-        _rows(hidden),
+        rows,
         weight,
         bias,
-        targets.reshape(-1),
+        target,
         scale,
         chunk,
         softcap,
@@ -241,10 +258,15 @@ def linear_token_log_probs(
 ) -> Float[Tensor, "*shape"]:
     """log softmax(logits / temperature)[target] a position, zero where IGNORE.
 
-    The logits are hidden @ weight.T + bias, capped where `softcap` says so. At most `chunk` rows of logits exist at a time, in both passes. First derivatives only.
-    Tested against: `token_log_probs_plain`.
+    The logits are hidden @ weight.T + bias, capped where `softcap` says so. At most `chunk` rows of
+    logits exist at a time, in both passes, on a CPU only of targets that count. First derivatives
+    only. Tested against: `token_log_probs_plain`.
     """
-    chosen: Tensor = _LinearLogProbs.apply(
-        _rows(hidden), weight, bias, targets.reshape(-1), chunk, softcap, temperature
-    )
+    rows, target = _rows(hidden), targets.reshape(-1)
+    kept = _trained_rows(target)
+    if kept is not None:
+        rows, target = rows.index_select(0, kept), target[kept]
+    chosen: Tensor = _LinearLogProbs.apply(rows, weight, bias, target, chunk, softcap, temperature)
+    if kept is not None:
+        chosen = chosen.new_zeros(targets.numel()).index_copy(0, kept, chosen)
     return chosen.reshape(targets.shape)
