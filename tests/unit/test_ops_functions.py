@@ -226,6 +226,11 @@ def test_rotary_fast_against_plain_and_partial_heads(layout, rotary_dim):
     assert torch.equal(turned[..., rotary_dim:], x[..., rotary_dim:])
     assert torch.equal(turned[:, 0], x[:, 0])  # position 0 is not turned
     assert not torch.allclose(turned[:, 1], x[:, 1])
+    with torch.no_grad():
+        assert torch.equal(apply_rotary(x, cos, sin, layout=layout), turned)  # few rows
+        many = x.repeat(200, 1, 1, 1)
+        again = apply_rotary(many, cos, sin, layout=layout)
+    assert torch.equal(again[-2:], turned)
 
 
 @pytest.mark.parametrize("layout", ["half", "interleaved"])

@@ -29,7 +29,9 @@ from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 
 _WINDOW_BLOCKS = 4  # a window is made anew when its rows have grown by so many
-_ALIKE = 0.75  # the shortest chunk of a pass is at least this much of the longest
+_ALIKE = 0.6  # the shortest chunk of a pass is at least this much of the longest
+_ALIKE_WIDE = 0.75  # where padding costs a CPU more than another pass does: from this size on
+_WIDE = 512
 
 
 class Runner:
@@ -257,11 +259,13 @@ class Runner:
                 behind.append(chunk)
         if single:
             yield single, False
+        costly = self.model.config.hidden_size >= _WIDE and self.model.device.type == "cpu"
+        alike = _ALIKE_WIDE if costly else _ALIKE
         for kind in (fresh, behind):
             kind.sort(key=_width, reverse=True)
             first = 0
             for place, chunk in enumerate(kind):
-                if _width(chunk) < _ALIKE * _width(kind[first]):
+                if _width(chunk) < alike * _width(kind[first]):
                     yield kind[first:place], kind is fresh
                     first = place
             if kind:

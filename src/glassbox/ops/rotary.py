@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_FEW = 1 << 15  # numbers up to which a call costs more than a copy
+
 
 def rotary_frequencies(
     rotary_dim: int, base: float, device: torch.device | None = None
@@ -85,7 +87,7 @@ def apply_rotary(
     wide = x.to(_wide(x))
     cos, sin = cos.to(wide.dtype), sin.to(wide.dtype)
     if not torch.is_grad_enabled():  # the same bits, without the cost of a derivative's frame
-        turn = _turn_halves if layout == "half" else _turn
+        turn = _turn_halves if layout == "half" and x.numel() <= _FEW else _turn
         return turn(wide, cos, sin, layout, 1).to(x.dtype)
     turned: Tensor = _Rotary.apply(wide, cos, sin, layout)
     return turned.to(x.dtype)
@@ -103,7 +105,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, layout: str, sign: int) -> Tensor
 
 
 def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor, layout: str, sign: int) -> Tensor:
-    """`_turn` in fewer calls and with a copy: for a token at a time, where a call is what costs."""
+    """`_turn` to the bit, in fewer calls and with a copy."""
     pairs = cos.shape[-1]
     a, b, *rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), dim=-1)
     first = (a * cos).addcmul_(b, sin, value=-sign)
