@@ -55,6 +55,7 @@ def curate(source: Path, out: Path, *words: str, expect: int = 0) -> str:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "web"
     write_corpus(folder)
+    (folder / "picture.png").write_bytes(b"\x89PNG")
     with (folder / "part-1.jsonl").open("a") as stream:
         stream.write(
             '{"text": "<html><p>cafÃ© <script>alert(1)</script> & <b>more</b> words</html>"}\n'
@@ -68,6 +69,7 @@ def curated(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = curate(corpus, out)
     assert "dropped" in said
     assert "boilerplate_lines: nothing but boilerplate" in said
+    assert re.search(r"ignored +1  files of no known kind: \.png 1\n", said)
     return out
 
 

@@ -234,13 +234,25 @@ def test_utf8_is_never_mistaken(text: str) -> None:
 
 
 def test_corrupt_records_have_file_and_line(tmp_path: Path) -> None:
-    bad = ["{oops", "[1, 2]", '{"text": 3}', '{"url": "x"}', "[" * 100_000]
+    bad = [
+        "{oops",
+        "[1, 2]",
+        '{"text": 3}',
+        '{"url": "x"}',
+        "[" * 100_000,
+        "null",
+        '{"text": null}',
+    ]
     (tmp_path / "a.jsonl").write_text(
         "\n".join(['{"text": "one"}', *bad, '{"text": "two"}', '"three"'])
     )
     records, log = read(tmp_path / "a.jsonl")
     assert [record.text for record in records] == ["one", "two", "three"]
-    assert [entry.line for entry in log.corrupt] == [2, 3, 4, 5, 6]
+    assert [entry.line for entry in log.corrupt] == [2, 3, 4, 5, 6, 7, 8]
+    assert log.corrupt[1].problem == "expected an object or a string, found an array"
+    assert log.corrupt[2].problem == "'text' is a number, no text"
+    assert log.corrupt[5].problem == "expected an object or a string, found null"
+    assert log.corrupt[6].problem == "'text' is null, no text"
     assert "no text among the keys url" in log.corrupt[3].problem
     found = find_sources([FilesSource(path=str(tmp_path / "a.jsonl"))], downloads=tmp_path)
     (piece,) = found.pieces(1 << 20)

@@ -134,6 +134,11 @@ def describe(folder: Path) -> str:
     lines = [f"read     {report['read']:>10,}  {report['read_bytes'] / 1e6:,.1f} MB"]
     if report["corrupt"]:
         lines.append(f"corrupt  {report['corrupt']:>10,}  {report['corrupt_listed'][0]}")
+    if report["ignored_files"]:
+        kinds = ", ".join(f"{name} {n:,}" for name, n in report["ignored_files"].items())
+        lines.append(
+            f"ignored  {sum(report['ignored_files'].values()):>10,}  files of no known kind: {kinds}"
+        )
     for step in report["steps"]:
         lines += [f"dropped  {n:>10,}  {step['name']}: {why}" for why, n in step["dropped"].items()]
     lines.append(f"kept     {report['kept']:>10,}  {report['kept_bytes'] / 1e6:,.1f} MB")

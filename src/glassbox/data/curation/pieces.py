@@ -138,8 +138,23 @@ def parse_line(line: str, text_field: str | None) -> tuple[str, dict[str, Any]] 
     if isinstance(value, str):
         return replace_surrogates(value), {}
     if not isinstance(value, dict):
-        return f"expected an object or a string, found {type(value).__name__}"
+        return f"expected an object or a string, found {_json_kind(value)}"
     return split_row(value, text_field)
+
+
+def _json_kind(value: Any) -> str:
+    """What JSON calls a value.
+
+    >>> _json_kind(None), _json_kind([1]), _json_kind(2.0)
+    ('null', 'an array', 'a number')
+    """
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "an array" if isinstance(value, (list, tuple)) else type(value).__name__
 
 
 def split_row(row: Mapping[str, Any], text_field: str | None) -> tuple[str, dict[str, Any]] | str:
@@ -148,6 +163,8 @@ def split_row(row: Mapping[str, Any], text_field: str | None) -> tuple[str, dict
     if text_field is None:
         name = next((name for name in TEXT_FIELDS if isinstance(row.get(name), str)), None)
         if name is None:
+            if (empty := next((name for name in TEXT_FIELDS if name in row), None)) is not None:
+                return f"'{empty}' is {_json_kind(row[empty])}, no text"
             keys = ", ".join(map(str, list(row)[:8]))
             return f"no text among the keys {keys}; name it with text_field"
         text = row[name]
@@ -158,9 +175,7 @@ def split_row(row: Mapping[str, Any], text_field: str | None) -> tuple[str, dict
             for part in text_field.split("."):
                 text = text.get(part) if isinstance(text, Mapping) else None
         if not isinstance(text, str):
-            return (
-                f"'{text_field}' is {'missing' if text is None else type(text).__name__}, no text"
-            )
+            return f"'{text_field}' is {'missing' if text is None else _json_kind(text)}, no text"
     metadata: dict[str, Any] = {}
     for key, value in row.items():
         if key == name:
