@@ -107,7 +107,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     save_pretrained(model, folder, tokenizer=tokenizer)
     arguments = [str(folder), "--port", "0", "--max-tokens", "30000"]
     arguments += ["--max-running", "4", "--max-queue", "2", "--device", "cpu"]
-    arguments += ["--drain-seconds", "120"]
+    arguments += ["--drain-seconds", "120", "--pack-weights"]
     environment = {**os.environ, "GLASSBOX_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     with log.open("w") as errors:
         process = subprocess.Popen(
