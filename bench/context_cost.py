@@ -62,7 +62,7 @@ def measure(mixer: Spec, length: int, layers: int, steps: int, threads: int) -> 
     engine.add(prompt, SamplingParams(temperature=0, max_tokens=steps, ignore_eos=True))
     while not engine.step():
         pass
-    seconds = []
+    seconds, held = [], 0
     while engine.has_work:
         start = clock()
         engine.step()

@@ -62,6 +62,7 @@ def answers(engine: Engine, count: int = 5, **options) -> list[list[int]]:
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(7, 5), (64, 64), (300, 256), (100, 33)])
 @pytest.mark.parametrize("by_columns", [False, True])
+@torch.no_grad()
 def test_a_packed_product_is_the_plain_one(outputs, inputs, by_columns):
     generator = torch.Generator().manual_seed(outputs)
     weight = torch.randn(outputs, inputs, generator=generator)
@@ -79,6 +80,7 @@ def test_a_packed_product_is_the_plain_one(outputs, inputs, by_columns):
     assert (pack.num_bytes >= weight.numel() * 4) == CAN
 
 
+@torch.no_grad()
 def test_a_pack_follows_its_matrix_however_that_changes():
     layer = Linear(64, 48)
     x = torch.ones(MIN_ROWS, 64)
@@ -117,6 +119,15 @@ def test_a_pack_follows_its_matrix_however_that_changes():
     assert pack.num_bytes == 0
 
 
+def test_where_derivatives_are_wanted_the_product_has_them():
+    weight, x = torch.randn(6, 8, requires_grad=True), torch.randn(MIN_ROWS, 8)
+    pack = Pack()
+    pack.linear(x, weight).sum().backward()
+    torch.testing.assert_close(weight.grad, x.sum(dim=0).expand(6, 8))
+    assert pack.num_bytes == 0
+
+
+@torch.no_grad()
 def test_without_onednn_the_product_is_the_plain_one(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     weight, x = torch.randn(48, 64), torch.randn(9, 64)

@@ -1,4 +1,4 @@
-"""PPO, RLOO and GRPO's variants: their parts against plain loops, their sources, tools in the loop, resume."""
+"""PPO, RLOO and GRPO's variants: their sources, what they learn, their minibatches, resume."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from glassbox.core.config import parse
@@ -23,159 +21,19 @@ from glassbox.optim.adamw import AdamW
 from glassbox.optim.groups import decay_groups
 from glassbox.training.config import TrainConfig
 from glassbox.training.loop import Trainer
-from glassbox.tuning.answers import Answer, RolloutBatch, ToolConfig, overlong_penalty
+from glassbox.tuning.answers import Answer, RolloutBatch
 from glassbox.tuning.grpo import Grpo, GrpoConfig
 from glassbox.tuning.ppo import (
     Ppo,
     PpoConfig,
     PpoSource,
-    adapted_beta,
-    generalized_advantages,
     generalized_advantages_plain,
     token_values,
-    value_losses,
     value_model,
 )
-from glassbox.tuning.rloo import Rloo, RlooConfig, RlooSource, leave_one_out, whiten
+from glassbox.tuning.rloo import Rloo, RlooConfig, RlooSource
 from glassbox.tuning.rollouts import RolloutSource
-from glassbox.tuning.tools import ToolLoop
-from support.tiny_chat import tiny_chat_model, tiny_tokenizer
-
-TOKENIZER = tiny_tokenizer()
-PROBLEMS = [
-    {"prompt": [{"role": "user", "content": "kite " * (i % 4)}], "answer": i} for i in range(10)
-]
-
-
-def model(seed: int = 0) -> CausalLM:
-    made = tiny_chat_model(TOKENIZER)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.1, generator=generator)
-            else:
-                parameter.fill_(1.0)
-    return made
-
-
-def letters(completion: str, problem: Mapping[str, Any]) -> float:
-    return sum(c.isascii() and c.islower() for c in completion) / max(1, len(completion))
-
-
-# ---- parts ----------------------------------------------------------------------------------
-
-FLOATS = st.floats(-3, 3, width=32)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.lists(st.tuples(FLOATS, FLOATS, st.booleans()), min_size=1, max_size=6),
-        min_size=1,
-        max_size=4,
-    ),
-    st.sampled_from([1.0, 0.9]),
-    st.sampled_from([0.0, 0.5, 1.0]),
-)
-def test_advantages_of_all_rows_at_once_are_the_plain_sums(
-    rows: Any, gamma: float, lam: float
-) -> None:
-    width = max(map(len, rows))
-    rewards, values = torch.full((2, len(rows), width), 7.0, dtype=torch.float64)
-    mask = torch.zeros_like(rewards, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        for t, (r, v, own) in enumerate(row):
-            rewards[i, t], values[i, t], mask[i, t] = r, v, own
-    found = generalized_advantages(rewards, values, mask, gamma=gamma, gae_lambda=lam)
-    assert (found[~mask] == 0).all()
-    for i, row in enumerate(rows):
-        kept = [(r, v) for r, v, own in row if own]
-        if not kept:
-            continue
-        expected = generalized_advantages_plain(
-            *map(list, zip(*kept, strict=True)), gamma=gamma, gae_lambda=lam
-        )
-        assert found[i][mask[i]].tolist() == pytest.approx(expected, abs=1e-9)
-
-
-def test_lambda_one_is_the_return_less_the_value_and_lambda_zero_one_step() -> None:
-    rewards, values = [0.0, 0.5, 2.0], [0.3, 0.2, 0.1]
-    whole = generalized_advantages_plain(rewards, values, gamma=1.0, gae_lambda=1.0)
-    assert whole == pytest.approx([2.5 - 0.3, 2.5 - 0.2, 2.0 - 0.1])
-    step = generalized_advantages_plain(rewards, values, gamma=1.0, gae_lambda=0.0)
-    assert step == pytest.approx([0.2 - 0.3, 0.5 + 0.1 - 0.2, 2.0 - 0.1])
-
-
-@given(st.lists(st.lists(FLOATS, min_size=3, max_size=3), min_size=1, max_size=4))
-def test_leave_one_out_is_a_loop(rewards: list[list[float]]) -> None:
-    found = leave_one_out(torch.tensor(rewards, dtype=torch.float64))
-    for row, group in zip(found.tolist(), rewards, strict=True):
-        for i, r in enumerate(group):
-            others = group[:i] + group[i + 1 :]
-            assert row[i] == pytest.approx(r - sum(others) / 2, abs=1e-9)
-    with pytest.raises(ValueError, match="G >= 2"):
-        leave_one_out(torch.ones(2, 1))
-
-
-def test_values_are_clipped_from_the_worse_side() -> None:
-    values = torch.tensor([[0.0, 1.0, 0.5]], requires_grad=True)
-    old, returns = torch.tensor([[0.5, 0.5, 0.5]]), torch.tensor([[1.0, 1.0, 0.0]])
-    losses = value_losses(values, old, returns, clip=0.2)
-    expected = [
-        max((v - r) ** 2, (min(max(v, o - 0.2), o + 0.2) - r) ** 2) / 2
-        for v, o, r in ((0, 0.5, 1), (1, 0.5, 1), (0.5, 0.5, 0))
-    ]
-    assert losses[0].tolist() == pytest.approx(expected)
-    losses.sum().backward()
-    assert values.grad is not None
-    assert values.grad[0].tolist() == pytest.approx([-1.0, 0.0, 0.5])
-    free = value_losses(values, old, returns, clip=None)
-    assert free[0].tolist() == pytest.approx([0.5, 0.0, 0.125])
-
-
-def test_whitening_and_the_adapting_weight() -> None:
-    values = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
-    white = whiten(values, lambda x: x)
-    assert float(white.mean()) == pytest.approx(0, abs=1e-9)
-    assert float(white.std()) == pytest.approx(1)
-    assert float(whiten(values, lambda x: x, shift=False).mean()) == pytest.approx(3)
-    two = whiten(values, lambda x: 2 * x)  # as two ranks with the same values each
-    assert float(two.abs().max()) > float(white.abs().max())
-    assert adapted_beta(0.1, 60, target=6, count=10, horizon=100) == pytest.approx(0.102)
-    assert adapted_beta(0.1, 0, target=6, count=10, horizon=100) == pytest.approx(0.098)
-    assert adapted_beta(0.1, 6, target=6, count=10, horizon=100) == 0.1
-
-
-@pytest.mark.parametrize(
-    ("length", "penalty"), [(0, 0), (12, 0), (13, 0), (14, -1 / 3), (16, -1), (20, -1)]
-)
-def test_overlong_shaping_is_dapos_equation_13(length: int, penalty: float) -> None:
-    assert overlong_penalty(length, 16, 3) == pytest.approx(penalty)
-    assert overlong_penalty(length, 16, 0) == 0
-
-
-def test_settings_that_contradict_are_refused() -> None:
-    for spec, raw, said in (
-        (GrpoConfig, {"ratio": "sequence"}, "normalization: grpo"),
-        (GrpoConfig, {"overlong_buffer": 64}, "overlong_buffer = 64"),
-        (RlooConfig, {"group_size": 1}, "leave_one_out"),
-        (PpoConfig, {"kl_in": "loss", "kl_target": 6.0}, "kl_in: reward"),
-        (PpoConfig, {"kl_beta": 0, "kl_target": 6.0}, "kl_beta above 0"),
-    ):
-        with pytest.raises(UserError, match=said):
-            parse(spec, raw)
-    with pytest.raises(UserError, match="needs a reference"):
-        PpoSource(
-            Engine(model(), TOKENIZER), PROBLEMS, letters, PpoConfig(), value=value_model(model())
-        )
-    with pytest.raises(UserError, match="needs a reference"):
-        Ppo(PpoConfig(kl_in="loss"), value_model(model()))
-    with pytest.raises(UserError, match="needs a reference"):
-        RlooSource(Engine(model(), TOKENIZER), PROBLEMS, letters, RlooConfig())
-    with pytest.raises(UserError, match="no scalar head"):
-        Ppo(PpoConfig(kl_beta=0), model())
-
+from support.policy_problems import PROBLEMS, TOKENIZER, letters, model
 
 # ---- PPO ------------------------------------------------------------------------------------
 
@@ -543,111 +401,6 @@ def test_long_answers_lose_reward_before_they_are_cut() -> None:
             length = 8 if answer.truncated else len(answer.token_ids)
             assert reward == pytest.approx(1 + min(0, (4 - length) / 4))
     assert len({r for one in groups for r in one.rewards}) > 1
-
-
-# ---- tools in the loop ----------------------------------------------------------------------
-
-
-class Script:
-    """An engine that says what is written for it, turn by turn."""
-
-    def __init__(self, turns: list[list[str]]) -> None:
-        self.model, self.tokenizer = model(), TOKENIZER
-        self.turns, self.context_length = turns, 400
-        self.prompts: list[Any] = []
-
-    def generate(self, prompts: Any, params: Any) -> Any:
-        from glassbox.inference.engine import Completion
-
-        self.prompts.append([list(prompt) for prompt in prompts])
-        texts = self.turns.pop(0)
-        end = TOKENIZER.special_tokens["<|im_end|>"]
-        return [
-            Completion([*TOKENIZER.encode(text), end], text, "stop", None, None, None, i, 0)
-            for i, text in enumerate(texts)
-        ]
-
-
-def scripted(turns: list[list[str]], *, max_tokens: int = 200, tools: Any = None) -> Any:
-    config = GrpoConfig(
-        prompts_per_step=1, group_size=2, max_tokens=max_tokens, normalization="grpo",
-        tools=ToolConfig(names=("calculator",), rounds=2),
-    )  # fmt: skip
-    engine: Any = Script(turns)
-    source = RolloutSource(engine, PROBLEMS, lambda c, p: float("41" in c), config)
-    if tools:
-        source.loop = ToolLoop(engine, tools, rounds=2, result_chars=20)
-    return engine, source, source._draw([0])[0]
-
-
-def test_a_tools_result_comes_back_and_is_not_trained_on() -> None:
-    engine, source, sampled = scripted([["<tool>14+27</tool>", "no"], ["It is 41."]])
-    called, plain = sampled.answers
-    assert sampled.rewards == [1, 0]
-    assert sampled.calls == 1
-    assert plain.mask is None
-    own = [t for t, m in zip(called.token_ids, called.mask, strict=True) if m]
-    end = TOKENIZER.special_tokens["<|im_end|>"]
-    assert own == [
-        *TOKENIZER.encode("<tool>14+27</tool>"),
-        end,
-        *TOKENIZER.encode("It is 41."),
-        end,
-    ]
-    result = TOKENIZER.decode(
-        [t for t, m in zip(called.token_ids, called.mask, strict=True) if not m]
-    )
-    assert "41" in result
-    prompt = source.problems[called.problem][0]
-    whole = [
-        *PROBLEMS[called.problem]["prompt"],
-        {"role": "assistant", "content": "<tool>14+27</tool>"},
-        {"role": "tool", "content": "41"},
-    ]
-    assert engine.prompts[1] == [TOKENIZER.encode_chat_prompt(whole)]
-    assert (
-        prompt + called.token_ids[: len(engine.prompts[1][0]) - len(prompt)] == engine.prompts[1][0]
-    )
-    batch = source._batch([called])
-    assert int((batch.targets != IGNORE).sum()) == called.num_trained == sum(called.mask)
-    assert batch.targets[batch.targets != IGNORE].tolist() == own
-    assert float(batch.scales[0]) == pytest.approx(1 / len(own))
-
-
-def test_calls_are_bounded_and_a_bad_tool_costs_one_call() -> None:
-    call = "<tool>1+1</tool>"
-    _, _, sampled = scripted([[call, call], [call, call], [call, call]])
-    assert sampled.calls == 4  # two rounds of two answers; the third call is left unanswered
-    _, _, sampled = scripted([[call, "no"]], max_tokens=len(TOKENIZER.encode(call)) + 3)
-    assert [a.truncated for a in sampled.answers] == [True, False]
-
-    def broken(text: str) -> str:
-        raise RuntimeError("boom")
-
-    def flood(text: str) -> str:
-        return "x" * 10**6
-
-    for tool, said in ((broken, "error: RuntimeError"), (flood, "x" * 20)):
-        _, _, sampled = scripted([[call, "no"], ["done"]], tools={"calculator": ("tool", tool)})
-        between = [
-            t
-            for t, m in zip(sampled.answers[0].token_ids, sampled.answers[0].mask, strict=True)
-            if not m
-        ]
-        text = TOKENIZER.decode(between)
-        assert said in text
-        assert len(text) < 200
-
-
-def test_the_real_engine_with_tools_is_the_one_without_where_no_call_is_made() -> None:
-    base = {"prompts_per_step": 3, "group_size": 2, "max_tokens": 8}
-    both = []
-    for names in ((), ("calculator", "python")):
-        config = GrpoConfig(**base, tools=ToolConfig(names=names))
-        both.append(
-            RolloutSource(Engine(model(), TOKENIZER), PROBLEMS, letters, config)._roll_out()[0]
-        )
-    assert both[0] == both[1]
 
 
 def test_values_stand_where_the_targets_are() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import random
@@ -10,7 +9,6 @@ import re
 
 import pytest
 
-from glassbox.core.config import parse
 from glassbox.core.errors import UserError
 from glassbox.data.storyworld import (
     KINDS,
@@ -20,27 +18,17 @@ from glassbox.data.storyworld import (
     bucket,
     build_world,
     check_answer,
-    check_steps,
-    check_story,
-    compute,
     document_program,
     draw,
-    extract_answer,
     generate,
     load_language,
-    question_from_json,
-    read_jsonl,
-    read_manifest,
-    run_tool,
     score,
-    write_corpus,
-    write_jsonl,
 )
-from glassbox.data.storyworld.chats import ASPECTS, CHAT_KINDS
 from glassbox.data.storyworld.choice import Sampler
 from glassbox.data.storyworld.plots import OWNING, WANTING
-from glassbox.data.storyworld.programs import DOCUMENT_KINDS, NUM_QUESTIONS, write_story
+from glassbox.data.storyworld.programs import DOCUMENT_KINDS
 from glassbox.data.storyworld.questions import question_about
+from support.stories import stories
 
 LANGUAGES = ["en", "zh"]
 THE = ("the", "The")
@@ -62,14 +50,6 @@ SMALL = CorpusSizes(
 @pytest.fixture(params=LANGUAGES)
 def config(request):
     return StoryWorldConfig(seed=11, language=request.param)
-
-
-def stories(config, count=300, mode="exclude"):
-    world = build_world(config, mode)
-    for seed in range(count):
-        sampler = Sampler(random.Random(seed))
-        story = write_story(world, sampler)
-        yield story, sampler.text
 
 
 # --- exact probabilities
@@ -340,226 +320,6 @@ def test_documents_have_a_readable_length():
     lengths = [len(text.split()) for _, text in stories(StoryWorldConfig())]
     assert 90 < sum(lengths) / len(lengths) < 220
     assert max(lengths) < 260
-
-
-# --- sums
-
-
-def test_worked_steps_are_true_and_lead_to_the_answer(config):
-    for problem in generate(config, "problem", "train", count=200):
-        assert check_steps(problem.solution)
-        assert extract_answer(problem.solution) == problem.answer
-        steps = re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", problem.solution)
-        assert config.arithmetic_min_steps <= len(steps) <= config.arithmetic_max_steps
-        for before, after in itertools.pairwise(steps):
-            assert before[3] == after[0]
-        said = [int(n) for n in re.findall(r"\d+", problem.prompt[0]["content"])]
-        assert said == [int(steps[0][0]), *[int(step[2]) for step in steps]]
-        assert problem.answer > 0
-
-
-def test_tool_calls_are_answered_as_the_tool_would(config):
-    seen = 0
-    for chat in generate(config, "chat", "train", count=300):
-        if chat.kind != "tool":
-            continue
-        seen += 1
-        for call, reply in zip(chat.messages[1:], chat.messages[2:], strict=False):
-            if reply["role"] == "tool":
-                assert run_tool(call["content"]) == reply["content"]
-        assert extract_answer(chat.messages[-1]["content"]) == chat.checks[0]["answer"]
-    assert seen > 3
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("1 + 1 = 2.\nAnswer: 2", 2),
-        ("答案：35", 35),
-        ("Answer: 7 apples", None),
-        ("7", None),
-        ("Answer: 3\nAnswer: 4\n", 4),
-    ],
-)
-def test_extract_answer(text, answer):
-    assert extract_answer(text) == answer
-
-
-def test_wrong_steps_are_seen():
-    assert not check_steps("First, 2 + 2 = 5.\nAnswer: 5")
-    assert not check_steps("Answer: 5")
-    assert run_tool("no call") is None
-    assert compute(3, "*", 4) == 12
-
-
-# --- chats and preferences
-
-
-def test_chats_alternate_and_their_checks_are_right(config):
-    kinds = set()
-    for chat in generate(config, "chat", "train", count=400):
-        kinds.add(chat.kind)
-        roles = [message["role"] for message in chat.messages]
-        assert roles[0] == "user"
-        assert roles[-1] == "assistant"
-        assert all(a != b for a, b in itertools.pairwise(roles))
-        assert all(message["content"].strip() for message in chat.messages)
-        for check in chat.checks:
-            message = chat.messages[check["message"]]
-            assert message["role"] == "assistant"
-            if "right" in check:
-                assert message["content"] == check["right"]
-                assert check["right"] not in check["wrong"]
-    assert kinds == set(CHAT_KINDS)
-
-
-def test_the_share_of_sums_among_chats_is_as_asked(config):
-    for share in (0.03, 0.18, 0.6):
-        world = config.model_copy(update={"chat_sums": share})
-        kinds = [chat.kind for chat in generate(world, "chat", "train", count=1500)]
-        found = sum(kind in ("arithmetic", "tool") for kind in kinds) / len(kinds)
-        assert abs(found - share) < 4 * (share * (1 - share) / len(kinds)) ** 0.5
-
-
-def test_preferences_differ_and_the_worse_reply_is_wrong(config):
-    aspects = {}
-    for item in generate(config, "preference", "heldout", count=150):
-        aspects[item.aspect] = aspects.get(item.aspect, 0) + 1
-        assert item.chosen != item.rejected
-        assert item.chosen[0]["role"] == item.rejected[0]["role"] == "assistant"
-        if item.aspect == "consistency":
-            assert len(item.prompt[0]["content"].split("\n\n")) >= 3
-    assert set(aspects) == set(ASPECTS)
-
-
-def test_inconsistent_endings_are_no_story(config):
-    checked = 0
-    for item in generate(config, "preference", "heldout", count=60):
-        if item.aspect == "consistency":
-            checked += 1
-            head = item.prompt[0]["content"].partition("\n\n")[2]
-            assert check_story(config, f"{head}\n\n{item.chosen[0]['content']}")
-            assert not check_story(config, f"{head}\n\n{item.rejected[0]['content']}")
-    assert checked > 5
-
-
-def test_right_answers_can_be_told_after_a_story_and_wrong_ones_cannot(config):
-    program = document_program(config, kind="story_questions")
-    phrases = load_language(config.language).phrases
-    for seed, (story, text) in enumerate(stories(config, 8)):
-        rng = random.Random(seed)
-        *earlier, last = (
-            question_about(story, text, ask, Sampler(rng), rng)
-            for ask in rng.sample(story.asks, NUM_QUESTIONS[0])
-        )
-        head = f"{text}\n"
-        for asked in earlier:
-            head += f"\n{phrases['question']}{asked.question}"
-            head += f"\n{phrases['answer']}{asked.sentence}"
-        head += f"\n{phrases['question']}{last.question}\n{phrases['answer']}"
-        assert score(program, head + last.sentence).derivations == 1
-        for wrong in last.wrong:
-            assert score(program, head + wrong).derivations == 0
-
-
-# --- files and settings
-
-
-def test_corpus_is_the_same_for_any_number_of_workers(tmp_path, config):
-    seen = []
-    one = write_corpus(config, tmp_path / "one", SMALL, progress=lambda *p: seen.append(p))
-    two = write_corpus(config, tmp_path / "two", SMALL, workers=2)
-    assert one == two == read_manifest(tmp_path / "one")
-    for name, entry in one["files"].items():
-        content = (tmp_path / "one" / name).read_bytes()
-        assert content == (tmp_path / "two" / name).read_bytes()
-        assert len(content) == entry["file_bytes"]
-        assert content.count(b"\n") == entry["count"]
-    assert {name for name, _, _ in seen} == set(one["files"])
-    rows = list(read_jsonl(tmp_path / "one" / "heldout.jsonl", ["text", "log_prob", "kind"]))
-    nats = math.fsum(-row["log_prob"] for row in rows)
-    assert one["files"]["heldout.jsonl"]["total_nats"] == pytest.approx(nats)
-
-
-def test_workers_do_not_change_the_order(config):
-    one = list(generate(config, "story", "train", count=600))
-    assert one == list(generate(config, "story", "train", count=600, workers=2))
-
-
-def test_a_finished_corpus_is_left_alone_and_a_damaged_one_is_mended(tmp_path, config):
-    write_corpus(config, tmp_path, SMALL)
-    before = (tmp_path / "train.jsonl").stat().st_mtime_ns
-    write_corpus(config, tmp_path, SMALL)
-    assert (tmp_path / "train.jsonl").stat().st_mtime_ns == before
-    content = (tmp_path / "train.jsonl").read_bytes()
-    (tmp_path / "train.jsonl").write_bytes(content[:-10])
-    write_corpus(config, tmp_path, SMALL)
-    assert (tmp_path / "train.jsonl").read_bytes() == content
-    (tmp_path / "manifest.json").write_text("{half", encoding="utf-8")
-    assert read_manifest(tmp_path) is None
-
-
-def test_bytes_asked_for_are_reached_with_the_last_document(config):
-    documents = list(generate(config, "document", "train", num_bytes=20_000))
-    sizes = [len(document.text.encode()) for document in documents]
-    assert sum(sizes[:-1]) < 20_000 <= sum(sizes)
-
-
-def test_questions_survive_json(tmp_path, config):
-    questions = list(generate(config, "question", "heldout", count=20))
-    write_jsonl(tmp_path / "q.jsonl", (question.to_json() for question in questions))
-    back = [question_from_json(row) for row in read_jsonl(tmp_path / "q.jsonl")]
-    assert [question.to_json() for question in back] == [q.to_json() for q in questions]
-    assert all(check_answer(question, question.sentence) for question in back)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"a": 1}\n{oops\n', "line 2: not valid JSON"),
-        (b'\n["a"]\n', "line 2: give an object, not list"),
-        (b'{"b": 1}\n', "line 1: missing key 'a'"),
-        (b"\xff\n", "line 1: not valid JSON"),
-    ],
-)
-def test_a_malformed_row_is_named(tmp_path, content, message):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        list(read_jsonl(path, ["a"]))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="no file"):
-        list(read_jsonl(tmp_path / "none.jsonl"))
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        ({"languag": "en"}, "did you mean 'language'"),
-        ({"language": "fr"}, "language"),
-        ({"arithmetic_min_steps": 4}, "make it smaller"),
-        ({"story_weight": 0}, "story_weight"),
-    ],
-)
-def test_bad_settings_are_named(raw, message):
-    with pytest.raises(UserError, match=message):
-        parse(StoryWorldConfig, raw)
-
-
-def test_bad_requests_are_named():
-    config = StoryWorldConfig()
-    with pytest.raises(UserError, match="split = 'test'"):
-        draw(config, "story", "test", 0)
-    with pytest.raises(UserError, match="kind = 'poem'"):
-        draw(config, "poem", "train", 0)
-    with pytest.raises(UserError, match="give one of the two"):
-        next(generate(config, "story", "train"))
-    with pytest.raises(UserError, match="workers = 0"):
-        next(generate(config, "story", "train", count=1, workers=0))
-    with pytest.raises(UserError, match="known languages"):
-        load_language("fr")
 
 
 def test_chinese_is_tidy():

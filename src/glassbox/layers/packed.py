@@ -61,7 +61,8 @@ class Pack:
 
         Tested against: F.linear.
         """
-        if x.numel() < MIN_ROWS * weight.shape[1] or x.dtype != torch.float32:
+        few = x.numel() < MIN_ROWS * weight.shape[1]
+        if few or x.dtype != torch.float32 or torch.is_grad_enabled():  # another thread's, perhaps
             return F.linear(x, weight, bias)
         if not self._holds(weight) and not self._take(weight):
             return F.linear(x, weight, bias)

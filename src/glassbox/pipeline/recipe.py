@@ -153,6 +153,7 @@ class EvaluationConfig(Spec):
     sample_every: int = Field(0, ge=0)
     prompts: tuple[str, ...] = ()
     max_tokens: int = Field(64, gt=0)
+    temperature: float = Field(0.8, ge=0, description="of the samples; 0: the likeliest token")
 
 
 class StageRecipe(Spec):

@@ -342,6 +342,7 @@ def _hooks(recipe: StageRecipe, tokenizer: Tokenizer, heldout: Any) -> list[Hook
                 config.prompts,
                 every=config.sample_every,
                 max_tokens=config.max_tokens,
+                temperature=config.temperature,
                 seed=recipe.seed,
             )
         )
