@@ -62,8 +62,8 @@ class Engine:
     adapters: name -> folder, as for `load_adapter`; a request chooses one by name.
     proposer, num_drafts: guesses at so many tokens ahead are verified by each step (see
         `speculation`); the answers stay the same.
-    packed: copies of float32 matrices for the CPU's products of three rows and more, 1.3 to 2 times as
-        fast for the weights' memory once more; None: once they pay and where memory allows (`Packing`).
+    packed: copies of float32 matrices for the CPU's products, 1.3 to 2 times as fast for the weights'
+        memory once more; None: once they pay and where memory allows (`Packing`).
     dtype below the weights' own runs the model under autocast and keeps its cache in that type.
     Raises UserError for prompts and settings that do not fit the model.
     """

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from glassbox.layers.linear import Embedding, Linear
-from glassbox.layers.packed import MIN_ROWS, Pack, can_pack
+from glassbox.layers.packed import Pack, can_pack, gains
 from glassbox.models.causal_lm import CausalLM
 
 _MIN_NUMBERS = 1 << 18  # smaller matrices stay in the processor's cache, and nothing is gained
@@ -59,7 +59,7 @@ class Packing:
                 owner.__dict__["pack"] = None
 
     def _due(self, num_tokens: int) -> bool:
-        if self.wanted is False or num_tokens < MIN_ROWS:
+        if self.wanted is False or not gains(num_tokens):
             return False
         if self._owners is None:
             self._gained += 1 + num_tokens // _TOKENS

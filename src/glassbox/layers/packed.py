@@ -11,9 +11,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-MIN_ROWS = 3
-"""Rows from which the product with the copy is faster; one and two read the matrix as it is."""
+MIN_ROWS = 2
+"""Rows from which the product with the copy is faster whatever the number of threads."""
 _TYPICAL_ROWS = 32
+
+
+def gains(rows: int) -> bool:
+    """Whether so many rows are multiplied faster with the copy.
+
+    torch gives one row's product to one thread, which reads the matrix by columns as fast as the copy;
+    oneDNN shares it out, and two threads already read at the speed of memory.
+    """
+    return rows >= MIN_ROWS or (rows == 1 and torch.get_num_threads() > 1)
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -61,8 +70,10 @@ class Pack:
 
         Tested against: F.linear.
         """
-        few = x.numel() < MIN_ROWS * weight.shape[1]
-        if few or x.dtype != torch.float32 or torch.is_grad_enabled():  # another thread's, perhaps
+        gain = gains(x.numel() // weight.shape[1])
+        if (
+            not gain or x.dim() < 2 or x.dtype != torch.float32 or torch.is_grad_enabled()
+        ):  # another thread's, perhaps
             return F.linear(x, weight, bias)
         if not self._holds(weight) and not self._take(weight):
             return F.linear(x, weight, bias)
