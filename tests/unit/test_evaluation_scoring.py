@@ -20,6 +20,8 @@ from glassbox.evaluation.scoring import windows
 from glassbox.evaluation.text import evaluate_text
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.shapes import LlamaShape
+from glassbox.pipeline.recipe import PretrainRecipe, read_recipe
+from glassbox.pipeline.stages import _hooks
 from glassbox.tokenizers import Tokenizer, train_bpe
 
 
@@ -198,3 +200,15 @@ def test_sample_hook_records_prompt_and_continuation(model: CausalLM, tokenizer:
     assert str(found["sample_0"]).startswith("the cat")
     assert str(found["sample_1"]).startswith("a")
     assert found["sample_0"] != "the cat"
+
+
+def test_a_recipes_temperature_reaches_its_samples(model: CausalLM, tokenizer: Tokenizer) -> None:
+    def sample(seed: int, temperature: float) -> object:
+        words = ["evaluation.prompts=[the cat]", "evaluation.sample_every=1", f"seed={seed}"]
+        recipe = read_recipe("pretrain.yaml", [*words, f"evaluation.temperature={temperature}"])
+        assert isinstance(recipe, PretrainRecipe)
+        (hook,) = _hooks(recipe, tokenizer, None)
+        return hook(model, 1)
+
+    assert sample(0, 0) == sample(1, 0)
+    assert sample(0, 50) != sample(1, 50)

@@ -13,7 +13,6 @@ from glassbox.core.errors import UserError
 from glassbox.data.storyworld import (
     KINDS,
     SPLITS,
-    CorpusSizes,
     StoryWorldConfig,
     bucket,
     build_world,
@@ -33,18 +32,6 @@ from support.stories import stories
 LANGUAGES = ["en", "zh"]
 THE = ("the", "The")
 PLAIN_FORMS = ("", "in", "past", "many", "near", "spot")
-SMALL = CorpusSizes(
-    train_bytes=30_000,
-    heldout=12,
-    unseen=8,
-    chats_train=30,
-    chats_heldout=8,
-    questions_heldout=9,
-    arithmetic_train=11,
-    arithmetic_heldout=7,
-    preferences_train=10,
-    preferences_heldout=6,
-)
 
 
 @pytest.fixture(params=LANGUAGES)

@@ -49,9 +49,8 @@ class Pack:
     def __init__(self) -> None:
         self._packed: Tensor | None = None
         self._source: Tensor | None = None
-        self._plain: Tensor | None = (
-            None  # the same numbers: while it lives, their place is not reused
-        )
+        # the same numbers: while it lives, their place is not reused
+        self._plain: Tensor | None = None
         self._writes = -1
 
     @property

@@ -67,7 +67,7 @@ def rms_norm(
         return rms_norm_plain(x, weight, eps, offset=offset)
     if x.device.type != "cpu" and not offset:
         return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
-    lean = x.device.type == "cpu" and not offset and not torch.is_grad_enabled()
+    lean = not offset and not torch.is_grad_enabled()  # on a CPU, by now
     if lean and x.dtype == weight.dtype == torch.float32:
         return (x * _inverse_rms(x, eps)).mul_(weight)
     wide = x if x.dtype == torch.float64 else x.float()

@@ -103,7 +103,8 @@ class LLM:
     ) -> AsyncIterator[TokenEvent]:
         """One answer (or params.n) to a text, token ids or a conversation, token by token.
 
-        adapter: the name of one of the engine's; None for the model as it is. Streams that are open at the same time share every step. Closing one frees what it held.
+        adapter: the name of one of the engine's; None for the model as it is.
+        Streams that are open at the same time share every step. Closing one frees what it held.
         """
         if prompt and isinstance(prompt[0], Mapping):
             chat: Any = prompt
