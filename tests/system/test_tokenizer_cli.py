@@ -47,6 +47,21 @@ def test_train_encode_decode_inspect(
     assert "entries used" in shown
 
 
+def test_long_names_are_whole_and_a_files_name_is_not_taken_for_its_text(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / ("a" * 40)
+    run("tokenizer", "train", "--corpus", book, "--vocab-size", 300, "--out", out)
+    capsys.readouterr()
+    run("tokenizer", "inspect", out, book)
+    shown = capsys.readouterr()
+    assert f"of the file: --corpus {book}" in shown.err
+    run("tokenizer", "compare", "--lines", 1, out, out, book)
+    table = capsys.readouterr().out.rpartition("┏")[2]
+    names = "".join(row.split("│")[1].strip() for row in table.splitlines() if row.startswith("│"))
+    assert names == f"{out}{out}"
+
+
 def test_compare_and_standard_input(
     book: Path,
     tmp_path: Path,

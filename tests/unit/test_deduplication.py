@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import random
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glassbox.core.errors import explain_system
+from glassbox.data.curation import minhash
 from glassbox.data.curation import shingles as fast
 from glassbox.data.curation.clusters import Matches, UnionFind, buckets
 from glassbox.data.curation.exact import ExactSpec
@@ -242,6 +247,42 @@ def test_the_first_of_a_group_stays_and_is_named() -> None:
     found = dropped(MinHashSpec().build(), texts)
     assert set(found) == {3, 5}
     assert found[5].detail == "Jaccard 1.00 with d:1"
+
+
+def test_sets_that_memory_does_not_hold_are_read_from_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [
+        f"{' '.join(f'w{i}' for i in range(60 * n, 60 * n + 60))} {end}"
+        for n in range(9)
+        for end in "ab"
+    ]
+    step = MinHashSpec().build()
+    assert isinstance(step, NearDuplicates)
+    signatures = [(str(i), step.signature(Record(text, str(i)))) for i, text in enumerate(texts)]
+    expected = step.decide(signatures)
+    assert set(expected) == {str(i) for i in range(1, 18, 2)}
+    for limit in (0, 1, 2000):  # all, all but one, some of them in the file
+        monkeypatch.setattr(minhash, "_SETS_BYTES", limit)
+        assert step.decide(signatures) == expected
+
+
+def test_a_full_disk_under_the_temporary_file_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = MinHashSpec().build()
+    text = " ".join(f"w{i}" for i in range(60))
+    signatures = [(name, step.signature(Record(text, name))) for name in "ab"]
+    monkeypatch.setattr(minhash, "_SETS_BYTES", 0)
+
+    class FullDisk(io.BytesIO):
+        def write(self, content: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", FullDisk)
+    with pytest.raises(OSError) as caught:
+        step.decide(signatures)
+    assert "the disk is full" in str(explain_system(caught.value))
 
 
 def test_few_permutations_are_refused() -> None:

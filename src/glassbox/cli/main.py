@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from glassbox.core.errors import UserError
+from glassbox.core.errors import UserError, explain_system
 
 HELP = """Every part of a large language model, seen through: from text to a model that chats.
 
@@ -94,6 +94,11 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        explained = explain_system(error)
+        if explained:
+            _stop(str(explained), 2)
+        _handle_click(error)
     except Exception as error:
         _handle_click(error)
     else:

@@ -148,6 +148,8 @@ def inspect(
     )
     if text:
         content = sys.stdin.read() if text == "-" else text
+        if len(text) < 1024 and Path(text).is_file():
+            print(f"these are the words '{text}'; of the file: --corpus {text}", file=sys.stderr)
         pieces = pieces_of(loaded, content)
         console.print(coloured([piece for _, piece in pieces]))
         console.print(f"{len(pieces)} tokens, {len(content)} characters", highlight=False)

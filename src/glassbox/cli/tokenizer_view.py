@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -47,9 +47,12 @@ def usage_table(found: Mapping[str, Inspection]) -> Table:
     table = Table()
     columns = ("tokenizer", "writing", "texts", "tokens", "tokens/word", "bytes/token", "unknown")
     for column in columns[not any(found) :]:
-        table.add_column(column, justify="left" if column in columns[:2] else "right")
+        justify: Literal["left", "right"] = "left" if column in columns[:2] else "right"
+        table.add_column(
+            column, justify=justify, overflow="fold"
+        )  # paths end in what tells them apart
     for name, one in found.items():
-        for group, usage in [*one.groups.items(), ("all", one.total)]:
+        for place, (group, usage) in enumerate([*one.groups.items(), ("all", one.total)]):
             row = [
                 group,
                 f"{usage.texts:,}",
@@ -58,5 +61,6 @@ def usage_table(found: Mapping[str, Inspection]) -> Table:
                 f"{usage.bytes_per_token:.2f}",
                 f"{usage.unknown:,}",
             ]
-            table.add_row(*([name] if any(found) else []), *row)
+            first = [Text("" if place else name)] if any(found) else []
+            table.add_row(*first, *row)
     return table

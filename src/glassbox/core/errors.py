@@ -1,8 +1,38 @@
 """The one exception that means: the user can mend this, and the message says how."""
 
+from __future__ import annotations
+
+import errno
+
 
 class UserError(ValueError):
     """Something the user gave is wrong. The message names the key, the value and the remedy.
 
     The command line prints it as a single line, without a traceback, and exits with 2.
     """
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that no space, or none of this user's, is left on a disk."""
+    # safetensors, written in Rust, tells the number in words alone
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or f"os error {errno.ENOSPC}" in str(error)
+
+
+def explain_system(error: OSError) -> UserError | None:
+    """What to do about an error of the machine that the user can mend; None where it is no such one.
+
+    >>> str(explain_system(PermissionError(13, "Permission denied", "runs/a")))
+    "'runs/a': Permission denied; choose a place that you may write to and read from"
+    """
+    where = f"'{error.filename}': " if error.filename else ""
+    if disk_is_full(error):
+        return UserError(
+            f"{where}the disk is full ({error.strerror}); free some space (TMPDIR says where temporary files "
+            "go) and run the same command again: what is finished is kept"
+        )
+    if where and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(
+            f"{where}{error.strerror}; choose a place that you may write to and read from"
+        )
+    return None

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
-from glassbox.core.errors import UserError
+from glassbox.core.errors import UserError, explain_system
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -142,7 +142,10 @@ def answer(work: Callable[[Task], Any], task: Task) -> tuple[str, Any]:
         return "done", work(task)
     except UserError as error:
         return "user", str(error)
-    except Exception:
+    except Exception as error:
+        explained = explain_system(error) if isinstance(error, OSError) else None
+        if explained:
+            return "user", str(explained)
         return "fault", traceback.format_exc()
 
 

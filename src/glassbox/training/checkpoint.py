@@ -12,7 +12,6 @@ checkpoints/step-00001000/
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from glassbox.core.distributed import Group
-from glassbox.core.errors import UserError
+from glassbox.core.errors import UserError, disk_is_full
 from glassbox.core.files import checksum, sync_folder, write_bytes, write_json
 from glassbox.models.adapter_files import fill_adapter, save_adapter
 from glassbox.models.causal_lm import CausalLM
@@ -135,9 +134,7 @@ def _save_model(
 def _explain_disk(error: Exception, folder: Path) -> NoReturn:
     last = list_checkpoints(folder)
     kept = f"the last whole checkpoint is '{last[-1].name}'" if last else "no checkpoint exists yet"
-    number = getattr(error, "errno", None)
-    # safetensors, written in Rust, tells the number in words alone
-    if number in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error):
+    if disk_is_full(error):
         raise UserError(
             f"the disk is full: could not write a checkpoint into '{folder}'; {kept}: "
             "free some space and run the same command to go on from it"

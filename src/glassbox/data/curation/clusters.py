@@ -97,10 +97,8 @@ class Matches:
 
     def add_bucket(self, rows: Sequence[int]) -> None:
         """Compare all pairs of a group but those that are in one set already."""
-        if (
-            len(set(map(self.sets.find, rows))) == 1
-        ):  # most groups: alike in one band, alike in many
-            return
+        if len(rows) > 2 and len(set(map(self.sets.find, rows))) == 1:
+            return  # most large groups: alike in one band, alike in many
         for place, later in enumerate(rows):
             for earlier in rows[:place]:
                 if self.sets.find(earlier) != self.sets.find(later):

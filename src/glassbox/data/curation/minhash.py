@@ -228,14 +228,15 @@ class NearDuplicates:
 
 
 class _Sets:
-    """Sets of hashes by row, some in memory and more in a file that is gone in the end."""
+    """Sets of hashes by row: the first in memory, all others in a file that is gone in the end."""
 
     def __init__(self) -> None:
+        self._held = bytearray()
         self._places: dict[int, tuple[int, int]] = {}
         self._end = 0
 
     def __enter__(self) -> _Sets:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_SETS_BYTES)
+        self._file = tempfile.TemporaryFile()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -243,7 +244,10 @@ class _Sets:
 
     def add(self, row: int, content: bytes) -> None:
         """Keep a set; all are kept before one is read."""
-        self._file.write(content)
+        if self._end < _SETS_BYTES:
+            self._held += content
+        else:
+            self._file.write(content)
         self._places[row] = self._end, len(content)
         self._end += len(content)
 
@@ -253,5 +257,8 @@ class _Sets:
 
     def __getitem__(self, row: int) -> Hashes:
         begin, length = self._places[row]
-        self._file.seek(begin)
+        held = len(self._held)
+        if begin < held:
+            return np.frombuffer(self._held, "<u8", length // 8, begin)
+        self._file.seek(begin - held)
         return np.frombuffer(self._file.read(length), "<u8")
