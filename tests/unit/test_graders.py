@@ -71,6 +71,23 @@ def test_gsm8k(said: str, score: int) -> None:
     assert Gsm8kAnswer()("#### 1,200", {"answer": "#### 1200"}) == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ("6 + 6 = 12.", 1),
+        ("It costs $12.00, no more", 1),
+        ("#### 12", 1),
+        ("12 of 30", 0),
+        ("a dozen", 0),
+        ("-12", 0),
+        ("12,", 1),
+    ],
+)
+def test_gsm8k_takes_the_last_number_where_it_is_told_to(said: str, score: int) -> None:
+    assert Gsm8kAnswer(flexible=True)(said, {"answer": "twelve\n#### 12"}) == score
+    assert Gsm8kAnswer(flexible=True)("so -$1,200", {"answer": "-1200"}) == 1
+
+
 SCHEMA = {
     "type": "object",
     "required": ["name", "ages"],

@@ -141,7 +141,12 @@ def test_problems_are_read_and_bad_ones_named(tmp_path: Path) -> None:
     first, second = read_problems(path)
     assert first == {"prompt": [{"role": "user", "content": "1 + 1?"}], "answer": 2}
     assert second == rows[1]
-    path.write_text('{"question": "x"}')
+    told = read_problems(path, instruction="Be brief.")
+    assert told[0]["prompt"] == [{"role": "user", "content": "1 + 1?\nBe brief."}]
+    path.write_text('{"question": "x", "answer": "#### 1"}')
+    asked = {"prompt": [{"role": "user", "content": "x"}], "question": "x", "answer": "#### 1"}
+    assert read_problems(path) == [asked]
+    path.write_text('{"answer": "x"}')
     with pytest.raises(UserError, match=r"p\.jsonl' line 1: missing key 'prompt'"):
         read_problems(path)
     path.write_text("")

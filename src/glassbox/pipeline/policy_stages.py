@@ -58,7 +58,7 @@ def policy_parts(recipe: PolicyRecipe, group: Group) -> PolicyParts:
     model, tokenizer = opened(recipe.init)
     reference = opened(recipe.init)[0] if recipe_beta(recipe) > 0 else None
     engine = Engine(model, tokenizer, max_batch=config.prompts_per_step * config.group_size)
-    problems = read_problems(recipe.data.path)
+    problems = read_problems(recipe.data.path, instruction=recipe.data.instruction)
     rubric = build_rubric(recipe.graders, open_reward_model=reward_model)
     options: dict[str, Any] = {
         "seed": recipe.seed,

@@ -142,7 +142,10 @@ class PreferenceData(Spec):
 class ProblemData(Spec):
     """Problems whose answers can be checked."""
 
-    path: str = Field(description="JSON lines of problems: prompt, answer")
+    path: str = Field(description="JSON or JSON lines of problems: prompt (or question), answer")
+    instruction: str = Field(
+        "", description="put behind each prompt, such as how the answer is to be written"
+    )
 
 
 class EvaluationConfig(Spec):

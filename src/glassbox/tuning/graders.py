@@ -24,21 +24,28 @@ REGEX_SECONDS = 1.0
 """A pattern that takes longer on one completion raises TimeoutError, which costs that completion."""
 
 
-def read_problems(path: Path | str) -> list[dict[str, Any]]:
+def read_problems(path: Path | str, *, instruction: str = "") -> list[dict[str, Any]]:
     """All problems of a JSONL or JSON file: {"prompt": text or messages, ...}, other keys kept as they are.
 
+    {"question": text, ...}, as GSM8K has it, will do too. `instruction` is put behind each prompt's
+    last message, on a line of its own, such as how the answer is to be written.
     Raises UserError naming file, line, key and remedy for a row without a prompt.
     """
     problems = [located(place, _problem, row) for place, row in read_rows(path)]
     if not problems:
         raise UserError(f"'{path}' holds no problems; give it at least one row")
+    if instruction:
+        for problem in problems:
+            *before, last = problem["prompt"]
+            content = f"{last['content']}\n{instruction}"
+            problem["prompt"] = [*before, {**last, "content": content}]
     return problems
 
 
 def _problem(row: dict[str, Any]) -> dict[str, Any]:
-    if "prompt" not in row:
+    raw = row.get("prompt", row.get("question"))
+    if raw is None:
         raise BadRow(f"missing key 'prompt' (keys {sorted(row)}); give text or messages")
-    raw = row["prompt"]
     text = isinstance(raw, str)
     prompt = [{"role": "user", "content": raw}] if text else parse_messages(raw, "prompt")
     return {**row, "prompt": prompt}

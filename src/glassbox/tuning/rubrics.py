@@ -57,6 +57,7 @@ class Gsm8k(GraderSpec):
 
     kind: Literal["gsm8k"] = "gsm8k"
     key: str = "answer"
+    flexible: bool = Field(False, description="the last number counts, with '####' or without")
 
 
 class Json(GraderSpec):
@@ -124,7 +125,7 @@ def _grader(spec: AnyGrader, open_reward_model: Callable[[str], Grader] | None) 
     if isinstance(spec, Regex):
         return RegexAnswer(spec.pattern, spec.key)
     if isinstance(spec, Gsm8k):
-        return Gsm8kAnswer(spec.key)
+        return Gsm8kAnswer(spec.key, flexible=spec.flexible)
     if isinstance(spec, Json):
         return JsonAnswer(spec.json_schema)
     if isinstance(spec, Code):

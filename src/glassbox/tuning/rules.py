@@ -24,6 +24,7 @@ from glassbox.tuning.graders import REGEX_SECONDS, Grader, Problem, side_by_side
 from glassbox.tuning.sandbox import SandboxLimits, run_python
 
 _GSM8K = re.compile(r"####\s*\$?(-?[\d,]+(?:\.\d+)?)")
+_LAST = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _FENCE = re.compile(r"```(?:\w*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -76,15 +77,18 @@ class RegexAnswer:
 class Gsm8kAnswer:
     """1 where the completion's last '#### N' is the number behind '####' in the problem's `answer`.
 
-    The reference may also be a bare number. Commas and a dollar sign do not count, nor does 12.0 for 12.
-    Source: Cobbe et al., arXiv:2110.14168, the data's own format.
+    With `flexible` the completion's last number counts, marked or not, for models that do not know
+    the mark. The reference may also be a bare number. Commas and a dollar sign do not count, nor
+    does 12.0 for 12. Source: Cobbe et al., arXiv:2110.14168, the data's own format.
 
     >>> Gsm8kAnswer()("so it is\\n#### 1,200", {"answer": "6 * 200 = 1200\\n#### 1200"})
     1.0
+    >>> Gsm8kAnswer(flexible=True)("6 * 2 = 12, so $12.", {"answer": "#### 12"})
+    1.0
     """
 
-    def __init__(self, key: str = "answer") -> None:
-        self.key = key
+    def __init__(self, key: str = "answer", *, flexible: bool = False) -> None:
+        self.key, self.flexible = key, flexible
 
     @staticmethod
     def number(text: str) -> Decimal | None:
@@ -100,7 +104,13 @@ class Gsm8kAnswer:
         reference = str(problem[self.key])
         wanted = self.number(reference)
         wanted = Decimal(reference.replace(",", "")) if wanted is None else wanted
-        return float(self.number(completion) == wanted)
+        return float(self._said(completion) == wanted)
+
+    def _said(self, completion: str) -> Decimal | None:
+        if not self.flexible:
+            return self.number(completion)
+        found = _LAST.findall(completion)
+        return Decimal(re.sub(r"[$,]", "", found[-1])) if found else None
 
 
 class Length:
