@@ -1,13 +1,12 @@
 """What each tuning method teaches a small model: its own held-out measure before and after, over seeds.
 
-Every row starts from one and the same fine-tuned model and is a recipe of `recipes/` with a small
+Rows of one measure start from one and the same model, and each is a recipe of `recipes/` with a small
 budget. A row that is finished is not run again, so the script can be stopped and started:
 
-    python bench/quality_tuning.py --run runs/quickstart [--seeds 3] [--minutes 25] [--only DPO] [--write]
+    python bench/quality_tuning.py --run runs/quickstart-long [--seeds 3] [--minutes 60] [--only DPO] [--write]
 
 `--run` is a finished quickstart. Its pre-trained model is fine-tuned for a few steps only, so that
-there is something left to learn (or `--start` names another model of that run to start from).
-`--write` writes docs/quality_tuning.md and its curves.
+there is something left to learn. `--write` writes docs/quality_tuning.md and its curves.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from glassbox.evaluation.storyworld import (
     choose,
     judge_arithmetic,
     judge_preferences,
+    judge_questions,
     judge_scores,
 )
 from glassbox.pipeline.open_model import open_on
@@ -37,9 +37,8 @@ from glassbox.pipeline.stages import run_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 HELD_OUT = 200
-PAIRS, SCORED_PAIRS, SUMS = 400, 2000, 2000
-STEPS = 40
-ROLLOUTS = 20
+PAIRS, SUMS = 2000, 2000
+CHAT_STEPS, PAIR_STEPS, ROLLOUTS = 100, 60, 30
 PROMPTS, GROUP = 16, 8
 
 
@@ -51,9 +50,15 @@ class Method(NamedTuple):
     words: tuple[str, ...]
 
 
+def chats(recipe: str, *words: str) -> Method:
+    """A method that learns from conversations."""
+    return Method(recipe, "questions", (f"train.steps={CHAT_STEPS}", "evaluation.every=0", *words))
+
+
 def preference(recipe: str, *words: str) -> Method:
     """A method that learns from pairs, 8 a step."""
-    return Method(recipe, "preferences", ("data.pairs_per_step=8", f"train.steps={STEPS}", *words))
+    steps = f"train.steps={PAIR_STEPS}"
+    return Method(recipe, "preferences", ("data.pairs_per_step=8", steps, *words))
 
 
 def policy(recipe: str, section: str, *words: str, prompts: int = PROMPTS) -> Method:
@@ -63,14 +68,22 @@ def policy(recipe: str, section: str, *words: str, prompts: int = PROMPTS) -> Me
         f"{section}.max_tokens=32",
         f"{section}.updates_per_rollout=2",
         f"train.steps={2 * ROLLOUTS}",
-        "train.lr=1.0e-4",
-        "train.schedule.warmup_steps=4",
         "train.log_every=1",
     )
     return Method(recipe, "arithmetic", (*sampling, *words))
 
 
 METHODS = {
+    "SFT": chats("sft.yaml"),
+    "LoRA": chats("lora.yaml", "train.lr=5.0e-3", "adapter.dropout=0", "data.rows_per_batch=4"),
+    "QLoRA": chats("qlora.yaml", "train.lr=5.0e-3", "adapter.dropout=0", "data.rows_per_batch=4"),
+    "distillation": chats(
+        "distill.yaml",
+        "model=null",
+        "data.row_length=512",
+        "data.rows_per_step=4",
+        "train.lr=2.0e-3",
+    ),
     "DPO": preference("dpo.yaml", "train.lr=3.0e-4"),
     "DPO, label smoothing": preference("preference.yaml", "loss.label_smoothing=0.1"),
     "DPO, robust": preference("preference.yaml", "loss.loss=robust", "loss.label_smoothing=0.1"),
@@ -80,19 +93,31 @@ METHODS = {
     "ORPO": preference("orpo.yaml"),
     "SimPO": preference("simpo.yaml"),
     "CPO": preference("cpo.yaml"),
-    "KTO": preference("kto.yaml", "data.pairs_per_step=16"),
+    "KTO": preference("kto.yaml", "data.pairs_per_step=16", "train.lr=1.0e-4"),
     "reward model": Method("reward.yaml", "scores", ()),
     "GRPO": policy("grpo.yaml", "grpo", f"grpo.group_size={GROUP}"),
     "Dr. GRPO": policy("dr-grpo.yaml", "grpo", f"grpo.group_size={GROUP}"),
+    "DAPO": policy("dapo.yaml", "grpo", f"grpo.group_size={GROUP}"),
     "GSPO": policy("gspo.yaml", "grpo", f"grpo.group_size={GROUP}"),
     "RLOO": policy("rloo.yaml", "rloo", f"rloo.group_size={GROUP}"),
     "PPO": policy("ppo.yaml", "ppo", "ppo.group_size=1", prompts=PROMPTS * GROUP),
 }
 MEASURES = {
+    "questions": "the greedy answer to a question about a story is right",
     "preferences": "the better answer is the likelier one",
     "scores": "the better answer has the higher score",
-    "arithmetic": "the greedy answer is right",
+    "arithmetic": "the greedy answer to a sum is right",
 }
+JUDGES = {
+    "questions": judge_questions,
+    "preferences": judge_preferences,
+    "scores": judge_scores,
+    "arithmetic": judge_arithmetic,
+}
+FILES = {"scores": "preferences"}
+"""Whose items a measure takes, where not its own."""
+START = {"questions": 60, "preferences": 15, "scores": 60, "arithmetic": 150}
+"""Steps of fine-tuning behind the model that the rows of a measure start from."""
 
 
 def slug(name: str) -> str:
@@ -107,8 +132,8 @@ def prepare(run: Path, out: Path) -> None:
     world = StoryWorldConfig(**settings)
     easy = StoryWorldConfig(**{**settings, **sums})
     for name, config, kind, split, count in (
+        ("questions.heldout", world, "question", "heldout", HELD_OUT),
         ("preferences.train", world, "preference", "train", PAIRS),
-        ("scores.train", world, "preference", "train", SCORED_PAIRS),
         ("preferences.heldout", world, "preference", "heldout", HELD_OUT),
         ("arithmetic.train", easy, "problem", "train", SUMS),
         ("arithmetic.heldout", easy, "problem", "heldout", HELD_OUT),
@@ -120,35 +145,44 @@ def prepare(run: Path, out: Path) -> None:
                     file.write(json.dumps(item.to_json()).encode() + b"\n")
 
 
-def fine_tuned(run: Path, out: Path, steps: int) -> Path:
-    """The run's pre-trained model after a few steps on its chats."""
+def start_of(what: str, run: Path, out: Path) -> Path:
+    """The model that the rows of this measure start from, made where it is not there."""
+    steps = START[what]
+    if not steps:
+        return run / "pretrain"
+    folder = out / f"start-{steps}"
     words = [f"init={run / 'pretrain'}", f"data.path={run / 'corpus' / 'chats.train.jsonl'}"]
-    words += [f"out={out / 'start'}", f"train.steps={steps}", "evaluation.every=0", "device=cpu"]
-    run_recipe(read_recipe("sft.yaml", words))
-    return out / "start"
+    words += [f"out={folder}", f"train.steps={steps}", "evaluation.every=0", "device=cpu"]
+    if not (folder / "DONE.json").exists():
+        run_recipe(read_recipe("sft.yaml", words))
+    return folder
 
 
 def measure(folder: Path, out: Path, what: str) -> float:
     """A model's figure on the held-out items."""
     model, tokenizer, _ = open_on(str(folder), "cpu")
-    file = "arithmetic" if what == "arithmetic" else "preferences"
-    judge = {
-        "preferences": judge_preferences,
-        "scores": judge_scores,
-        "arithmetic": judge_arithmetic,
-    }[what]
-    rows = choose(list(read_jsonl(out / f"{file}.heldout.jsonl", ("prompt",))), HELD_OUT, 0)
-    return float(judge(model, tokenizer, rows)["accuracy"]["value"])
+    path = out / f"{FILES.get(what, what)}.heldout.jsonl"
+    field = "question" if what == "questions" else "prompt"
+    rows = choose(list(read_jsonl(path, (field,))), HELD_OUT, 0)
+    return float(JUDGES[what](model, tokenizer, rows)["accuracy"]["value"])
 
 
-def row(name: str, seed: int, start: Path, out: Path) -> None:
+def row(name: str, seed: int, run: Path, out: Path) -> None:
     """Run one method with one seed and note its figure; nothing where that was done before."""
     method, folder = METHODS[name], out / f"{slug(name)}-{seed}"
     noted = folder / "quality.json"
     if noted.exists():
         return
-    words = [f"init={start}", f"data.path={out / method.measure}.train.jsonl", f"out={folder}"]
-    words += [f"seed={seed}", "device=cpu", *method.words]
+    chats = run / "corpus" / "chats.train.jsonl"
+    data = out / f"{FILES.get(method.measure, method.measure)}.train.jsonl"
+    words = [f"data.path={chats if method.measure == 'questions' else data}", f"out={folder}"]
+    words += [
+        f"init={start_of(method.measure, run, out)}",
+        f"seed={seed}",
+        "device=cpu",
+        *method.words,
+    ]
+    words += [f"teacher={run / 'sft'}"] if name == "distillation" else []
     began = time.process_time()
     if run_recipe(read_recipe(method.recipe, words))["status"] == "interrupted":
         raise SystemExit(f"{name} was interrupted; run this again to go on")
@@ -158,11 +192,11 @@ def row(name: str, seed: int, start: Path, out: Path) -> None:
     print(f"{name}, seed {seed}: {value:.3f} after {seconds:.0f} CPU seconds", file=sys.stderr)
 
 
-def before(start: Path, out: Path) -> dict[str, float]:
-    """The starting model's figures. A model without a head has no scores: chance."""
+def before(run: Path, out: Path) -> dict[str, float]:
+    """The starting models' figures. A model without a head has no scores: chance."""
     path = out / "before.json"
     if not path.exists():
-        figures = {what: measure(start, out, what) for what in ("preferences", "arithmetic")}
+        figures = {w: measure(start_of(w, run, out), out, w) for w in MEASURES if w != "scores"}
         write_json(path, {**figures, "scores": 0.5})
     return dict(json.loads(path.read_text()))
 
@@ -176,27 +210,33 @@ def results(out: Path, seeds: int) -> dict[str, list[dict[str, Any]]]:
     return {name: rows for name, rows in found.items() if rows}
 
 
-def page(begin: Path, out: Path, seeds: int) -> str:
+def page(run: Path, out: Path, seeds: int) -> str:
     """docs/quality_tuning.md."""
-    start, found = before(begin, out), results(out, seeds)
-    summary = json.loads((begin / "DONE.json").read_text())
-    model, _, _ = open_on(str(begin), "cpu")
+    start, found = before(run, out), results(out, seeds)
+    summary = json.loads((run / "pretrain" / "DONE.json").read_text())
+    model, _, _ = open_on(str(run / "pretrain"), "cpu")
     lines = [
         "# What each tuning method teaches",
         "",
-        f"Every row starts from the same model ({model.num_parameters / 1e6:.1f}M parameters, pre-trained "
-        f"on the story world, fine-tuned on chats for {summary['steps']} steps only) and is a recipe of",
-        "`recipes/` with a small budget. The measures are of held-out items:",
+        "Every row is a recipe of `recipes/` with a small budget, from a model of "
+        f"{model.num_parameters / 1e6:.1f}M parameters that has read",
+        f"{summary['tokens'] / 1e6:.1f}M tokens of the story world and then, before rows of some measures, a few steps "
+        "of chats. The measures are of held-out items:",
         "",
-        *(f"- {name}: {words};" for name, words in MEASURES.items()),
+        *(
+            f"- {name}: {words} (from {START[name]} steps of chats);"
+            for name, words in MEASURES.items()
+        ),
         "",
         f"of {HELD_OUT} each, so that one figure of about 0.8 has a binomial error of "
-        f"{(0.8 * 0.2 / HELD_OUT) ** 0.5:.3f}. Pairs: {STEPS} steps of 8 (KTO: 16 answers), of {PAIRS:,} pairs;",
-        f"the reward model: its recipe as it is, of {SCORED_PAIRS:,}.",
-        f"Sums: {ROLLOUTS} rollouts of {PROMPTS * GROUP} answers, each learnt from twice, learning rate 1e-4, "
-        "sums of one step up to 10. After: mean over",
-        "seeds, +- its standard error where there is more than one seed; of one seed alone, differences",
-        "under 0.04 may be chance. CPU seconds are of one thread.",
+        f"{(0.8 * 0.2 / HELD_OUT) ** 0.5:.3f}. Chats: {CHAT_STEPS} steps of 4 x 512 tokens; the teacher of the",
+        f"distillation is the run's own fine-tuned model. Pairs: {PAIR_STEPS} steps of 8 (KTO: 16 answers), of {PAIRS:,}; "
+        "the reward model: its recipe as it is.",
+        f"Sums: {ROLLOUTS} rollouts of {PROMPTS * GROUP} answers, each learnt from twice, sums of one step up to 10; "
+        "rates are the recipes' own.",
+        "After: mean over seeds, +- its standard error where there is more than one seed; of one seed alone, "
+        "differences under 0.04 may be chance.",
+        "CPU seconds are of one thread.",
         "",
         "| method | measure | before | after | seeds | CPU seconds |",
         "|---|---|---|---|---|---|",
@@ -212,7 +252,11 @@ def page(begin: Path, out: Path, seeds: int) -> str:
         lines += ["", "![Mean reward of each rollout](quality_tuning.png)", ""]
         lines += ["Mean reward of each rollout's answers, sampled at temperature 1, five rollouts"]
         lines += ["averaged; thin lines are single seeds."]
-    lines += ["", "The page is written by `python bench/quality_tuning.py --run RUN --write`.", ""]
+    lines += [
+        "",
+        "The page is written by `python bench/quality_tuning.py --run RUN --write`; RUN is of `glassbox quickstart --long`.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -255,27 +299,24 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a finished quickstart")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--start", type=Path, help="a run folder that all rows start from")
-    parser.add_argument("--start-steps", type=int, default=80, help="of fine-tuning, without it")
-    parser.add_argument("--minutes", type=float, default=25.0, help="CPU time; then no row begins")
+    parser.add_argument("--minutes", type=float, default=60.0, help="CPU time; then no row begins")
     parser.add_argument(
         "--only", default="", help="methods whose name this regular expression finds"
     )
     parser.add_argument("--write", action="store_true", help="write docs/quality_tuning.md")
     args = parser.parse_args()
     if args.run is None:  # as `make bench` calls it
-        print("this takes half an hour and a finished quickstart: give it as --run FOLDER")
+        print("this takes an hour and a finished quickstart: give it as --run FOLDER")
         return
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     prepare(args.run, args.out)
-    start = args.start or fine_tuned(args.run, args.out, args.start_steps)
-    print(f"before: {before(start, args.out)}", file=sys.stderr)
+    print(f"before: {before(args.run, args.out)}", file=sys.stderr)
     for seed in range(args.seeds):  # one seed of all methods first
         for name in METHODS:
             if re.search(args.only, name) and time.process_time() < 60 * args.minutes:
-                row(name, seed, start, args.out)
-    text = page(start, args.out, args.seeds)
+                row(name, seed, args.run, args.out)
+    text = page(args.run, args.out, args.seeds)
     if args.write:
         (DOCS / "quality_tuning.md").write_text(text, encoding="utf-8")
     else:
