@@ -28,6 +28,7 @@ from glassbox.core.files import checksum, sync_folder, write_bytes, write_json
 from glassbox.models.adapter_files import fill_adapter, save_adapter
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.huggingface import load_pretrained_into, save_pretrained
+from glassbox.models.tensor_files import write_tensors
 from glassbox.tokenizers import Tokenizer
 
 SCHEMA = 1
@@ -93,13 +94,10 @@ def save_checkpoint(
         write_bytes(training / f"rng-{group.rank:04d}.safetensors", safetensors.torch.save(tensors))
         if group.is_main:
             _save_model(model, temporary, tokenizer, stop_token_ids)
-            optimizer_bytes = safetensors.torch.save(
-                {key: tensor.detach().cpu().contiguous() for key, tensor in optimizer_state.items()}
-            )
-            write_bytes(training / "optimizer.safetensors", optimizer_bytes)
+            # to the file at once: as bytes in memory it would be the peak of a whole run's memory
+            write_tensors(training / "optimizer.safetensors", optimizer_state)
             if companions:
-                along = safetensors.torch.save(_companion_tensors(companions))
-                write_bytes(training / "companions.safetensors", along)
+                write_tensors(training / "companions.safetensors", _companion_tensors(companions))
             write_json(training / "state.json", {"schema": SCHEMA, "step": step, **state})
         group.barrier()
         if group.is_main:
