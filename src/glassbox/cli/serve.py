@@ -87,6 +87,13 @@ def serve(
             help="Copies of the weights for faster products on a CPU; else where memory allows.",
         ),
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            help="A faster step for one request alone on a CPU, compiled at the start (C++ compiler).",
+        ),
+    ] = False,
     tool_format: Annotated[
         str,
         typer.Option("--tool-format", help="hermes: <tool_call> JSON; tags: `<tool>14+27</tool>`."),
@@ -134,7 +141,7 @@ def serve(
             step_tokens,
             (draft, num_drafts, ngram_drafts),
             folders,
-            pack_weights,
+            {"packed": pack_weights, "compiled": compiled},
             name=name or Path(model).resolve().name,
             tool_format=tool_format,
             log_prompts=log_prompts,
@@ -166,7 +173,7 @@ def _service(
     step_tokens: int,
     drafts: tuple[str | None, int, int],
     adapters: dict[str, str],
-    packed: bool | None,
+    speed: dict[str, Any],
     **options: Any,
 ) -> Service:
     from functools import partial
@@ -195,8 +202,12 @@ def _service(
         proposer=proposer,
         num_drafts=count,
         adapters=folders,
-        packed=packed,
+        **speed,
     )
+    if speed["compiled"]:  # the compiler's time is not the first request's
+        from glassbox.inference import SamplingParams
+
+        engine.generate([[0]], SamplingParams(max_tokens=2, ignore_eos=True))
     return Service(
         engine,
         tokenizer,

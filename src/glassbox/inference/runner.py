@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.inference.compiled import CompiledStep, first_slot
 from glassbox.inference.evaluating import autocast_below
 from glassbox.inference.packing import Packing
 from glassbox.inference.plan import Chunk, Plan, SequenceState
@@ -39,7 +40,7 @@ class Runner:
 
     max_rows, max_blocks: how many slots and blocks plans may name. The pools grow towards them as
     they are needed; `release` gives all back. packed: as for `Packing`; one that was not asked for
-    is given back too.
+    is given back too. compiled: one request's tokens go through a `CompiledStep`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Runner:
         block_size: int,
         dtype: torch.dtype | None = None,
         packed: bool | None = None,
+        compiled: bool = False,
     ) -> None:
         own = model.embedding.weight.dtype
         if dtype is not None and dtype != own and dtype.itemsize == own.itemsize:
@@ -69,6 +71,11 @@ class Runner:
         self.release()
         self.has_pages = any(isinstance(state.mixer, PagedState) for state in self.states)
         self.has_rows = any(state.held() for state in self.states)
+        self.compiled: CompiledStep | None = None
+        if compiled:
+            if narrowed:
+                raise UserError(f"compiled = True: compiled steps are in float32; dtype = {dtype}")
+            self.compiled = CompiledStep(model, block_size, self.states)
 
     def release(self) -> None:
         """Forget everything and hold next to nothing."""
@@ -94,12 +101,16 @@ class Runner:
 
         A chunk with drafts has 1 + k rows, one behind the other.
         """
+        self._make_room(plan)
+        self._copy(plan)
+        if self.compiled is not None:
+            logits = self.compiled.logits(plan, self.states)
+            if logits is not None:
+                return logits
         with self.packing.lent(plan.num_tokens):
             return self._run(plan)
 
     def _run(self, plan: Plan) -> Float[Tensor, "R V"]:
-        self._make_room(plan)
-        self._copy(plan)
         guessed = [chunk.sequence.slot for chunk in plan.chunks if chunk.drafted]
         self._before = (guessed, self.save(guessed)) if guessed and self.has_rows else ([], [])
         hidden: list[Tensor] = []
@@ -343,15 +354,13 @@ class Runner:
     ) -> Pages:
         """Where this pass writes and reads."""
         size, device = self.block_size, positions.device
+        if len(group) == 1:
+            start = first_slot(group[0].sequence.blocks, key_length, size)
+            if start is not None:
+                table = positions.new_empty(0, 0)
+                return Pages(positions[0] + start, table, positions, key_length, start)
         num_pages = -(-key_length // size)
         lists = [chunk.sequence.blocks[:num_pages] for chunk in group]
-        if len(lists) == 1:
-            blocks = lists[0]
-            if blocks == list(range(blocks[0], blocks[0] + len(blocks))):
-                start = blocks[0] * size
-                table = positions.new_empty(0, 0)
-                slots = positions[0] + start
-                return Pages(slots, table, positions, key_length, start)
         table = torch.tensor(
             [blocks + blocks[-1:] * (num_pages - len(blocks)) for blocks in lists], device=device
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from glassbox.layers.initialization import Draw
 from glassbox.layers.packed import Pack
+from glassbox.ops.single_row import is_single_row, single_row_linear
 
 
 class Linear(nn.Module):
@@ -37,6 +38,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         """Project the last axis. `F.linear` is x @ W.T + b in one call (and what autocast knows)."""
+        if is_single_row(x):
+            return single_row_linear(x, self.weight, self.bias)
         if self.pack is not None:
             return self.pack.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)

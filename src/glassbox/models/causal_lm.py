@@ -22,6 +22,7 @@ from glassbox.models.heads import ScalarHead
 from glassbox.models.mtp import FutureModule, ahead
 from glassbox.ops.activations import soft_cap
 from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
+from glassbox.ops.single_row import is_single_row, single_row_linear
 from glassbox.ops.sinusoidal import sinusoidal
 
 if TYPE_CHECKING:
@@ -150,6 +151,17 @@ class CausalLM(nn.Module):
             pages=pages,
             auxiliary=auxiliary,
         )
+        hidden = self.embed(ids, positions)
+        if self.virtual is not None:
+            state = self.virtual.states(self, state)
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, context, None if state is None else state[index])
+        return self.finish(hidden)
+
+    def embed(
+        self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "#B T"]
+    ) -> Float[Tensor, "B T D"]:
+        """What the first block reads."""
         hidden = self.embedding(ids)
         if self.config.embedding_scale != 1.0:
             hidden = hidden * self.config.embedding_scale
@@ -161,10 +173,10 @@ class CausalLM(nn.Module):
             hidden = self.embedding_norm(hidden)
         if self.config.dropout and self.training:
             hidden = F.dropout(hidden, self.config.dropout)
-        if self.virtual is not None:
-            state = self.virtual.states(self, state)
-        for index, block in enumerate(self.blocks):
-            hidden = block(hidden, context, None if state is None else state[index])
+        return hidden
+
+    def finish(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """What `hidden_states` makes of the last block's output."""
         # as narrow as the weights again, where a stream in float32 passed bfloat16 blocks
         hidden = self.final_norm(hidden).to(self.embedding.weight.dtype)
         return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
@@ -172,6 +184,8 @@ class CausalLM(nn.Module):
     def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Scores of every token of the vocabulary, from what `hidden_states` returned."""
         product = F.linear if self.pack is None else self.pack.linear
+        if is_single_row(hidden):
+            product = single_row_linear
         logits = product(hidden, self.output_weight, self.output_bias)
         cap = self.config.logit_softcap
         return logits if cap is None else soft_cap(logits, cap)

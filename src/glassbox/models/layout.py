@@ -25,3 +25,12 @@ def lay_out_for_decoding(model: CausalLM) -> CausalLM:
         if weight.device.type == "cpu" and weight.dtype == torch.float32:
             weight.data = weight.data.t().contiguous().t()
     return model
+
+
+@torch.no_grad()
+def lay_out_in_rows(model: CausalLM) -> CausalLM:
+    """Store all matrices row by row again, as training, files and compiled steps want them."""
+    for weight in model.parameters():
+        if weight.dim() == 2 and not weight.is_contiguous():
+            weight.data = weight.data.contiguous()
+    return model
