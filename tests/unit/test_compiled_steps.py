@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from glassbox.cli.serve import _service
 from glassbox.core.errors import UserError
 from glassbox.inference import Engine, SamplingParams
-from glassbox.inference.compiled import CompiledStep, first_slot
+from glassbox.inference.compiled import CompiledStep
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.feedforward import Gelu, SwiGlu
 from glassbox.layers.mamba2 import Mamba2
@@ -135,15 +135,23 @@ def test_a_change_of_the_weights_is_followed():
     assert step_of(engine).num_steps == 18
 
 
-def test_a_past_in_scattered_blocks_goes_the_ordinary_way():
-    model = llama()
-    engine = Engine(model, TOKENIZER, compiled=True, block_size=4, cache_tokens=60)
-    several = SamplingParams(temperature=1.0, seed=1, n=3, max_tokens=12, ignore_eos=True)
-    wanted = answers(Engine(model, TOKENIZER, block_size=4), [[5, 6, 7]], several)
-    assert answers(engine, [[5, 6, 7]], several) == wanted  # three rows, from one prompt's blocks
-    assert step_of(engine).num_steps == 0
-    assert first_slot([3, 4, 9], 8, 4) == 12
-    assert first_slot([3, 4, 9], 9, 4) is None
+def test_a_past_in_scattered_blocks_is_gathered(monkeypatch):
+    model, prompt = llama(), list(range(9))
+    engine = Engine(model, TOKENIZER, compiled=True, block_size=4, keep_prefixes=True)
+    step, held = step_of(engine), []
+    taken = step._step
+
+    def watched(chunk, states):
+        held.append(list(chunk.sequence.blocks))
+        return taken(chunk, states)
+
+    monkeypatch.setattr(step, "_step", watched)
+    wanted = answers(Engine(model, TOKENIZER), [prompt], GREEDY)
+    assert answers(engine, [prompt], GREEDY) == wanted
+    assert answers(engine, [prompt], GREEDY) == wanted  # behind the first one's blocks, kept
+    assert held[8] == [0, 1, 2, 3, 4]
+    first = held[17][0]
+    assert held[17] != list(range(first, first + 5)), "scattered"
 
 
 def test_where_the_compiler_fails_one_warning_says_so_and_the_answer_comes(monkeypatch):

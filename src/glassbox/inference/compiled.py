@@ -2,7 +2,8 @@
 
 An ordinary step of a small model is thousands of calls into torch, and by the time that one comes round again
 the weights have driven its code and numbers out of the processor's caches. The compiled step is the same model
-as torch.compile reads it. Tokens, lengths and places are its arguments, so it is compiled once.
+as torch.compile reads it. A row's tokens lie wherever its blocks are, any number of them, so it is compiled
+once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glassbox.core.errors import UserError
-from glassbox.inference.plan import Plan
+from glassbox.inference.plan import Chunk, Plan
 from glassbox.layers.context import Context
 from glassbox.layers.paged_state import PagedKeyValue
 from glassbox.layers.pages import Pages
@@ -29,7 +30,7 @@ _BLOCKS = (
 
 
 class CompiledStep:
-    """The logits of plans of one token of one request, where its past lies together; None for all others.
+    """The logits of plans that feed one token of one request; None, and nothing done, for all others.
 
     For float32 or wider on a CPU and models whose layers all keep paged keys and values, without adapters
     or virtual tokens. The first plan waits for the compiler: for SmolLM2 some 10 s, 3 s where torch
@@ -48,9 +49,9 @@ class CompiledStep:
                 "keep keys and values of every token; leave it out for this model"
             )
         self.model = model
-        self.block_size = block_size
         self.num_steps = 0  # taken so
         self._works = True
+        self._slots = torch.arange(block_size)
         blocks = list(model.blocks)
         self._pieces = [slice(i, i + _BLOCKS) for i in range(0, len(blocks), _BLOCKS)]
         self._blocks = [blocks[piece] for piece in self._pieces]
@@ -59,15 +60,12 @@ class CompiledStep:
         lay_out_in_rows(model)
 
     def logits(self, plan: Plan, states: list[BlockState]) -> Float[Tensor, "1 V"] | None:
-        """What the plan's sampling draws from, its token written; None, and nothing done, otherwise."""
-        first = self._first_slot(plan)
-        if first is None:
+        """What the plan's sampling draws from, its token written."""
+        if not self._takes(plan):
             return None
         try:
-            logits = self._step(plan, first, states)
-        except (
-            Exception
-        ) as error:  # the compiler's: whatever it is, the ordinary step goes on from here
+            logits = self._step(plan.chunks[0], states)
+        except Exception as error:  # whatever it is, the ordinary step goes on from here
             self._works = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"steps are not compiled from here on: {reason}", stacklevel=2)
@@ -75,57 +73,37 @@ class CompiledStep:
         self.num_steps += 1
         return logits
 
-    def _first_slot(self, plan: Plan) -> int | None:
-        """Where the past of the plan's only token begins; None where the plan or the past is another."""
+    def _takes(self, plan: Plan) -> bool:
+        model = self.model
         if not self._works or len(plan.chunks) != 1:
-            return None
+            return False
         (chunk,) = plan.chunks
-        ours = chunk.count == 1 and chunk.start > 0 and chunk.samples
-        if not ours or chunk.drafted or chunk.siblings:
-            return None
-        if self.model.adapters is not None or self.model.virtual is not None:
-            return None
-        return first_slot(chunk.sequence.blocks, chunk.start + 1, self.block_size)
+        alone = chunk.count == 1 and not chunk.drafted and not chunk.siblings
+        goes_on = chunk.start > 0 and chunk.samples
+        return alone and goes_on and model.adapters is None and model.virtual is None
 
-    def _step(self, plan: Plan, first: int, states: list[BlockState]) -> Tensor:
-        (chunk,) = plan.chunks
-        ids = torch.tensor([[chunk.sequence.tokens[chunk.start]]])
-        positions = torch.tensor([[chunk.start]])
-        slots = positions[0] + first
-        length = chunk.start + 1
-        hidden = self.model.embed(ids, positions)
+    def _step(self, chunk: Chunk, states: list[BlockState]) -> Tensor:
+        start, sequence = chunk.start, chunk.sequence
+        first = torch.tensor(sequence.blocks).unsqueeze(1) * len(self._slots)
+        places = (first + self._slots).flatten()[: start + 1]
+        positions = torch.tensor([[start]])
+        hidden = self.model.embed(torch.tensor([[sequence.tokens[start]]]), positions)
         for piece, blocks in zip(self._pieces, self._blocks, strict=True):
-            # the compiler makes a case of its own of an argument 0, which `first` often is: so its end
-            hidden = self._through(
-                hidden, positions, slots, first + length, length, blocks, states[piece]
-            )
+            hidden = self._through(hidden, positions, places, blocks, states[piece])
         logits: Tensor = self._end(self.model, hidden)
         return logits
-
-
-def first_slot(blocks: Sequence[int], length: int, block_size: int) -> int | None:
-    """The slot of a row's first token where the blocks of its first `length` follow one another; else None.
-
-    >>> first_slot([3, 4, 9], 20, 16), first_slot([3, 4, 9], 40, 16)
-    (48, None)
-    """
-    num_pages = -(-length // block_size)
-    first = blocks[0]
-    together = list(blocks[:num_pages]) == list(range(first, first + num_pages))
-    return first * block_size if together else None
 
 
 def _through(
     hidden: Float[Tensor, "1 1 D"],
     positions: Int[Tensor, "1 1"],
-    slots: Int[Tensor, " 1"],
-    end: int,
-    length: int,
+    places: Int[Tensor, " S"],
     blocks: Sequence[nn.Module],
     states: Sequence[BlockState],
 ) -> Float[Tensor, "1 1 D"]:
-    """Through some blocks, the past of `length` tokens ending before slot `end`."""
-    pages = Pages(slots, positions.new_empty(0, 0), positions, length, end - length)
+    """Through some blocks, a row's tokens lying at these places, the last one's to be written."""
+    length, nothing = places.shape[0], positions.new_empty(0, 0)
+    pages = Pages(places[-1:], nothing, positions, length, level=True, places=places)
     context = Context(positions=positions, key_length=length, pages=pages)
     for block, state in zip(blocks, states, strict=True):
         hidden = block(hidden, context, state)

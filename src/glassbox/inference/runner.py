@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.core.errors import UserError
-from glassbox.inference.compiled import CompiledStep, first_slot
+from glassbox.inference.compiled import CompiledStep
 from glassbox.inference.evaluating import autocast_below
 from glassbox.inference.packing import Packing
 from glassbox.inference.plan import Chunk, Plan, SequenceState
@@ -354,13 +354,15 @@ class Runner:
     ) -> Pages:
         """Where this pass writes and reads."""
         size, device = self.block_size, positions.device
-        if len(group) == 1:
-            start = first_slot(group[0].sequence.blocks, key_length, size)
-            if start is not None:
-                table = positions.new_empty(0, 0)
-                return Pages(positions[0] + start, table, positions, key_length, start)
         num_pages = -(-key_length // size)
         lists = [chunk.sequence.blocks[:num_pages] for chunk in group]
+        if len(lists) == 1:
+            blocks = lists[0]
+            if blocks == list(range(blocks[0], blocks[0] + len(blocks))):
+                start = blocks[0] * size
+                table = positions.new_empty(0, 0)
+                slots = positions[0] + start
+                return Pages(slots, table, positions, key_length, start)
         table = torch.tensor(
             [blocks + blocks[-1:] * (num_pages - len(blocks)) for blocks in lists], device=device
         )

@@ -36,9 +36,10 @@ class Pages:
     positions: (B, T) of the tokens, as in the Context.
     start: where a single row's blocks follow one another, the first one's first slot; its past is
         then a view of `length` slots that ends with the call's last token. None otherwise.
-    length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`
+    length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`, `places`
         (and those of the longest row with a window, all rows' where they are `level`).
     window: where the rows' past may be looked for first; passes of one token a row have it.
+    places: (S,) the slots of a single row's tokens, in order, where they are gathered one by one.
     scratch: memory for what is gathered, kept from pass to pass: taking it anew from the system
         every time costs three times as much as the gathering.
     """
@@ -51,6 +52,7 @@ class Pages:
     window: Window | None = None
     scratch: dict[str, Tensor] = field(default_factory=dict, repr=False)
     level: bool = False
+    places: Int[Tensor, " S"] | None = None
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _mask: Tensor | None = field(default=None, repr=False)
     _window_slots: Tensor | None = field(default=None, repr=False)
