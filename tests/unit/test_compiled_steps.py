@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
+from glassbox.cli.main import main
 from glassbox.cli.serve import _service
 from glassbox.core.errors import UserError
 from glassbox.inference import Engine, SamplingParams
@@ -236,3 +238,16 @@ def test_serve_takes_a_step_before_the_first_request(tmp_path, monkeypatch):
         assert step_of(service.engine).num_steps == 1
     finally:
         service.close()
+
+
+def test_chat_asks_for_it(tmp_path, monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **_: lambda *args: (taken.append(1), function(*args))[1]
+    )
+    save_pretrained(llama(dtype=torch.float32), tmp_path / "tiny", tokenizer=TOKENIZER)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    with pytest.raises(SystemExit) as end:
+        main(["chat", str(tmp_path / "tiny"), "--compile", "--max-tokens", "4", "--device", "cpu"])
+    assert not end.value.code, capsys.readouterr().err
+    assert taken

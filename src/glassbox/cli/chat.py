@@ -27,6 +27,13 @@ def chat(
         Path | None,
         typer.Option("--adapter", help="An adapter's folder or run, on top of MODEL."),
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Faster steps on a CPU: the first answer waits for a C++ compiler.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Chat with a model: it remembers the conversation and answers as it thinks. /help lists commands.
@@ -41,7 +48,7 @@ def chat(
     adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}
     loaded, tokenizer, folder = open_on(model, device)
     session = ChatSession(
-        Engine(loaded, tokenizer, adapters=adapters),
+        Engine(loaded, tokenizer, adapters=adapters, compiled=compiled),
         tokenizer,
         system=system,
         params=params,

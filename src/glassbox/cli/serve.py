@@ -91,7 +91,7 @@ def serve(
         bool,
         typer.Option(
             "--compile/--no-compile",
-            help="A faster step for one request alone on a CPU, compiled at the start (C++ compiler).",
+            help="Faster steps of one request alone on a CPU, by a C++ compiler at the start.",
         ),
     ] = False,
     tool_format: Annotated[
