@@ -93,7 +93,7 @@ METHODS = {
     "ORPO": preference("orpo.yaml"),
     "SimPO": preference("simpo.yaml"),
     "CPO": preference("cpo.yaml"),
-    "KTO": preference("kto.yaml", "data.pairs_per_step=16", "train.lr=1.0e-4"),
+    "KTO": preference("kto.yaml", "data.pairs_per_step=48", "train.lr=1.0e-4"),
     "reward model": Method("reward.yaml", "scores", ()),
     "GRPO": policy("grpo.yaml", "grpo", f"grpo.group_size={GROUP}"),
     "Dr. GRPO": policy("dr-grpo.yaml", "grpo", f"grpo.group_size={GROUP}"),
@@ -230,7 +230,7 @@ def page(run: Path, out: Path, seeds: int) -> str:
         "",
         f"of {HELD_OUT} each, so that one figure of about 0.8 has a binomial error of "
         f"{(0.8 * 0.2 / HELD_OUT) ** 0.5:.3f}. Chats: {CHAT_STEPS} steps of 4 x 512 tokens; the teacher of the",
-        f"distillation is the run's own fine-tuned model. Pairs: {PAIR_STEPS} steps of 8 (KTO: 16 answers), of {PAIRS:,}; "
+        f"distillation is the run's own fine-tuned model. Pairs: {PAIR_STEPS} steps of 8 (KTO: 48 answers), of {PAIRS:,}; "
         "the reward model: its recipe as it is.",
         f"Sums: {ROLLOUTS} rollouts of {PROMPTS * GROUP} answers, each learnt from twice, sums of one step up to 10; "
         "rates are the recipes' own.",
