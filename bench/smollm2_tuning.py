@@ -45,10 +45,10 @@ BASE = "smollm2"
 
 CHATS, HELD_OUT_CHATS, CHAT_TOKENS = 192, 64, 160
 ROW, ROWS, SFT_STEPS = 256, 2, 33
-PROBLEMS, HELD_OUT_PROBLEMS, ANSWER_TOKENS = 400, 100, 32
+PROBLEMS, HELD_OUT_PROBLEMS, ANSWER_TOKENS = 400, 100, 16
 GRPO_STEPS = 20
-PAIRS, HELD_OUT_PAIRS, PAIR_STEPS, PAIRS_A_STEP = 150, 60, 25, 6
-CUT, PAIR_LENGTH = 64, 192
+PAIRS, HELD_OUT_PAIRS, PAIR_STEPS, PAIRS_A_STEP = 90, 60, 15, 6
+CUT, PAIR_LENGTH = 48, 128
 
 
 TUNINGS = (
@@ -64,9 +64,9 @@ def write_lines(path: Path, rows: Sequence[Any]) -> None:
 
 
 def train(recipe: str, folder: Path, *words: str) -> dict[str, Any]:
-    """A recipe in a process of its own: {"cpu_seconds", "peak_memory_bytes", "steps", "tokens"}.
+    """A recipe in a process of its own: {"cpu_seconds", "peak_memory_bytes", "step", "tokens"}.
 
-    What is finished is read back.
+    The peak is that of the last step, before the last checkpoint. What is finished is read back.
     """
     noted = folder / "cost.json"
     if not noted.exists():
@@ -74,10 +74,11 @@ def train(recipe: str, folder: Path, *words: str) -> dict[str, Any]:
         call = [sys.executable, "-m", "glassbox", "train", recipe, f"out={folder}", *words]
         subprocess.run(call, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         seconds = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
-        done = json.loads((folder / "DONE.json").read_text())
-        kept = {key: done[key] for key in ("peak_memory_bytes", "steps", "tokens")}
-        write_json(noted, {"cpu_seconds": seconds, **kept})
-    return dict(json.loads(noted.read_text()))
+        write_json(noted, {"cpu_seconds": seconds})
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    last = [line for line in lines if "peak_memory_bytes" in line][-1]
+    kept = {key: last[key] for key in ("peak_memory_bytes", "step", "tokens")}
+    return {**json.loads(noted.read_text()), **kept}
 
 
 def chat_files(data: Path, out: Path, tokenizer: Tokenizer) -> None:
@@ -105,7 +106,10 @@ def answer_nats(model: CausalLM, shard: Shard) -> tuple[list[float], list[float]
 
 
 def sft(data: Path, out: Path) -> dict[str, Any]:
-    """{NAME: {"before", "after", "gain": nats a token, "cost", "trained"}}; before: its own base's."""
+    """{NAME: {"before", "after", "gain": nats a token, "cost", "trained", "weights_bytes"}}.
+
+    before: that of the base as the method keeps it, in 4 bits under QLoRA.
+    """
     base, tokenizer, _ = open_model(BASE)
     chat_files(data, out, tokenizer)
     found: dict[str, Any] = {}
@@ -130,7 +134,9 @@ def sft(data: Path, out: Path) -> dict[str, Any]:
         losses = {"before": befores[narrow], "after": nats, "gain": gains}
         figures = {key: ratio(values, counts).to_json() for key, values in losses.items()}
         trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
-        found[name] = {**figures, "cost": cost, "trained": trained}
+        kept = [*tuned.parameters(), *tuned.buffers()]
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        found[name] = {**figures, "cost": cost, "trained": trained, "weights_bytes": weights}
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     return found
 
@@ -148,6 +154,12 @@ TEMPLATES = (
     ("There are {x} rows of {y} {t}. How many {t} are there?", "*"),
 )
 LARGEST, LARGEST_FACTOR = 20, 10
+SHOWN = (
+    ("Eve has 6 plums and buys 3 more. How many plums does Eve have now?", "6 + 3 = 9"),
+    ("There are 5 bags of 4 nuts. How many nuts are there?", "5 * 4 = 20"),
+    ("Dan has 9 pens and gives 2 away. How many pens does Dan have left?", "9 - 2 = 7"),
+)
+"""What stands before each problem as turns of the chat; without them the model writes an essay."""
 
 
 def word_problems(count: int, seed: int) -> list[dict[str, Any]]:
@@ -157,6 +169,11 @@ def word_problems(count: int, seed: int) -> list[dict[str, Any]]:
     """
     draw = random.Random(seed)
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    before = [
+        {"role": role, "content": words}
+        for turn in SHOWN
+        for role, words in zip(("user", "assistant"), turn, strict=True)
+    ]
     while len(found) < count:
         template, sign = draw.choice(TEMPLATES)
         largest = LARGEST_FACTOR if sign == "*" else LARGEST
@@ -165,7 +182,8 @@ def word_problems(count: int, seed: int) -> list[dict[str, Any]]:
         text = template.format(a=first, b=second, t=draw.choice(THINGS), x=x, y=y)
         answer = {"+": x + y, "-": x - y, "*": x * y}[sign]
         if answer > 0:
-            found.setdefault((template, x, y), {"prompt": text, "answer": str(answer)})
+            chat = [*before, {"role": "user", "content": text}]
+            found.setdefault((template, x, y), {"prompt": chat, "answer": str(answer)})
     return list(found.values())
 
 
@@ -296,15 +314,16 @@ def sft_table(found: dict[str, Any]) -> list[str]:
         f"of the next {HELD_OUT_CHATS} conversations, with its standard error over conversations; the gain is "
         "taken conversation by conversation,",
         "so its error is its own. QLoRA's before is that of the base in 4 bits. Peak memory is the process's, torch",
-        "and the opening of the model included (without a model it has about 0.4 GiB).",
+        "and the opening of the model included (without a model it has 0.25 GiB).",
         "",
-        "| method | trained | held-out loss before | after | gain | peak memory, MiB | CPU seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| method | trained | weights, MiB | held-out loss before | after | gain | peak memory, MiB | CPU seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
         cost = row["cost"]
         lines.append(
-            f"| [{name}](../recipes/{dict(TUNINGS)[name]}) | {row['trained'] / 1e6:.1f}M | {pm(row['before'])} | "
+            f"| [{name}](../recipes/{dict(TUNINGS)[name]}) | {row['trained'] / 1e6:.1f}M | "
+            f"{row['weights_bytes'] / 2**20:,.0f} | {pm(row['before'])} | "
             f"{pm(row['after'])} | {pm(row['gain'])} | {cost['peak_memory_bytes'] / 2**20:,.0f} | "
             f"{cost['cpu_seconds']:.0f} |"
         )
@@ -322,12 +341,12 @@ def grpo_table(found: dict[str, Any]) -> list[str]:
         "",
         f"One-step word problems from {len(TEMPLATES)} templates, such as",
         "",
-        f"> {word_problems(1, seed=0)[0]['prompt']}",
+        f"> {word_problems(1, seed=0)[0]['prompt'][-1]['content']}",
         "",
-        f"with numbers up to {LARGEST} (factors up to {LARGEST_FACTOR}), asked as chat, nothing else said. No held-out problem has",
+        f"with numbers up to {LARGEST} (factors up to {LARGEST_FACTOR}), asked as chat after three solved examples (`{SHOWN[0][1]}`). No held-out problem has",
         "the template and the numbers of one that was trained on. An answer is right where its last number is, within "
         f"{ANSWER_TOKENS} tokens.",
-        f"`recipes/smollm2-grpo.yaml`: LoRA, {cost['steps']} steps of 8 problems with 8 answers each.",
+        f"`recipes/smollm2-grpo.yaml`: LoRA, {cost['step']} steps of 8 problems with 8 answers each.",
         "",
         f"| | greedy accuracy on {HELD_OUT_PROBLEMS} held-out problems | tokens an answer |",
         "|---|---|---|",
