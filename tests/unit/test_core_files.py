@@ -352,6 +352,14 @@ class TestDevices:
         assert peak_memory_bytes(torch.device("cpu")) >= before + (64 << 20)
         del block
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps no such figure")
+    def test_peak_memory_is_not_that_of_the_process_that_started_this_one(self) -> None:
+        held = torch.ones(1 << 27)  # half a gibibyte, which getrusage of a child would show
+        code = "import torch; from glassbox.core.devices import peak_memory_bytes as peak; "
+        code += "print(peak(torch.device('cpu')))"
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        assert 0 < int(said.stdout) < held.nbytes
+
 
 class TestGroup:
     def test_alone_is_a_group_of_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
