@@ -251,7 +251,9 @@ def page(run: Path, out: Path, seeds: int) -> str:
     if curves(out, found, seeds):
         lines += ["", "![Mean reward of each rollout](quality_tuning.png)", ""]
         lines += ["Mean reward of each rollout's answers, sampled at temperature 1, five rollouts"]
-        lines += ["averaged; thin lines are single seeds."]
+        lines += [
+            "averaged; thin lines are single seeds. DAPO's rewards hold its penalty for long answers."
+        ]
     lines += [
         "",
         "The page is written by `python bench/quality_tuning.py --run RUN --write`; RUN is of `glassbox quickstart --long`.",

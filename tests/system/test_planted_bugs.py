@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.planted_bugs import all_bugs, misplaced
+from support.planted_bugs import all_bugs, idle_words, misplaced
 
 SCRIPT = Path(__file__).parents[1] / "support" / "planted_bugs.py"
 
@@ -16,6 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "support" / "planted_bugs.py"
 def test_every_bug_still_has_its_place() -> None:
     bugs = all_bugs()
     assert misplaced(bugs) == []
+    assert idle_words(bugs) == []
     assert len({bug[:2] for bug in bugs}) == len(bugs)
     assert all(bug.old != bug.new for bug in bugs)
 
