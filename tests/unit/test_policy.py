@@ -86,6 +86,39 @@ def test_every_token_is_paid_as_a_loop_says() -> None:
     assert kl_total != 0
 
 
+def test_short_answers_and_a_tools_tokens_are_paid_as_a_loop_says() -> None:
+    """The grade is on the last token of the model's own, wherever that is; a tool's tokens are stepped over."""
+    config = SMALL.model_copy(update={"whiten_advantages": False, "gamma": 0.9})
+    _, _, source = ppo(config)
+    masks = [[1] * 5, [1, 1], [1, 0, 0, 1, 1, 0], [1]]
+    draw = torch.Generator().manual_seed(3)
+    values = [
+        (torch.randn(len(mask), generator=draw) * torch.tensor(mask)).tolist() for mask in masks
+    ]
+    lost = [torch.randn(len(mask), generator=draw).tolist() for mask in masks]
+    grades = [1.0, -0.5, 2.0, 0.25]
+    answers = [
+        Answer(0, [7] * len(mask), False, 0.0, None, mask=mask, values=value)
+        for mask, value in zip(masks, values, strict=True)
+    ]
+    source._advantages(answers, grades, lost)
+    for answer, mask, value, cost, grade in zip(answers, masks, values, lost, grades, strict=True):
+        own = [place for place, ours in enumerate(mask) if ours]
+        rewards = [-cost[place] for place in own]
+        rewards[-1] += grade
+        expected = generalized_advantages_plain(
+            rewards, [value[place] for place in own], gamma=0.9, gae_lambda=0.95
+        )
+        assert answer.advantages is not None
+        assert answer.returns is not None
+        assert [answer.advantages[place] for place in own] == pytest.approx(expected, abs=1e-6)
+        assert [answer.returns[place] for place in own] == pytest.approx(
+            [a + value[place] for a, place in zip(expected, own, strict=True)], abs=1e-6
+        )
+        others = set(range(len(mask))) - set(own)
+        assert all(answer.advantages[place] == 0 for place in others)
+
+
 def test_kl_is_in_the_reward_or_in_the_loss_and_never_in_both() -> None:
     for where in ("reward", "loss"):
         config = SMALL.model_copy(update={"kl_in": where})
