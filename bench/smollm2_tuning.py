@@ -29,7 +29,7 @@ from glassbox.data.conversations import read_rows
 from glassbox.data.preferences import encode_preferences, pair_of_row, read_preferences
 from glassbox.data.shards import Shard, read_shard
 from glassbox.evaluation.scoring import token_log_probs
-from glassbox.evaluation.stats import proportion, ratio
+from glassbox.evaluation.stats import mean, proportion, ratio
 from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
 from glassbox.layers.quantized import Nf4Linear
 from glassbox.models.adapters import quantize
@@ -106,10 +106,7 @@ def answer_nats(model: CausalLM, shard: Shard) -> tuple[list[float], list[float]
 
 
 def sft(data: Path, out: Path) -> dict[str, Any]:
-    """{NAME: {"before", "after", "gain": nats a token, "cost", "trained", "weights_bytes"}}.
-
-    before: that of the base as the method keeps it, in 4 bits under QLoRA.
-    """
+    """{NAME: {"before", "after", "gain": nats a token, "cost", "trained", "weights_bytes"}}."""
     base, tokenizer, _ = open_model(BASE)
     chat_files(data, out, tokenizer)
     found: dict[str, Any] = {}
@@ -159,7 +156,6 @@ SHOWN = (
     ("There are 5 bags of 4 nuts. How many nuts are there?", "5 * 4 = 20"),
     ("Dan has 9 pens and gives 2 away. How many pens does Dan have left?", "9 - 2 = 7"),
 )
-"""What stands before each problem as turns of the chat; without them the model writes an essay."""
 
 
 def word_problems(count: int, seed: int) -> list[dict[str, Any]]:
@@ -213,16 +209,16 @@ def grpo(data: Path, out: Path) -> dict[str, Any]:
         problems = word_problems(PROBLEMS + HELD_OUT_PROBLEMS, seed=0)
         write_lines(out / "problems.train.jsonl", problems[:PROBLEMS])
         write_lines(out / "problems.heldout.jsonl", problems[PROBLEMS:])
-    folder, heldout = out / "grpo", out / "problems.heldout.jsonl"
-    before = out / "grpo.before.json"
+    folder, before = out / "grpo", out / "grpo.before.json"
+    heldout = out / "problems.heldout.jsonl"
     if not before.exists():
         model, tokenizer, _ = open_on(BASE, "cpu")
         write_json(before, solve(model, tokenizer, heldout))
         print(f"GRPO, before: {before.read_text()}", file=sys.stderr, flush=True)
         del model
     words = [f"data.path={out / 'problems.train.jsonl'}"]
-    words += [f"grpo.max_tokens={ANSWER_TOKENS}", f"train.steps={GRPO_STEPS}", "device=cpu"]
-    words += ["train.precision=bfloat16"]
+    words += [f"grpo.max_tokens={ANSWER_TOKENS}", f"train.steps={GRPO_STEPS}"]
+    words += ["device=cpu", "train.precision=bfloat16"]
     cost = train("smollm2-grpo.yaml", folder, *words)
     model, tokenizer, _ = open_on(str(folder), "cpu")
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
@@ -263,22 +259,23 @@ def score_pairs(model: CausalLM, tokenizer: Tokenizer, path: Path) -> dict[str, 
 
 
 def pair_figures(scores: Any, before: Any) -> dict[str, Any]:
-    """Shares of pairs whose chosen answer is ahead: in log p, in log p a token, in its change."""
+    """Shares of pairs with the chosen answer ahead, in three ways; margin: its gain over the other's."""
     rows = list(zip(scores["sums"], scores["lengths"], before["sums"], strict=True))
     ahead = {
         "sum": [s[0] > s[1] for s, _, _ in rows],
         "per_token": [s[0] / n[0] > s[1] / n[1] for s, n, _ in rows],
         "change": [s[0] - b[0] > s[1] - b[1] for s, _, b in rows],
     }
-    return {name: proportion(sum(right), len(right)).to_json() for name, right in ahead.items()}
+    figures = {name: proportion(sum(right), len(right)) for name, right in ahead.items()}
+    figures["margin"] = mean([s[0] - s[1] - b[0] + b[1] for s, _, b in rows])
+    return {name: figure.to_json() for name, figure in figures.items()}
 
 
 def dpo(data: Path, out: Path) -> dict[str, Any]:
     """{"before", "after": what `pair_figures` says, "cost"}."""
     base, tokenizer, _ = open_model(BASE)
     pair_files(data, out, tokenizer)
-    heldout = out / "pairs.heldout.jsonl"
-    before = out / "dpo.before.json"
+    heldout, before = out / "pairs.heldout.jsonl", out / "dpo.before.json"
     if not before.exists():
         write_json(before, score_pairs(base, tokenizer, heldout))
     del base
@@ -335,7 +332,8 @@ def grpo_table(found: dict[str, Any]) -> list[str]:
     """Accuracy and the rewards on the way."""
     before, after = found["before"], found["after"]
     rewards, cost = found["rewards"], found["cost"]
-    quarters = [rewards[i * len(rewards) // 4 : (i + 1) * len(rewards) // 4] for i in range(4)]
+    size = len(rewards) // 4
+    quarters = [rewards[i * size : (i + 1) * size] for i in range(4)]
     asked = word_problems(PROBLEMS + HELD_OUT_PROBLEMS, seed=0)[PROBLEMS:]
     examples = [[" ".join(text.split()) for text in one["examples"]] for one in (before, after)]
     course = ", ".join(f"{sum(part) / len(part):.2f}" for part in quarters)
@@ -391,7 +389,8 @@ def dpo_table(found: dict[str, Any]) -> list[str]:
     for name, words in named.items():
         before = "(none yet)" if name == "change" else pm(found["before"][name], 2)
         lines.append(f"| {words} | {before} | {pm(found['after'][name], 2)} |")
-    return lines
+    margin = pm(found["after"]["margin"], 2)
+    return [*lines, "", f"The chosen answers gained {margin} nats more than the rejected ones."]
 
 
 PARTS = {"sft": sft, "grpo": grpo, "dpo": dpo}
