@@ -65,6 +65,9 @@ async def ask(
     except ConnectionRefusedError:
         counts["door closed"] += 1
         return
+    except ConnectionResetError:  # the door was closed while this one stood before it
+        counts["reset at the door" if ending.is_set() else "LOST: no connection"] += 1
+        return
     begun = time.monotonic()
     try:
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
