@@ -24,9 +24,8 @@ from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.layout import lay_out_in_rows
 
-_BLOCKS = (
-    6  # in a piece: pieces of like blocks share their code, and each call of one costs some 0.1 ms
-)
+# in a piece: pieces of like blocks share their code, and each call of one costs some 0.1 ms
+_BLOCKS = 6
 
 
 class CompiledStep:

@@ -194,8 +194,6 @@ class PagedLatent(PagedState):
         pool.flatten(0, 1).index_copy_(0, pages.slots, new.flatten(0, 1).to(pool.dtype))
         if context.in_order:
             return new
-        if pages.places is not None:
-            return pool.flatten(1, 2).index_select(1, pages.places).unsqueeze(1)
         if pages.start is not None:
             return pool.flatten(0, 1).narrow(0, pages.start, pages.length).unsqueeze(0)
         table = pages.table.flatten()

@@ -39,7 +39,7 @@ class Pages:
     length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`, `places`
         (and those of the longest row with a window, all rows' where they are `level`).
     window: where the rows' past may be looked for first; passes of one token a row have it.
-    places: (S,) the slots of a single row's tokens, in order, where they are gathered one by one.
+    places: (S,) the slots of a single row's tokens, in order, where keys and values are gathered one by one.
     scratch: memory for what is gathered, kept from pass to pass: taking it anew from the system
         every time costs three times as much as the gathering.
     """
