@@ -81,6 +81,10 @@ def test_gsm8k(said: str, score: int) -> None:
         ("a dozen", 0),
         ("-12", 0),
         ("12,", 1),
+        ("30-12", 1),
+        ("(30)-12", 1),
+        ("10,11,12", 1),
+        ("3,012", 0),
     ],
 )
 def test_gsm8k_takes_the_last_number_where_it_is_told_to(said: str, score: int) -> None:

@@ -48,9 +48,8 @@ def usage_table(found: Mapping[str, Inspection]) -> Table:
     columns = ("tokenizer", "writing", "texts", "tokens", "tokens/word", "bytes/token", "unknown")
     for column in columns[not any(found) :]:
         justify: Literal["left", "right"] = "left" if column in columns[:2] else "right"
-        table.add_column(
-            column, justify=justify, overflow="fold"
-        )  # paths end in what tells them apart
+        # folded, not cut: paths end in what tells them apart
+        table.add_column(column, justify=justify, overflow="fold")
     for name, one in found.items():
         for place, (group, usage) in enumerate([*one.groups.items(), ("all", one.total)]):
             row = [

@@ -29,7 +29,7 @@ def explain_system(error: OSError) -> UserError | None:
     if disk_is_full(error):
         return UserError(
             f"{where}the disk is full ({error.strerror}); free some space (TMPDIR says where temporary files "
-            "go) and run the same command again: what is finished is kept"
+            "go) and run the same command again"
         )
     if where and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(

@@ -24,7 +24,7 @@ from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.layout import lay_out_in_rows
 
-# in a piece: pieces of like blocks share their code, and each call of one costs some 0.1 ms
+# blocks in a piece: pieces of like blocks share their code, and each call of one costs some 0.1 ms
 _BLOCKS = 6
 
 

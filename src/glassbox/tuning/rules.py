@@ -24,7 +24,8 @@ from glassbox.tuning.graders import REGEX_SECONDS, Grader, Problem, side_by_side
 from glassbox.tuning.sandbox import SandboxLimits, run_python
 
 _GSM8K = re.compile(r"####\s*\$?(-?[\d,]+(?:\.\d+)?)")
-_LAST = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+# a minus behind a number or a bracket takes away; commas part thousands, or the members of a list
+_LAST = re.compile(r"(?:(?<![\w)])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 _FENCE = re.compile(r"```(?:\w*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
