@@ -17,12 +17,12 @@ import torch
 from gguf import GGUFReader
 from smollm2 import describe, llama_cpp
 
+from glassbox.formats.gguf import save_gguf
+from glassbox.formats.open_model import open_model
 from glassbox.inference import Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.families import presets
-from glassbox.models.gguf import save_gguf
-from glassbox.pipeline.open_model import open_model
-from glassbox.pipeline.prompts import plain_prompt
+from glassbox.runs.prompts import plain_prompt
 from glassbox.tokenizers import Tokenizer, train_bpe
 
 TINY = ("llama-tiny", "qwen2-tiny", "qwen3-tiny", "gemma2-tiny")

@@ -4,7 +4,7 @@
         [--write] [--speed-only]
 
 Three blocks of width 96 and a vocabulary of 1,024; each kind's feed-forwards (SwiGLU) are as wide as
-makes the model 450,000 parameters. All are trained by recipes/pretrain.yaml's optimizer on the same
+makes the model 450,000 parameters. All are trained by recipes/pretrain/pretrain.yaml's optimizer on the same
 rows in the same order. A run that is there is not done again, one that was interrupted goes on.
 Speed is measured afterwards, all kinds in turns, in CPU seconds of one thread. --write makes
 docs/mixers.md of all that has been measured.
@@ -27,6 +27,7 @@ from glassbox.core.files import write_json, write_text
 from glassbox.data.loader import TokenBatch
 from glassbox.data.storyworld import CorpusSizes, StoryWorldConfig, write_corpus
 from glassbox.evaluation.storyworld import judge_documents
+from glassbox.formats.open_model import open_model
 from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.block_mixture import BlockMixture
 from glassbox.layers.delta_net import DeltaNet, GatedDelta
@@ -44,10 +45,9 @@ from glassbox.layers.rwkv import RwkvTime
 from glassbox.layers.rwkv7 import Rwkv7Time
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig, Repeat
-from glassbox.pipeline.open_model import open_model
-from glassbox.pipeline.recipe import PretrainRecipe, TokenizerConfig, recipe_folders
-from glassbox.pipeline.shards import prepare_tokenizer
-from glassbox.pipeline.stages import build_optimizer, run_recipe
+from glassbox.runs.recipe import PretrainRecipe, TokenizerConfig, recipe_folders
+from glassbox.runs.shards import prepare_tokenizer
+from glassbox.runs.stages import build_optimizer, run_recipe
 from glassbox.training.next_token import NextToken
 
 WIDTH, LAYERS, VOCABULARY, CONTEXT = 96, 3, 1024, 512
@@ -246,7 +246,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         "",
         f"Every kind of mixer in the same three blocks of width {WIDTH}, each model "
         f"{PARAMETERS:,} parameters (the feed-forwards take what the mixer leaves), trained on {read} "
-        "million tokens of the story world by the same optimizer (Muon and AdamW, recipes/pretrain.yaml), "
+        "million tokens of the story world by the same optimizer (Muon and AdamW, recipes/pretrain/pretrain.yaml), "
         "one seed. Loss and its excess over the world's exact entropy are of 300 held-out documents, in "
         "nats a token. Speeds are medians of one thread's CPU seconds, all kinds measured in turns: "
         f"training steps of {ROWS} rows of {CONTEXT}, and one stream decoding behind 256 tokens. State "

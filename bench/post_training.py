@@ -29,20 +29,20 @@ from glassbox.data.conversations import write_chat_shard
 from glassbox.data.loader import PackedRows, PackedSource
 from glassbox.data.shards import read_shard
 from glassbox.data.storyworld import StoryWorldConfig, generate
+from glassbox.formats.huggingface import load_pretrained, save_pretrained
 from glassbox.inference import Engine
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.feedforward import SwiGlu
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
-from glassbox.models.huggingface import load_pretrained, save_pretrained
 from glassbox.optim.adamw import AdamW
 from glassbox.optim.groups import decay_groups
 from glassbox.tokenizers import Tokenizer, train_bpe
 from glassbox.training.config import TrainConfig
 from glassbox.training.loop import Trainer
 from glassbox.training.next_token import NextToken
-from glassbox.tuning.grpo import Grpo, GrpoConfig
-from glassbox.tuning.rollouts import RolloutSource
+from glassbox.tuning.policy.grpo import Grpo, GrpoConfig
+from glassbox.tuning.policy.rollouts import RolloutSource
 
 SIZES = {"tiny": (512, 64, 2, 176), "quickstart": (2048, 160, 3, 448)}
 """Vocabulary, width, layers, feed-forward size."""

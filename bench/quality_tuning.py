@@ -31,9 +31,9 @@ from glassbox.evaluation.storyworld import (
     judge_questions,
     judge_scores,
 )
-from glassbox.pipeline.open_model import open_on
-from glassbox.pipeline.recipe import read_recipe
-from glassbox.pipeline.stages import run_recipe
+from glassbox.formats.open_model import open_on
+from glassbox.runs.recipe import read_recipe
+from glassbox.runs.stages import run_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 HELD_OUT = 200

@@ -16,7 +16,7 @@ import matplotlib
 import yaml
 
 from glassbox.evaluation.perplexity import make_text
-from glassbox.pipeline.open_model import open_model
+from glassbox.formats.open_model import open_model
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -27,8 +27,8 @@ from transformers.generation import (
     TypicalLogitsWarper,
 )
 
-from glassbox.inference.sampler import RowSampler, SamplingRow
-from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.sampling.params import SamplingParams
+from glassbox.inference.sampling.sampler import RowSampler, SamplingRow
 
 SHAPES = ((32, 49_152, 4.0), (256, 4_096, 3.3))
 PROMPT, ANSWER = 64, 32

@@ -21,9 +21,9 @@ from collections.abc import Callable
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from glassbox.formats.open_model import open_on
 from glassbox.inference import Engine, SamplingParams
 from glassbox.models.families import to_hf_config, to_hf_weights
-from glassbox.pipeline.open_model import open_on
 
 STATIC = 8
 

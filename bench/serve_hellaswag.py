@@ -23,8 +23,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from glassbox.models.convert import convert
-from glassbox.pipeline.open_model import find_model
+from glassbox.formats.convert import convert
+from glassbox.formats.open_model import find_model
 
 TASK = "hellaswag_local"
 

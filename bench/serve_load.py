@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from glassbox.formats.open_model import open_model
 from glassbox.inference import Engine, SamplingParams
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.feedforward import SwiGlu
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
-from glassbox.pipeline.open_model import open_model
 
 Percentiles = tuple[float, float, float, float]
 

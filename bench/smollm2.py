@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from glassbox.evaluation.scoring import token_log_probs
+from glassbox.formats.convert import convert
+from glassbox.formats.open_model import find_model, open_model
 from glassbox.inference import Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
-from glassbox.models.convert import convert
-from glassbox.pipeline.open_model import find_model, open_model
-from glassbox.pipeline.prompts import plain_prompt
+from glassbox.runs.prompts import plain_prompt
 from glassbox.tokenizers import Tokenizer
 
 PLAIN = ("The capital of France is", "Once upon a time, a little fox")

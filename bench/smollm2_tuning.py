@@ -24,21 +24,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from glassbox.adapters.attach import quantize
 from glassbox.core.files import write_json, write_text
 from glassbox.data.conversations import read_rows
 from glassbox.data.preferences import encode_preferences, pair_of_row, read_preferences
 from glassbox.data.shards import Shard, read_shard
 from glassbox.evaluation.scoring import token_log_probs
 from glassbox.evaluation.stats import mean, proportion, ratio
+from glassbox.formats.open_model import open_model, open_on
 from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
 from glassbox.layers.quantized import Nf4Linear
-from glassbox.models.adapters import quantize
 from glassbox.models.causal_lm import CausalLM
-from glassbox.pipeline.open_model import open_model, open_on
 from glassbox.tokenizers import Tokenizer
-from glassbox.tuning.dpo import reference_log_probs
-from glassbox.tuning.graders import read_problems
-from glassbox.tuning.rules import Gsm8kAnswer
+from glassbox.tuning.grading.graders import read_problems
+from glassbox.tuning.grading.rules import Gsm8kAnswer
+from glassbox.tuning.preference.dpo import reference_log_probs
 
 DOCS = Path(__file__).parents[1] / "docs"
 BASE = "smollm2"
@@ -347,7 +347,7 @@ def grpo_table(found: dict[str, Any]) -> list[str]:
         f"with numbers up to {LARGEST} (factors up to {LARGEST_FACTOR}), asked as chat after three solved examples (`{SHOWN[0][1]}`). No held-out problem has",
         "the template and the numbers of one that was trained on. An answer is right where its last number is, within "
         f"{ANSWER_TOKENS} tokens.",
-        f"`recipes/smollm2-grpo.yaml`: LoRA, {cost['step']} steps of 8 problems with 8 answers each, bfloat16 autocast.",
+        f"`recipes/policy/smollm2-grpo.yaml`: LoRA, {cost['step']} steps of 8 problems with 8 answers each, bfloat16 autocast.",
         "",
         f"| | greedy accuracy on {HELD_OUT_PROBLEMS} held-out problems | tokens an answer |",
         "|---|---|---|",
@@ -379,7 +379,7 @@ def dpo_table(found: dict[str, Any]) -> list[str]:
     lines = [
         "## DPO",
         "",
-        f"{PAIRS} pairs of dpo_en_demo.json, once, {PAIRS_A_STEP} a step, by LoRA (`recipes/smollm2-dpo.yaml`); {HELD_OUT_PAIRS} others held out. The",
+        f"{PAIRS} pairs of dpo_en_demo.json, once, {PAIRS_A_STEP} a step, by LoRA (`recipes/preference/smollm2-dpo.yaml`); {HELD_OUT_PAIRS} others held out. The",
         f"answers there have 310 and 340 tokens on average: both were cut to their first {CUT}, and prompts from the left",
         f"so that a whole is at most {PAIR_LENGTH}; bfloat16 autocast. {cost['cpu_seconds'] / 60:.0f} CPU minutes.",
         "",

@@ -15,9 +15,9 @@ import time
 
 import torch
 
+from glassbox.formats.open_model import open_model
 from glassbox.inference import Engine, SamplingParams
-from glassbox.inference.speculation import NgramProposer
-from glassbox.pipeline.open_model import open_model
+from glassbox.inference.speculation.proposers import NgramProposer
 
 TEXT = """The lighthouse on Gull Island was built in 1874 by the engineer Thomas Merriweather. It is 31 \
 metres high and its lamp can be seen from 17 nautical miles away. For ninety years three keepers \

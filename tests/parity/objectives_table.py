@@ -22,7 +22,7 @@ Each loss and its gradients, on random tiny models in float64 and random batches
 a single token and prompts cut from the left, against trl {trl} (transformers {transformers}, torch {torch}). trl's batches
 are padded on the left and on the right; ours are always padded on the right. A figure is the largest over {seeds} seeds
 and both sides: |ours - theirs| over |theirs| for the loss, and over the largest entry of all gradients for the worst
-weight. Tests hold each to 1e-05 (`tests/parity/test_preferences.py`); the norms and rotary tables of transformers'
+weight. Tests hold each to 1e-05 (`tests/parity/tuning/test_preferences.py`); the norms and rotary tables of transformers'
 models and trl's ORPO pass through float32 whatever the weights are.
 
 """
@@ -34,7 +34,7 @@ left. For policies trl pads prompts on the left and answers on the right of them
 on either side. The policy has moved away from the one that sampled, so that some ratios are clipped, but for rows that
 say otherwise. A policy's loss is a sum of terms that nearly cancel: one below 0.1 is compared on the scale of 0.1.
 PPO is compared with a loop over tokens of our own model's logits, policy and value model alike, and held to 1e-09; its
-advantages with the sums of their definition (`tests/unit/test_policy.py`). Tests: `tests/parity/test_policy_objectives.py`.
+advantages with the sums of their definition (`tests/unit/tuning/test_policy.py`). Tests: `tests/parity/tuning/test_policy_objectives.py`.
 
 """
 DIFFERENCES = """
@@ -50,7 +50,7 @@ DIFFERENCES = """
 | KTO's KL | mean over the batches of all ranks at once | over each micro-batch | its clamp at 0 makes it a matter of batches anyway; larger micro-batches estimate it better |
 | KTO's mismatched answers | the neighbours in the data, whatever their prompts, in one fixed order | the neighbours in the step, those to the very same prompt passed over | a pair taken apart would stand in for itself |
 | DAPO's divisor with several optimizer steps a rollout | tokens of the whole rollout, shared evenly by the steps | tokens of the step's own minibatch | each step is then the mean over what it learns from |
-| Answers of one prompt | each reads the prompt anew | the prompt is read once for all of them, where it pays | `tests/unit/test_shared_prompts.py` holds values and gradients to those of rows apart |
+| Answers of one prompt | each reads the prompt anew | the prompt is read once for all of them, where it pays | `tests/unit/tuning/test_shared_prompts.py` holds values and gradients to those of rows apart |
 | PPO | no trainer in 1.16 | clipped policy and value losses, advantages over tokens, KL in the reward or in the loss | |
 | Process rewards | no trainer in 1.16 | one score a step | compared with torch's binary cross-entropy on transformers' hidden states |
 """

@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers.core_model_loading import revert_weight_conversion
 
+from glassbox.formats.huggingface import save_pretrained
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.families import (
     family_named,
@@ -22,7 +23,6 @@ from glassbox.models.families import (
     to_hf_weights,
 )
 from glassbox.models.family import canonical
-from glassbox.models.huggingface import save_pretrained
 from glassbox.ops.cross_entropy import IGNORE
 from support.families import Case
 

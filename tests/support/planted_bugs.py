@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PARITY = "tests/parity/test_preferences.py"
-POLICY = ("tests/unit/test_policy.py", "tests/unit/test_policy_parts.py")
+PARITY = "tests/parity/tuning/test_preferences.py"
+POLICY = ("tests/unit/tuning/test_policy.py", "tests/unit/tuning/test_policy_parts.py")
 
 
 class Bug(NamedTuple):
@@ -51,21 +51,25 @@ OF = {
     "KTO": parity("KTO or kto or frozen"),
     "reward model": parity("reward or scores"),
     "process reward": parity("process"),
-    "SFT": ("tests/parity/test_tuning.py", "-k", "sft"),
+    "SFT": ("tests/parity/tuning/test_tuning.py", "-k", "sft"),
     "NEFTune": parity("noise"),
-    "GRPO": ("tests/parity/test_tuning.py", "-k", "(grpo and not planted) or masked or advantages"),
+    "GRPO": (
+        "tests/parity/tuning/test_tuning.py",
+        "-k",
+        "(grpo and not planted) or masked or advantages",
+    ),
     "RLOO": (*POLICY, "-k", "leave_one_out or reinforce or paid"),
     "PPO": (
         *POLICY,
         "-k",
         "lambda or plain_sums or worse or whitening or paid or both",
     ),
-    "PPO's loss": ("tests/parity/test_policy_objectives.py", "-k", "PPO"),
-    "shared prompts": ("tests/unit/test_shared_prompts.py",),
-    "minibatches": ("tests/unit/test_policy.py", "-k", "minibatches and not small_letters"),
+    "PPO's loss": ("tests/parity/tuning/test_policy_objectives.py", "-k", "PPO"),
+    "shared prompts": ("tests/unit/tuning/test_shared_prompts.py",),
+    "minibatches": ("tests/unit/tuning/test_policy.py", "-k", "minibatches and not small_letters"),
     "distillation": (
-        "tests/parity/test_distillation.py",
-        "tests/parity/test_policy_objectives.py",
+        "tests/parity/tuning/test_distillation.py",
+        "tests/parity/tuning/test_policy_objectives.py",
         "-k",
         "(formula or cache or top_k or distillation-) and not planted",
     ),

@@ -19,12 +19,12 @@ from glassbox.data.loader import TokenBatch
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.protocols import ObjectiveOutput
-from glassbox.tuning.answers import RolloutBatch
-from glassbox.tuning.distillation import Distill, DistillConfig
-from glassbox.tuning.grpo import Grpo, GrpoConfig, group_advantages
+from glassbox.tuning.distillation.objective import Distill, DistillConfig
 from glassbox.tuning.log_probs import answer_log_probs
-from glassbox.tuning.ppo import Ppo, PpoConfig, value_model
-from glassbox.tuning.rloo import Rloo, RlooConfig
+from glassbox.tuning.policy.answers import RolloutBatch
+from glassbox.tuning.policy.grpo import Grpo, GrpoConfig, group_advantages
+from glassbox.tuning.policy.ppo import Ppo, PpoConfig, value_model
+from glassbox.tuning.policy.rloo import Rloo, RlooConfig
 from support.preference_parity import bare, padded, ragged, raw_pairs
 from support.twins import VOCAB, pieces, tiny, to_llama
 

@@ -25,10 +25,20 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.models.scorer import add_score_head
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.protocols import ObjectiveOutput
-from glassbox.tuning.dpo import Dpo, DpoConfig
-from glassbox.tuning.kto import Kto, KtoConfig
-from glassbox.tuning.reference_free import CpoConfig, OrpoConfig, ReferenceFree, SimpoConfig
-from glassbox.tuning.reward import BradleyTerry, BradleyTerryConfig, ProcessConfig, StepJudge
+from glassbox.tuning.preference.dpo import Dpo, DpoConfig
+from glassbox.tuning.preference.kto import Kto, KtoConfig
+from glassbox.tuning.preference.reference_free import (
+    CpoConfig,
+    OrpoConfig,
+    ReferenceFree,
+    SimpoConfig,
+)
+from glassbox.tuning.preference.reward import (
+    BradleyTerry,
+    BradleyTerryConfig,
+    ProcessConfig,
+    StepJudge,
+)
 from support.twins import VOCAB, Accelerator, pieces, tiny, to_llama
 
 Config = (

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from glassbox.inference.detokenizer import TextStream
 from glassbox.inference.outputs import EngineStats, TokenEvent
-from glassbox.inference.sampling import SamplingParams
-from glassbox.inference.text import TextStream
+from glassbox.inference.sampling.params import SamplingParams
 from glassbox.tokenizers import Tokenizer
 
 PATIENCE = 30.0

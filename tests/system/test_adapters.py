@@ -18,11 +18,11 @@ import torch
 import transformers
 
 from glassbox.core.errors import UserError
-from glassbox.models.convert import convert, load_model
-from glassbox.models.huggingface import save_pretrained
-from glassbox.pipeline.open_model import find_model, open_model
-from glassbox.pipeline.recipe import read_recipe
-from glassbox.pipeline.stages import run_recipe
+from glassbox.formats.convert import convert, load_model
+from glassbox.formats.huggingface import save_pretrained
+from glassbox.formats.open_model import find_model, open_model
+from glassbox.runs.recipe import read_recipe
+from glassbox.runs.stages import run_recipe
 from support.tiny_chat import SENTENCES, tiny_chat_model, tiny_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -21,18 +21,18 @@ from glassbox.cli.main import main
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import rng_state
+from glassbox.formats import open_model as opening
+from glassbox.formats.convert import TorchFile, convert, kind_of, load_model
+from glassbox.formats.gguf import GGUFFile
+from glassbox.formats.huggingface import load_config, load_pretrained, save_pretrained
+from glassbox.formats.llama2c import load_llama2c
+from glassbox.formats.open_model import find_model, open_model
 from glassbox.inference import Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
-from glassbox.models.convert import TorchFile, convert, kind_of, load_model
 from glassbox.models.families import presets, to_hf_weights
-from glassbox.models.gguf import GGUFFile
-from glassbox.models.huggingface import load_config, load_pretrained, save_pretrained
-from glassbox.models.llama2c import load_llama2c
 from glassbox.models.shapes import LlamaShape
-from glassbox.pipeline import open_model as opening
-from glassbox.pipeline.models_table import count_parameters, model_config
-from glassbox.pipeline.open_model import find_model, open_model
-from glassbox.pipeline.prompts import plain_prompt
+from glassbox.reports.models_table import count_parameters, model_config
+from glassbox.runs.prompts import plain_prompt
 from glassbox.tokenizers import Tokenizer
 from glassbox.training.checkpoint import save_checkpoint
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
@@ -244,7 +244,7 @@ def test_weights_that_no_model_reads_are_told_of(
 MEASURE = """
 import psutil, resource, sys
 from pathlib import Path
-from glassbox.models.convert import load_model
+from glassbox.formats.convert import load_model
 
 def peak():  # getrusage would tell the peak of the process that started this one, where larger
     status = Path("/proc/self/status")

@@ -21,7 +21,7 @@ from glassbox.tokenizers.training import train_tokenizer
 from support.curation_case import contents, write_corpus
 
 ROOT = Path(__file__).parents[2]
-RECIPE = str(ROOT / "recipes/curate-web.yaml")
+RECIPE = str(ROOT / "recipes/curate/curate-web.yaml")
 CLEANING = "{kind: repair}, {kind: html_to_text}, {kind: normalize}"
 SMALL = [
     "shard_bytes=2048",
@@ -178,7 +178,7 @@ def test_pretraining_reads_it(corpus: Path, tmp_path: Path) -> None:
     curate(corpus, out, "format=jsonl.zst")
     run(
         "train",
-        str(ROOT / "recipes/pretrain.yaml"),
+        str(ROOT / "recipes/pretrain/pretrain.yaml"),
         f"data.path={out}",
         f"out={tmp_path / 'run'}",
         "train.steps=2",

@@ -20,7 +20,7 @@ from glassbox.data.curation.step import Record
 from glassbox.data.curation.tally import Tally
 from support import curation_case as case
 
-RECIPE = str(Path(__file__).parents[2] / "recipes/curate-web.yaml")
+RECIPE = str(Path(__file__).parents[2] / "recipes/curate/curate-web.yaml")
 STEPS = "steps=[{kind: normalize}, {kind: boilerplate_lines, min_documents: 5}, {kind: near_duplicates}]"
 
 

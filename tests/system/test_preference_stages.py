@@ -11,11 +11,11 @@ import safetensors.torch
 import torch
 
 from glassbox.evaluation.storyworld import evaluate_story_world
-from glassbox.models.huggingface import save_pretrained
+from glassbox.formats.huggingface import save_pretrained
+from glassbox.formats.open_model import open_model
 from glassbox.models.scorer import sequence_scores
-from glassbox.pipeline.open_model import open_model
-from glassbox.pipeline.recipe import read_recipe
-from glassbox.pipeline.stages import run_recipe
+from glassbox.runs.recipe import read_recipe
+from glassbox.runs.stages import run_recipe
 from glassbox.training.loop import Trainer
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 

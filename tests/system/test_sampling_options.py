@@ -8,13 +8,13 @@ import pytest
 
 from glassbox.cli.main import main
 from glassbox.cli.sampling_options import OPTIONS, settings
+from glassbox.formats.huggingface import save_pretrained
+from glassbox.formats.open_model import open_on
 from glassbox.inference import Engine, SamplingParams
-from glassbox.inference.beam import BeamParams
-from glassbox.inference.contrastive import ContrastiveParams
-from glassbox.inference.search import search, search_params
-from glassbox.models.huggingface import save_pretrained
-from glassbox.pipeline.open_model import open_on
-from glassbox.pipeline.prompts import plain_prompt
+from glassbox.inference.search.beam import BeamParams
+from glassbox.inference.search.contrastive import ContrastiveParams
+from glassbox.inference.search.run import search, search_params
+from glassbox.runs.prompts import plain_prompt
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 
 

@@ -21,8 +21,8 @@ import openai
 import pydantic
 import pytest
 
+from glassbox.formats.huggingface import load_pretrained, save_pretrained
 from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
-from glassbox.models.huggingface import load_pretrained, save_pretrained
 from glassbox.tokenizers import Tokenizer
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 

@@ -12,7 +12,7 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
-from glassbox.models.huggingface import save_pretrained
+from glassbox.formats.huggingface import save_pretrained
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]

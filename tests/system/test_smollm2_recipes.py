@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from glassbox.formats.huggingface import save_pretrained
+from glassbox.formats.open_model import open_model
 from glassbox.layers.quantized import Nf4Linear
 from glassbox.models.causal_lm import CausalLM
-from glassbox.models.huggingface import save_pretrained
-from glassbox.pipeline.open_model import open_model
-from glassbox.pipeline.recipe import DistillRecipe, read_recipe
-from glassbox.pipeline.stages import run_recipe
+from glassbox.runs.recipe import DistillRecipe, read_recipe
+from glassbox.runs.stages import run_recipe
 from support.tiny_chat import SENTENCES, tiny_chat_model, tiny_tokenizer
 
 ROWS = {

@@ -40,9 +40,9 @@ def chat(
 
     Example: `glassbox chat runs/quickstart`
     """
+    from glassbox.formats.open_model import find_adapter, open_on
     from glassbox.inference import ChatSession, Engine
-    from glassbox.pipeline.chat_terminal import run_terminal
-    from glassbox.pipeline.open_model import find_adapter, open_on
+    from glassbox.runs.chat_terminal import run_terminal
 
     params = settings("chat", sampling, max_tokens=200, temperature=0.7, top_p=0.95)
     adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}

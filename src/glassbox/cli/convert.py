@@ -36,8 +36,8 @@ def convert(
     Weights, tokenizer and chat template go along. Example:
     `glassbox convert runs/quickstart model.gguf --dtype q8_0`
     """
-    from glassbox.models.convert import convert as convert_files
-    from glassbox.pipeline.open_model import find_model, find_whole_model
+    from glassbox.formats.convert import convert as convert_files
+    from glassbox.formats.open_model import find_model, find_whole_model
 
     bytes_each = int(shard_size * 1e9)
     written = convert_files(

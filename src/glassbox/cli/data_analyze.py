@@ -26,7 +26,7 @@ def analyze(
     Example: `glassbox data analyze web.jsonl --tokenizer runs/first --out web.html`
     """
     from glassbox.data.curation.language import language_teller
-    from glassbox.pipeline.analyze import open_tokenizer, write_analysis
+    from glassbox.reports.corpus import open_tokenizer, write_analysis
 
     tokens = open_tokenizer(tokenizer) if tokenizer is not None else None
     found = write_analysis(

@@ -17,11 +17,11 @@ def curate(
 ) -> int:
     """Clean, filter and deduplicate text as a recipe says; resumes what was interrupted.
 
-    Example: `glassbox data curate recipes/curate-web.yaml source=web.jsonl out=runs/web`
+    Example: `glassbox data curate recipes/curate/curate-web.yaml source=web.jsonl out=runs/web`
     """
-    from glassbox.pipeline.curate import curate as carry_out
-    from glassbox.pipeline.curate import describe
-    from glassbox.pipeline.recipe import read_curate_recipe
+    from glassbox.runs.curate import curate as carry_out
+    from glassbox.runs.curate import describe
+    from glassbox.runs.recipe import read_curate_recipe
 
     parsed = read_curate_recipe(recipe, overrides or [])
     summary = carry_out(parsed)
@@ -35,7 +35,7 @@ def curate(
     print(describe(out), file=sys.stderr)
     print(
         f"read the report: {out / 'report.html'}\n"
-        f"go on with: glassbox train recipes/pretrain.yaml data.path={out}",
+        f"go on with: glassbox train recipes/pretrain/pretrain.yaml data.path={out}",
         file=sys.stderr,
     )
     return 0

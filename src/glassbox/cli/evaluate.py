@@ -40,8 +40,8 @@ def evaluate(
     from rich.console import Console
 
     from glassbox.core.files import write_json
-    from glassbox.pipeline.evaluate import evaluate_models
-    from glassbox.pipeline.report_table import comparison_table
+    from glassbox.reports.table import comparison_table
+    from glassbox.runs.evaluate import evaluate_models
     from glassbox.tokenizers.prefix import check_prefix
 
     results = evaluate_models(

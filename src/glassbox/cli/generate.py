@@ -72,12 +72,12 @@ def generate(
 
     Example: `glassbox generate runs/quickstart --prompt "Once upon a time" --temperature 0.7`
     """
+    from glassbox.formats.open_model import find_adapter, open_on
     from glassbox.inference import Engine
-    from glassbox.inference.constraints import read_constraint
-    from glassbox.inference.search import search, search_params
-    from glassbox.pipeline.drafting import open_proposer
-    from glassbox.pipeline.open_model import find_adapter, open_on
-    from glassbox.pipeline.prompts import plain_prompt
+    from glassbox.inference.constraints.specs import read_constraint
+    from glassbox.inference.search.run import search, search_params
+    from glassbox.runs.prompts import plain_prompt
+    from glassbox.runs.speculation import open_proposer
 
     how = search_params(
         sampling,

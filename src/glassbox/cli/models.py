@@ -24,7 +24,7 @@ def models(
     from rich.console import Console
 
     from glassbox.core.config import dump_yaml
-    from glassbox.pipeline.models_table import model_config, models_tables
+    from glassbox.reports.models_table import model_config, models_tables
 
     if name is None:
         Console().print(models_tables())

@@ -40,8 +40,8 @@ def quickstart(
     Example: `glassbox quickstart --fast`
     """
     from glassbox.core.errors import UserError
-    from glassbox.pipeline.farewell import farewell
-    from glassbox.pipeline.quickstart import Quickstart, read_quickstart
+    from glassbox.runs.quickstart import Quickstart, read_quickstart
+    from glassbox.runs.summary import farewell
 
     if fast and long:
         raise UserError("--fast and --long are both given; choose one")

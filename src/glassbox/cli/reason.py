@@ -37,7 +37,7 @@ def reason(
 
     Example: `glassbox reason runs/quickstart -p "What is 14 + 27?" --samples 16`
     """
-    from glassbox.pipeline.reason import reason_about
+    from glassbox.runs.reason import reason_about
     from glassbox.tuning.reasoning import ThinkingBudget
 
     budget = None

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def list_() -> None:
     """The recipes that come with Glassbox. Example: `glassbox recipe list`"""
-    from glassbox.pipeline.recipe import list_recipes
+    from glassbox.runs.recipe import list_recipes
 
     for name, about in list_recipes():
         print(f"{name:<28} {about}")
@@ -37,7 +37,7 @@ def show(
     Example: `glassbox recipe show pretrain.yaml train.steps=50`
     """
     from glassbox.core.config import dump_yaml
-    from glassbox.pipeline.quickstart import read_any_recipe
+    from glassbox.runs.quickstart import read_any_recipe
 
     print(dump_yaml(read_any_recipe(recipe, overrides or [])), end="")
 
@@ -47,6 +47,6 @@ def schema() -> None:
 
     Example: `glassbox recipe schema > recipe.schema.json`
     """
-    from glassbox.pipeline.recipe import recipe_schema
+    from glassbox.runs.recipe import recipe_schema
 
     print(json.dumps(recipe_schema(), indent=2, ensure_ascii=False))

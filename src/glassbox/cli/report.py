@@ -21,7 +21,7 @@ def report(
     Example: `glassbox report runs/quickstart`
     """
     from glassbox.core.errors import UserError
-    from glassbox.pipeline.report import write_report
+    from glassbox.reports.report import write_report
 
     if not run.is_dir():
         raise UserError(f"no run folder at '{run}'; give the folder that `glassbox train` wrote")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from glassbox.inference.sampling import SamplingParams
+    from glassbox.inference.sampling.params import SamplingParams
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "max_tokens": (int, "Most tokens to add."),
@@ -72,7 +72,7 @@ def settings(command: str, given: dict[str, Any], **defaults: Any) -> SamplingPa
     """What the user said, and the command's own defaults elsewhere. Raises UserError."""
     from glassbox.core.config import parse
     from glassbox.core.errors import UserError
-    from glassbox.inference.sampling import SamplingParams
+    from glassbox.inference.sampling.params import SamplingParams
 
     raw = {**defaults, **given}
     if "logit_bias" in raw:

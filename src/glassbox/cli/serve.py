@@ -179,10 +179,10 @@ def _service(
     from functools import partial
 
     from glassbox.core.config import parse
+    from glassbox.formats.open_model import find_adapter, open_on
     from glassbox.inference import Engine
-    from glassbox.pipeline.drafting import open_proposer
-    from glassbox.pipeline.open_model import find_adapter, open_on
-    from glassbox.pipeline.prompts import plain_prompt
+    from glassbox.runs.prompts import plain_prompt
+    from glassbox.runs.speculation import open_proposer
     from glassbox.serving.bodies import Limits
     from glassbox.serving.service import Service
 

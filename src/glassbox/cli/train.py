@@ -23,14 +23,14 @@ def train(
 ) -> int:
     """Pre-train, fine-tune or align a model as a recipe says; resumes what was interrupted.
 
-    Example: `glassbox train recipes/pretrain.yaml data.path=mybook.txt`
+    Example: `glassbox train recipes/pretrain/pretrain.yaml data.path=mybook.txt`
 
-    On several processes: `torchrun --nproc-per-node 2 -m glassbox train recipes/pretrain.yaml`
+    On several processes: `torchrun --nproc-per-node 2 -m glassbox train recipes/pretrain/pretrain.yaml`
     """
     from glassbox.core.distributed import process_group
     from glassbox.core.metrics import read_metrics
-    from glassbox.pipeline.recipe import read_recipe
-    from glassbox.pipeline.stages import run_recipe
+    from glassbox.runs.recipe import read_recipe
+    from glassbox.runs.stages import run_recipe
 
     parsed = read_recipe(recipe, overrides or [])
     with process_group(parsed.device) as group:

@@ -30,10 +30,10 @@ def upcycle(
     """
     import torch
 
-    from glassbox.models.convert import load_model
-    from glassbox.models.huggingface import save_pretrained
-    from glassbox.models.upcycle import upcycle as make_experts
-    from glassbox.pipeline.open_model import find_model
+    from glassbox.formats.convert import load_model
+    from glassbox.formats.huggingface import save_pretrained
+    from glassbox.formats.open_model import find_model
+    from glassbox.formats.upcycle import upcycle as make_experts
 
     loaded = load_model(find_model(source))
     generator = torch.Generator().manual_seed(seed)

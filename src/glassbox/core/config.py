@@ -134,7 +134,8 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 def load_recipe(path: Path | str, *, search: Sequence[Path] = ()) -> dict[str, Any]:
     """Read a recipe and, first, all that it extends (`extends: other.yaml`, beside the file).
 
-    `search` names further folders in which `extends` and `path` itself are looked for.
+    `search` names further folders in which `extends` and `path` itself are looked for, first as
+    they are written, then by the file's name alone in all folders below.
     """
     return _load_extended(_find(Path(path), search), search, ())
 
@@ -143,9 +144,10 @@ def _find(path: Path, search: Sequence[Path]) -> Path:
     if path.exists():
         return path
     for folder in search:
-        for candidate in (folder / path, folder / path.name):
-            if candidate.exists():
-                return candidate
+        if (folder / path).exists():
+            return folder / path
+        for candidate in sorted(folder.rglob(path.name)):
+            return candidate
     return path
 
 

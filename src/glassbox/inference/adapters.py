@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from glassbox.adapters.attach import drop
+from glassbox.adapters.specs import PrefixTuning, PromptTuning
 from glassbox.core.errors import UserError
+from glassbox.formats.peft import load_adapter, read_adapter
 from glassbox.inference.evaluating import evaluating
-from glassbox.models.adapter_files import load_adapter, read_adapter
-from glassbox.models.adapter_specs import PrefixTuning, PromptTuning
-from glassbox.models.adapters import drop
 from glassbox.models.causal_lm import CausalLM
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from glassbox.core.errors import UserError
 from glassbox.inference.engine import Engine
-from glassbox.inference.randomness import derive_seed
-from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.sampling.params import SamplingParams
+from glassbox.inference.sampling.randomness import derive_seed
 
 if TYPE_CHECKING:
     from glassbox.tokenizers.tokenizer import Tokenizer

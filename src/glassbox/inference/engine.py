@@ -15,19 +15,19 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.inference.adapters import RequestAdapters
-from glassbox.inference.blocks import BlockManager
-from glassbox.inference.constraints import Choice, JsonSchema, Regex
+from glassbox.inference.block_manager import BlockManager
+from glassbox.inference.constraints.grammar import Grammar, GrammarCompiler
+from glassbox.inference.constraints.specs import Choice, JsonSchema, Regex
 from glassbox.inference.evaluating import evaluating
-from glassbox.inference.grammar import Grammar, GrammarCompiler
 from glassbox.inference.outputs import Completion, EngineStats, FinishReason, TokenEvent
 from glassbox.inference.plan import Plan, SequenceState
 from glassbox.inference.requests import Answer, Request, make_request, one_each
-from glassbox.inference.row_samplers import RowSamplers
 from glassbox.inference.runner import Runner
-from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.sampling.params import SamplingParams
+from glassbox.inference.sampling.row_samplers import RowSamplers
 from glassbox.inference.scheduler import QueueFull, Scheduler
-from glassbox.inference.speculation import Proposer, Speculation
-from glassbox.inference.verification import Guessing, verify
+from glassbox.inference.speculation.proposers import Proposer, Speculation
+from glassbox.inference.speculation.verification import Guessing, verify
 from glassbox.inference.weights_mark import WeightsMark
 from glassbox.models.causal_lm import CausalLM
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from glassbox.inference.filters import (
+from glassbox.inference.sampling.filters import (
     apply_count_penalties,
     apply_repetition_penalty,
     apply_temperature,
@@ -18,8 +18,8 @@ from glassbox.inference.filters import (
     top_p_filter,
     typical_filter,
 )
-from glassbox.inference.randomness import uniforms
-from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.sampling.params import SamplingParams
+from glassbox.inference.sampling.randomness import uniforms
 from glassbox.models.causal_lm import CausalLM
 
 

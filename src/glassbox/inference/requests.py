@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glassbox.core.errors import UserError
-from glassbox.inference.grammar import ConstraintMatcher
+from glassbox.inference.constraints.grammar import ConstraintMatcher
+from glassbox.inference.detokenizer import TextStream, decode
 from glassbox.inference.outputs import Completion, FinishReason, TokenEvent
 from glassbox.inference.plan import SequenceState
-from glassbox.inference.sampler import SamplingRow, check_bias
-from glassbox.inference.sampling import SamplingParams
-from glassbox.inference.text import TextStream, decode
+from glassbox.inference.sampling.params import SamplingParams
+from glassbox.inference.sampling.sampler import SamplingRow, check_bias
 
 if TYPE_CHECKING:
     from glassbox.tokenizers.tokenizer import Tokenizer

@@ -19,10 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.core.errors import UserError
-from glassbox.inference.compiled import CompiledStep
+from glassbox.inference.compiled_step import CompiledStep
 from glassbox.inference.evaluating import autocast_below
-from glassbox.inference.packing import Packing
 from glassbox.inference.plan import Chunk, Plan, SequenceState
+from glassbox.inference.prepacking import Packing
 from glassbox.layers.paged_state import PagedState
 from glassbox.layers.pages import Pages, Window
 from glassbox.layers.state import Rows

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 from glassbox.core.errors import UserError
-from glassbox.inference.blocks import BlockManager, root_key
-from glassbox.inference.paging import Paging
+from glassbox.inference.block_manager import BlockManager, root_key
+from glassbox.inference.block_tables import Paging
 from glassbox.inference.plan import Chunk, Plan, QueueFull, SchedulerStats, SequenceState
 
 __all__ = ["Chunk", "Plan", "QueueFull", "Scheduler", "SchedulerStats", "SequenceState"]

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glassbox.layers.initialization import Draw
-from glassbox.layers.packed import Pack
+from glassbox.layers.prepacked import Pack
 from glassbox.ops.single_row import is_single_row, single_row_linear
 
 

@@ -14,8 +14,8 @@ from glassbox.core.errors import UserError
 from glassbox.layers.context import Auxiliary, Context
 from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
-from glassbox.layers.packed import Pack
 from glassbox.layers.pages import Pages
+from glassbox.layers.prepacked import Pack
 from glassbox.models.block import Block, BlockState, build
 from glassbox.models.config import ModelConfig
 from glassbox.models.heads import ScalarHead
@@ -26,8 +26,8 @@ from glassbox.ops.single_row import is_single_row, single_row_linear
 from glassbox.ops.sinusoidal import sinusoidal
 
 if TYPE_CHECKING:
-    from glassbox.models.adapters import Adapters
-    from glassbox.models.virtual_tokens import VirtualTokens
+    from glassbox.adapters.attach import Adapters
+    from glassbox.adapters.virtual_tokens import VirtualTokens
 
 
 class CausalLM(nn.Module):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from glassbox.inference.plan import QueueFull
-from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.sampling.params import SamplingParams
 from glassbox.serving.choices import Answering
 from glassbox.serving.errors import (
     ApiError,

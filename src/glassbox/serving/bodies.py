@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from glassbox.core.config import Spec
-from glassbox.inference.constraints import Choice, JsonSchema, Regex
-from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.constraints.specs import Choice, JsonSchema, Regex
+from glassbox.inference.sampling.params import SamplingParams
 from glassbox.serving.errors import ApiError, refusal
 
 _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from glassbox.inference.constraints import json_object
+from glassbox.inference.constraints.specs import json_object
 from glassbox.serving.bodies import (
     Body,
     Generation,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from glassbox.inference.outputs import TokenEvent
-from glassbox.inference.reading import PromptScores
+from glassbox.inference.scoring import PromptScores
 from glassbox.serving.token_log_probs import CompletionLogProbs, chat_entry
 from glassbox.serving.tool_calls import CallReader, Forced, ToolCall
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from glassbox.core.errors import UserError
 from glassbox.inference.chat import end_of_turn_ids
-from glassbox.inference.reading import PromptScores, embed, score_prompts
+from glassbox.inference.scoring import PromptScores, embed, score_prompts
 from glassbox.serving.answers import Answer, Computed
 from glassbox.serving.bodies import (
     CompletionBody,

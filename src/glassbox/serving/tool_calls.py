@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from glassbox.inference.constraints import JsonSchema
+from glassbox.inference.constraints.specs import JsonSchema
 from glassbox.serving.chat_body import FunctionSpec
 
 ToolFormat = Literal["hermes", "tags"]

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from glassbox.core.errors import UserError
-from glassbox.inference.constraints import Constraint
+from glassbox.inference.constraints.specs import Constraint
 from glassbox.inference.outputs import EngineStats, TokenEvent
 from glassbox.inference.plan import QueueFull
-from glassbox.inference.sampling import SamplingParams
+from glassbox.inference.sampling.params import SamplingParams
 
 _log = logging.getLogger("glassbox.serving")
 _OUR_FAULT = "the server failed on this request; its log says how"

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from glassbox.core.errors import UserError
-from glassbox.tokenizers.template_sandbox import MARKS, TemplateSandbox
+from glassbox.sandbox.templates import MARKS, TemplateSandbox
 
 if TYPE_CHECKING:
     from glassbox.tokenizers.tokenizer import Tokenizer

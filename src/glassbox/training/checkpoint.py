@@ -25,37 +25,21 @@ from torch import Tensor, nn
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError, disk_is_full
 from glassbox.core.files import checksum, sync_folder, write_bytes, write_json
-from glassbox.models.adapter_files import fill_adapter, save_adapter
+from glassbox.formats.checkpoints import (
+    COMPLETE,
+    PREFIX,
+    checkpoint_name,
+    checkpoint_step,
+    list_checkpoints,
+    verify_checkpoint,
+)
+from glassbox.formats.huggingface import load_pretrained_into, save_pretrained
+from glassbox.formats.peft import fill_adapter, save_adapter
+from glassbox.formats.tensor_files import write_tensors
 from glassbox.models.causal_lm import CausalLM
-from glassbox.models.huggingface import load_pretrained_into, save_pretrained
-from glassbox.models.tensor_files import write_tensors
 from glassbox.tokenizers import Tokenizer
 
 SCHEMA = 1
-COMPLETE = "COMPLETE"
-PREFIX = "step-"
-
-
-def checkpoint_name(step: int) -> str:
-    """Folder name of a step's checkpoint.
-
-    >>> checkpoint_name(1000)
-    'step-00001000'
-    """
-    return f"{PREFIX}{step:08d}"
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in a `checkpoints/` folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    found = [p for p in folder.glob(f"{PREFIX}[0-9]*") if (p / COMPLETE).exists()]
-    return sorted(found, key=checkpoint_step)
-
-
-def checkpoint_step(path: Path) -> int:
-    """The step in a checkpoint's name."""
-    return int(path.name.removeprefix(PREFIX))
 
 
 def save_checkpoint(
@@ -138,30 +122,6 @@ def _explain_disk(error: Exception, folder: Path) -> NoReturn:
             "free some space and run the same command to go on from it"
         ) from error
     raise UserError(f"could not write a checkpoint into '{folder}': {error}; {kept}") from error
-
-
-def verify_checkpoint(path: Path) -> None:
-    """Compare every file with what COMPLETE recorded. Raises UserError naming the first that differs."""
-    try:
-        manifest = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or "training/state.json" not in manifest:
-            raise ValueError("it does not list a checkpoint's files")
-    except FileNotFoundError:
-        raise UserError(f"'{path}' has no COMPLETE file: it is no finished checkpoint") from None
-    except ValueError as error:
-        raise UserError(
-            f"'{path / COMPLETE}' is damaged ({error}); "
-            "delete this folder to resume from the checkpoint before it"
-        ) from None
-    for name, written in manifest.items():
-        file = path / name
-        found = checksum(file) if file.is_file() else None
-        if found != written:
-            what = "is missing" if found is None else f"is damaged ({found}, not {written})"
-            raise UserError(
-                f"checkpoint '{path}': '{name}' {what}; "
-                "delete this folder to resume from the checkpoint before it"
-            )
 
 
 def _companion_tensors(companions: Mapping[str, nn.Module]) -> dict[str, Tensor]:

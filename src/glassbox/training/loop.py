@@ -27,18 +27,13 @@ from glassbox.core.seeding import (
     seed_everything,
     set_rng_state,
 )
+from glassbox.formats.checkpoints import checkpoint_step, list_checkpoints
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.base import Optimizer
 from glassbox.optim.clipping import clip_by_global_norm_, global_norm
 from glassbox.optim.schedules import schedule_factor
 from glassbox.tokenizers import Tokenizer
-from glassbox.training.checkpoint import (
-    checkpoint_step,
-    list_checkpoints,
-    load_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from glassbox.training.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
 from glassbox.training.protocols import AfterStep, Batch, BatchSource, Hook, Objective, TrainsAlong

@@ -13,11 +13,11 @@ from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
 from glassbox.inference.chat import end_of_turn_ids
+from glassbox.inference.detokenizer import decode
 from glassbox.inference.engine import Engine
-from glassbox.inference.sampling import SamplingParams
-from glassbox.inference.text import decode
+from glassbox.inference.sampling.params import SamplingParams
 from glassbox.tokenizers import Tokenizer
-from glassbox.tuning.graders import final_number
+from glassbox.tuning.grading.graders import final_number
 
 Extract = Callable[[str], str | None]
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassbox.adapters.prefix_state import Recorder
 from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.feedforward import ClampedSwiGlu, GeGlu, Gelu, Relu2, SwiGlu
 from glassbox.layers.rotary import LongRope, Rotary
 from glassbox.layers.shared_past import SharedPast
-from glassbox.layers.virtual_tokens import Recorder
 from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 

@@ -1,0 +1,111 @@
+"""A model's linear layers under the names and cuts of Hugging Face, and which of them a word names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassbox.adapters.layers import AdaptedLinear
+from glassbox.core.errors import UserError
+from glassbox.layers.linear import Linear
+from glassbox.layers.quantized import Nf4Linear
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.families import FAMILIES
+from glassbox.models.family import WeightRule
+
+
+@dataclass(frozen=True)
+class Part:
+    """A linear layer as the other library has it: a range of rows of one of ours.
+
+    order: for each row of theirs, which row of ours it is. transposed: theirs is (in, out).
+    """
+
+    ours: str
+    theirs: str
+    order: Tensor
+    transposed: bool = False
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The range in ours."""
+        return int(self.order.min()), int(self.order.max()) + 1
+
+
+def linear_parts(model: CausalLM) -> list[list[Part]]:
+    """Every linear layer within the blocks, once for each family that can say the model.
+
+    The family that its files are written in comes first: a Phi-3 without frills is a Llama, yet its
+    adapters come under Phi-3's names. Layers that a family does not know are parts under our names.
+    """
+    linears = {
+        path: module.base if isinstance(module, AdaptedLinear) else module
+        for path, module in model.named_modules()
+        if path.startswith("blocks.") and isinstance(module, Linear | Nf4Linear | AdaptedLinear)
+    }
+    linears = {path: m for path, m in linears.items() if not path.endswith(".base")}
+    linears = {path: m for path, m in linears.items() if ".updates." not in path}
+    families = [family for family in FAMILIES if family.express(model.config) is not None]
+    return [_parts_of(linears, family.rules(model.config)) for family in families] or [
+        _parts_of(linears, [])
+    ]
+
+
+def _parts_of(linears: Mapping[str, Any], all_rules: Sequence[WeightRule]) -> list[Part]:
+    rules = {rule.ours: rule for rule in all_rules}
+    found = []
+    for path, linear in linears.items():
+        numbers = torch.arange(linear.out_features)
+        rule = rules.get(f"{path}.weight")
+        if rule is None:
+            found.append(Part(path, path, numbers))
+            continue
+        pieces = {name: p.reshape(-1) for name, p in rule.split(numbers.unsqueeze(1)).items()}
+        if any(int(p.max()) - int(p.min()) != len(p) - 1 for p in pieces.values()):
+            found.append(Part(path, path, numbers))  # cut otherwise than in ranges of rows
+            continue
+        found += [
+            Part(path, theirs.removesuffix(".weight"), order, rule.transpose)
+            for theirs, order in pieces.items()
+        ]
+    return found
+
+
+def select_parts(dialects: Sequence[Sequence[Part]], targets: Sequence[str]) -> list[Part]:
+    """Those that a target names. Raises UserError for a target that names none."""
+    chosen: dict[tuple[str, str], Part] = {}
+    for target in targets:
+        named = next(
+            (named for parts in dialects if (named := [p for p in parts if _names(target, p)])), []
+        )
+        if not named:
+            parts = dialects[0]
+            known = sorted({p.theirs.rpartition(".")[2] for p in parts} | {
+                p.ours.rpartition(".")[2] for p in parts})  # fmt: skip
+            raise UserError(
+                f"adapter target '{target}' names no linear layer of the blocks; "
+                f"there are: all-linear, {', '.join(known)}"
+            )
+        chosen |= {(part.ours, part.theirs): part for part in named}
+    return list(chosen.values())
+
+
+def _names(target: str, part: Part) -> bool:
+    if target == "all-linear":
+        return not is_router(part.ours)
+    return any(
+        name == target
+        or name.endswith(f".{target}")
+        or (any(sign in target for sign in "*?[") and fnmatchcase(name, target))
+        for name in (part.ours, part.theirs)
+    )
+
+
+def is_router(path: str) -> bool:
+    """Whether a linear layer chooses experts: it is not adapted unless named."""
+    return path.endswith(".router")

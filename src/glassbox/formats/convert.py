@@ -1,0 +1,304 @@
+"""One model, several kinds of file: tell them apart, read any, write any.
+
+| kind | what it is |
+|---|---|
+| hf | a folder of Hugging Face's: config.json, safetensors in one file or several, tokenizer.json |
+| gguf | llama.cpp's single file |
+| llama2c | llama2.c's model.bin, with tokenizer.bin beside it |
+| adapter | a folder of PEFT's: adapter_config.json, adapter_model.safetensors; read, or baked in |
+| torch | a `.pt` or `.bin` of torch's, read with weights_only, beside a config.json; read only |
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassbox.adapters.attach import bake
+from glassbox.core.errors import UserError
+from glassbox.formats.gguf import GGUFFile, load_gguf, load_gguf_config, save_gguf
+from glassbox.formats.gguf.model import DTYPES as GGUF_DTYPES
+from glassbox.formats.huggingface import (
+    MAX_SHARD_BYTES,
+    left_out,
+    load_config,
+    load_pretrained,
+    load_weights,
+    save_pretrained,
+)
+from glassbox.formats.llama2c import Llama2cFile, load_llama2c, save_llama2c
+from glassbox.formats.peft import is_adapter, load_adapter, read_adapter
+from glassbox.formats.tensor_files import read_json
+from glassbox.formats.tensor_source import TORCH_DTYPES, TensorSource
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import ModelConfig
+from glassbox.tokenizers import Tokenizer
+
+TARGETS = ("hf", "gguf", "llama2c")
+TORCH_NAMES: Mapping[str, torch.dtype] = MappingProxyType(
+    {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+)
+_SUFFIXES = {".gguf": "gguf", ".bin": "llama2c"}
+_NOT_WRITTEN = (".pt", ".pth", ".safetensors", ".onnx")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, its tokenizer where the files have one, and ids that end generation besides its end of text.
+
+    left_out: weights in the files that the model does not have, such as modules that predict later
+    tokens than the next.
+    """
+
+    model: CausalLM
+    tokenizer: Tokenizer | None
+    stop_token_ids: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The kind of file that was written, and names of the source's weights that it lacks."""
+
+    kind: str
+    left_out: tuple[str, ...] = ()
+
+
+def kind_of(path: Path | str) -> str:
+    """Which kind of model lies at a path, by its content. Raises UserError where it is none."""
+    path = Path(path)
+    if path.is_dir():
+        if is_adapter(path):
+            return "adapter"
+        if (path / "config.json").exists():
+            return "hf"
+        raise UserError(f"'{path}' has no config.json; it is no model's folder")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(4)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+    if head == b"GGUF" or path.suffix == ".gguf":
+        return "gguf"
+    if path.suffix in (".bin", ".pt", ".pth") and head[:2] in (b"PK", b"\x80\x02"):
+        return "torch"
+    if path.suffix == ".bin":
+        return "llama2c"
+    if path.suffix == ".safetensors":
+        raise UserError(f"'{path}' holds weights alone; give its folder, with config.json in it")
+    raise UserError(
+        f"'{path}' is no model that can be read: give a folder with config.json, a .gguf file, "
+        "llama2.c's .bin, or a .pt or .bin of torch"
+    )
+
+
+def load_model(
+    path: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    find_base: Callable[[str], Path] = Path,
+) -> Loaded:
+    """The model at a path, of whatever kind, in evaluation mode.
+
+    dtype is the files' own unless given; memory peaks near the model's own size. An adapter is
+    attached to its base, which `find_base` looks for by name where it is not where it was.
+    Raises UserError, in one line, for what is damaged or not supported.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "adapter":
+        return _load_adapter(path, device=device, dtype=dtype, find_base=find_base)
+    if kind == "gguf":
+        model, tokenizer = load_gguf(path, device=device, dtype=dtype)
+        return Loaded(model, tokenizer, _turn_end(path))
+    if kind == "llama2c":
+        return Loaded(*load_llama2c(path, device=device, dtype=dtype))
+    unread: Sequence[str] = ()
+    if kind == "torch":
+        model = load_weights(TorchFile(path), path.parent, device=device, dtype=dtype)
+        path = path.parent
+    else:
+        model, unread = load_pretrained(path, device=device, dtype=dtype), left_out(path)
+    tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").exists() else None
+    return Loaded(model, tokenizer, _stop_ids(path, tokenizer), tuple(unread))
+
+
+def convert(
+    source: Path | str,
+    destination: Path | str,
+    *,
+    to: str | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    find_base: Callable[[str], Path] = Path,
+) -> Converted:
+    """Write the model at `source` as another kind of file.
+
+    An adapter is merged into its base, where it can be.
+
+    to: hf, gguf or llama2c; by the destination's ending unless given. dtype: f32, f16, bf16, and
+    q8_0 for GGUF; the source's own unless given. Raises UserError where the destination is taken,
+    and where the kind cannot hold the model or its tokenizer.
+    """
+    destination = Path(destination)
+    if to is None and destination.suffix in _NOT_WRITTEN:
+        raise UserError(
+            f"'{destination}': '{destination.suffix}' files are not written; name a folder (which will "
+            "hold model.safetensors), a .gguf or a .bin file"
+        )
+    to = to or _SUFFIXES.get(destination.suffix, "hf")
+    if to not in TARGETS:
+        raise UserError(f"--to {to} is not known; use {', '.join(TARGETS)}")
+    known = tuple(GGUF_DTYPES) if to == "gguf" else tuple(TORCH_NAMES) if to == "hf" else ("f32",)
+    if dtype is not None and dtype not in known:
+        raise UserError(f"--dtype {dtype} cannot be written as {to}; use {', '.join(known)}")
+    if destination.is_dir() and to != "hf":
+        raise UserError(f"'{destination}' is a folder; name the file to be written")
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+        raise UserError(f"'{destination}' is there already; name another place or delete it")
+    wanted = TORCH_NAMES.get(dtype or "") if to == "hf" else None
+    adapted = (
+        kind_of(source) == "adapter"
+    )  # its base is known by its bits: cast once it is baked in
+    loaded = load_model(source, dtype=None if adapted else wanted, find_base=find_base)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if adapted:
+        model = bake(model).to(wanted or model.embedding.weight.dtype)
+    if to == "hf":
+        save_pretrained(
+            model,
+            destination,
+            tokenizer=tokenizer,
+            stop_token_ids=loaded.stop_token_ids,
+            max_shard_bytes=max_shard_bytes,
+        )
+    elif to == "gguf":
+        own = {torch_dtype: name for name, torch_dtype in TORCH_NAMES.items()}
+        save_gguf(
+            destination,
+            model,
+            tokenizer=tokenizer,
+            dtype=dtype or own.get(model.embedding.weight.dtype, "f32"),
+            stop_token_ids=loaded.stop_token_ids,
+        )
+    else:
+        save_llama2c(destination, model, tokenizer=tokenizer)
+    return Converted(to, loaded.left_out)
+
+
+def _load_adapter(
+    path: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    find_base: Callable[[str], Path],
+) -> Loaded:
+    """An adapter on its base, with the adapter's tokenizer where it brings one."""
+    _, base = read_adapter(path)
+    if base.path is not None and Path(base.path).exists():
+        where = Path(base.path)
+    elif base.name is not None:
+        where = find_base(base.name)
+    else:
+        raise UserError(f"'{path}' does not say on which base the adapter was trained")
+    if dtype is not None and base.fingerprint:
+        raise UserError(f"'{path}' is an adapter: it needs its base in the base's own dtype")
+    loaded = load_model(where, device=device, dtype=dtype, find_base=find_base)
+    if loaded.model.adapters is not None:
+        raise UserError(f"'{path}': its base '{where}' is an adapter itself; convert that first")
+    load_adapter(loaded.model, path)
+    tokenizer = loaded.tokenizer
+    if (path / "tokenizer.json").exists():
+        tokenizer = Tokenizer.load(path)
+    stops = _stop_ids(path, tokenizer) or loaded.stop_token_ids
+    return Loaded(loaded.model.eval(), tokenizer, stops)
+
+
+def read_model_config(path: Path | str) -> ModelConfig:
+    """The config of the model at a path, without its weights."""
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "adapter":
+        return read_model_config(read_adapter(path)[1].path or path)
+    if kind == "gguf":
+        return load_gguf_config(path)
+    if kind == "llama2c":
+        with Llama2cFile(path) as file:
+            return file.config
+    return load_config(path.parent if kind == "torch" else path)
+
+
+class TorchFile(TensorSource):
+    """A file of torch.save's that the user named: tensors by name, and nothing that runs.
+
+    Raises UserError for a file that holds more than tensors, or no state dict.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.where = f"'{path}'"
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+            reason = (
+                f"it asks for '{asked[1]}', which is no tensor: opening it could run code"
+                if asked
+                else f"it is damaged or no file of torch's ({_first_line(error)})"
+            )
+            raise UserError(f"{self.where} was not opened as weights alone: {reason}") from None
+        if isinstance(content, Mapping):
+            content = next((content[k] for k in ("model", "state_dict") if k in content), content)
+        if not isinstance(content, Mapping) or not all(
+            isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+        ):
+            raise UserError(f"{self.where} is no mapping of names to tensors")
+        self._tensors: dict[str, Tensor] = dict(content)
+
+    @property
+    def names(self) -> list[str]:
+        """Every tensor there is."""
+        return sorted(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape."""
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> str:
+        """A tensor's type in safetensors' words."""
+        found = self._tensors[name].dtype
+        return next((code for code, dtype in TORCH_DTYPES.items() if dtype == found), str(found))
+
+    def copy_into(self, name: str, out: Tensor) -> None:
+        """Copy a tensor."""
+        out.copy_(self._tensors[name])
+
+
+def _first_line(error: Exception) -> str:
+    """What torch says of a file, without its advice to open it in ways that can run code."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.partition(" In PyTorch")[0].rstrip(".")[:120]
+
+
+def _stop_ids(folder: Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """What generation_config.json ends at, besides the tokenizer's end of text."""
+    path = folder / "generation_config.json"
+    found: Any = read_json(path).get("eos_token_id") if path.exists() else None
+    listed = found if isinstance(found, list) else [found]
+    has_end = tokenizer is not None and "eos_token" in tokenizer.roles
+    end = tokenizer.eos_id if tokenizer is not None and has_end else None
+    return tuple(number for number in listed if type(number) is int and number != end)
+
+
+def _turn_end(path: Path) -> tuple[int, ...]:
+    with GGUFFile(path) as file:
+        found = file.metadata.get("tokenizer.ggml.eot_token_id")
+    return (found,) if type(found) is int else ()

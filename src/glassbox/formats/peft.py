@@ -1,0 +1,353 @@
+"""Adapters in PEFT's files, both ways: adapter_config.json and adapter_model.safetensors.
+
+Beside them lies adapter_base.json, which PEFT does not read: our own spec, and the name, place and
+hash of the base that the adapter belongs to. Kinds that PEFT has not (bottlenecks) and models that no family
+expresses are stored under our own names.
+Tested against: peft, which opens ours, and whose files are opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassbox.adapters.attach import (
+    DEFAULT,
+    Adapters,
+    BaseModel,
+    attach,
+    drop,
+    weights_fingerprint,
+)
+from glassbox.adapters.layers import LowRank
+from glassbox.adapters.linear_parts import Part, linear_parts
+from glassbox.adapters.specs import (
+    AnyAdapter,
+    BottleneckAdapter,
+    Lora,
+    PrefixTuning,
+    PromptTuning,
+)
+from glassbox.core.config import parse
+from glassbox.core.errors import UserError
+from glassbox.core.files import write_json
+from glassbox.formats.tensor_files import TensorFiles, read_json, write_tensors
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.families import family_of
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+BASE = "adapter_base.json"
+PREFIX = "base_model.model."
+
+UNREAD = {
+    "alpha_pattern", "rank_pattern", "exclude_modules", "lora_bias", "modules_to_save",
+    "target_parameters", "trainable_token_indices", "layer_replication", "use_qalora", "arrow_config",
+    "alora_invocation_tokens", "use_bdlora", "velora_config", "monteclora_config",
+    "prefix_projection",
+}  # fmt: skip
+"""Words of PEFT's that would change what an adapter does, and that are not built here."""
+
+
+def is_adapter(folder: Path | str) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def save_adapter(model: CausalLM, folder: Path | str, name: str = DEFAULT) -> None:
+    """Write one of a model's adapters. Each file is whole or not there."""
+    adapters = _adapters(model)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec, base = adapters.specs[name], adapters.base
+    tensors = {key: tensor.contiguous() for key, tensor in _to_file(adapters, name).items()}
+    write_tensors(folder / WEIGHTS, tensors)
+    own = {"spec": spec.model_dump(mode="json"), "base": vars(base)}
+    write_json(folder / BASE, own)
+    write_json(folder / CONFIG, _peft_words(adapters, name))
+
+
+def read_adapter(folder: Path | str) -> tuple[AnyAdapter, BaseModel]:
+    """Spec and base of an adapter's folder, ours or PEFT's. Raises UserError naming key and value."""
+    folder = Path(folder)
+    raw = read_json(folder / CONFIG)
+    if (folder / BASE).is_file():
+        own = read_json(folder / BASE)
+        kinds: Mapping[str, type[Any]] = {
+            "lora": Lora,
+            "bottleneck": BottleneckAdapter,
+            "prefix": PrefixTuning,
+            "prompt": PromptTuning,
+        }
+        try:
+            spec, base = dict(own["spec"]), BaseModel(**own["base"])
+            kind = kinds[spec["kind"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"'{folder / BASE}' is damaged: {error!r}") from None
+        return parse(kind, spec, where=f"'{folder / BASE}'"), base
+    return _from_peft(folder, raw), BaseModel(raw.get("base_model_name_or_path"))
+
+
+def load_adapter(
+    model: CausalLM, folder: Path | str, name: str = DEFAULT, *, keep_base: bool = False
+) -> Adapters:
+    """Attach the adapter of a folder, ours or PEFT's, under a name.
+
+    With `keep_base` the base's matrices stay as they are where the adapter was trained on 4 bits.
+    Raises UserError where the folder's base is another model, and for tensors that are missing, too
+    many or of another shape; the model then is as before.
+    """
+    folder = Path(folder)
+    spec, base = read_adapter(folder)
+    if keep_base:
+        spec = spec.model_copy(update={"quantize": None})
+    known = model.adapters.base.fingerprint if model.adapters is not None else None
+    if base.fingerprint:
+        _check_base(base, known or weights_fingerprint(model), folder)
+    active = None if model.adapters is None else model.adapters.selection.active
+    adapters = attach(model, spec, name, base=base)
+    try:
+        fill_adapter(model, folder, name)
+    except BaseException:
+        drop(model, name)
+        adapters.selection.active = active
+        raise
+    return adapters
+
+
+def fill_adapter(model: CausalLM, folder: Path | str, name: str = DEFAULT) -> None:
+    """Copy a folder's tensors into an adapter that is attached already, as a resume does."""
+    adapters, folder = _adapters(model), Path(folder)
+    if (folder / BASE).is_file():
+        _check_base(read_adapter(folder)[1], adapters.base.fingerprint, folder)
+    expected = _to_file(adapters, name)
+    with TensorFiles(folder, WEIGHTS) as source:
+        found = {key: source.shape(key) for key in source.names}
+        if missing := sorted(expected.keys() ^ found.keys()):
+            where = "lacks" if missing[0] in expected else "holds, and the adapter expects not,"
+            raise UserError(f"{source.where} {where} tensor '{missing[0]}'")
+        for key, tensor in expected.items():
+            if tuple(tensor.shape) != found[key]:
+                raise UserError(
+                    f"{source.where}: tensor '{key}' has the wrong shape: expected "
+                    f"{tuple(tensor.shape)}, found {found[key]}"
+                )
+        _from_file(adapters, name, {key: source.get(key) for key in expected})
+
+
+def _check_base(base: BaseModel, fingerprint: str, folder: Path) -> None:
+    if base.fingerprint and base.fingerprint != fingerprint:
+        raise UserError(
+            f"the adapter '{folder}' belongs to the base '{base.name or base.path}' with weights "
+            f"{base.fingerprint}, this model's are {fingerprint}; give the base it was trained on"
+        )
+
+
+def _adapters(model: CausalLM) -> Adapters:
+    if model.adapters is None:
+        raise UserError("the model has no adapter; attach one first")
+    return model.adapters
+
+
+def _layers(adapters: Adapters, name: str) -> list[tuple[Part, LowRank, int]]:
+    """Each part of a LoRA with the module that holds it, and its place there."""
+    modules = dict(adapters.layers())
+    found = []
+    for part in adapters.parts.get(name, []):
+        update = modules[part.ours].updates[name]
+        assert isinstance(update, LowRank)
+        found.append((part, update, update.rows.index(part.rows)))
+    return found
+
+
+def _to_file(adapters: Adapters, name: str) -> dict[str, Tensor]:
+    """The tensors as files name, cut and order them."""
+    state = {key: tensor.detach() for key, tensor in adapters.state(name).items()}
+    if "virtual.rows" in state:
+        rows = {"prompt_embeddings": state["virtual.rows"]}
+        return rows | _extra_to_file(adapters, name, state)
+    if not isinstance(adapters.specs[name], Lora):
+        own = {PREFIX + key: t for key, t in state.items() if key not in adapters.extra}
+        return own | _extra_to_file(adapters, name, state)
+    found: dict[str, Tensor] = {}
+    for part, update, place in _layers(adapters, name):
+        start, key, rank = part.rows[0], PREFIX + part.theirs, update.rank
+        order = (part.order - start).to(update.down.device)
+        found[f"{key}.lora_A.weight"] = update.down.detach()[place * rank : (place + 1) * rank]
+        found[f"{key}.lora_B.weight"] = update.up[place].detach()[order]
+        if update.magnitude is not None:
+            found[f"{key}.lora_magnitude_vector"] = update.magnitude[place].detach()[order]
+    return found | _extra_to_file(adapters, name, state)
+
+
+@torch.no_grad()
+def _from_file(adapters: Adapters, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `_to_file`, into the adapter's own tensors."""
+    virtual = adapters.model.virtual
+    if virtual is not None:
+        virtual.rows.copy_(tensors["prompt_embeddings"])
+    elif not isinstance(adapters.specs[name], Lora):
+        for key, tensor in adapters.state(name).items():
+            if key not in adapters.extra:
+                tensor.copy_(tensors[PREFIX + key])
+    for part, update, place in _layers(adapters, name):
+        start, key, rank = part.rows[0], PREFIX + part.theirs, update.rank
+        order = (part.order - start).to(update.down.device)
+        update.down[place * rank : (place + 1) * rank].copy_(tensors[f"{key}.lora_A.weight"])
+        update.up[place][order] = tensors[f"{key}.lora_B.weight"].to(update.up[place])
+        if update.magnitude is not None:
+            own = update.magnitude[place]
+            own[order] = tensors[f"{key}.lora_magnitude_vector"].to(own)
+    parameters = dict(adapters.model.named_parameters())
+    for extra, names, join in _extra(adapters, name):
+        parameter = parameters[adapters.path_of(extra)]
+        whole = join(parameter, {key: tensors[key] for key in names if key in tensors})
+        parameter.copy_(whole)
+
+
+def _extra_to_file(adapters: Adapters, name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    rules = _rules(adapters.model)
+    for extra, names, _ in _extra(adapters, name):
+        parts = rules[extra].split(state[extra]) if extra in rules else {extra: state[extra]}
+        found |= {key: part for key, part in zip(_all_names(adapters, name, extra), parts.values(),
+                                                 strict=True) if key in names}  # fmt: skip
+    return found
+
+
+Join = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+
+def _extra(adapters: Adapters, name: str) -> list[tuple[str, list[str], Join]]:
+    """What is trained along: our name, the names in the file, how they make ours.
+
+    Of a bias that is several of theirs, only those of adapted layers are in a `lora_only` file.
+    """
+    rules, spec = _rules(adapters.model), adapters.specs[name]
+    found: list[tuple[str, list[str], Join]] = []
+    adapted = {part.theirs for part in adapters.parts.get(name, [])}
+    for extra in adapters.extra:
+        every = _all_names(adapters, name, extra)
+        only = isinstance(spec, Lora) and spec.bias == "lora_only" and extra.endswith(".bias")
+        names = [k for k in every if not only or _module(k) in adapted]
+        names = names or every  # named in `also`
+
+        def join(
+            own: Tensor, parts: Mapping[str, Tensor], extra: str = extra, every: list[str] = every
+        ) -> Tensor:
+            if extra not in rules:
+                return parts[every[0]]
+            pieces = dict(zip(every, rules[extra].split(own.detach()).values(), strict=True))
+            return rules[extra].join(
+                [parts.get(key, piece).to(own) for key, piece in pieces.items()]
+            )
+
+        found.append((extra, names, join))
+    return found
+
+
+def _module(key: str) -> str:
+    return key.removeprefix(PREFIX).removesuffix(".bias").removesuffix(".base_layer")
+
+
+def _all_names(adapters: Adapters, name: str, extra: str) -> list[str]:
+    rules = _rules(adapters.model)
+    adapted = {part.theirs for part in adapters.parts.get(name, [])}
+    names = []
+    for theirs in rules[extra].theirs if extra in rules else (extra,):
+        module, _, kind = theirs.rpartition(".")
+        names.append(PREFIX + (f"{module}.base_layer.{kind}" if module in adapted else theirs))
+    return names
+
+
+def _rules(model: CausalLM) -> dict[str, Any]:
+    family = family_of(model.config)
+    return {} if family is None else {rule.ours: rule for rule in family.rules(model.config)}
+
+
+def _peft_words(adapters: Adapters, name: str) -> dict[str, Any]:
+    """adapter_config.json."""
+    spec, config = adapters.specs[name], adapters.model.config
+    words: dict[str, Any] = {
+        "base_model_name_or_path": adapters.base.path or adapters.base.name,
+        "inference_mode": True,
+        "task_type": "CAUSAL_LM",
+        "revision": None,
+    }
+    if isinstance(spec, Lora):
+        parts = adapters.parts[name]
+        return words | {
+            "peft_type": "LORA",
+            "r": spec.rank,
+            "lora_alpha": spec.alpha,
+            "lora_dropout": spec.dropout,
+            "use_rslora": spec.rank_stabilized,
+            "use_dora": spec.dora,
+            "bias": spec.bias,
+            "fan_in_fan_out": any(part.transposed for part in parts),
+            "target_modules": _short_names(parts, linear_parts(adapters.model)[0]),
+            **({"modules_to_save": list(spec.also)} if spec.also else {}),
+        }
+    if isinstance(spec, BottleneckAdapter):
+        return words | {"peft_type": "GLASSBOX_BOTTLENECK"}
+    mixer: Any = config.layers()[0].mixer
+    head_dim = mixer.resolved_head_dim(config.hidden_size)
+    heads, size = mixer.num_heads, config.hidden_size
+    if isinstance(spec, PrefixTuning):
+        heads, size = mixer.kv_heads, mixer.kv_heads * head_dim
+    return words | {
+        "peft_type": "PREFIX_TUNING" if isinstance(spec, PrefixTuning) else "PROMPT_TUNING",
+        "num_virtual_tokens": spec.tokens,
+        "num_layers": config.num_layers,
+        "num_attention_heads": heads,
+        "num_transformer_submodules": 1,
+        "token_dim": size,
+        **({"encoder_hidden_size": size, "prefix_projection": False}
+           if isinstance(spec, PrefixTuning) else {}),
+    }  # fmt: skip
+
+
+def _short_names(chosen: list[Part], all_parts: list[Part]) -> list[str]:
+    """Their last words where these mean the same layers, else the whole names."""
+    names = {part.theirs for part in chosen}
+    ends = {name.rpartition(".")[2] for name in names}
+    same = {p.theirs for p in all_parts if p.theirs.rpartition(".")[2] in ends}
+    return sorted(ends if same == names else names)
+
+
+def _from_peft(folder: Path, raw: dict[str, Any]) -> AnyAdapter:
+    """Our spec of PEFT's config; the layers are those that the weights name."""
+    where = f"'{folder / CONFIG}'"
+    for key in sorted(UNREAD):
+        if raw.get(key):
+            raise UserError(f"{where}: '{key}' = {raw[key]!r} is not supported; leave it out")
+    kind = raw.get("peft_type")
+    if kind == "LORA":
+        with TensorFiles(folder, WEIGHTS) as source:
+            adapted = {
+                name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+                for name in source.names
+                if name.endswith(".lora_A.weight")
+            }
+        words = {
+            "targets": sorted(adapted),
+            "rank": raw.get("r", 8),
+            "alpha": raw.get("lora_alpha", 8),
+            "dropout": raw.get("lora_dropout", 0.0),
+            "rank_stabilized": raw.get("use_rslora", False),
+            "dora": raw.get("use_dora", False),
+            "bias": raw.get("bias", "none"),
+        }
+        return parse(Lora, words, where=where)
+    tokens = {"tokens": raw.get("num_virtual_tokens")}
+    if kind == "PREFIX_TUNING":
+        return parse(PrefixTuning, tokens, where=where)
+    if kind == "PROMPT_TUNING":
+        return parse(PromptTuning, tokens, where=where)
+    raise UserError(
+        f"{where}: 'peft_type' = {kind!r} is not known; known: LORA, PREFIX_TUNING, PROMPT_TUNING"
+    )

@@ -1,0 +1,100 @@
+"""Upcycling: a dense model becomes one with experts, and goes on from where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from glassbox.core.errors import UserError
+from glassbox.formats.huggingface import export_state, import_state
+from glassbox.layers.experts import LAYERS, MixtureOfExperts, MixtureOfExpertsLayer
+from glassbox.models.block import Block
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import BlockSpec
+from glassbox.models.family import repeats
+
+
+def upcycle(
+    model: CausalLM,
+    num_experts: int,
+    top_k: int,
+    *,
+    layers: Collection[int] | None = None,
+    balance_loss: float = 0.01,
+    generator: torch.Generator | None = None,
+) -> CausalLM:
+    """A new model in which each feed-forward of `layers` (all unless given) is num_experts copies of itself.
+
+    The router is drawn fresh and its gates sum to 1, so that the copies' weighted sum is the dense
+    layer's output and the logits are those of `model` at once; training then tells the copies
+    apart. `model` stays as it is; `generator` must live where its weights do.
+    Raises UserError for a layer that is not there or has no feed-forward to copy, and for numbers
+    of experts that do not fit. Source: Komatsuzaki et al., arXiv:2212.05055, section 3. Tested
+    against: the dense model's logits; the Mixtral that transformers opens.
+    """
+    if not 1 <= top_k <= num_experts:
+        raise UserError(
+            f"top_k = {top_k} of num_experts = {num_experts}: a token passes at least one expert "
+            "and no more than there are"
+        )
+    specs = model.config.layers()
+    chosen = sorted(set(range(len(specs)) if layers is None else layers))
+    for layer in chosen:
+        if not 0 <= layer < len(specs):
+            raise UserError(
+                f"layer {layer} is not one of the model's {len(specs)} (0 is the first)"
+            )
+        ffn = specs[layer].ffn
+        if type(ffn) not in LAYERS:
+            what = "no feed-forward" if ffn is None else f"'{ffn.kind}'"
+            raise UserError(
+                f"layer {layer} has {what}, of which no experts can be made; leave it out"
+            )
+        specs[layer] = _with_experts(specs[layer], num_experts, top_k, balance_loss)
+    config = model.config.model_copy(update={"blocks": repeats(specs)})
+    with torch.device("meta"):
+        result = CausalLM(config)
+    weight = model.embedding.weight
+    result = result.to(weight.dtype).to_empty(device=weight.device)
+
+    state = export_state(model)
+    for layer in chosen:
+        block = result.blocks[layer]
+        assert isinstance(block, Block)
+        assert isinstance(block.ffn, MixtureOfExpertsLayer)
+        router = block.ffn.router.weight
+        drawn = torch.empty_like(router).normal_(std=config.init.std, generator=generator)
+        state |= _experts_of(state, f"blocks.{layer}.ffn.", block.ffn, drawn)
+        state = {name: tensor for name, tensor in state.items() if name not in _dense(layer)}
+    import_state(result, state)
+    return result.train(model.training)
+
+
+def _with_experts(spec: BlockSpec, num_experts: int, top_k: int, balance_loss: float) -> BlockSpec:
+    assert spec.ffn is not None
+    assert not isinstance(spec.ffn, MixtureOfExperts)
+    experts = MixtureOfExperts(
+        num_experts=num_experts, top_k=top_k, expert=spec.ffn, balance_loss=balance_loss
+    )
+    return spec.model_copy(update={"ffn": experts})
+
+
+def _dense(layer: int) -> set[str]:
+    """Names of a dense feed-forward's parameters, of every kind."""
+    parts = ("gate_up", "up", "down")
+    return {f"blocks.{layer}.ffn.{part}.{kind}" for part in parts for kind in ("weight", "bias")}
+
+
+def _experts_of(
+    state: dict[str, Tensor], prefix: str, layer: MixtureOfExpertsLayer, router: Tensor
+) -> dict[str, Tensor]:
+    """The experts' parameters: views of the dense layer's, repeated."""
+    found = {f"{prefix}router.weight": router}
+    for part in (layer.up_name, "down"):
+        for kind, name in (("weight", part), ("bias", f"{part}_bias")):
+            dense = state.get(f"{prefix}{part}.{kind}")
+            if dense is not None:
+                found[f"{prefix}{name}"] = dense.expand(layer.spec.num_experts, *dense.shape)
+    return found

@@ -1,0 +1,59 @@
+"""Log-probabilities of the tokens that were chosen, of the likeliest ones, and what ranks by them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from glassbox.inference.sampling.filters import apply_temperature
+
+
+def chosen_log_probs(
+    logits: Float[Tensor, "N V"], tokens: Int[Tensor, " N"], temperature: Float[Tensor, " N"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """log softmax(logits)[token], and log softmax(logits / temperature)[token], in float32 or wider.
+
+    Neither knows of any filter or penalty. A greedy row's second value equals its first.
+    """
+    logits = wide(logits)
+    place = tokens.unsqueeze(-1)
+    raw = logits.gather(-1, place).squeeze(-1) - logits.logsumexp(dim=-1)
+    if bool(((temperature == 0) | (temperature == 1)).all()):
+        return raw, raw
+    scaled = apply_temperature(logits, temperature)
+    return raw, scaled.gather(-1, place).squeeze(-1) - scaled.logsumexp(dim=-1)
+
+
+def wide(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+    """In float32, or in float64 where they are."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def likeliest(
+    logits: Float[Tensor, "N V"], count: int
+) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """The `count` greatest logits of each row and their ids, greatest first, equal ones by id.
+
+    >>> [x.tolist() for x in likeliest(torch.tensor([[1.0, 3.0, 1.0, 3.0]]), 3)]
+    [[[3.0, 3.0, 1.0]], [[1, 3, 0]]]
+    """
+    count = min(count, logits.shape[-1])
+    values = logits.topk(count, dim=-1).values
+    # which of several equal to the last one topk takes is chance, so take them all and choose
+    reaching = int((logits >= values[:, -1:]).sum(dim=-1).max())
+    ids = logits.topk(reaching, dim=-1).indices.sort(dim=-1).values
+    values, order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    return values[:, :count], ids.gather(-1, order)[:, :count]
+
+
+def top_log_probs(
+    logits: Float[Tensor, "N V"], count: int
+) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """log softmax(logits) of the `count` likeliest tokens of each row and their ids, ties by id.
+
+    In float32 or wider; the model's own logits, before temperature, penalties and filters.
+    """
+    logits = wide(logits)
+    values, ids = likeliest(logits, count)
+    return values - logits.logsumexp(dim=-1, keepdim=True), ids

@@ -1,0 +1,134 @@
+"""What one request asks for: the settings of how its tokens are chosen."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator, model_validator
+
+from glassbox.core.config import Spec
+from glassbox.inference.constraints.specs import Constraint, check_text
+from glassbox.inference.sampling.randomness import derive_seed
+
+_MOST_BIAS = 1e30  # float32 ends at 3e38
+
+
+class SamplingParams(Spec):
+    """What one request asks for. The defaults sample from the model's own distribution."""
+
+    max_tokens: int = Field(128, gt=0, description="the most tokens to generate")
+    temperature: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="logits are divided by it; 0 is greedy"
+    )
+    top_k: int = Field(0, ge=0, description="keep the k likeliest tokens; 0 keeps all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p"
+    )
+    min_p: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="keep tokens of at least min_p times the best one's probability",
+    )
+    typical_p: float = Field(
+        1.0, gt=0, le=1, description="keep the tokens nearest to the expected surprise, up to p"
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        ge=1e-6,
+        le=1e6,
+        description="above 1 discourages tokens of the prompt and the answer",
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2, le=2, description="taken from a logit for each time the answer has the token"
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2, le=2, description="taken from a logit where the answer has the token"
+    )
+    logit_bias: dict[int, float] = Field({}, description="added to the logits of these tokens")
+    min_tokens: int = Field(0, ge=0, description="no token ends the answer before this many")
+    stop: tuple[str, ...] = Field((), description="strings that end the answer, left out of it")
+    stop_token_ids: tuple[int, ...] = Field((), description="tokens that end the answer")
+    ignore_eos: bool = Field(False, description="go on past the end-of-text token")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="the same seed gives the same answer; none is fresh chance",
+    )
+    constraint: Constraint | None = Field(
+        None, description="a JSON schema, regular expression or choice that the answer obeys"
+    )
+    n: int = Field(1, gt=0, description="answers to the same prompt")
+    best_of: int | None = Field(
+        None, gt=0, description="draw so many answers and keep the n of best mean log-probability"
+    )
+    logprobs: bool = Field(False, description="return each token's log-probability")
+    top_logprobs: int = Field(
+        0, ge=0, description="with logprobs: also those of so many likeliest tokens at each place"
+    )
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_string_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("an empty stop string would end every answer at once; leave it out")
+        for stop in value:
+            check_text(stop, "a stop string")
+        return value
+
+    @field_validator("stop_token_ids")
+    @classmethod
+    def _ids_are_ids(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(token < 0 for token in value):
+            raise ValueError("token ids are never negative")
+        return value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _biased_ids_are_ids(cls, value: dict[int, float]) -> dict[int, float]:
+        if any(token < 0 for token in value):
+            raise ValueError("token ids are never negative")
+        if not all(abs(bias) <= _MOST_BIAS for bias in value.values()):
+            raise ValueError("a bias is a number float32 can hold; -100 is as good as never")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> SamplingParams:
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(
+                f"best_of = {self.best_of} answers cannot hold n = {self.n}; raise it or lower n"
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError(
+                f"top_logprobs = {self.top_logprobs} needs logprobs = true; set it, or leave both out"
+            )
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens = {self.min_tokens} is above max_tokens = {self.max_tokens}; "
+                "lower one or raise the other"
+            )
+        return self
+
+    @property
+    def num_samples(self) -> int:
+        """How many answers are drawn: best_of, or n."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def scored(self) -> bool:
+        """Whether each token's log-probability is needed, to return it or to rank answers by it."""
+        return self.logprobs or self.num_samples > self.n
+
+    def spread(self, count: int) -> list[SamplingParams]:
+        """`count` copies, each with a seed of its own derived from this one (or fresh, without one).
+
+        Requests with equal seeds draw equal numbers, so a batch of different prompts wants these.
+        """
+        if self.seed is None:
+            return [self] * count
+        seed = self.seed
+        return [self.model_copy(update={"seed": derive_seed(seed, i)}) for i in range(count)]

@@ -1,0 +1,369 @@
+"""How all rows of a batch choose their next tokens at once, each by settings of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glassbox.core.errors import UserError
+from glassbox.inference.constraints.grammar import ConstraintMatcher, masks
+from glassbox.inference.sampling.filters import (
+    apply_temperature,
+    draw,
+)
+from glassbox.inference.sampling.logprobs import chosen_log_probs, top_log_probs
+from glassbox.inference.sampling.params import SamplingParams
+from glassbox.inference.sampling.penalties import History
+from glassbox.inference.sampling.randomness import uniforms
+from glassbox.inference.sampling.shortlist import draw_filtered, filtered
+
+_STEPS_AHEAD = 64  # steps whose random numbers are made at once
+_ENDLESS = 2**31  # tokens; no answer is that long
+
+
+@dataclass(frozen=True)
+class SamplingRow:
+    """One answer being drawn.
+
+    seed, sample: with the step's number, all that its chance comes from.
+    prompt, generated: its tokens so far, for the penalties.
+    stop_ids: every token that ends it, end-of-text included; `min_tokens` keeps them away.
+    matcher: where it stands in its constraint, past `generated`.
+    """
+
+    params: SamplingParams
+    seed: int
+    sample: int = 0
+    prompt: Sequence[int] = ()
+    generated: Sequence[int] = ()
+    stop_ids: Sequence[int] = ()
+    matcher: ConstraintMatcher | None = None
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The next token of each row, and what is asked to be known of it; None where no row asks.
+
+    sound: False where a row's logits are NaN or infinite, or nothing was allowed; its token is noise.
+    log_probs: log softmax(logits)[token]; sampling_log_probs: log softmax(logits / temperature)[token];
+        the model's own logits in both, without bias, penalty or filter.
+    top_ids, top_log_probs: (R, n) of the likeliest, greatest first, n the most that any row asks for.
+    """
+
+    tokens: Int[Tensor, " R"]
+    sound: Bool[Tensor, " R"]
+    log_probs: Float[Tensor, " R"] | None = None
+    sampling_log_probs: Float[Tensor, " R"] | None = None
+    top_ids: Int[Tensor, "R n"] | None = None
+    top_log_probs: Float[Tensor, "R n"] | None = None
+
+
+class RowSampler:
+    """The settings and the past of a batch's rows; what no row asks for is not run at all.
+
+    `pick` changes nothing; `accept` tells what became of it. A row's choice depends on its own
+    logits, settings and history, never on the other rows.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[SamplingParams],
+        columns: dict[str, Tensor],
+        tables: dict[str, Tensor],
+        history: tuple[list[int], History] | None,
+        matchers: list[ConstraintMatcher | None],
+    ) -> None:
+        """Use `of`. columns: one number a row; tables: (R, W), padded with -1 (ids) or 0."""
+        self.params = list(params)
+        self._columns, self._tables = columns, tables
+        self._matchers = matchers
+        self._constrained = [row for row, matcher in enumerate(matchers) if matcher is not None]
+        self._history = history
+        device = columns["temperature"].device
+        self._penalised = torch.tensor([] if history is None else history[0], device=device).long()
+        self.greedy = columns["temperature"] == 0
+        hot = [p for p in self.params if p.temperature != 0]
+        self.any_greedy, self.all_greedy = len(hot) < len(self.params), not hot
+        self._temperature = any(p.temperature != 1 for p in hot)
+        self._filters = any(_filters(p) for p in hot)
+        self._bias = any(p.logit_bias for p in self.params)
+        self._min_tokens = any(p.min_tokens for p in self.params) and tables["stop_ids"].numel() > 0
+        self._scored = any(p.scored for p in self.params)
+        self._top = max((p.top_logprobs for p in self.params), default=0)
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    @property
+    def keeps_track(self) -> bool:
+        """Whether `accept` has anything to do: a row has penalties or a constraint."""
+        return self._history is not None or bool(self._constrained)
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[SamplingRow], vocab_size: int, device: torch.device | str = "cpu"
+    ) -> RowSampler:
+        """Gather the rows. Raises UserError for a bias of a token that the model does not have."""
+        device = torch.device(device)
+        params = [row.params for row in rows]
+        for one in params:
+            check_bias(one, vocab_size)
+
+        def column(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        def table(values: list[list[int]] | list[list[float]], pad: float) -> Tensor:
+            width = max((len(line) for line in values), default=0)
+            dtype = torch.int64 if pad == -1 else torch.float64
+            padded = [[*line, *[pad] * (width - len(line))] for line in values]
+            return torch.tensor(padded, dtype=dtype, device=device).reshape(len(values), width)
+
+        real, whole = torch.float64, torch.int64
+        penalised = [place for place, one in enumerate(params) if _penalises(one)]
+        history = None
+        if penalised:
+            chosen = [rows[place] for place in penalised]
+            history = (
+                penalised,
+                History.of(
+                    [row.prompt if row.params.repetition_penalty != 1 else () for row in chosen],
+                    [row.generated for row in chosen],
+                    [
+                        (p.repetition_penalty, p.frequency_penalty, p.presence_penalty)
+                        for p in (row.params for row in chosen)
+                    ],
+                    device,
+                ),
+            )
+        return cls(
+            params,
+            {
+                "temperature": column([p.temperature for p in params], real),
+                # a greedy row has its one token whatever the filters say
+                "top_k": column(
+                    [min(p.top_k, vocab_size) if p.temperature else 1 for p in params], whole
+                ),
+                "top_p": column([p.top_p if p.temperature else 1 for p in params], real),
+                "min_p": column([p.min_p if p.temperature else 0 for p in params], real),
+                "typical_p": column([p.typical_p if p.temperature else 1 for p in params], real),
+                "min_tokens": column([min(p.min_tokens, _ENDLESS) for p in params], whole),
+                "seed": column([row.seed for row in rows], whole),
+                "sample": column([row.sample for row in rows], whole),
+                # which steps' numbers are at hand: none yet
+                "first_step": column([-_STEPS_AHEAD] * len(rows), whole),
+            },
+            {
+                "bias_ids": table([list(p.logit_bias) for p in params], -1),
+                "bias": table([list(p.logit_bias.values()) for p in params], 0),
+                "stop_ids": table(
+                    [
+                        # what the model does not have it cannot say either
+                        [token for token in row.stop_ids if token < vocab_size]
+                        if row.params.min_tokens
+                        else []
+                        for row in rows
+                    ],
+                    -1,
+                ),
+                "uniforms": torch.zeros(len(rows), _STEPS_AHEAD, dtype=real, device=device),
+            },
+            history,
+            [row.matcher for row in rows],
+        )
+
+    def select(self, rows: Sequence[int] | Int[Tensor, " M"]) -> RowSampler:
+        """These rows in this order. One named twice is forked: its histories part from here."""
+        places = [int(row) for row in rows]
+        index = torch.tensor(places, dtype=torch.int64, device=self.greedy.device)
+        history = None
+        if self._history is not None:
+            at = {place: i for i, place in enumerate(self._history[0])}
+            kept = [new for new, place in enumerate(places) if place in at]
+            if kept:
+                old = torch.tensor([at[places[new]] for new in kept], device=index.device)
+                history = (kept, self._history[1].select(old))
+        matchers, taken = [], set()
+        for place in places:
+            matcher = self._matchers[place]
+            matchers.append(matcher.copy() if matcher is not None and place in taken else matcher)
+            taken.add(place)
+        return RowSampler(
+            [self.params[place] for place in places],
+            {name: tensor[index] for name, tensor in self._columns.items()},
+            _narrowed({name: tensor[index] for name, tensor in self._tables.items()}),
+            history,
+            matchers,
+        )
+
+    def extend(self, other: RowSampler) -> RowSampler:
+        """These rows, then the other's."""
+        history = self._history
+        if other._history is not None:
+            shifted = [len(self) + place for place in other._history[0]]
+            history = (
+                (shifted, other._history[1])
+                if history is None
+                else (history[0] + shifted, history[1].joined(other._history[1]))
+            )
+        return RowSampler(
+            self.params + other.params,
+            {n: torch.cat((tensor, other._columns[n])) for n, tensor in self._columns.items()},
+            {
+                n: _stacked(tensor, other._tables[n], -1 if n.endswith("ids") else 0)
+                for n, tensor in self._tables.items()
+            },
+            history,
+            self._matchers + other._matchers,
+        )
+
+    def uniforms(self, steps: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Each row's number in [0, 1) for that step of its own; numbers ahead are made in one go."""
+        first, ahead = self._columns["first_step"], self._tables["uniforms"]
+        offset = steps - first
+        missing = (offset < 0) | (offset >= _STEPS_AHEAD)
+        if bool(missing.any()):
+            rows = missing.nonzero().squeeze(1)
+            columns = torch.arange(_STEPS_AHEAD, device=rows.device)
+            first[rows] = steps[rows]
+            seeds, samples = self._columns["seed"][rows], self._columns["sample"][rows]
+            ahead[rows] = uniforms(seeds, samples, steps[rows].unsqueeze(1) + columns)
+            offset = steps - first
+        return ahead.gather(1, offset.unsqueeze(1)).squeeze(1)
+
+    def process(
+        self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]
+    ) -> Float[Tensor, "R V"]:
+        """The logits that tokens are drawn from, in float32 or wider; the argument stays as it is."""
+        logits = self.adjusted(logits, steps)
+        if self._temperature:
+            logits = apply_temperature(logits, self._columns["temperature"])
+        return filtered(logits, self._columns) if self._filters else logits
+
+    def adjusted(
+        self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]
+    ) -> Float[Tensor, "R V"]:
+        """After logit bias, penalties, min_tokens and constraints: what greedy rows and searches know of as well.
+
+        In float32 or wider; the argument stays as it is.
+        """
+        if logits.dtype not in (torch.float32, torch.float64):
+            logits = logits.float()
+        elif self._bias or self._history is not None or self._min_tokens or self._constrained:
+            logits = logits.clone()
+        if self._bias:
+            ids, bias = self._tables["bias_ids"], self._tables["bias"]
+            logits.scatter_add_(1, ids.clamp(min=0), bias.to(logits.dtype))
+        if self._history is not None:
+            self._history[1].penalise_(logits, self._penalised)
+        if self._constrained:
+            chosen = [self._matchers[row] for row in self._constrained]
+            rows = torch.tensor(self._constrained, device=logits.device)
+            allowed = masks(chosen, logits.shape[-1], logits.device)
+            logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
+        if self._min_tokens:
+            early = steps < self._columns["min_tokens"]
+            ids = self._tables["stop_ids"]
+            forbid = (ids >= 0) & early.unsqueeze(1)
+            barred = logits.scatter_add(
+                1, ids.clamp(min=0), torch.where(forbid, -torch.inf, 0.0).to(logits.dtype)
+            )
+            if self._constrained:  # an answer that its constraint has brought to an end may end
+                ended = (barred == -torch.inf).all(dim=-1, keepdim=True)
+                barred = torch.where(ended, logits, barred)
+            logits = barred
+        return logits
+
+    def pick(self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]) -> Picked:
+        """The next token of each row: its likeliest where greedy, else drawn.
+
+        steps: how many tokens each answer has so far; the number of the draw.
+        """
+        sound = logits.amax(dim=-1).isfinite()
+        if not bool(sound.all()):
+            logits = torch.where(sound.unsqueeze(-1), logits, 0.0)
+        biased = self.adjusted(logits, steps)
+        if self._constrained or self._bias or self._min_tokens:
+            sound = sound & biased.amax(dim=-1).isfinite()
+        if self.all_greedy:
+            tokens = biased.argmax(dim=-1)
+        else:
+            tokens = self._draw(biased, steps)
+            if self.any_greedy:
+                tokens = torch.where(self.greedy, biased.argmax(dim=-1), tokens)
+        raw = tempered = ids = tops = None
+        if self._scored:
+            raw, tempered = chosen_log_probs(logits, tokens, self._columns["temperature"])
+        if self._top:
+            tops, ids = top_log_probs(logits, self._top)
+        return Picked(tokens, sound, raw, tempered, ids, tops)
+
+    def _draw(self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
+        """A token of each row; those of greedy rows mean nothing."""
+        uniform = self.uniforms(steps)
+        if self._temperature:
+            logits = apply_temperature(logits, self._columns["temperature"])
+        if self._filters:
+            tokens = draw_filtered(logits, self._columns, uniform)
+        else:
+            tokens = draw(logits, uniform)
+        return tokens.clamp_(max=logits.shape[-1] - 1)  # where nothing was allowed
+
+    def accept(self, tokens: Int[Tensor, " R"], rows: Bool[Tensor, " R"] | None = None) -> None:
+        """What the answers go on with, in all rows or those marked: histories and constraints move on.
+
+        Raises UserError for a token that a row's constraint does not allow; leave unsound rows out.
+        """
+        if self._history is not None:
+            active = None if rows is None else rows[self._penalised]
+            self._history[1].accept(tokens[self._penalised], active)
+        if self._constrained:
+            chosen = tokens.tolist()
+            moved = [True] * len(chosen) if rows is None else rows.tolist()
+            for row in self._constrained:
+                matcher = self._matchers[row]
+                if moved[row] and matcher is not None:
+                    matcher.accept(chosen[row])
+
+
+def check_bias(params: SamplingParams, vocab_size: int) -> None:
+    """Raise UserError for a bias of a token that the model does not have."""
+    if params.logit_bias and max(params.logit_bias) >= vocab_size:
+        raise UserError(
+            f"logit_bias names token {max(params.logit_bias)}; this model knows 0 to {vocab_size - 1}"
+        )
+
+
+def _filters(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0 or params.typical_p < 1
+
+
+def _penalises(params: SamplingParams) -> bool:
+    return (
+        params.repetition_penalty != 1
+        or params.frequency_penalty != 0
+        or params.presence_penalty != 0
+    )
+
+
+def _narrowed(tables: dict[str, Tensor]) -> dict[str, Tensor]:
+    """No wider than the rows need: else one row of many biases would leave its width to all after it."""
+    for ids, *others in (("bias_ids", "bias"), ("stop_ids",)):
+        if tables[ids].numel():
+            width = int((tables[ids] >= 0).sum(dim=1).max())
+            for name in (ids, *others):
+                tables[name] = tables[name][:, :width]
+    return tables
+
+
+def _stacked(first: Tensor, second: Tensor, pad: int) -> Tensor:
+    """One table above another, the narrower one padded."""
+    width = max(first.shape[1], second.shape[1])
+    padded = [
+        torch.nn.functional.pad(one, (0, width - one.shape[1]), value=pad)
+        for one in (first, second)
+    ]
+    return torch.cat(padded)

@@ -1,0 +1,84 @@
+"""Contrastive search: a likely next token, but one whose meaning has not been there before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from glassbox.core.config import Spec
+from glassbox.inference.sampling.logprobs import likeliest
+from glassbox.inference.sampling.params import SamplingParams
+from glassbox.inference.sampling.sampler import RowSampler, SamplingRow
+from glassbox.inference.search.branches import Branches, refuse_chance
+from glassbox.models.causal_lm import CausalLM
+
+
+class ContrastiveParams(Spec):
+    """How many candidates, and how much likeness to what was said counts against them."""
+
+    penalty_alpha: float = Field(
+        0.6, ge=0, le=1, description="the weight of being unlike; 0 is greedy"
+    )
+    top_k: int = Field(4, gt=0, description="candidates at each place")
+
+
+@torch.inference_mode()
+def contrastive_search(
+    model: CausalLM,
+    prompt: Sequence[int],
+    contrast: ContrastiveParams,
+    params: SamplingParams | None = None,
+    *,
+    stop_ids: Iterable[int] = (),
+    dtype: torch.dtype | None = None,
+) -> list[int]:
+    """The tokens of the one answer, a stop token included where one ended it.
+
+    x_t = argmax over the top_k likeliest v of (1 - alpha) p(v | x_<t) - alpha max_j cos(h_v, h_{x_j}),
+    h the final hidden states, j over prompt and answer: each candidate is fed to see its own.
+    Of `params` it heeds max_tokens, the penalties, logit_bias and min_tokens. Equal ones go by id.
+    Raises UserError for settings of sampling. The model should be in eval mode.
+    Source: Su et al., arXiv:2202.06417, equation 5. Tested against: the equation as loops, uncached.
+    """
+    params = SamplingParams() if params is None else params
+    refuse_chance(params, "contrastive search")
+    stops = set(stop_ids) | set(params.stop_token_ids)
+    max_new = min(params.max_tokens, model.config.context_length - len(prompt))
+    alpha = contrast.penalty_alpha
+    branches = Branches(model, prompt, max_new, dtype=dtype)
+    row = SamplingRow(params, 0, prompt=prompt, stop_ids=tuple(stops))
+    sampler = RowSampler.of([row], model.config.vocab_size, model.device)
+    said = _directions(branches.hidden)  # (T, D)
+    logits = branches.logits  # (1, V)
+    parent = torch.zeros(1, dtype=torch.int64, device=logits.device)
+    answer: list[int] = []
+    while len(answer) < max_new:
+        steps = torch.full((1,), len(answer), device=logits.device)
+        probs = sampler.adjusted(logits, steps).softmax(dim=-1)
+        confidence, candidates = (x[0] for x in likeliest(probs, contrast.top_k))
+        candidates, order = candidates.sort()
+        confidence = confidence[order]
+        branches.keep(parent.expand(len(candidates)))
+        hidden, following = branches.advance(candidates)
+        meaning = _directions(hidden)
+        likeness = (meaning @ said.T).amax(dim=-1)
+        parent = ((1 - alpha) * confidence - alpha * likeness).argmax().reshape(1)
+        token = candidates[parent]
+        answer.append(int(token))
+        if answer[-1] in stops:
+            break
+        sampler.accept(token)
+        said = torch.cat((said, meaning[parent]))
+        logits = following[parent]
+    return answer
+
+
+def _directions(hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """Vectors of length one, in float32 or wider."""
+    wide = hidden if hidden.dtype == torch.float64 else hidden.float()
+    return F.normalize(wide, dim=-1)

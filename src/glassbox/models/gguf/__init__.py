@@ -1,6 +1,0 @@
-"""GGUF, llama.cpp's file format: one file with config, tokenizer, chat template and weights."""
-
-from glassbox.models.gguf.model import load_gguf, load_gguf_config, save_gguf
-from glassbox.models.gguf.reader import GGUFFile
-
-__all__ = ["GGUFFile", "load_gguf", "load_gguf_config", "save_gguf"]

@@ -1,1 +1,0 @@
-"""The stages of a model's life, composed: recipes, quickstart, report."""

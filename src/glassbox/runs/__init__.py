@@ -1,0 +1,1 @@
+"""From recipes to runs: stages, the quickstart, evaluation, curation."""

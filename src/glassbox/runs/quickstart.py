@@ -1,0 +1,279 @@
+"""The whole life of a small model in one command: text, tokenizer, model, chats, preferences, sums.
+
+Every step leaves its files in the run folder and is skipped when it is already there, so that a
+quickstart that was interrupted anywhere goes on where it stopped, to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from glassbox.core.config import Spec, apply_overrides, load_recipe, merge, parse
+from glassbox.core.devices import DeviceName
+from glassbox.core.errors import UserError
+from glassbox.core.files import write_json
+from glassbox.core.progress import ProgressLine, format_seconds
+from glassbox.core.runs import RunFolder
+from glassbox.data.storyworld import CorpusSizes, StoryWorldConfig, write_corpus
+from glassbox.data.text import find_corpus
+from glassbox.evaluation.storyworld import Limits, evaluate_story_world
+from glassbox.evaluation.text import evaluate_text
+from glassbox.formats.open_model import open_on
+from glassbox.reports.report import write_report
+from glassbox.runs.recipe import (
+    PretrainRecipe,
+    StageRecipe,
+    TextData,
+    TokenizerConfig,
+    parse_recipe,
+    read_curate_recipe,
+    read_recipe,
+    recipe_folders,
+)
+from glassbox.runs.samples import sample_stage
+from glassbox.runs.shards import heldout_documents, prepare_tokenizer
+from glassbox.runs.stages import run_recipe
+
+TRAINING_STAGES = ("pretrain", "sft", "dpo", "grpo")
+TITLES = {
+    "corpus": "Story world",
+    "tokenizer": "Tokenizer",
+    "pretrain": "Pre-training",
+    "sft": "Supervised fine-tuning",
+    "dpo": "Preference alignment (DPO)",
+    "grpo": "Verifiable rewards (GRPO)",
+    "report": "Report",
+}
+
+
+class StageChange(Spec):
+    """A stage of the quickstart: a recipe, and what is different here."""
+
+    recipe: str
+    change: dict[str, Any] = Field(default_factory=dict)
+
+
+class QuickstartRecipe(Spec):
+    """The quickstart as data."""
+
+    stage: Literal["quickstart"] = "quickstart"
+    out: str = "runs/quickstart"
+    source: str = Field("storyworld", description="storyworld, shakespeare, or a path to text")
+    seed: int = 0
+    device: DeviceName = "auto"
+    workers: int = Field(2, gt=0, description="processes that write the corpus")
+    world: StoryWorldConfig = StoryWorldConfig()
+    sizes: CorpusSizes = CorpusSizes()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    pretrain: StageChange
+    sft: StageChange
+    dpo: StageChange
+    grpo: StageChange
+    limits: Limits = Limits()
+    samples: int = Field(3, gt=0)
+
+
+def read_quickstart(path: str, overrides: Sequence[str] = ()) -> QuickstartRecipe:
+    """Load the quickstart's recipe. Raises UserError naming what is wrong."""
+    raw = apply_overrides(load_recipe(path, search=recipe_folders()), overrides)
+    return parse(QuickstartRecipe, raw, where=path)
+
+
+def read_any_recipe(path: str, overrides: Sequence[str] = ()) -> Spec:
+    """A stage's recipe, or the quickstart's."""
+    raw = load_recipe(path, search=recipe_folders())
+    if raw.get("stage") == "quickstart":
+        return read_quickstart(path, overrides)
+    if raw.get("stage") == "curate":
+        return read_curate_recipe(path, list(overrides))
+    return read_recipe(path, list(overrides))
+
+
+class Quickstart:
+    """Carries out the quickstart, step by step."""
+
+    def __init__(self, recipe: QuickstartRecipe) -> None:
+        self.recipe = recipe
+        self.out = Path(recipe.out)
+        self.corpus = self.out / "corpus"
+        self.world = recipe.source == "storyworld"
+        self.journal = self.out / "quickstart.json"
+        self.stages: list[dict[str, Any]] = []
+        self.evaluations: dict[str, Any] = {}
+        self.samples: dict[str, Any] = {}
+
+    def run(self) -> Literal["finished", "already finished", "interrupted"]:
+        """Go through all steps; those whose results are there are not done again."""
+        if not self.world:
+            find_corpus(self.recipe.source)
+        with RunFolder(self.out) as run:
+            run.begin(self.recipe)
+            if run.summary is not None:
+                return "already finished"
+            self._read_journal()
+            self._step("corpus", self._make_corpus)
+            self._step("tokenizer", self._make_tokenizer)
+            for stage in TRAINING_STAGES:
+                if stage != "pretrain" and not self.world:
+                    self._skip(stage)
+                    continue
+                if not self._step(stage, lambda stage=stage: self._train(stage)):  # type: ignore[misc]
+                    return "interrupted"
+            self._step("report", lambda: {"path": str(write_report(self.out))})
+            run.finish({"stages": self.stages, "evaluations": self.evaluations})
+            write_report(self.out)
+        return "finished"
+
+    def _step(self, name: str, work: Callable[[], dict[str, Any] | None]) -> bool:
+        """Do a step unless the journal has it; False where it was interrupted."""
+        if any(stage["name"] == name for stage in self.stages):
+            print(f"{TITLES[name]}: done before", file=sys.stderr)
+            return True
+        print(f"{TITLES[name]}", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        summary = work()
+        if summary is None:
+            return False
+        seconds = time.monotonic() - began
+        self._record(name, seconds, "finished", summary)
+        print(f"  done in {format_seconds(seconds)}", file=sys.stderr, flush=True)
+        return True
+
+    def _skip(self, name: str) -> None:
+        why = f"'{self.recipe.source}' has no questions, preferences or problems"
+        print(f"{TITLES[name]}: skipped, {why}", file=sys.stderr)
+        if not any(stage["name"] == name for stage in self.stages):
+            self._record(name, 0.0, "skipped", {"reason": why})
+
+    def _record(self, name: str, seconds: float, status: str, summary: dict[str, Any]) -> None:
+        self.stages.append(
+            {
+                "name": name,
+                "title": TITLES[name],
+                "seconds": seconds,
+                "status": status,
+                "summary": summary,
+            }
+        )
+        write_json(self.out / "evaluations.json", self.evaluations)
+        write_json(self.out / "samples.json", self.samples)
+        write_json(self.journal, self.stages)
+
+    def _read_journal(self) -> None:
+        self.stages = _read_json(self.journal, [])
+        self.evaluations = _read_json(self.out / "evaluations.json", {})
+        self.samples = _read_json(self.out / "samples.json", {})
+
+    def _make_corpus(self) -> dict[str, Any]:
+        recipe = self.recipe
+        if not self.world:
+            path = find_corpus(recipe.source)
+            return {"source": recipe.source, "path": str(path)}
+        config = recipe.world.model_copy(update={"seed": recipe.seed})
+        with ProgressLine("writing stories", recipe.sizes.train_bytes) as line:
+
+            def report(name: str, done: int, total: int) -> None:
+                if name == "train.jsonl":
+                    line.update(done, name)
+
+            manifest = write_corpus(
+                config, self.corpus, recipe.sizes, workers=recipe.workers, progress=report
+            )
+        counts = {name: entry["count"] for name, entry in manifest["files"].items()}
+        total = sum(counts.values())
+        print(
+            f"  {recipe.sizes.train_bytes / 1e6:.1f} MB in {counts['train.jsonl']:,} documents; "
+            f"{total:,} items in {len(counts)} files",
+            file=sys.stderr,
+        )
+        return {"files": counts}
+
+    def _text(self) -> TextData:
+        """What is pre-trained on, as the pre-training recipe's data."""
+        raw = self._raw_stage("pretrain")["data"]
+        return parse(TextData, raw, where="pretrain.data")
+
+    def _make_tokenizer(self) -> dict[str, Any]:
+        config, data = self.recipe.tokenizer, self._text()
+        tokenizer = prepare_tokenizer(config, data, self.out)
+        if config.path is not None:
+            tokenizer.save(self.out / "tokenizer")
+        sample = next(heldout_documents(data), "")
+        ratio = len(sample.encode()) / max(1, len(tokenizer.encode(sample)))
+        print(f"  {tokenizer.vocab_size} entries, {ratio:.2f} bytes a token", file=sys.stderr)
+        return {"vocab_size": tokenizer.vocab_size, "bytes_per_token": ratio}
+
+    def _raw_stage(self, name: str) -> dict[str, Any]:
+        """A stage's recipe as a mapping, with this quickstart's paths, seed and device in it."""
+        change: StageChange = getattr(self.recipe, name)
+        raw = merge(load_recipe(change.recipe, search=recipe_folders()), change.change)
+        raw |= {"out": str(self.out / name), "seed": self.recipe.seed, "device": self.recipe.device}
+        place = TRAINING_STAGES.index(name)
+        if name == "pretrain":
+            raw["tokenizer"] = {"path": str(self.out / "tokenizer")}
+            files = {"path": self.recipe.source}
+            if self.world:
+                files = {
+                    "path": str(self.corpus / "train.jsonl"),
+                    "heldout_path": str(self.corpus / "heldout.jsonl"),
+                }
+        else:
+            raw["init"] = str(self.out / TRAINING_STAGES[place - 1])
+            files = {
+                "sft": {
+                    "path": str(self.corpus / "chats.train.jsonl"),
+                    "heldout_path": str(self.corpus / "chats.heldout.jsonl"),
+                },
+                "dpo": {"path": str(self.corpus / "preferences.train.jsonl")},
+                "grpo": {"path": str(self.corpus / "arithmetic.train.jsonl")},
+            }[name]
+        raw["data"] = merge(raw.get("data", {}), files)
+        return raw
+
+    def stage_recipe(self, name: str) -> StageRecipe:
+        """A stage's recipe, checked."""
+        return parse_recipe(self._raw_stage(name), where=f"{name} of the quickstart")
+
+    def _train(self, name: str) -> dict[str, Any] | None:
+        recipe = self.stage_recipe(name)
+        summary = run_recipe(recipe)
+        if summary["status"] == "interrupted":
+            return None
+        model, tokenizer, _ = open_on(recipe.out, self.recipe.device)
+        began = time.monotonic()
+        if self.world:
+            self.evaluations[name] = evaluate_story_world(
+                model, tokenizer, self.corpus, limits=self.recipe.limits.model_dump()
+            )
+        else:
+            assert isinstance(recipe, PretrainRecipe)
+            self.evaluations[name] = evaluate_text(
+                model, tokenizer, heldout_documents(recipe.data), limit=self.recipe.limits.documents
+            )
+        self.samples[name] = sample_stage(
+            model,
+            tokenizer,
+            corpus=self.corpus if self.world else None,
+            count=self.recipe.samples,
+            seed=self.recipe.seed,
+        )
+        print(f"  evaluated in {format_seconds(time.monotonic() - began)}", file=sys.stderr)
+        return summary
+
+
+def _read_json(path: Path, default: Any) -> Any:
+    if not path.exists():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(
+            f"'{path}' is damaged; delete it (finished stages keep their results) and run again"
+        ) from None

@@ -1,0 +1,107 @@
+"""From a recipe's text to the tokenizer and the shards it trains on, each made once and kept."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from glassbox.core.errors import UserError
+from glassbox.data.infilling import FimConfig, fill_in_the_middle
+from glassbox.data.shards import Shard, read_shard, write_shard
+from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
+from glassbox.runs.recipe import TextData, TokenizerConfig
+from glassbox.tokenizers import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+
+BATCH_DOCUMENTS = 2048
+
+
+def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> Tokenizer:
+    """Load the tokenizer that the recipe names, or train one on the training text and keep it."""
+    if config.path is not None:
+        return Tokenizer.load(config.path)
+    kept = folder / "tokenizer"
+    if (kept / "tokenizer.json").exists():
+        return Tokenizer.load(kept)
+    for path in data.paths:
+        find_corpus(path)  # a wrong path is told before anything else
+    where = ", ".join(data.paths)
+    print(f"  training a tokenizer of {config.vocab_size} entries on {where}", file=sys.stderr)
+    texts = itertools.chain.from_iterable(training_documents(data, path) for path in data.paths)
+    tokenizer = train_tokenizer(
+        texts,
+        config.vocab_size,
+        kind=config.kind,
+        pattern=config.pattern,
+        special_tokens=(*SPECIAL_TOKENS, *(data.fim.tokens if data.fim else ())),
+    )
+    tokenizer.save(kept)
+    return tokenizer
+
+
+def training_documents(data: TextData, path: str) -> Iterator[str]:
+    """The documents of one of the data's paths that are not held out."""
+    found = find_corpus(path)
+    if data.heldout_path is not None:
+        yield from read_documents(found)
+        return
+    share = heldout_share(_all_documents(data), data.heldout_share)
+    yield from (text for text in read_documents(found) if not is_heldout(text, share))
+
+
+def heldout_documents(data: TextData) -> Iterator[str]:
+    """The held-out documents: a file of their own, or the share of all text picked by its text."""
+    if data.heldout_path is not None:
+        yield from read_documents(find_corpus(data.heldout_path))
+        return
+    share = heldout_share(_all_documents(data), data.heldout_share)
+    yield from (text for text in _all_documents(data) if is_heldout(text, share))
+
+
+def _all_documents(data: TextData) -> Iterator[str]:
+    # one share for all sources, so that a text in two of them falls on one side
+    return itertools.chain.from_iterable(read_documents(find_corpus(p)) for p in data.paths)
+
+
+def prepare_shard(
+    documents: Callable[[], Iterable[str]],
+    tokenizer: Tokenizer,
+    path: Path,
+    *,
+    what: str,
+    fim: FimConfig | None = None,
+    seed: int = 0,
+) -> Shard:
+    """Tokenize documents into a shard, unless a finished one by the same tokenizer is there.
+
+    Each document is stored as `<eos> ids <eos>`: its first token is predicted, and so is its end.
+    With `fim` a share of them, drawn by `seed`, is rearranged for filling in the middle.
+    Raises UserError where there is no document at all.
+    """
+    if path.with_name(path.name + ".json").exists():
+        return read_shard(path, fingerprint=tokenizer.fingerprint)
+    info = write_shard(
+        path,
+        encode_documents(documents(), tokenizer, fim=fim, seed=seed),
+        vocab_size=tokenizer.vocab_size,
+        fingerprint=tokenizer.fingerprint,
+    )
+    if not info["num_documents"]:
+        raise UserError(f"there is no {what} text; give more documents or set data.heldout_path")
+    return read_shard(path, fingerprint=tokenizer.fingerprint)
+
+
+def encode_documents(
+    documents: Iterable[str], tokenizer: Tokenizer, *, fim: FimConfig | None = None, seed: int = 0
+) -> Iterator[list[int]]:
+    """Ids of each document between two end-of-text marks, a batch of documents at a time."""
+    eos = tokenizer.eos_id
+    if fim is not None:
+        for ids in fill_in_the_middle(documents, tokenizer, fim, seed=seed):
+            yield [eos, *ids, eos]
+        return
+    iterator = iter(documents)
+    while batch := list(itertools.islice(iterator, BATCH_DOCUMENTS)):
+        for ids in tokenizer.encode_batch(batch):
+            yield [eos, *ids, eos]

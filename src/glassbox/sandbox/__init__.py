@@ -1,0 +1,1 @@
+"""Untrusted Python and untrusted templates in processes of their own."""

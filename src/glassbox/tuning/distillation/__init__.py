@@ -1,0 +1,1 @@
+"""Distillation: logits, hidden states, on-policy, sequence level."""

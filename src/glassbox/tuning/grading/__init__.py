@@ -1,0 +1,1 @@
+"""Graders of completions, and how a recipe names them."""

@@ -1,0 +1,1 @@
+"""Policy optimization: rollouts, GRPO, RLOO, PPO, tools."""

@@ -1,0 +1,194 @@
+"""Group-relative policy optimization: of G answers to one prompt, more of those above their mean."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from glassbox.core.errors import UserError
+from glassbox.layers.context import Auxiliary
+from glassbox.models.causal_lm import CausalLM
+from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.auxiliary import with_auxiliary
+from glassbox.training.protocols import Number, ObjectiveOutput
+from glassbox.tuning.log_probs import answer_log_probs, freeze
+from glassbox.tuning.policy.answers import RolloutBatch, RolloutConfig
+
+
+class GrpoConfig(RolloutConfig):
+    """How answers are sampled, and what is learnt from their rewards."""
+
+    group_size: int = Field(8, ge=2, description="answers to each prompt")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="ratios below 1 - clip_low are clipped")
+    clip_high: float = Field(0.2, gt=0, description="ratios above 1 + clip_high are clipped")
+    kl_beta: float = Field(
+        0.0, ge=0, description="weight of the KL to the reference; 0: none needed"
+    )
+    normalization: Literal["grpo", "dapo", "dr_grpo"] = Field(
+        "dapo",
+        description="grpo: mean over each answer's tokens, then over answers; dapo: mean over all "
+        "tokens; dr_grpo: sum over tokens / (answers * max_tokens)",
+    )
+    ratio: Literal["token", "sequence"] = Field(
+        "token",
+        description="whose probabilities are compared; sequence (GSPO): the whole answer's, to the "
+        "power 1 / length",
+    )
+    scale_rewards: bool = Field(True, description="divide by the group's standard deviation")
+    dynamic_sampling: int = Field(
+        0,
+        ge=0,
+        description="how often a group whose answers all score the same is replaced by another "
+        "prompt's; 0: never",
+    )
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> GrpoConfig:
+        if self.overlong_buffer >= self.max_tokens:
+            raise ValueError(
+                f"overlong_buffer = {self.overlong_buffer} leaves nothing of max_tokens = "
+                f"{self.max_tokens}; make it smaller"
+            )
+        if self.ratio == "sequence" and self.normalization != "grpo":
+            raise ValueError(
+                f"ratio = 'sequence' with normalization = '{self.normalization}' would count long "
+                "answers more, which the sequence's own ratio is there to avoid; use normalization: grpo"
+            )
+        return self
+
+
+def group_advantages(
+    reward: Float[Tensor, "B G"], *, scale: bool = True, eps: float = 1e-4
+) -> Float[Tensor, "B G"]:
+    """Centre and scale each prompt's G rewards: A = (r - mean r) / (std r + eps), std over G - 1.
+
+    With scale=False only centred, as Dr. GRPO (arXiv:2503.20783). A group whose rewards are all equal
+    gets exactly zero, so it teaches nothing. Raises ValueError for G < 2.
+    Source: DeepSeekMath (arXiv:2402.03300), section 4.1.2. Tested against: trl.
+
+    >>> group_advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), scale=False).tolist()
+    [[0.5, -0.5], [0.0, 0.0]]
+    """
+    if reward.shape[-1] < 2:
+        raise ValueError(f"a group of {reward.shape[-1]} has no mean to stand out from; use G >= 2")
+    centred = reward - reward.mean(dim=-1, keepdim=True)
+    if scale:
+        centred = centred / (reward.std(dim=-1, keepdim=True) + eps)
+    equal = reward.amax(dim=-1, keepdim=True) == reward.amin(dim=-1, keepdim=True)
+    return torch.where(equal, torch.zeros_like(centred), centred)
+
+
+def policy_losses(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, B * T],
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """The clipped surrogate of every token, and where the clip holds its gradient back.
+
+    -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = exp(log p - log p_old). A is an
+    answer's, or each token's own.
+    Source: Schulman et al., arXiv:1707.06347, eq. 7; clip_high apart: DAPO, arXiv:2503.14476, eq. 10.
+    Tested against: trl, and the formula token by token in float64.
+    """
+    ratio = (log_probs - old_log_probs).exp()
+    advantage = advantages.unsqueeze(-1) if advantages.dim() == 1 else advantages
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    losses = -torch.minimum(ratio * advantage, clipped * advantage)
+    low = (ratio < 1 - clip_low) & (advantage < 0)
+    high = (ratio > 1 + clip_high) & (advantage > 0)
+    return losses, low | high
+
+
+def sequence_ratios(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B T"]:
+    """log s of each answer at each of its tokens: the mean over them of log p - log p_old.
+
+    s = (p(answer) / p_old(answer))^(1 / length). Every token of an answer has the same number, and
+    the gradient of all of them together is that of the sequence's.
+    Source: GSPO, arXiv:2507.18071, eq. 7. Tested against: trl with importance_sampling_level="sequence".
+    """
+    difference = torch.where(mask, log_probs - old_log_probs, torch.zeros_like(log_probs))
+    mean = difference.sum(dim=-1, keepdim=True) / mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    return mean.expand_as(log_probs)
+
+
+def kl_to_reference(
+    log_probs: Float[Tensor, "B T"], reference: Float[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """An estimate of KL(policy || reference) from one sampled token: exp(d) - d - 1, d = log q - log p.
+
+    Never negative, and unbiased where the token came from the policy p; q is the reference.
+    Source: Schulman 2020, "Approximating KL divergence" (k3); DeepSeekMath, eq. 4.
+    """
+    difference = reference - log_probs
+    return difference.exp() - difference - 1
+
+
+class Grpo:
+    """The objective: summed, scaled `policy_losses` (+ kl_beta * KL) over the answers' tokens.
+
+    The weights of a step's batches add up to what the configured normalization divides by, so the
+    loop's sum over weight is the method's mean on any number of micro-batches and ranks.
+    Raises UserError where kl_beta > 0 and there is no reference model.
+    Dr. GRPO is normalization "dr_grpo" with scale_rewards false; DAPO is "dapo" with a larger
+    clip_high, dynamic_sampling and overlong_buffer; GSPO is ratio "sequence".
+    Tested against: trl's GRPOTrainer, loss and gradients, for each normalization and ratio.
+    """
+
+    def __init__(self, config: GrpoConfig, reference: CausalLM | None = None) -> None:
+        if config.kl_beta > 0 and reference is None:
+            raise UserError(
+                f"kl_beta = {config.kl_beta} needs a reference model; give one or set kl_beta: 0"
+            )
+        self.config = config
+        self.reference = freeze(reference) if reference is not None and config.kl_beta > 0 else None
+
+    def __call__(self, model: CausalLM, batch: RolloutBatch) -> ObjectiveOutput:
+        """Loss of one micro-batch."""
+        config = self.config
+        mask = batch.targets != IGNORE
+        auxiliary = Auxiliary()
+        log_probs = answer_log_probs(
+            model,
+            batch.ids,
+            batch.targets,
+            temperature=config.temperature,
+            auxiliary=auxiliary,
+        )
+        old = log_probs.detach() if batch.old_log_probs is None else batch.old_log_probs
+        new = log_probs
+        if config.ratio == "sequence":
+            new, old = sequence_ratios(log_probs, old, mask), torch.zeros_like(log_probs)
+        losses, clipped = policy_losses(
+            new,
+            old,
+            batch.advantages,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+        )
+        tokens = mask.sum()
+        metrics: dict[str, tuple[Number, Number]] = {**batch.metrics}
+        metrics["clip_fraction"] = ((clipped & mask).sum(), tokens)
+        if self.reference is not None:
+            assert self.reference is not model, "the reference must not be the trained model"
+            with torch.no_grad():
+                reference = answer_log_probs(
+                    self.reference, batch.ids, batch.targets, temperature=config.temperature
+                )
+            divergence = kl_to_reference(log_probs, reference)
+            metrics["kl"] = ((divergence.detach() * mask).sum(), tokens)
+            losses = losses + config.kl_beta * divergence
+        # selected, not multiplied: what stands at masked places can be anything
+        per_row = torch.where(mask, losses, torch.zeros_like(losses)).sum(dim=-1)
+        output = ObjectiveOutput((per_row * batch.scales).sum(), batch.weight, metrics)
+        return with_auxiliary(output, auxiliary)

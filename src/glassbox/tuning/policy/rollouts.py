@@ -1,0 +1,423 @@
+"""Rollouts: a batch source that asks the policy itself, grades its answers, and yields them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassbox.core.devices import Precision, autocast
+from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
+from glassbox.core.seeding import derive_seed
+from glassbox.data.order import SeededOrder
+from glassbox.data.preferences import check_resumable, pad_rows
+from glassbox.inference.engine import Engine
+from glassbox.inference.evaluating import evaluating
+from glassbox.inference.sampling.params import SamplingParams
+from glassbox.models.causal_lm import CausalLM
+from glassbox.ops.cross_entropy import IGNORE
+from glassbox.tuning.grading.graders import Grade, Grader, Problem, Rubric
+from glassbox.tuning.log_probs import answer_log_probs
+from glassbox.tuning.policy.answers import (
+    Answer,
+    Metrics,
+    RolloutBatch,
+    RolloutConfig,
+    gather_answers,
+    overlong_penalty,
+    parts_of,
+    spread,
+)
+from glassbox.tuning.policy.grpo import GrpoConfig, group_advantages
+from glassbox.tuning.policy.tools import ToolLoop, make_tools
+
+
+@dataclass
+class Sampled:
+    """A prompt's answers, their rewards (shaping included) and what the graders said."""
+
+    answers: list[Answer]
+    rewards: list[float]
+    grades: list[Grade]
+    calls: int
+
+    @property
+    def silent(self) -> bool:
+        """Whether all answers score the same, so that none stands out."""
+        return max(self.rewards) == min(self.rewards)
+
+
+class AnswerSource:
+    """Every step: prompts in a seeded order, G answers each by the engine, graded.
+
+    What follows from the rewards is a subclass's to say (`_credit`, `_weight`). The engine must hold
+    the very model that is trained, and its tokenizer. Chance comes from (seed, position of the
+    prompt, sample) alone, so a saved position and the same weights give the same answers to the bit.
+    With several steps a rollout, a position within it carries its answers along. Each of the
+    `minibatches` of a pass has a share of all ranks' answers, in an order that no number of ranks
+    changes; advantages are of the whole rollout.
+
+    Problems whose prompt and max_tokens do not fit the model's context are left out (`num_skipped`).
+    `stop_token_ids` end an answer, <|im_end|> and the end of text unless given. `precision` is that
+    of the training loop, for scores that are computed again. Raises UserError where no problem is left.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        problems: Sequence[Problem],
+        grader: Grader | Rubric,
+        config: RolloutConfig,
+        *,
+        seed: int = 0,
+        group: Group | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        tokenizer = engine.tokenizer
+        if tokenizer is None:
+            raise UserError("a rollout's engine has no tokenizer; make it Engine(model, tokenizer)")
+        self.engine = engine
+        self.precision = precision
+        self.rubric = Rubric.of(grader)
+        self.config = config
+        self.seed = seed
+        self.group = group or Group()
+        if config.prompts_per_step % self.group.world_size:
+            raise UserError(
+                f"prompts_per_step = {config.prompts_per_step} cannot be shared by "
+                f"{self.group.world_size} ranks; make it a multiple of the number of ranks"
+            )
+        room = engine.context_length - config.max_tokens
+        encoded = [
+            (tokenizer.encode_chat_prompt(problem["prompt"]), problem) for problem in problems
+        ]
+        self.problems = [(ids, problem) for ids, problem in encoded if len(ids) <= room]
+        self.num_skipped = len(encoded) - len(self.problems)
+        if not self.problems:
+            raise UserError(
+                f"none of {len(encoded)} problems leaves max_tokens = {config.max_tokens} of the "
+                f"model's {engine.context_length} tokens; lower max_tokens or give shorter problems"
+            )
+        if stop_token_ids is None:
+            end = tokenizer.special_tokens.get("<|im_end|>")
+            stop_token_ids = () if end is None else (end,)
+        self.stop_token_ids = tuple(stop_token_ids)
+        tools = config.tools
+        self.loop = ToolLoop(
+            engine,
+            make_tools(tools.names, tools.sandbox),
+            rounds=tools.rounds,
+            result_chars=tools.result_chars,
+        )
+        self.cursor = 0
+        self.update = 0  # how many optimizer steps the rollout at the cursor has served
+        self._answers: list[Answer] = []
+        self._metrics: Metrics = {}
+        self._order = SeededOrder(len(self.problems), seed, "problems")
+        self._spare = SeededOrder(len(self.problems), seed, "replacements")
+        self._deal = SeededOrder(config.prompts_per_step * config.group_size, seed, "minibatches")
+
+    def next_step(self) -> list[RolloutBatch]:
+        """This rank's micro-batches of the next optimizer step; a fresh rollout where one is due."""
+        if self.update == 0:
+            self._answers, self._metrics = self._roll_out()
+        batches = self._batches()
+        self.update += 1
+        if self.update == self.config.steps_per_rollout:
+            self.update = 0
+            self.cursor += self.config.prompts_per_step
+            self._answers, self._metrics = [], {}
+        return batches
+
+    def _roll_out(self) -> tuple[list[Answer], Metrics]:
+        first = self.cursor + self.group.rank
+        last = self.cursor + self.config.prompts_per_step
+        groups = self._draw(list(range(first, last, self.group.world_size)))
+        metrics = self._measure(groups)
+        replaced = self._replace(groups)
+        if replaced is not None:
+            metrics["replaced_groups"] = (float(replaced), float(len(groups)))
+        metrics.update(self._credit(groups))
+        return [answer for one in groups for answer in one.answers], metrics
+
+    def _replace(self, groups: list[Sampled]) -> int | None:
+        """Hook: put other prompts' groups for those that teach nothing; how many, None where it never does."""
+        return None
+
+    def _credit(self, groups: Sequence[Sampled]) -> Metrics:
+        """Turn rewards into what each answer is trained by; metrics of it."""
+        raise NotImplementedError
+
+    def _weight(self, answers: Sequence[Answer]) -> float:
+        """What the loss is divided by."""
+        raise NotImplementedError
+
+    def _draw(self, positions: Sequence[int], *, attempt: int = 0) -> list[Sampled]:
+        """The answers at these positions, graded; a later attempt draws other prompts for them."""
+        config = self.config
+        size = config.group_size
+        if attempt == 0:
+            numbers = [self._order[position] for position in positions]
+        else:
+            numbers = [self._spare[position + attempt - 1] for position in positions]
+        again = ("again", attempt) if attempt else ()
+        params = [
+            SamplingParams(
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                n=size,
+                seed=derive_seed(self.seed, "rollout", position, *again),
+                stop_token_ids=self.stop_token_ids,
+                logprobs=config.old_log_probs == "engine",
+            )
+            for position in positions
+        ]
+        problems = [self.problems[number] for number in numbers]
+        drafts = self.loop.answer(
+            [ids for ids, _ in problems], [problem["prompt"] for _, problem in problems], params
+        )
+        owners = [number for number in numbers for _ in range(size)]
+        grades = self.rubric.grade_all(
+            [draft.text for draft in drafts], [self.problems[number][1] for number in owners]
+        )
+        answers = [
+            Answer(
+                problem=number,
+                token_ids=draft.token_ids,
+                truncated=draft.truncated,
+                advantage=0.0,
+                old_log_probs=draft.log_probs if config.old_log_probs == "engine" else None,
+                mask=None if all(draft.mask) else draft.mask,
+            )
+            for number, draft in zip(owners, drafts, strict=True)
+        ]
+        rewards = [
+            grade.reward + config.overlong_penalty * self._shaping(answer)
+            for grade, answer in zip(grades, answers, strict=True)
+        ]
+        return [
+            Sampled(
+                answers[i : i + size],
+                rewards[i : i + size],
+                grades[i : i + size],
+                sum(draft.calls for draft in drafts[i : i + size]),
+            )
+            for i in range(0, len(answers), size)
+        ]
+
+    def _shaping(self, answer: Answer) -> float:
+        config = self.config
+        length = config.max_tokens if answer.truncated else len(answer.token_ids)
+        return overlong_penalty(length, config.max_tokens, config.overlong_buffer)
+
+    def _measure(self, groups: Sequence[Sampled]) -> Metrics:
+        """Of the answers as they were first drawn, so that replacing groups does not flatter them."""
+        answers = [answer for one in groups for answer in one.answers]
+        grades = [grade for one in groups for grade in one.grades]
+        rewards = torch.tensor([one.rewards for one in groups], dtype=torch.float64)
+        count, prompts = float(len(answers)), float(len(groups))
+        metrics: Metrics = {"reward": (float(rewards.sum()), count)}
+        if self.config.group_size > 1:
+            metrics["reward_std"] = (float(rewards.std(dim=1).sum()), prompts)
+            metrics["silent_groups"] = (float(sum(one.silent for one in groups)), prompts)
+        metrics["answer_tokens"] = (float(sum(len(a.token_ids) for a in answers)), count)
+        metrics["truncated"] = (float(sum(a.truncated for a in answers)), count)
+        metrics["grader_errors"] = (float(sum(g.errors for g in grades)), count)
+        if self.config.tools.names:
+            metrics["tool_calls"] = (float(sum(one.calls for one in groups)), count)
+        for name in self.rubric.graders:
+            metrics[f"reward/{name}"] = (sum(g.parts[name] for g in grades), count)
+        return metrics
+
+    def _start(self, answer: Answer) -> int:
+        """Where an answer's first token is a target."""
+        return len(self.problems[answer.problem][0]) - 1
+
+    def _masked(self, answer: Answer) -> bool:
+        return answer.truncated and self.config.overlong == "mask"
+
+    def _rows(self, answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
+        rows = []
+        for answer in answers:
+            prompt = self.problems[answer.problem][0]
+            own = [0] * len(answer.token_ids) if self._masked(answer) else answer.trained
+            rows.append((prompt + answer.token_ids, [0] * len(prompt) + own))
+        return pad_rows(rows)
+
+    def _parts(self, answers: Sequence[Answer]) -> Iterator[list[Answer]]:
+        lengths = [self._start(answer) + len(answer.token_ids) for answer in answers]
+        for part in parts_of(lengths, self.config.tokens_per_batch):
+            yield [answers[number] for number in part]
+
+    @torch.no_grad()
+    def _scores(self, model: CausalLM, answers: Sequence[Answer]) -> list[list[float]]:
+        """log p of each answer's tokens, by the forward pass and in the batches that training uses.
+
+        Zero at a tool's tokens.
+        """
+        found: dict[int, list[float]] = {}
+        with evaluating(model), autocast(model.device, self.precision):
+            for part in self._parts(answers):
+                ids, targets = (table.to(model.device) for table in self._rows(part))
+                rows = answer_log_probs(model, ids, targets, temperature=self.config.temperature)
+                for answer, row in zip(part, rows.tolist(), strict=True):
+                    start = self._start(answer)
+                    found[id(answer)] = row[start : start + len(answer.token_ids)]
+        return [found[id(answer)] for answer in answers]
+
+    def _recompute(self, answers: Sequence[Answer]) -> None:
+        for answer, scores in zip(answers, self._scores(self.engine.model, answers), strict=True):
+            answer.old_log_probs = scores
+
+    def _batches(self) -> list[RolloutBatch]:
+        dealt = self._dealt()
+        kept = [answer for answer in dealt if self._teaches(answer)]
+        # every rank makes at least one backward pass, so that gradients can be summed over ranks
+        shortest = min(dealt or self._answers, key=lambda answer: len(answer.token_ids))
+        batches = [self._batch(part) for part in self._parts(kept or [shortest])]
+        if not dealt:
+            batches[0].targets.fill_(IGNORE)
+            batches[0].scales.zero_()
+        batches[0].weight = self._weight(dealt)
+        batches[0].metrics = self._metrics if self.update == 0 else {}
+        return batches
+
+    def _dealt(self) -> list[Answer]:
+        """This rank's answers of this update's minibatch, in the order of the rollout."""
+        config = self.config
+        if config.minibatches == 1:
+            return self._answers
+        done, part = divmod(self.update, config.minibatches)
+        total = config.prompts_per_step * config.group_size
+        first = (self.cursor // config.prompts_per_step * config.updates_per_rollout + done) * total
+        share = range(part * total // config.minibatches, (part + 1) * total // config.minibatches)
+        chosen = {self._deal[first + place] for place in share}
+        size, world = config.group_size, self.group.world_size
+        return [
+            answer
+            for place, answer in enumerate(self._answers)
+            if (place // size * world + self.group.rank) * size + place % size in chosen
+        ]
+
+    def _teaches(self, answer: Answer) -> bool:
+        return not self._masked(answer)
+
+    def _scale(self, answer: Answer) -> float:
+        """What the summed loss of an answer's tokens is multiplied by."""
+        return 1.0
+
+    def _batch(self, part: Sequence[Answer]) -> RolloutBatch:
+        ids, targets = self._rows(part)
+        starts, width = [self._start(answer) for answer in part], targets.shape[1]
+        own = spread([answer.advantages for answer in part], starts, width)
+        whole = torch.tensor([answer.advantage for answer in part])
+        return RolloutBatch(
+            ids=ids,
+            targets=targets,
+            advantages=whole if own is None else own,
+            scales=torch.tensor([self._scale(answer) for answer in part]),
+            old_log_probs=spread([answer.old_log_probs for answer in part], starts, width),
+            weight=0.0,
+            returns=spread([answer.returns for answer in part], starts, width),
+            old_values=spread([answer.values for answer in part], starts, width),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as JSON; within a rollout (between its updates) also its answers.
+
+        Every rank must call it: the answers of all ranks are gathered.
+        """
+        state: dict[str, Any] = {
+            "cursor": self.cursor,
+            "problems": len(self.problems),
+            "seed": self.seed,
+            "update": self.update,
+        }
+        if self.update:
+            config = self.config
+            total = config.prompts_per_step * config.group_size
+            gathered = gather_answers(
+                self._answers, total, config.group_size, config.max_tokens, self.group
+            )
+            state["answers"] = [asdict(answer) for answer in gathered]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position. Raises UserError where the problems are not the ones it was saved with."""
+        check_resumable(state, {"problems": len(self.problems), "seed": self.seed})
+        self.cursor, self.update = int(state["cursor"]), int(state["update"])
+        size = self.config.group_size
+        answers = [Answer(**answer) for answer in state.get("answers", [])]
+        groups = [answers[i : i + size] for i in range(0, len(answers), size)]
+        mine = groups[self.group.rank :: self.group.world_size]
+        self._answers, self._metrics = [answer for group in mine for answer in group], {}
+
+
+class RolloutSource(AnswerSource):
+    """GRPO's source: each answer counts by how far it stands above the mean of its group.
+
+    With kl_beta = 0, answers of advantage zero are counted but not run through the model: their
+    loss and gradient are exactly zero. With `dynamic_sampling`, a group whose answers all score the
+    same is replaced by another prompt's, at most that many times (arXiv:2503.14476, section 3.2,
+    with a bound); metrics are of the first draw.
+    """
+
+    config: GrpoConfig
+
+    def _replace(self, groups: list[Sampled]) -> int | None:
+        most = self.config.dynamic_sampling
+        if most == 0:
+            return None
+        first = self.cursor + self.group.rank
+        replaced = 0
+        for attempt in range(1, most + 1):
+            places = [place for place, one in enumerate(groups) if one.silent]
+            if not places:
+                break
+            # position * most + attempt - 1: no two draws of a pass over the problems share a prompt
+            positions = [(first + place * self.group.world_size) * most for place in places]
+            for place, drawn in zip(places, self._draw(positions, attempt=attempt), strict=True):
+                if not drawn.silent:
+                    groups[place] = drawn
+                    replaced += 1
+        return replaced
+
+    def _credit(self, groups: Sequence[Sampled]) -> Metrics:
+        config = self.config
+        rewards = torch.tensor([one.rewards for one in groups], dtype=torch.float64)
+        advantages = group_advantages(rewards, scale=config.scale_rewards).flatten().tolist()
+        answers = [answer for one in groups for answer in one.answers]
+        for answer, advantage in zip(answers, advantages, strict=True):
+            answer.advantage = advantage
+        if config.old_log_probs == "recompute" and config.steps_per_rollout > 1:
+            self._recompute([answer for answer in answers if self._teaches(answer)])
+        return {}
+
+    def _teaches(self, answer: Answer) -> bool:
+        return super()._teaches(answer) and (answer.advantage != 0 or self.config.kl_beta > 0)
+
+    def _weight(self, answers: Sequence[Answer]) -> float:
+        """What the normalization divides by: answers, trained tokens, or answers * max_tokens."""
+        config = self.config
+        if config.normalization == "dapo":
+            return float(sum(a.num_trained for a in answers if not self._masked(a)))
+        count = float(len(answers))
+        return count if config.normalization == "grpo" else count * config.max_tokens
+
+    def _scale(self, answer: Answer) -> float:
+        return 1 / answer.num_trained if self.config.normalization == "grpo" else 1.0
+
+
+class StudentSource(AnswerSource):
+    """Answers of the model itself, ungraded: what on-policy distillation is trained on."""
+
+    def _credit(self, groups: Sequence[Sampled]) -> Metrics:
+        return {}
+
+    def _weight(self, answers: Sequence[Answer]) -> float:
+        return float(sum(a.num_trained for a in answers if not self._masked(a)))

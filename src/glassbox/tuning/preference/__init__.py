@@ -1,0 +1,1 @@
+"""Objectives on preferences: DPO and its variants, ORPO, SimPO, CPO, KTO, reward models."""

@@ -1,0 +1,180 @@
+"""Preference objectives without a reference model: ORPO, SimPO and CPO."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from glassbox.core.config import Spec
+from glassbox.data.preferences import PreferenceBatch
+from glassbox.layers.context import Auxiliary
+from glassbox.models.causal_lm import CausalLM
+from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.auxiliary import with_auxiliary
+from glassbox.training.protocols import ObjectiveOutput
+from glassbox.tuning.log_probs import answer_log_probs
+from glassbox.tuning.preference.pair_scores import AnswerScores, answer_lengths, pair_metrics
+
+
+class OrpoConfig(Spec):
+    """Odds ratio preference optimization: SFT on the chosen answer and a push between the odds."""
+
+    kind: Literal["orpo"] = "orpo"
+    beta: float = Field(0.1, gt=0, description="weight of the odds ratio (the paper's lambda)")
+    nll_weight: float = Field(1.0, ge=0, description="weight of the chosen answer's own loss")
+    prompt_loss: bool = Field(
+        False, description="that loss also over the prompt, as the authors' code has it"
+    )
+
+
+class SimpoConfig(Spec):
+    """Simple preference optimization: log-probabilities a token, a margin to keep."""
+
+    kind: Literal["simpo"] = "simpo"
+    beta: float = Field(2.0, gt=0)
+    gamma: float = Field(1.0, ge=0, description="the margin, of beta times log p a token")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    nll_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's own loss")
+    prompt_loss: Literal[False] = False
+
+
+class CpoConfig(Spec):
+    """Contrastive preference optimization: DPO against a uniform reference, and SFT."""
+
+    kind: Literal["cpo"] = "cpo"
+    loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    beta: float = Field(0.1, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    nll_weight: float = Field(1.0, ge=0, description="weight of the chosen answer's own loss")
+    prompt_loss: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _smoothing_is_for_sigmoid(self) -> CpoConfig:
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(
+                f"label_smoothing = {self.label_smoothing} has no meaning for loss = '{self.loss}'; "
+                "use loss: sigmoid or leave it out"
+            )
+        return self
+
+
+def odds_ratio_losses(
+    chosen: AnswerScores, rejected: AnswerScores, config: OrpoConfig
+) -> Float[Tensor, " B"]:
+    """-beta log sigmoid(log odds(chosen) - log odds(rejected)), odds(y) = p(y) / (1 - p(y)).
+
+    p(y) is the geometric mean of the answer's token probabilities. An empty answer, whose odds are
+    infinite, adds nothing. Source: Hong et al., arXiv:2403.07691, eq. 3, 6 and 7.
+    Tested against: trl, losses and gradients.
+    """
+    real = (chosen.lengths > 0) & (rejected.lengths > 0)
+    # where there is none, any number below 0: torch.where would still hand back NaN gradients
+    good, bad = (torch.where(real, side.means, -1.0) for side in (chosen, rejected))
+    log_odds_ratio = (good - log_1_minus_exp(good)) - (bad - log_1_minus_exp(bad))
+    return -config.beta * F.logsigmoid(log_odds_ratio) * real
+
+
+def log_1_minus_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """log(1 - e^x) for x < 0, exact to rounding at both ends, with gradients that stay finite.
+
+    >>> round(float(log_1_minus_exp(torch.tensor(-1e-6))), 3)
+    -13.816
+    """
+    near = x > -0.6931
+    far_x, near_x = torch.where(near, -1.0, x), torch.where(near, x, -0.5)
+    return torch.where(near, torch.log(-torch.expm1(near_x)), torch.log1p(-torch.exp(far_x)))
+
+
+def simpo_losses(
+    chosen: AnswerScores, rejected: AnswerScores, config: SimpoConfig
+) -> Float[Tensor, " B"]:
+    """-log sigmoid(m) with m = beta (mean log p(chosen) - mean log p(rejected)) - gamma, smoothed by e.
+
+    Source: Meng et al., arXiv:2405.14734, eq. 6. Tested against: trl, losses and gradients.
+    """
+    margin = config.beta * (chosen.means - rejected.means) - config.gamma
+    return _smoothed(margin, config.label_smoothing)
+
+
+def cpo_losses(
+    chosen: AnswerScores, rejected: AnswerScores, config: CpoConfig
+) -> Float[Tensor, " B"]:
+    """With m = beta (log p(chosen) - log p(rejected)), sums over tokens:
+
+    - sigmoid: -log sigmoid(m), smoothed by e, - hinge: max(0, 1 - m),
+    - ipo: (mean log p(chosen) - mean log p(rejected) - 1 / (2 beta))^2.
+    Source: Xu et al., arXiv:2401.08417, eq. 3. Tested against: trl, losses and gradients.
+    """
+    if config.loss == "ipo":
+        return (chosen.means - rejected.means - 1 / (2 * config.beta)) ** 2
+    margin = config.beta * (chosen.sums - rejected.sums)
+    return (
+        torch.relu(1 - margin)
+        if config.loss == "hinge"
+        else _smoothed(margin, config.label_smoothing)
+    )
+
+
+def _smoothed(margin: Float[Tensor, " B"], smoothing: float) -> Float[Tensor, " B"]:
+    return -(1 - smoothing) * F.logsigmoid(margin) - smoothing * F.logsigmoid(-margin)
+
+
+class ReferenceFree:
+    """The objective: each pair's loss plus `nll_weight` times -log p a token of its chosen answer.
+
+    The weight is the number of pairs, so that each counts alike however they share batches (trl
+    averages the second term over a batch's tokens instead). Metrics: the rewards beta log p, a token
+    or of the whole answer as the loss has it, and `nll`, the second term by itself.
+    """
+
+    def __init__(self, config: OrpoConfig | SimpoConfig | CpoConfig) -> None:
+        self.config = config
+
+    def __call__(self, model: CausalLM, batch: PreferenceBatch) -> ObjectiveOutput:
+        """Loss of one batch; both halves go through one forward pass."""
+        config, targets = self.config, batch.targets
+        if config.prompt_loss:
+            pairs = len(targets) // 2
+            whole = with_prompts(batch.ids[:pairs], targets[:pairs])
+            targets = torch.cat((whole, targets[pairs:]))
+        auxiliary = Auxiliary()
+        tokens = answer_log_probs(model, batch.ids, targets, auxiliary=auxiliary)
+        lengths = answer_lengths(batch.targets).to(tokens.dtype)
+        sums = (tokens * (batch.targets != IGNORE)).sum(dim=-1)
+        chosen, rejected = (
+            AnswerScores(*side) for side in zip(sums.chunk(2), lengths.chunk(2), strict=True)
+        )
+        losses = self._losses(chosen, rejected)
+        read = AnswerScores(tokens.sum(dim=-1), answer_lengths(targets).to(tokens.dtype))
+        nll = -read.means.chunk(2)[0]
+        by_token = config.kind != "cpo" or config.loss == "ipo"
+        good, bad = (s.means if by_token else s.sums for s in (chosen, rejected))
+        metrics = pair_metrics(config.beta * good, config.beta * bad)
+        metrics["nll"] = (nll.detach().sum(), len(nll))
+        total = (losses + config.nll_weight * nll).sum()
+        return with_auxiliary(ObjectiveOutput(total, len(losses), metrics), auxiliary)
+
+    def _losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
+        config = self.config
+        if isinstance(config, OrpoConfig):
+            return odds_ratio_losses(chosen, rejected, config)
+        if isinstance(config, SimpoConfig):
+            return simpo_losses(chosen, rejected, config)
+        return cpo_losses(chosen, rejected, config)
+
+
+def with_prompts(ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Targets of whole rows, of which `targets` has the answers: the prompt's tokens but the first too.
+
+    >>> with_prompts(torch.tensor([[5, 6, 7, 0]]), torch.tensor([[-100, -100, 8, -100]])).tolist()
+    [[6, 7, 8, -100]]
+    """
+    scored = targets != IGNORE
+    after = scored.flip(-1).cumsum(dim=-1).flip(-1) > 0  # up to the last that is scored
+    following = torch.cat((ids[:, 1:], torch.full_like(ids[:, :1], IGNORE)), dim=1)
+    return torch.where(scored, targets, torch.where(after, following, IGNORE))
