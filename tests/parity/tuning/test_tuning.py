@@ -25,7 +25,7 @@ from glassbox.data.shards import read_shard
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tokenizers import train_bpe
 from glassbox.training.next_token import NextToken
-from glassbox.tuning import grpo as grpo_module
+from glassbox.tuning.policy import grpo as grpo_module
 from glassbox.tuning import log_probs as log_probs_module
 from glassbox.tuning import rloo as rloo_module
 from glassbox.tuning.log_probs import answer_log_probs

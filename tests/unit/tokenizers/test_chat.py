@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from glassbox.core.errors import UserError
 from glassbox.tokenizers import ChatTemplate, Tokenizer, train_bpe
-from glassbox.tokenizers import template_sandbox as sandbox
+from glassbox.sandbox import templates as sandbox
 
 TOKENIZER = train_bpe(
     ["the assistant said hello to the user\n\nassistant\nuser\nsystem\n"] * 3, 300

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from glassbox.adapters.attach import attach
 from glassbox.adapters.specs import Lora
-from glassbox.inference import packing
+from glassbox.inference import prepacking as packing
 from glassbox.inference.engine import Engine
 from glassbox.inference.prepacking import Packing, available_memory
 from glassbox.inference.sampling.params import SamplingParams
