@@ -16,7 +16,7 @@ from trl.experimental.gkd.gkd_trainer import GKDTrainer
 from glassbox.data.loader import TokenBatch
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
-from glassbox.tuning import distillation
+from glassbox.tuning.distillation import objective as distillation
 from glassbox.tuning.distillation.divergences import divergence, top_divergence, top_log_probs
 from glassbox.tuning.distillation.objective import CachedBatch, Distill, DistillConfig
 from support.tiny_run import tiny_model

@@ -25,10 +25,10 @@ from glassbox.data.shards import read_shard
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tokenizers import train_bpe
 from glassbox.training.next_token import NextToken
-from glassbox.tuning.policy import grpo as grpo_module
 from glassbox.tuning import log_probs as log_probs_module
-from glassbox.tuning import rloo as rloo_module
 from glassbox.tuning.log_probs import answer_log_probs
+from glassbox.tuning.policy import grpo as grpo_module
+from glassbox.tuning.policy import rloo as rloo_module
 from glassbox.tuning.policy.grpo import Grpo, GrpoConfig, group_advantages
 from glassbox.tuning.policy.rloo import Rloo, RlooConfig, leave_one_out
 from support.policy_parity import raw_rollout, rloo_batch, rollout_batch, trl_grpo, trl_rloo

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassbox.core.errors import UserError
-from glassbox.tokenizers import ChatTemplate, Tokenizer, train_bpe
 from glassbox.sandbox import templates as sandbox
+from glassbox.tokenizers import ChatTemplate, Tokenizer, train_bpe
 
 TOKENIZER = train_bpe(
     ["the assistant said hello to the user\n\nassistant\nuser\nsystem\n"] * 3, 300
