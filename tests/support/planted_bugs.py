@@ -79,12 +79,19 @@ OF = {
 ROWS = "data/preferences.py"
 SCORES = "tuning/log_probs.py"
 DPO, FREE, KTO, REWARD = (
-    f"tuning/{name}.py" for name in ("dpo", "reference_free", "kto", "reward")
+    f"tuning/preference/{name}.py" for name in ("dpo", "reference_free", "kto", "reward")
 )
 
 SHARED = "tuning/shared_prompts.py"
 GRPO, RLOO, PPO, DISTILL, DIVERGENCE = (
-    f"tuning/{name}.py" for name in ("grpo", "rloo", "ppo", "distillation", "divergences")
+    f"tuning/{name}.py"
+    for name in (
+        "policy/grpo",
+        "policy/rloo",
+        "policy/ppo",
+        "distillation/objective",
+        "distillation/divergences",
+    )
 )
 
 EVERYWHERE = {
@@ -252,10 +259,10 @@ def all_bugs() -> list[Bug]:
     )  # fmt: skip
     found += of(
         "minibatches",
-        ("each pass deals alike", "tuning/rollouts.py", "* config.updates_per_rollout + done) * total", "* config.updates_per_rollout) * total"),
-        ("weight of the whole rollout", "tuning/rollouts.py", "self._weight(dealt)", "self._weight(self._answers)"),
-        ("last answers left out", "tuning/rollouts.py", "(part + 1) * total // config.minibatches", "(part + 1) * (total // config.minibatches)"),
-        ("an idle rank trains", "tuning/rollouts.py", "if not dealt:", "if False:"),
+        ("each pass deals alike", "tuning/policy/rollouts.py", "* config.updates_per_rollout + done) * total", "* config.updates_per_rollout) * total"),
+        ("weight of the whole rollout", "tuning/policy/rollouts.py", "self._weight(dealt)", "self._weight(self._answers)"),
+        ("last answers left out", "tuning/policy/rollouts.py", "(part + 1) * total // config.minibatches", "(part + 1) * (total // config.minibatches)"),
+        ("an idle rank trains", "tuning/policy/rollouts.py", "if not dealt:", "if False:"),
     )  # fmt: skip
     found += of(
         "distillation",
