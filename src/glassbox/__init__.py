@@ -1,26 +1,110 @@
-"""Glassbox: every part of a large language model, written by hand in PyTorch."""
+"""Glassbox: every part of a large language model, written by hand in PyTorch.
+
+The names below are the public interface: documented, typed and stable. They are imported when they
+are first used, so that `import glassbox` costs nothing.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from glassbox.core.version import __version__
 
 if TYPE_CHECKING:
+    from glassbox.api.adapters import attach_adapter, merge_adapter
+    from glassbox.api.evaluation import evaluate
     from glassbox.api.llm import LLM
+    from glassbox.api.loaded import Loaded, convert, load, save
+    from glassbox.api.recipes import RunResult, run_recipe
+    from glassbox.core.errors import UserError
+    from glassbox.inference.engine import Completion, Engine, TokenEvent
     from glassbox.inference.sampling.params import SamplingParams
+    from glassbox.models.causal_lm import CausalLM
+    from glassbox.models.config import ModelConfig
+    from glassbox.models.shapes import GPT2Shape, LlamaShape
+    from glassbox.optim.adamw import AdamW
+    from glassbox.optim.muon import Muon
+    from glassbox.tokenizers import Tokenizer, train_tokenizer
+    from glassbox.training.config import TrainConfig
+    from glassbox.training.loop import Trainer
+    from glassbox.training.next_token import NextToken
+    from glassbox.tuning.policy.grpo import Grpo
+    from glassbox.tuning.preference.dpo import Dpo
 
-__all__ = ["LLM", "SamplingParams", "__version__"]
+_HOME = {
+    "AdamW": "optim.adamw",
+    "CausalLM": "models.causal_lm",
+    "Completion": "inference.engine",
+    "Dpo": "tuning.preference.dpo",
+    "Engine": "inference.engine",
+    "GPT2Shape": "models.shapes",
+    "Grpo": "tuning.policy.grpo",
+    "LLM": "api.llm",
+    "LlamaShape": "models.shapes",
+    "Loaded": "api.loaded",
+    "ModelConfig": "models.config",
+    "Muon": "optim.muon",
+    "NextToken": "training.next_token",
+    "RunResult": "api.recipes",
+    "SamplingParams": "inference.sampling.params",
+    "TokenEvent": "inference.engine",
+    "Tokenizer": "tokenizers",
+    "TrainConfig": "training.config",
+    "Trainer": "training.loop",
+    "UserError": "core.errors",
+    "attach_adapter": "api.adapters",
+    "convert": "api.loaded",
+    "evaluate": "api.evaluation",
+    "load": "api.loaded",
+    "merge_adapter": "api.adapters",
+    "run_recipe": "api.recipes",
+    "save": "api.loaded",
+    "train_tokenizer": "tokenizers",
+}
+"""Public name -> the module below `glassbox` that defines it."""
+
+__all__ = [
+    "LLM",
+    "AdamW",
+    "CausalLM",
+    "Completion",
+    "Dpo",
+    "Engine",
+    "GPT2Shape",
+    "Grpo",
+    "LlamaShape",
+    "Loaded",
+    "ModelConfig",
+    "Muon",
+    "NextToken",
+    "RunResult",
+    "SamplingParams",
+    "TokenEvent",
+    "Tokenizer",
+    "TrainConfig",
+    "Trainer",
+    "UserError",
+    "__version__",
+    "attach_adapter",
+    "convert",
+    "evaluate",
+    "load",
+    "merge_adapter",
+    "run_recipe",
+    "save",
+    "train_tokenizer",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported only when asked for: the import of this package costs nothing."""
-    if name == "LLM":
-        from glassbox.api.llm import LLM
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'glassbox' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"glassbox.{home}"), name)
+    globals()[name] = value
+    return value
 
-        return LLM
-    if name == "SamplingParams":
-        from glassbox.inference.sampling.params import SamplingParams
 
-        return SamplingParams
-    raise AttributeError(f"module 'glassbox' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

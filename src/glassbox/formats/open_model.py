@@ -19,7 +19,7 @@ import torch
 from glassbox.core.devices import resolve_device
 from glassbox.core.errors import UserError
 from glassbox.formats.checkpoints import COMPLETE, list_checkpoints, verify_checkpoint
-from glassbox.formats.convert import kind_of, load_model
+from glassbox.formats.convert import Loaded, kind_of, load_model
 from glassbox.formats.peft import is_adapter
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.layout import lay_out_for_decoding
@@ -149,6 +149,11 @@ def open_model(
     """
     found = find_whole_model(reference)
     loaded = load_model(found, device=device or torch.device("cpu"), find_base=find_model)
+    return loaded.model, check_pair(loaded, found), found
+
+
+def check_pair(loaded: Loaded, found: Path) -> Tokenizer:
+    """The tokenizer of a loaded model. Raises UserError where it is missing or does not fit the model."""
     model, tokenizer = loaded.model, loaded.tokenizer
     if tokenizer is None:
         missing = "no tokenizer in it" if found.suffix == ".gguf" else "no tokenizer.json"
@@ -159,7 +164,7 @@ def open_model(
             f"'{found}': the tokenizer has {tokenizer.vocab_size} entries, the model "
             f"{model.config.vocab_size}; these files do not belong together"
         )
-    return model, tokenizer, found
+    return tokenizer
 
 
 def open_on(reference: str | Path, device_name: str) -> tuple[CausalLM, Tokenizer, Path]:
