@@ -47,7 +47,7 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig, Repeat
 from glassbox.runs.recipe import PretrainRecipe, TokenizerConfig, recipe_folders
 from glassbox.runs.shards import prepare_tokenizer
-from glassbox.runs.stages import build_optimizer, run_recipe
+from glassbox.runs.stages import run_recipe
 from glassbox.training.next_token import NextToken
 
 WIDTH, LAYERS, VOCABULARY, CONTEXT = 96, 3, 1024, 512
@@ -163,7 +163,7 @@ def learn(kind: str, out: Path, steps: int, documents: Sequence[Any]) -> dict[st
 
 def trainer(model: CausalLM, like: PretrainRecipe) -> Callable[[], int]:
     """One step of training on random tokens; it returns how many."""
-    optimizer = build_optimizer(like.optim, model)
+    optimizer = like.optim.build(model)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(VOCABULARY, (ROWS, CONTEXT + 1), generator=generator)
     # stories are about 170 tokens long: three to a row

@@ -6,13 +6,44 @@ Source: Kingma and Ba, arXiv:1412.6980; decoupled decay: Loshchilov and Hutter, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
+from glassbox.core.config import Spec
+from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.base import GroupedOptimizer
-from glassbox.optim.groups import ParameterGroup
+from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters
+
+
+class AdamWConfig(Spec):
+    """Settings of AdamW; the learning rate is train.lr."""
+
+    kind: Literal["adamw"] = "adamw"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    foreach: bool = Field(True, description="many tensors a call; false: the plain loop")
+    bits: Literal[32, 8] = Field(32, description="a number of its moments: 8 takes a quarter")
+
+    def build(
+        self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None
+    ) -> AdamW | AdamW8bit:
+        """AdamW over all trainable parameters of the model and of what is trained along with it."""
+        return self.build_groups(
+            decay_groups(named_parameters(model, companions), self.weight_decay)
+        )
+
+    def build_groups(self, groups: Sequence[ParameterGroup]) -> AdamW | AdamW8bit:
+        """AdamW over these groups, each with a weight decay of its own."""
+        betas = (self.beta1, self.beta2)
+        if self.bits == 8:
+            return AdamW8bit(groups, betas=betas, eps=self.eps)
+        return AdamW(groups, betas=betas, eps=self.eps, foreach=self.foreach)
 
 
 class AdamW(GroupedOptimizer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,6 +15,16 @@ class ParameterGroup:
     parameters: dict[str, nn.Parameter]
     weight_decay: float = 0.0
     lr_scale: float = 1.0
+
+
+def named_parameters(
+    model: nn.Module, companions: Mapping[str, nn.Module] | None = None
+) -> list[tuple[str, nn.Parameter]]:
+    """Those of a model, then those of modules that are trained along with it, under their names."""
+    named = list(model.named_parameters())
+    for name, module in (companions or {}).items():
+        named += [(f"{name}.{key}", parameter) for key, parameter in module.named_parameters()]
+    return named
 
 
 def decay_groups(

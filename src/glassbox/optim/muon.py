@@ -9,17 +9,50 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from glassbox.core.config import Spec
+from glassbox.models.causal_lm import CausalLM
+from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.base import GroupedOptimizer, Optimizer
-from glassbox.optim.groups import ParameterGroup
+from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters
+from glassbox.optim.matrices import hidden_matrices
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic whose iteration drives singular values to about 1 in five steps (Jordan et al.)."""
+
+
+class MuonConfig(Spec):
+    """Muon for the matrices inside the blocks, AdamW for the rest; train.lr is Muon's."""
+
+    kind: Literal["muon"] = "muon"
+    momentum: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    adamw: AdamWConfig = AdamWConfig()
+    adamw_lr_ratio: float = Field(0.25, gt=0, description="AdamW's learning rate over Muon's")
+
+    def build(self, model: CausalLM, companions: Mapping[str, nn.Module] | None = None) -> Together:
+        """Both over all trainable parameters; those that are trained along are AdamW's."""
+        trained = [pair for pair in named_parameters(model, companions) if pair[1].requires_grad]
+        taken = hidden_matrices(model)
+        inside = [pair for pair in trained if pair[0] in taken]
+        rest = [pair for pair in trained if pair[0] not in taken]
+        optimizers: list[Optimizer] = []
+        if inside:
+            groups = decay_groups(inside, self.weight_decay)
+            optimizers.append(Muon(groups, momentum=self.momentum))
+        if rest or not inside:  # an adapter may be matrices alone
+            groups = decay_groups(rest, self.adamw.weight_decay)
+            scaled = [replace(group, lr_scale=self.adamw_lr_ratio) for group in groups]
+            optimizers.append(self.adamw.build_groups(scaled))
+        return Together(optimizers)
 
 
 def orthogonalize(

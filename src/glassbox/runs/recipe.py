@@ -16,6 +16,8 @@ from glassbox.data.curation.sources import SourceList
 from glassbox.data.curation.steps import StepConfig
 from glassbox.data.infilling import FimConfig
 from glassbox.models.shapes import Shape
+from glassbox.optim.adamw import AdamWConfig
+from glassbox.optim.specs import OptimizerConfig
 from glassbox.training.config import TrainConfig
 from glassbox.tuning.distillation.objective import DistillConfig
 from glassbox.tuning.grading.rubrics import AnyGrader
@@ -31,28 +33,6 @@ from glassbox.tuning.preference.reward import BradleyTerryConfig, ProcessConfig
 
 PACKAGED = Path(__file__).resolve().parents[1] / "recipes"
 CHECKOUT = Path(__file__).resolve().parents[3] / "recipes"
-
-
-class AdamWConfig(Spec):
-    """Settings of AdamW; the learning rate is train.lr."""
-
-    kind: Literal["adamw"] = "adamw"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    foreach: bool = Field(True, description="many tensors a call; false: the plain loop")
-    bits: Literal[32, 8] = Field(32, description="a number of its moments: 8 takes a quarter")
-
-
-class MuonConfig(Spec):
-    """Muon for the matrices inside the blocks, AdamW for the rest; train.lr is Muon's."""
-
-    kind: Literal["muon"] = "muon"
-    momentum: float = Field(0.95, ge=0, lt=1)
-    weight_decay: float = Field(0.1, ge=0)
-    adamw: AdamWConfig = AdamWConfig()
-    adamw_lr_ratio: float = Field(0.25, gt=0, description="AdamW's learning rate over Muon's")
 
 
 class TokenizerConfig(Spec):
@@ -165,7 +145,7 @@ class StageRecipe(Spec):
     out: str = Field(description="the run folder")
     seed: int = 0
     device: DeviceName = "auto"
-    optim: Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")] = AdamWConfig()
+    optim: OptimizerConfig = AdamWConfig()
     adapter: AnyAdapter | None = Field(
         None, description="train this alone, on a frozen base; None: the model itself"
     )

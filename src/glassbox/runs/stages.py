@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from glassbox.adapters.attach import BaseModel, attach, train_only
 from glassbox.core.devices import resolve_device
@@ -27,21 +25,13 @@ from glassbox.evaluation.hooks import LossHook, SampleHook
 from glassbox.formats.open_model import find_model, open_model
 from glassbox.inference import end_of_turn_ids
 from glassbox.models.causal_lm import CausalLM
-from glassbox.optim.adamw import AdamW
-from glassbox.optim.adamw8bit import AdamW8bit
-from glassbox.optim.base import Optimizer
-from glassbox.optim.groups import ParameterGroup, decay_groups
-from glassbox.optim.matrices import hidden_matrices
-from glassbox.optim.muon import Muon, Together
 from glassbox.runs.distill_stage import distill_parts
 from glassbox.runs.policy_stages import PolicyRecipe, policy_parts
 from glassbox.runs.preference_stages import Parts, preference_parts, reward_parts
 from glassbox.runs.recipe import (
-    AdamWConfig,
     DistillRecipe,
     DpoRecipe,
     GrpoRecipe,
-    MuonConfig,
     PpoRecipe,
     PreferenceRecipe,
     PretrainRecipe,
@@ -109,7 +99,7 @@ def _train(recipe: StageRecipe, run: RunFolder, group: Group) -> TrainResult:
     along = stage.objective.companions if isinstance(stage.objective, TrainsAlong) else {}
     for companion in along.values():
         companion.to(device)
-    optimizer = build_optimizer(recipe.optim, stage.model, along)
+    optimizer = recipe.optim.build(stage.model, along)
     trainer = Trainer(
         stage.model,
         stage.objective,
@@ -148,40 +138,6 @@ def choose_trained(recipe: StageRecipe, model: CausalLM) -> None:
     base = BaseModel(init, find_model(init).resolve().as_posix())
     attach(model, recipe.adapter, base=base, seed=derive_seed(recipe.seed, "adapter"))
     model.train()
-
-
-def build_optimizer(
-    config: AdamWConfig | MuonConfig,
-    model: CausalLM,
-    companions: Mapping[str, nn.Module] | None = None,
-) -> Optimizer:
-    """The optimizer that a recipe names, over all trainable parameters: the model's, and those of
-    the modules that its objective trains along (under Muon these are AdamW's)."""
-    named = list(model.named_parameters())
-    for name, module in (companions or {}).items():
-        named += [(f"{name}.{key}", parameter) for key, parameter in module.named_parameters()]
-    if isinstance(config, AdamWConfig):
-        return _adamw(config, decay_groups(named, config.weight_decay))
-    trained = [pair for pair in named if pair[1].requires_grad]
-    taken = hidden_matrices(model)
-    inside = [pair for pair in trained if pair[0] in taken]
-    rest = [pair for pair in trained if pair[0] not in taken]
-    optimizers: list[Optimizer] = []
-    if inside:
-        groups = decay_groups(inside, config.weight_decay)
-        optimizers.append(Muon(groups, momentum=config.momentum))
-    if rest or not inside:  # an adapter may be matrices alone
-        groups = decay_groups(rest, config.adamw.weight_decay)
-        scaled = [replace(group, lr_scale=config.adamw_lr_ratio) for group in groups]
-        optimizers.append(_adamw(config.adamw, scaled))
-    return Together(optimizers)
-
-
-def _adamw(config: AdamWConfig, groups: Sequence[ParameterGroup]) -> AdamW | AdamW8bit:
-    betas = (config.beta1, config.beta2)
-    if config.bits == 8:
-        return AdamW8bit(groups, betas=betas, eps=config.eps)
-    return AdamW(groups, betas=betas, eps=config.eps, foreach=config.foreach)
 
 
 def main_rank_first(group: Group, prepare: Callable[[], None]) -> None:

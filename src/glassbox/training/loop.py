@@ -31,7 +31,6 @@ from glassbox.formats.checkpoints import checkpoint_step, list_checkpoints
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.base import Optimizer
 from glassbox.optim.clipping import clip_by_global_norm_, global_norm
-from glassbox.optim.schedules import schedule_factor
 from glassbox.tokenizers import Tokenizer
 from glassbox.training.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
 from glassbox.training.config import EarlyStop, TrainConfig
@@ -177,9 +176,7 @@ class Trainer:
         loss_sum, weight = totals["loss"]
         loss = loss_sum / weight if weight else 0.0
         norm = self._normalize_gradients(weight * self.scaler.scale)
-        lr = self.config.lr * schedule_factor(
-            self.config.schedule, self.state.step, self.config.steps
-        )
+        lr = self.config.lr * self.config.schedule.factor(self.state.step, self.config.steps)
         reason = self._verdict(loss, norm, weight)
         if reason is None:
             self.optimizer.step(lr)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from glassbox.optim.adamw import AdamW
 from glassbox.optim.clipping import clip_by_global_norm_, global_norm
 from glassbox.optim.groups import ParameterGroup, decay_groups
-from glassbox.optim.schedules import Constant, WarmupCosine, WarmupLinear, schedule_factor
+from glassbox.optim.schedules import Constant, WarmupCosine, WarmupLinear
 
 # A step's rounding errors are relative to the weight and to the step of about lr; they add up like
 # a random walk over the steps, and stay far below steps * eps of the type.
@@ -158,7 +158,7 @@ def test_cosine_is_torch_s_after_the_warm_up() -> None:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=0.1)
 
     schedule = WarmupCosine(warmup_steps=10, final_ratio=0.1)
-    ours = [schedule_factor(schedule, step, 50) for step in range(10, 50)]
+    ours = [schedule.factor(step, 50) for step in range(10, 50)]
     assert ours == pytest.approx(rates(reference, 40), rel=1e-9)
 
 
@@ -169,7 +169,7 @@ def test_linear_is_torch_s_after_the_warm_up() -> None:
         )
 
     schedule = WarmupLinear(warmup_steps=10, final_ratio=0.25)
-    ours = [schedule_factor(schedule, step, 50) for step in range(10, 50)]
+    ours = [schedule.factor(step, 50) for step in range(10, 50)]
     assert ours == pytest.approx(rates(reference, 40), rel=1e-9)
 
 
@@ -188,7 +188,7 @@ def test_schedules_rise_to_one_and_fall_to_the_ratio(
         "constant": Constant(warmup_steps=warmup),
     }[kind]
     total = warmup + after
-    factors = [schedule_factor(schedule, step, total) for step in range(total + 5)]
+    factors = [schedule.factor(step, total) for step in range(total + 5)]
     assert factors[:warmup] == [(step + 1) / (warmup + 1) for step in range(warmup)]
     assert factors[warmup] == pytest.approx(1.0)
     falling = factors[warmup:]

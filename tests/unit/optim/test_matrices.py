@@ -11,9 +11,7 @@ from glassbox.layers.linear import Linear
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
 from glassbox.optim.matrices import hidden_matrices
-from glassbox.optim.muon import Muon, Together
-from glassbox.runs.recipe import MuonConfig
-from glassbox.runs.stages import build_optimizer
+from glassbox.optim.muon import Muon, MuonConfig, Together
 from support.mixers import SIZE, all_mixers
 
 EXPERTS = {
@@ -70,7 +68,7 @@ def test_stacks_of_experts_but_not_their_biases() -> None:
     ffn = {name for name in hidden_matrices(model) if ".ffn." in name}
     own = {"router.weight", "gate_up", "down", "shared.gate_up.weight", "shared.down.weight"}
     assert ffn == {f"blocks.0.ffn.{name}" for name in own}
-    optimizer = build_optimizer(MuonConfig(), model)
+    optimizer = MuonConfig().build(model)
     assert isinstance(optimizer, Together)
     muon, adamw = optimizer.optimizers
     assert isinstance(muon, Muon)
@@ -82,7 +80,7 @@ def test_stacks_of_experts_but_not_their_biases() -> None:
 def test_of_an_adapted_model_the_adapters_matrices() -> None:
     model = model_of([{"kind": "grouped_query", "num_heads": 2}])
     attach(model, Lora(rank=2), base=BaseModel("base", "base"), seed=0)
-    muon = build_optimizer(MuonConfig(), model).optimizers[0]
+    muon = MuonConfig().build(model).optimizers[0]
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert muon.steps.keys() == trained
     assert any(name.endswith("up.0") for name in trained)

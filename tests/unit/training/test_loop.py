@@ -22,7 +22,6 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE, cross_entropy_plain
 from glassbox.optim.adamw import AdamW
 from glassbox.optim.groups import decay_groups
-from glassbox.optim.schedules import schedule_factor
 from glassbox.training.config import EarlyStop
 from glassbox.training.guards import Guard, GuardConfig, LossScaler
 from glassbox.training.next_token import NextToken
@@ -160,7 +159,7 @@ class TestTheStep:
         trainer = tiny_trainer(tmp_path, options, model=model, optimizer=recorder)
         trainer.run()
         config = trainer.config
-        expected = [config.lr * schedule_factor(config.schedule, step, 7) for step in range(7)]
+        expected = [config.lr * config.schedule.factor(step, 7) for step in range(7)]
         assert (
             recorder.rates == expected
         )  # the first step has step 0's rate, not none and not step 1's

@@ -1,0 +1,25 @@
+"""A straight line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from glassbox.optim.schedules.base import WarmupSchedule, share_done
+
+
+class WarmupLinear(WarmupSchedule):
+    """Linear rise over `warmup_steps`, then a straight line down to `final_ratio` of the peak.
+
+    The final ratio would be reached at step `total_steps`, the first that is not taken.
+    Tested against: torch.optim.lr_scheduler.LinearLR.
+    """
+
+    kind: Literal["warmup_linear"] = "warmup_linear"
+    final_ratio: float = Field(0.0, ge=0, le=1)
+
+    def after_warmup(self, step: int, total_steps: int) -> float:
+        """1 - progress, between the final ratio and 1."""
+        shape = 1 - share_done(step, total_steps)
+        return self.final_ratio + (1 - self.final_ratio) * shape
