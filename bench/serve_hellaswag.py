@@ -1,11 +1,13 @@
 """HellaSwag by lm-evaluation-harness, over HTTP and in transformers: the same weights, the same score?
 
-    python bench/serve_hellaswag.py --items hellaswag_val_full.txt.bz2 [--count 100] [--out DIR]
+    python bench/serve_hellaswag.py --items hellaswag_val_full.txt.bz2 [--count 100] [--letters] [--out DIR]
 
 The file is the validation set as llama.cpp has it: six lines an item, the context, the number of the
 right ending, four endings. `--count` items are taken evenly from all of it, for the file is sorted by
 where they came from. They become a local task with the harness's own clean-up of texts, its kind
 of answers (multiple choice, in one token's step after the context) and its metrics, acc and acc_norm.
+With `--letters` the endings stand in the question and the answers are A to D, one token each, so that
+the last entry of an echo's log-probabilities is the answer itself.
 SmolLM2 is written as a Hugging Face folder; `lm_eval --model local-completions` asks `glassbox serve`
 of it, `lm_eval --model hf` transformers. Needs `pip install 'lm_eval[api,hf]'`, no dependency of ours.
 """
@@ -22,6 +24,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from glassbox.formats.convert import convert
 from glassbox.formats.open_model import find_model
@@ -29,15 +32,15 @@ from glassbox.formats.open_model import find_model
 TASK = "hellaswag_local"
 
 
-def read_items(path: Path, count: int) -> list[dict[str, object]]:
-    """`count` items, evenly from the whole file, as the harness's own task has them."""
+def read_items(path: Path, count: int, letters: bool) -> list[dict[str, object]]:
+    """`count` items, evenly from the whole file, as the harness's own task has them; or by letters."""
     from lm_eval.tasks.hellaswag.utils import preprocess
 
     opened = bz2.open if path.suffix == ".bz2" else open
     with opened(path, "rt", encoding="utf-8") as file:
         lines = file.read().splitlines()
     number = len(lines) // 6
-    return [
+    items: list[dict[str, object]] = [
         {
             "query": preprocess(lines[6 * at]),
             "choices": [preprocess(ending) for ending in lines[6 * at + 2 : 6 * at + 6]],
@@ -45,6 +48,14 @@ def read_items(path: Path, count: int) -> list[dict[str, object]]:
         }
         for at in (number * place // count for place in range(count))
     ]
+    return [by_letters(item) for item in items] if letters else items
+
+
+def by_letters(item: dict[str, Any]) -> dict[str, object]:
+    """The endings listed in the question, the answers their letters."""
+    listed = "\n".join(f"{x}. {text}" for x, text in zip("ABCD", item["choices"], strict=True))
+    query = f"{item['query']}\n{listed}\nAnswer:"
+    return {**item, "query": query, "choices": list("ABCD")}
 
 
 def write_task(folder: Path, items: list[dict[str, object]]) -> None:
@@ -96,12 +107,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--letters", action="store_true", help="answers are A to D")
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--out", type=Path, default=None, help="keep task and results here")
     args = parser.parse_args()
     folder = (args.out or Path(tempfile.mkdtemp())).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    write_task(folder, read_items(args.items, args.count))
+    write_task(folder, read_items(args.items, args.count, args.letters))
     weights = folder / "smollm2"
     convert(find_model("smollm2"), weights, dtype="f32")
 

@@ -83,9 +83,13 @@ class CompletionChoice:
         return [self._said(echo.text)]
 
     def push(self, event: TokenEvent) -> list[Said]:
-        """The text and the reason together."""
+        """The text and the reason together.
+
+        Log-probabilities list every generated token, the one that ends the answer included, so that
+        they are as many as `usage` counts: clients cut an echo off by that count.
+        """
         self._mean.add(event)
-        if self._scores is not None and not event.is_end:
+        if self._scores is not None:
             self._scores.push(event.token_id, event.log_prob, event.top_log_probs or ())
         text = event.text or ""
         self._text.append(text)
@@ -176,10 +180,10 @@ class ChatChoice:
         return [self._said({"role": "assistant", "content": ""}, None)]
 
     def push(self, event: TokenEvent) -> list[Said]:
-        """Text and calls, then the reason with an empty delta."""
+        """Text and calls, then the reason with an empty delta. Every generated token has an entry."""
         self._mean.add(event)
         entries = []
-        if self._num_top is not None and not event.is_end and event.log_prob is not None:
+        if self._num_top is not None and event.log_prob is not None:
             top = event.top_log_probs or ()
             entries = [
                 chat_entry(self._tokenizer, event.token_id, event.log_prob, top, self._num_top)

@@ -183,18 +183,51 @@ def test_a_chats_log_probabilities_are_the_models(client: TestClient) -> None:
     assert none["choices"][0]["logprobs"] is None
 
 
-def test_the_token_that_ends_an_answer_has_no_score_though_held_back_text_comes_with_it(
-    client: TestClient,
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_token_that_ends_an_answer_is_listed_as_usage_counts_it(
+    client: TestClient, stream: bool
 ) -> None:
     end = TOKENIZER.special_tokens["<|im_end|>"]
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+
+    def listed(path: str, body: dict[str, Any], key: str) -> tuple[list[Any], str, int]:
+        """The entries of the only choice, its text and the number of tokens that `usage` counts."""
+        if not stream:
+            answer = ask(client, path, body)
+            (choice,) = answer["choices"]
+            text = choice.get("text") or choice.get("message", {}).get("content", "")
+            return choice["logprobs"][key], text, answer["usage"]["completion_tokens"]
+        chunks = streamed(client, path, {**body, **options})
+        said = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+        entries = [one for c in said if c["logprobs"] for one in c["logprobs"][key]]
+        text = "".join(c.get("text") or c.get("delta", {}).get("content") or "" for c in said)
+        return entries, text, chunks[-1]["usage"]["completion_tokens"]
+
+    # text held back for a stop string comes with the ending token
     asked = {"guided_regex": "ab+", "logit_bias": {str(end): 100}, "stop": ["bX"], "seed": 1}
     body = {"messages": CHAT, **asked, "logprobs": True}
-    choice = ask(client, "/v1/chat/completions", body)["choices"][0]
-    assert choice["message"]["content"] == "ab"
-    assert "".join(entry["token"] for entry in choice["logprobs"]["content"]) == "ab"
+    entries, text, count = listed("/v1/chat/completions", body, "content")
+    assert (text, count) == ("ab", len(entries))
+    assert "".join(entry["token"] for entry in entries) == "ab<|im_end|>"
     asked |= {"logit_bias": {str(TOKENIZER.eos_id): 100}, "prompt": "The fox", "logprobs": 0}
-    (choice,) = ask(client, "/v1/completions", asked)["choices"]
-    assert choice["text"] == "".join(choice["logprobs"]["tokens"]) == "ab"
+    ending = TOKENIZER.token_bytes(TOKENIZER.eos_id).decode()
+    entries, text, count = listed("/v1/completions", asked, "tokens")
+    assert (text, count) == ("ab", len(entries))
+    assert "".join(entries) == "ab" + ending
+
+    # an answer without any text has one entry, its end
+    nothing = {"logit_bias": {str(TOKENIZER.eos_id): 100}, "temperature": 0, "max_tokens": 3}
+    asked = {**nothing, "prompt": "The fox", "logprobs": 1}
+    entries, text, count = listed("/v1/completions", asked, "token_logprobs")
+    assert (text, count, len(entries)) == ("", 1, 1)
+    ids = plain("The fox")
+    expected = float(log_softmax(ids)[-1][TOKENIZER.eos_id])
+    assert entries[0] == pytest.approx(expected, abs=1e-4)  # float32, other sums
+    asked = {**nothing, "messages": CHAT, "logprobs": True}
+    asked["logit_bias"] = {str(end): 100}
+    entries, text, count = listed("/v1/chat/completions", asked, "content")
+    assert (text, count, len(entries)) == ("", 1, 1)
+    assert entries[0]["token"] == "<|im_end|>"
 
 
 def test_the_best_of_several_are_given(client: TestClient) -> None:
