@@ -42,7 +42,6 @@ from glassbox.layers.retention import Retention
 from glassbox.layers.rotary import Rotary
 from glassbox.layers.rwkv import RwkvTime
 from glassbox.layers.rwkv7 import Rwkv7Time
-from glassbox.models.block import build
 from glassbox.models.config import Mixer
 
 SIZE = 128
@@ -82,7 +81,7 @@ def measure(spec: Spec, length: int, device: torch.device, repeats: int, threads
     """Median seconds after a warm-up, and the most memory beyond what was held before."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
-    layer = build(spec, SIZE)
+    layer = spec.build(SIZE)
     for module in layer.modules():
         if isinstance(module, Initializes):
             module.initialize(Draw(0.02, 0.02, 0.02, generator))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.formats.huggingface import export_state, import_state
-from glassbox.layers.experts import LAYERS, MixtureOfExperts, MixtureOfExpertsLayer
+from glassbox.layers.experts import MixtureOfExperts, MixtureOfExpertsLayer
+from glassbox.layers.feedforward import Perceptron
 from glassbox.models.block import Block
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec
@@ -47,7 +48,7 @@ def upcycle(
                 f"layer {layer} is not one of the model's {len(specs)} (0 is the first)"
             )
         ffn = specs[layer].ffn
-        if type(ffn) not in LAYERS:
+        if not isinstance(ffn, Perceptron):
             what = "no feed-forward" if ffn is None else f"'{ffn.kind}'"
             raise UserError(
                 f"layer {layer} has {what}, of which no experts can be made; leave it out"

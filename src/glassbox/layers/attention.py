@@ -17,7 +17,7 @@ from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
 from glassbox.layers.key_value_state import KeyValueState, Seen, WindowState
 from glassbox.layers.linear import Linear
-from glassbox.layers.norms import LayerNorm, LayerNormLayer, RmsNorm, RmsNormLayer
+from glassbox.layers.norms import Norm
 from glassbox.layers.paged_state import PagedKeyValue
 from glassbox.layers.rotary import Alibi, Rotary
 from glassbox.ops.attention import attention
@@ -36,9 +36,7 @@ class GroupedQuery(Spec):
     positions: Annotated[Rotary | Alibi, Field(discriminator="kind")] | None = None
     qkv_bias: bool = False
     output_bias: bool = False
-    qk_norm: Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")] | None = Field(
-        None, description="on queries and keys, before they are turned"
-    )
+    qk_norm: Norm | None = Field(None, description="on queries and keys, before they are turned")
     qk_norm_over: Literal["head", "all"] = Field(
         "head", description="each head's channels, or those of all heads at once, as OLMo 2"
     )
@@ -84,6 +82,10 @@ class GroupedQuery(Spec):
                 "change one or give head_dim"
             )
         return hidden_size // self.num_heads
+
+    def build(self, hidden_size: int) -> GroupedQueryAttention:
+        """The layer, with fresh weights yet to be drawn."""
+        return GroupedQueryAttention(self, hidden_size)
 
 
 class GroupedQueryAttention(nn.Module):
@@ -210,7 +212,5 @@ class GroupedQueryAttention(nn.Module):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), gate.transpose(1, 2)
 
 
-def _norm(spec: RmsNorm | LayerNorm | None, size: int) -> RmsNormLayer | LayerNormLayer | None:
-    if spec is None:
-        return None
-    return RmsNormLayer(spec, size) if isinstance(spec, RmsNorm) else LayerNormLayer(spec, size)
+def _norm(spec: Norm | None, size: int) -> nn.Module | None:
+    return None if spec is None else spec.build(size)

@@ -37,6 +37,10 @@ class BlockMixture(GroupedHeads):
     block_size: int = Field(512, gt=0, description="tokens a block")
     top_k: int = Field(3, gt=0, description="blocks a query looks at, its own among them")
 
+    def build(self, hidden_size: int) -> BlockMixtureAttention:
+        """The layer, with fresh weights yet to be drawn."""
+        return BlockMixtureAttention(self, hidden_size)
+
 
 class BlockMixtureState(RowState):
     """Keys and values of the tokens so far, and the sum of each block's keys.

@@ -7,7 +7,7 @@ Qwen3-Next.
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +73,23 @@ class DeltaHeads(Spec):
 class DeltaNet(DeltaHeads):
     """S_t = S_{t-1} + k_t (b_t (v_t - S_{t-1}^T k_t))^T, o_t = S_t^T q_t, b = sigmoid(W x)."""
 
+    gated: ClassVar[bool] = False
     kind: Literal["delta_net"] = "delta_net"
+
+    def build(self, hidden_size: int) -> DeltaNetLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return DeltaNetLayer(self, hidden_size)
 
 
 class GatedDelta(DeltaHeads):
     """The same on S' = a_t S_{t-1}, a = exp(-exp(A) softplus(W x + dt)), and a gate silu(z) behind."""
 
+    gated: ClassVar[bool] = True
     kind: Literal["gated_delta"] = "gated_delta"
+
+    def build(self, hidden_size: int) -> DeltaNetLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return DeltaNetLayer(self, hidden_size)
 
 
 class Forgetting(nn.Module):
@@ -120,11 +130,10 @@ class DeltaNetLayer(nn.Module):
         self.key_dim, self.value_dim = self.spec.key_dim, self.spec.value_dim
         keys, values = spec.key_heads * self.key_dim, spec.num_heads * self.value_dim
         self.sizes = (keys, keys, values)
-        gated = isinstance(spec, GatedDelta)
-        self.inputs = Linear(hidden_size, sum(self.sizes) + (values if gated else 0))
-        self.rates = Linear(hidden_size, (2 if gated else 1) * spec.num_heads)
+        self.inputs = Linear(hidden_size, sum(self.sizes) + (values if spec.gated else 0))
+        self.rates = Linear(hidden_size, (2 if spec.gated else 1) * spec.num_heads)
         self.conv = ShortConv(sum(self.sizes), spec.conv_taps)
-        self.forgetting = Forgetting(spec.num_heads) if gated else None
+        self.forgetting = Forgetting(spec.num_heads) if spec.gated else None
         self.norm = RmsNormLayer(RmsNorm(eps=spec.norm_eps), self.value_dim)
         self.output = Linear(values, hidden_size, into_residual=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -14,21 +13,9 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.core.distributed import Group
 from glassbox.layers.context import Context
-from glassbox.layers.feedforward import (
-    ClampedSwiGlu,
-    ClampedSwiGluLayer,
-    GeGlu,
-    GeGluLayer,
-    Gelu,
-    GeluLayer,
-    Relu2,
-    Relu2Layer,
-    SwiGlu,
-    SwiGluLayer,
-)
+from glassbox.layers.feedforward import Perceptron
 from glassbox.layers.initialization import Draw
 from glassbox.layers.linear import Linear
-from glassbox.ops.activations import clamped_swiglu, geglu, gelu, relu2, swiglu
 from glassbox.ops.experts import experts_grouped, linear_wide
 from glassbox.ops.routing import (
     Routing,
@@ -38,8 +25,6 @@ from glassbox.ops.routing import (
     within_capacity,
     z_loss,
 )
-
-Expert = SwiGlu | GeGlu | ClampedSwiGlu | Gelu | Relu2
 
 
 class MixtureOfExperts(Spec):
@@ -54,7 +39,7 @@ class MixtureOfExperts(Spec):
     kind: Literal["experts"] = "experts"
     num_experts: int = Field(gt=0, description="E")
     top_k: int = Field(gt=0, description="K, how many experts each token passes")
-    expert: Annotated[Expert, Field(discriminator="kind")]
+    expert: Annotated[Perceptron, Field(discriminator="kind")]
     router: Literal["softmax", "sigmoid"] = "softmax"
     router_bias: bool = False
     normalize_top_k: bool = Field(True, description="the gates of a token sum to routed_scale")
@@ -112,27 +97,9 @@ class MixtureOfExperts(Spec):
         fields = type(self).model_fields
         return self.model_copy(update={name: fields[name].default for name in training})
 
-
-LAYERS: dict[type[Spec], Callable[..., nn.Module]] = {
-    SwiGlu: SwiGluLayer,
-    GeGlu: GeGluLayer,
-    ClampedSwiGlu: ClampedSwiGluLayer,
-    Gelu: GeluLayer,
-    Relu2: Relu2Layer,
-}
-
-
-def activation(spec: Expert) -> Callable[[Tensor], Tensor]:
-    """What stands between an expert's two matrices."""
-    if isinstance(spec, ClampedSwiGlu):
-        return lambda x: clamped_swiglu(x, alpha=spec.alpha, limit=spec.limit)
-    if isinstance(spec, SwiGlu):
-        return swiglu
-    if isinstance(spec, GeGlu):
-        return lambda x: geglu(x, tanh=spec.tanh)
-    if isinstance(spec, Gelu):
-        return lambda x: gelu(x, tanh=spec.tanh)
-    return relu2
+    def build(self, hidden_size: int) -> MixtureOfExpertsLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return MixtureOfExpertsLayer(self, hidden_size)
 
 
 class MixtureOfExpertsLayer(nn.Module):
@@ -154,9 +121,8 @@ class MixtureOfExpertsLayer(nn.Module):
     def __init__(self, spec: MixtureOfExperts, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec
-        self.activate = activation(spec.expert)
         count, size = spec.num_experts, spec.expert.size
-        gated = isinstance(spec.expert, SwiGlu | GeGlu | ClampedSwiGlu)
+        gated = spec.expert.gated
         middle = 2 * size if gated else size
         self.up_name = "gate_up" if gated else "up"
         self.router = Linear(hidden_size, count, bias=spec.router_bias)
@@ -168,11 +134,9 @@ class MixtureOfExpertsLayer(nn.Module):
         )
         self.down_bias = nn.Parameter(torch.zeros(count, hidden_size)) if has_bias else None
         self.shared = (
-            LAYERS[type(spec.expert)](
-                spec.expert.model_copy(update={"size": spec.shared}), hidden_size
-            )
-            if spec.shared is not None
-            else None
+            None
+            if spec.shared is None
+            else spec.expert.model_copy(update={"size": spec.shared}).build(hidden_size)
         )
         self.shared_gate = Linear(hidden_size, 1) if spec.shared_gate else None
         self.register_buffer("balance_bias", torch.zeros(count) if spec.balance_bias else None)
@@ -222,7 +186,7 @@ class MixtureOfExpertsLayer(nn.Module):
             routing.gates,
             getattr(self, self.up_name),
             self.down,
-            self.activate,
+            spec.expert.activate,
             up_bias=getattr(self, f"{self.up_name}_bias"),
             down_bias=self.down_bias,
             kept=kept,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field
@@ -17,45 +17,94 @@ from glassbox.ops.activations import clamped_swiglu, geglu, gelu, relu2, swiglu
 class Gelu(Spec):
     """down(gelu(up(x))): GPT-2's two-layer perceptron. Source: arXiv:1606.08415."""
 
+    gated: ClassVar[bool] = False
     kind: Literal["gelu"] = "gelu"
     size: int = Field(gt=0, description="width of the middle, F")
     tanh: bool = Field(True, description="the tanh form, as GPT-2, or the exact one")
     bias: bool = True
 
+    def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
+        """What stands between the two matrices; M = F."""
+        return gelu(middle, tanh=self.tanh)
+
+    def build(self, hidden_size: int) -> GeluLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return GeluLayer(self, hidden_size)
+
 
 class SwiGlu(Spec):
     """down(silu(gate(x)) * up(x)): Llama's gated perceptron. Source: arXiv:2002.05202."""
 
+    gated: ClassVar[bool] = True
     kind: Literal["swiglu"] = "swiglu"
     size: int = Field(gt=0, description="width of the middle, F")
     bias: bool = False
+
+    def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
+        """What stands between the two matrices; M = 2F, the gate first."""
+        return swiglu(middle)
+
+    def build(self, hidden_size: int) -> SwiGluLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return SwiGluLayer(self, hidden_size)
 
 
 class GeGlu(Spec):
     """down(gelu(gate(x)) * up(x)): Gemma's gated perceptron. Source: arXiv:2002.05202."""
 
+    gated: ClassVar[bool] = True
     kind: Literal["geglu"] = "geglu"
     size: int = Field(gt=0, description="width of the middle, F")
     tanh: bool = Field(True, description="the tanh form, as Gemma, or the exact one")
     bias: bool = False
 
+    def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
+        """What stands between the two matrices; M = 2F, the gate first."""
+        return geglu(middle, tanh=self.tanh)
+
+    def build(self, hidden_size: int) -> GeGluLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return GeGluLayer(self, hidden_size)
+
 
 class ClampedSwiGlu(Spec):
     """down((u + 1) g sigmoid(alpha g)), g and u cut at the limit: gpt-oss. Source: arXiv:2508.10925."""
 
+    gated: ClassVar[bool] = True
     kind: Literal["clamped_swiglu"] = "clamped_swiglu"
     size: int = Field(gt=0, description="width of the middle, F")
     alpha: float = Field(1.702, gt=0)
     limit: float = Field(7.0, gt=0)
     bias: bool = False
 
+    def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
+        """What stands between the two matrices; M = 2F, the gate first."""
+        return clamped_swiglu(middle, alpha=self.alpha, limit=self.limit)
+
+    def build(self, hidden_size: int) -> ClampedSwiGluLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return ClampedSwiGluLayer(self, hidden_size)
+
 
 class Relu2(Spec):
     """down(relu(up(x))^2): a sparse middle, cheap to compute. Source: arXiv:2109.08668."""
 
+    gated: ClassVar[bool] = False
     kind: Literal["relu2"] = "relu2"
     size: int = Field(gt=0, description="width of the middle, F")
     bias: bool = False
+
+    def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
+        """What stands between the two matrices; M = F."""
+        return relu2(middle)
+
+    def build(self, hidden_size: int) -> Relu2Layer:
+        """The layer, with fresh weights yet to be drawn."""
+        return Relu2Layer(self, hidden_size)
+
+
+Perceptron = Gelu | SwiGlu | GeGlu | ClampedSwiGlu | Relu2
+"""Two matrices and what stands between them: also what an expert of a mixture is."""
 
 
 class GeluLayer(nn.Module):
@@ -63,7 +112,7 @@ class GeluLayer(nn.Module):
 
     def __init__(self, spec: Gelu, hidden_size: int) -> None:
         super().__init__()
-        self.tanh = spec.tanh
+        self.spec = spec
         self.up = Linear(hidden_size, spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
@@ -71,7 +120,7 @@ class GeluLayer(nn.Module):
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
         """Widen, bend, narrow."""
-        return self.down(gelu(self.up(x), tanh=self.tanh))
+        return self.down(self.spec.activate(self.up(x)))
 
 
 class SwiGluLayer(nn.Module):
@@ -79,6 +128,7 @@ class SwiGluLayer(nn.Module):
 
     def __init__(self, spec: SwiGlu, hidden_size: int) -> None:
         super().__init__()
+        self.spec = spec
         self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
@@ -86,7 +136,7 @@ class SwiGluLayer(nn.Module):
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
         """Widen twice, gate, narrow."""
-        return self.down(swiglu(self.gate_up(x)))
+        return self.down(self.spec.activate(self.gate_up(x)))
 
 
 class GeGluLayer(nn.Module):
@@ -94,7 +144,7 @@ class GeGluLayer(nn.Module):
 
     def __init__(self, spec: GeGlu, hidden_size: int) -> None:
         super().__init__()
-        self.tanh = spec.tanh
+        self.spec = spec
         self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
@@ -102,7 +152,7 @@ class GeGluLayer(nn.Module):
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
         """Widen twice, gate, narrow."""
-        return self.down(geglu(self.gate_up(x), tanh=self.tanh))
+        return self.down(self.spec.activate(self.gate_up(x)))
 
 
 class ClampedSwiGluLayer(nn.Module):
@@ -110,7 +160,7 @@ class ClampedSwiGluLayer(nn.Module):
 
     def __init__(self, spec: ClampedSwiGlu, hidden_size: int) -> None:
         super().__init__()
-        self.alpha, self.limit = spec.alpha, spec.limit
+        self.spec = spec
         self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
@@ -118,7 +168,7 @@ class ClampedSwiGluLayer(nn.Module):
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
         """Widen twice, cut, gate, narrow."""
-        return self.down(clamped_swiglu(self.gate_up(x), alpha=self.alpha, limit=self.limit))
+        return self.down(self.spec.activate(self.gate_up(x)))
 
 
 class Relu2Layer(nn.Module):
@@ -126,6 +176,7 @@ class Relu2Layer(nn.Module):
 
     def __init__(self, spec: Relu2, hidden_size: int) -> None:
         super().__init__()
+        self.spec = spec
         self.up = Linear(hidden_size, spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
@@ -133,4 +184,4 @@ class Relu2Layer(nn.Module):
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
         """Widen, cut at zero and square, narrow."""
-        return self.down(relu2(self.up(x)))
+        return self.down(self.spec.activate(self.up(x)))

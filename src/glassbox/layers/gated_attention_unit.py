@@ -44,6 +44,10 @@ class GatedAttentionUnit(Spec):
         """The same layer with every default spelled out."""
         return self.model_copy(update={"size": self.size or 2 * hidden_size})
 
+    def build(self, hidden_size: int) -> GatedAttentionUnitLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return GatedAttentionUnitLayer(self, hidden_size)
+
 
 class GatedAttentionUnitLayer(nn.Module):
     """Module of `GatedAttentionUnit`; u, v and z are one matrix, (2 E + S, D).

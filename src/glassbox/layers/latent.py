@@ -96,6 +96,10 @@ class Latent(Spec):
             return self.query_dim**-0.5
         return self.query_dim**-0.5 * yarn_temperature(scaling.factor, scaling.mscale_all_dim) ** 2
 
+    def build(self, hidden_size: int) -> LatentAttention:
+        """The layer, with fresh weights yet to be drawn."""
+        return LatentAttention(self, hidden_size)
+
 
 class LatentState(RowState):
     """One entry a token, [latent ; rotated key], and the indexer's key where there is one.

@@ -48,6 +48,10 @@ class Lightning(Spec):
             )
         return self.model_copy(update={"head_dim": hidden_size // self.num_heads})
 
+    def build(self, hidden_size: int) -> LightningAttention:
+        """The layer, with fresh weights yet to be drawn."""
+        return LightningAttention(self, hidden_size)
+
 
 class LightningAttention(nn.Module):
     """Module of `Lightning`: output(sigmoid(gate(x)) * rms_norm(heads side by side)).

@@ -50,6 +50,10 @@ class Mamba(Spec):
         """inner_size and step_rank, as given or by default."""
         return self.inner_size or 2 * hidden_size, self.step_rank or -(-hidden_size // 16)
 
+    def build(self, hidden_size: int) -> MambaLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return MambaLayer(self, hidden_size)
+
 
 @torch.no_grad()
 def draw_step_bias(bias: Float[Tensor, " I"], draw: Draw) -> None:

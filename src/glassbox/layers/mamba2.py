@@ -66,6 +66,10 @@ class Mamba2(Spec):
             )
         return 2 * hidden_size // self.num_heads
 
+    def build(self, hidden_size: int) -> Mamba2Layer:
+        """The layer, with fresh weights yet to be drawn."""
+        return Mamba2Layer(self, hidden_size)
+
 
 class Mamba2Layer(nn.Module):
     """Module of `Mamba2`: the SSD form of a state space, as attention with q = c, k = b, v = delta x.

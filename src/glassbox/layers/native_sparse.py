@@ -89,6 +89,10 @@ class NativeSparse(GroupedHeads):
         names = SparseSizes.__dataclass_fields__
         return SparseSizes(**{name: getattr(self, name) for name in names})
 
+    def build(self, hidden_size: int) -> NativeSparseAttention:
+        """The layer, with fresh weights yet to be drawn."""
+        return NativeSparseAttention(self, hidden_size)
+
 
 class BlockSummary(nn.Module):
     """phi: the vectors of a block, each with its place's own vector added, to one vector."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,10 @@ class RmsNorm(Spec):
         False, description="the factor is 1 + w, and w starts at zero, as in Gemma"
     )
 
+    def build(self, size: int) -> RmsNormLayer:
+        """The norm of an axis of `size` channels."""
+        return RmsNormLayer(self, size)
+
 
 class LayerNorm(Spec):
     """w * (x - mean) / std + b. Source: arXiv:1607.06450."""
@@ -30,6 +34,14 @@ class LayerNorm(Spec):
     kind: Literal["layer_norm"] = "layer_norm"
     eps: float = Field(1e-5, gt=0)
     bias: bool = True
+
+    def build(self, size: int) -> LayerNormLayer:
+        """The norm of an axis of `size` channels."""
+        return LayerNormLayer(self, size)
+
+
+Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]
+"""All norms: a new one is its own class and a word here."""
 
 
 class RmsNormLayer(nn.Module):

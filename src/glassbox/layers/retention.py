@@ -52,6 +52,10 @@ class Retention(Spec):
         value_dim = self.value_dim or 2 * key_dim
         return self.model_copy(update={"key_dim": key_dim, "value_dim": value_dim})
 
+    def build(self, hidden_size: int) -> RetentionLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return RetentionLayer(self, hidden_size)
+
 
 class RetentionLayer(nn.Module):
     """Module of `Retention`: output(silu(gate(x)) * norm(each head)), the paper's equation 8.

@@ -33,12 +33,20 @@ class RwkvTime(Spec):
         """The same layer with every default spelled out."""
         return self.model_copy(update={"size": self.size or hidden_size})
 
+    def build(self, hidden_size: int) -> RwkvTimeLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return RwkvTimeLayer(self, hidden_size)
+
 
 class RwkvChannel(Spec):
     """RWKV-4's channel mixing: sigmoid(W_r x_r) * W_v relu(W_k x_k)^2, x_r, x_k mixed with the last token."""
 
     kind: Literal["rwkv_channel"] = "rwkv_channel"
     size: int = Field(gt=0, description="width of the middle, F")
+
+    def build(self, hidden_size: int) -> RwkvChannelLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return RwkvChannelLayer(self, hidden_size)
 
 
 def mixed(

@@ -70,12 +70,20 @@ class Rwkv7Time(Spec):
             "gate_rank": self.gate_rank or steps(0.6 * hidden_size**0.8),
         }
 
+    def build(self, hidden_size: int) -> Rwkv7TimeLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return Rwkv7TimeLayer(self, hidden_size)
+
 
 class Rwkv7Channel(Spec):
     """RWKV-7's channel mixing: W_v relu(W_k x)^2 of the token mixed with the one before it."""
 
     kind: Literal["rwkv7_channel"] = "rwkv7_channel"
     size: int = Field(gt=0, description="width of the middle, F")
+
+    def build(self, hidden_size: int) -> Rwkv7ChannelLayer:
+        """The layer, with fresh weights yet to be drawn."""
+        return Rwkv7ChannelLayer(self, hidden_size)
 
 
 class LowRank(nn.Module):

@@ -1,8 +1,7 @@
-"""A block, and the table that maps specs to modules: a new variant is a spec and a row here."""
+"""A block: a mixer and a feed-forward on the residual stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,74 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glassbox.core.config import Spec
-from glassbox.layers.attention import GroupedQuery, GroupedQueryAttention
-from glassbox.layers.block_mixture import BlockMixture, BlockMixtureAttention
 from glassbox.layers.context import Context
-from glassbox.layers.delta_net import DeltaNet, DeltaNetLayer, GatedDelta
-from glassbox.layers.experts import MixtureOfExperts, MixtureOfExpertsLayer
-from glassbox.layers.feedforward import (
-    ClampedSwiGlu,
-    ClampedSwiGluLayer,
-    GeGlu,
-    GeGluLayer,
-    Gelu,
-    GeluLayer,
-    Relu2,
-    Relu2Layer,
-    SwiGlu,
-    SwiGluLayer,
-)
-from glassbox.layers.gated_attention_unit import GatedAttentionUnit, GatedAttentionUnitLayer
-from glassbox.layers.latent import Latent, LatentAttention
-from glassbox.layers.lightning import Lightning, LightningAttention
-from glassbox.layers.mamba import Mamba, MambaLayer
-from glassbox.layers.mamba2 import Mamba2, Mamba2Layer
-from glassbox.layers.native_sparse import NativeSparse, NativeSparseAttention
-from glassbox.layers.norms import LayerNorm, LayerNormLayer, RmsNorm, RmsNormLayer
 from glassbox.layers.paged_state import PagedState
-from glassbox.layers.retention import Retention, RetentionLayer
-from glassbox.layers.rwkv import RwkvChannel, RwkvChannelLayer, RwkvTime, RwkvTimeLayer
-from glassbox.layers.rwkv7 import (
-    Rwkv7Channel,
-    Rwkv7ChannelLayer,
-    Rwkv7Time,
-    Rwkv7TimeLayer,
-)
 from glassbox.layers.state import RowState, State
 from glassbox.models.config import BlockSpec
 from glassbox.ops.chunks import wide
-
-MODULES: dict[type[Spec], Callable[[Any, int], nn.Module]] = {
-    GroupedQuery: GroupedQueryAttention,
-    Latent: LatentAttention,
-    NativeSparse: NativeSparseAttention,
-    BlockMixture: BlockMixtureAttention,
-    GatedAttentionUnit: GatedAttentionUnitLayer,
-    Lightning: LightningAttention,
-    Retention: RetentionLayer,
-    DeltaNet: DeltaNetLayer,
-    GatedDelta: DeltaNetLayer,
-    Mamba: MambaLayer,
-    Mamba2: Mamba2Layer,
-    RwkvTime: RwkvTimeLayer,
-    Rwkv7Time: Rwkv7TimeLayer,
-    Gelu: GeluLayer,
-    SwiGlu: SwiGluLayer,
-    GeGlu: GeGluLayer,
-    ClampedSwiGlu: ClampedSwiGluLayer,
-    Relu2: Relu2Layer,
-    MixtureOfExperts: MixtureOfExpertsLayer,
-    RwkvChannel: RwkvChannelLayer,
-    Rwkv7Channel: Rwkv7ChannelLayer,
-    RmsNorm: RmsNormLayer,
-    LayerNorm: LayerNormLayer,
-}
-
-
-def build(spec: Spec, hidden_size: int) -> nn.Module:
-    """The module of a spec."""
-    return MODULES[type(spec)](spec, hidden_size)
 
 
 @dataclass
@@ -116,13 +52,13 @@ class Block(nn.Module):
         has_ffn = spec.ffn is not None
 
         def norm(wanted: bool) -> nn.Module | None:
-            return build(spec.norm, hidden_size) if wanted else None
+            return spec.norm.build(hidden_size) if wanted else None
 
         self.mixer_norm = norm(before)
-        self.mixer = build(spec.mixer, hidden_size)
+        self.mixer: nn.Module = spec.mixer.build(hidden_size)
         self.mixer_out_norm = norm(after)
         self.ffn_norm = norm(before and has_ffn and not spec.shared_norm)
-        self.ffn = None if spec.ffn is None else build(spec.ffn, hidden_size)
+        self.ffn: nn.Module | None = None if spec.ffn is None else spec.ffn.build(hidden_size)
         self.ffn_out_norm = norm(after and has_ffn)
 
     def forward(

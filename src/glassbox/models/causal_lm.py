@@ -16,7 +16,7 @@ from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
 from glassbox.layers.pages import Pages
 from glassbox.layers.prepacked import Pack
-from glassbox.models.block import Block, BlockState, build
+from glassbox.models.block import Block, BlockState
 from glassbox.models.config import ModelConfig
 from glassbox.models.heads import ScalarHead
 from glassbox.models.mtp import FutureModule, ahead
@@ -45,10 +45,10 @@ class CausalLM(nn.Module):
             Embedding(config.context_length, size) if config.learned_positions else None
         )
         self.embedding_norm = (
-            None if config.embedding_norm is None else build(config.embedding_norm, size)
+            None if config.embedding_norm is None else config.embedding_norm.build(size)
         )
         self.blocks = nn.ModuleList(Block(spec, size, config.dropout) for spec in config.layers())
-        self.final_norm = build(config.final_norm, size)
+        self.final_norm = config.final_norm.build(size)
         self.head = (
             None
             if config.tie_embeddings

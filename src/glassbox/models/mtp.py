@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from glassbox.layers.context import Context
 from glassbox.layers.linear import Linear
-from glassbox.models.block import Block, build
+from glassbox.models.block import Block
 from glassbox.models.config import ModelConfig
 from glassbox.ops.cross_entropy import IGNORE
 
@@ -30,11 +30,11 @@ class FutureModule(nn.Module):
         super().__init__()
         assert config.mtp is not None
         size = config.hidden_size
-        self.hidden_norm = build(config.final_norm, size)
-        self.embedding_norm = build(config.final_norm, size)
+        self.hidden_norm = config.final_norm.build(size)
+        self.embedding_norm = config.final_norm.build(size)
         self.projection = Linear(2 * size, size)
         self.block = Block(config.mtp.block or config.layers()[-1], size, config.dropout)
-        self.final_norm = build(config.final_norm, size)
+        self.final_norm = config.final_norm.build(size)
 
     def forward(
         self,

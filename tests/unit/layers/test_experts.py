@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from glassbox.core.distributed import Group
 from glassbox.layers.context import Auxiliary, Context
-from glassbox.layers.experts import MixtureOfExperts, MixtureOfExpertsLayer, activation
+from glassbox.layers.experts import MixtureOfExperts, MixtureOfExpertsLayer
 from glassbox.layers.feedforward import ClampedSwiGlu, GeGlu, Gelu, Relu2, SwiGlu
 from glassbox.layers.initialization import Draw
 from glassbox.ops.experts import experts_plain
@@ -68,7 +68,7 @@ def test_the_layer_is_the_plain_loop_and_the_shared_expert(expert):
         routing.gates,
         getattr(layer, name),
         layer.down,
-        activation(expert),
+        expert.activate,
         up_bias=getattr(layer, f"{name}_bias"),
         down_bias=layer.down_bias,
     ).view_as(hidden)
@@ -84,7 +84,7 @@ def test_the_layer_is_the_plain_loop_and_the_shared_expert(expert):
 
 def test_clamped_swiglu_cuts_both_halves():
     gate_up = torch.tensor([[9.0, -9.0, 1.0, 9.0, -9.0, 2.0]])
-    found = activation(ClampedSwiGlu(size=3, alpha=2.0, limit=3.0))(gate_up)[0]
+    found = ClampedSwiGlu(size=3, alpha=2.0, limit=3.0).activate(gate_up)[0]
     gates, ups = torch.tensor([3.0, -9.0, 1.0]), torch.tensor([3.0, -3.0, 2.0])
     torch.testing.assert_close(found, (ups + 1) * gates * torch.sigmoid(2 * gates))
 

@@ -8,7 +8,6 @@ import torch
 from glassbox.layers.attention import GroupedQueryAttention
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw, Initializes
-from glassbox.models.block import build
 from glassbox.models.causal_lm import positions_in_documents
 from support.mixers import SIZE, UNREACHED, all_mixers
 
@@ -19,7 +18,7 @@ TOLERANCE = {"rtol": 1e-9, "atol": 1e-10}
 
 @pytest.fixture(params=MIXERS.values(), ids=MIXERS.keys())
 def mixer(request):
-    layer = build(request.param, SIZE).double()
+    layer = request.param.build(SIZE).double()
     draw = Draw(
         std=0.5, residual_std=0.5, embedding_std=0.5, generator=torch.Generator().manual_seed(0)
     )

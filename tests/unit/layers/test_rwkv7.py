@@ -10,7 +10,6 @@ import torch
 from glassbox.core.errors import UserError
 from glassbox.layers.context import Context
 from glassbox.layers.rwkv7 import LEAD, MIXES, Rwkv7Channel, Rwkv7Time
-from glassbox.models.block import build
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
 
@@ -72,7 +71,7 @@ def test_time_mixing_is_the_papers(length, values):
     spec = Rwkv7Time(
         head_dim=HEAD_DIM, values=values, decay_rank=3, rate_rank=2, value_rank=2, gate_rank=5
     )
-    layer = random_weights(build(spec, SIZE))
+    layer = random_weights(spec.build(SIZE))
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, length, SIZE, generator=generator, dtype=torch.float64)
     lead = torch.randn(2, length, SIZE, generator=generator, dtype=torch.float64)
@@ -95,7 +94,7 @@ def test_time_mixing_is_the_papers(length, values):
 
 
 def test_channel_mixing_is_the_papers():
-    layer = random_weights(build(Rwkv7Channel(size=7), SIZE))
+    layer = random_weights(Rwkv7Channel(size=7).build(SIZE))
     x = torch.randn(1, 5, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = layer(x, Context(positions=torch.arange(5)[None]))
     for t in range(5):

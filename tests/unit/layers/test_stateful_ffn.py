@@ -10,7 +10,7 @@ from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.rwkv import RwkvChannel, RwkvTime
 from glassbox.layers.rwkv7 import Rwkv7Channel, Rwkv7Time
-from glassbox.models.block import Block, build
+from glassbox.models.block import Block
 from glassbox.models.causal_lm import positions_in_documents
 from glassbox.models.config import BlockSpec
 
@@ -25,8 +25,8 @@ def block(mixer: Spec, ffn: Spec) -> Block:
 
 
 LAYERS = {
-    "rwkv": lambda: build(RwkvChannel(size=20), SIZE),
-    "rwkv7": lambda: build(Rwkv7Channel(size=20), SIZE),
+    "rwkv": lambda: RwkvChannel(size=20).build(SIZE),
+    "rwkv7": lambda: Rwkv7Channel(size=20).build(SIZE),
     "rwkv block": lambda: block(RwkvTime(), RwkvChannel(size=20)),
     "rwkv7 block": lambda: block(Rwkv7Time(head_dim=4, **RANKS), Rwkv7Channel(size=20)),
 }
