@@ -8,8 +8,16 @@ import errno
 class UserError(ValueError):
     """Something the user gave is wrong. The message names the key, the value and the remedy.
 
-    The command line prints it as a single line, without a traceback, and exits with 2.
+    The command line prints it as a single line, without a traceback, and exits with 2. What cannot
+    be printed, such as a line break in a name that a file gives, is escaped.
+
+    >>> print(UserError("no tensor 'a\\nb'"))
+    no tensor 'a\\nb'
     """
+
+    def __init__(self, message: str = "") -> None:
+        parts = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        super().__init__("".join(parts))
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -54,3 +54,9 @@ def test_the_command_line_says_what_to_do(
 def test_what_a_user_cannot_mend_is_not_explained() -> None:
     assert explain_system(OSError(errno.EIO, "Input/output error", "a")) is None
     assert explain_system(PermissionError(errno.EACCES, "Permission denied")) is None
+
+
+def test_a_name_out_of_a_file_cannot_break_the_line_or_colour_the_terminal() -> None:
+    error = UserError("key 'a\nb\x1b[31m\u2028' of 'é.gguf'")
+    assert str(error) == r"key 'a\nb\x1b[31m\u2028' of 'é.gguf'"
+    assert str(UserError(str(error))) == str(error)
