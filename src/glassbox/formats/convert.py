@@ -38,6 +38,7 @@ from glassbox.formats.llama2c import Llama2cFile, load_llama2c, save_llama2c
 from glassbox.formats.peft import is_adapter, load_adapter, read_adapter
 from glassbox.formats.tensor_files import read_json
 from glassbox.formats.tensor_source import TORCH_DTYPES, TensorSource
+from glassbox.layers.wide_weights import cast
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
 from glassbox.tokenizers import Tokenizer
@@ -172,7 +173,8 @@ def convert(
     loaded = load_model(source, dtype=None if adapted else wanted, find_base=find_base)
     model, tokenizer = loaded.model, loaded.tokenizer
     if adapted:
-        model = bake(model).to(wanted or model.embedding.weight.dtype)
+        model = bake(model)
+        cast(model, wanted or model.embedding.weight.dtype)
     if to == "hf":
         save_pretrained(
             model,

@@ -20,6 +20,7 @@ from glassbox.core.files import write_json
 from glassbox.formats.narrow_files import read_narrow, widened
 from glassbox.formats.tensor_files import TensorFiles, read_json, write_sharded
 from glassbox.formats.tensor_source import TensorSource
+from glassbox.layers.wide_weights import NARROW, wide_weights
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
 from glassbox.models.families import (
@@ -122,7 +123,9 @@ def load_pretrained(
 ) -> CausalLM:
     """The model of a folder, in evaluation mode: our checkpoints and Hugging Face's.
 
-    dtype is the one it was saved in unless given. Everything is checked before anything is
+    dtype is the one it was saved in unless given; of files of mixed dtypes, as many families have
+    them (routers, norms, rates of recurrences in float32 beside bfloat16), the float32 stays where
+    the layer can compute with it, and is written again by `save_pretrained`. Everything is checked before anything is
     allocated; tensors are then read one by one, so that memory peaks near the model's own size.
     Raises UserError naming file, tensor, what was expected and what was found.
     """
@@ -168,7 +171,9 @@ def _load(
         dtype = DTYPES[name or "float32"][1]
     wanted = name if OWN_KEY in raw else None
     source = widened(source, read_narrow(raw, f"'{folder / 'config.json'}'"))
-    return build_from(source, config, family, device=device, dtype=dtype, wanted=wanted)
+    return build_from(
+        source, config, family, device=device, dtype=dtype, wanted=wanted, keep_wide=True
+    )
 
 
 def build_from(
@@ -179,15 +184,19 @@ def build_from(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     wanted: str | None = None,
+    keep_wide: bool = False,
 ) -> CausalLM:
     """A model of this config with weights under the family's names, or under ours where it is None.
 
-    Everything is checked before anything is allocated. wanted: the only dtype that is accepted.
+    Everything is checked before anything is allocated. wanted: the only dtype that is accepted, but
+    for float32 where a layer can hold it beside that (`layers.wide_weights`). keep_wide: such
+    weights stay in float32 where the source has them wider than its embedding.
     """
     with torch.device("meta"):
         model = CausalLM(config)
     model = model.to(dtype)
-    _fill(model, source, config, family, wanted=wanted, allocate_on=torch.device(device))
+    device = torch.device(device)
+    _fill(model, source, config, family, wanted=wanted, keep_wide=keep_wide, allocate_on=device)
     return model.eval()
 
 
@@ -209,7 +218,7 @@ def load_pretrained_into(model: CausalLM, folder: Path | str) -> None:
     narrow = read_narrow(raw, f"'{Path(folder) / 'config.json'}'")
     with TensorFiles(Path(folder)) as files:
         source = widened(files, narrow)
-        _fill(model, source, config, family, wanted=wanted, allocate_on=None)
+        _fill(model, source, config, family, wanted=wanted, keep_wide=False, allocate_on=None)
 
 
 def _fill(
@@ -219,6 +228,7 @@ def _fill(
     family: Family | None,
     *,
     wanted: str | None,
+    keep_wide: bool,
     allocate_on: torch.device | None,
 ) -> None:
     own = {_bare(name): tensor for name, tensor in model.state_dict().items()}
@@ -245,11 +255,14 @@ def _fill(
         {in_file[name]: shape for name, shape in found.items()},
         where=source.where,
     )
-    buffers = {name for name, _ in model.named_buffers()}
-    wider = {name for rule in rules if rule.ours in buffers for name in rule.theirs}
-    for name in expected:  # transformers keeps some buffers in float32, whatever the weights are
-        _check_dtype(source, stored[name], None if name in wider else wanted)
+    can_be_wide = {_bare(name) for name in wide_weights(model)}
+    for rule in rules:
+        for name in rule.theirs:
+            _check_dtype(source, stored[name], wanted, or_wide=rule.ours in can_be_wide)
     if allocate_on is not None:
+        if keep_wide:
+            dtypes = {r.ours: [source.dtype(stored[name]) for name in r.theirs] for r in rules}
+            _stay_wide(model, dtypes, can_be_wide)
         _allocate(model, allocate_on)
         own = model.state_dict()
     with torch.no_grad():
@@ -259,6 +272,26 @@ def _fill(
                 continue
             for name, part in rule.split(own[rule.ours]).items():
                 source.copy_into(stored[name], part)
+
+
+def _stay_wide(model: CausalLM, stored: Mapping[str, Sequence[str]], can_be_wide: set[str]) -> None:
+    """Of a model that is to be narrow, put those weights in float32 that mixed files hold wider.
+
+    stored: each weight's dtypes in the files. Files of one dtype throughout are not mixed.
+    """
+    if stored["embedding.weight"][0] not in ("BF16", "F16"):
+        return
+    for path, module in model.named_modules(remove_duplicate=False):
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in held:
+            for name, old in tensors.items():
+                full = _bare(f"{path}.{name}")
+                if full not in can_be_wide or old is None or old.dtype not in NARROW:
+                    continue
+                if any(dtype in ("F32", "F64") for dtype in stored[full]):
+                    new = old.detach().float()
+                    is_parameter = isinstance(old, torch.nn.Parameter)
+                    tensors[name] = torch.nn.Parameter(new) if is_parameter else new
 
 
 def _allocate(model: CausalLM, device: torch.device) -> None:
@@ -292,9 +325,12 @@ def _compare(
         )
 
 
-def _check_dtype(source: TensorSource, name: str, wanted: str | None) -> None:
+def _check_dtype(source: TensorSource, name: str, wanted: str | None, *, or_wide: bool) -> None:
+    """The dtype is the one that is wanted, or float32 where the layer can hold that beside it."""
     found = source.dtype(name)
     allowed = [code for code, _ in DTYPES.values()] if wanted is None else [DTYPES[wanted][0]]
+    if wanted is not None and or_wide and DTYPES[wanted][1] in NARROW:
+        allowed.append("F32")
     if found not in allowed:
         raise UserError(
             f"{source.file(name)}: tensor '{name}' has the wrong dtype: "

@@ -95,6 +95,8 @@ class GatedDelta(DeltaHeads):
 class Forgetting(nn.Module):
     """log a = -exp(A) softplus(x + dt): a rate and a time step a head, as Mamba-2's."""
 
+    wide_weights: ClassVar[tuple[str, ...]] = ("log_rate", "time_bias")
+
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         self.log_rate = nn.Parameter(torch.zeros(num_heads))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -116,6 +116,7 @@ class MixtureOfExpertsLayer(nn.Module):
     Tested against: `experts_plain`; transformers' Mixtral, Qwen3-MoE and gpt-oss blocks.
     """
 
+    wide_weights: ClassVar[tuple[str, ...]] = ("router.weight", "router.bias", "balance_bias")
     balance_bias: Tensor | None
 
     def __init__(self, spec: MixtureOfExperts, hidden_size: int) -> None:

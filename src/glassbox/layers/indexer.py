@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from glassbox.core.config import Spec
-from glassbox.layers.linear import Linear
+from glassbox.layers.linear import Linear, WideLinear
 from glassbox.layers.norms import LayerNorm, LayerNormLayer
 from glassbox.ops.rotary import apply_rotary
 
@@ -53,7 +53,7 @@ class IndexerLayer(nn.Module):
         self.q = Linear(query_size, spec.num_heads * spec.head_dim)
         self.k = Linear(hidden_size, spec.head_dim)
         self.k_norm = LayerNormLayer(spec.norm, spec.head_dim)
-        self.head_weights = Linear(hidden_size, spec.num_heads)
+        self.head_weights = WideLinear(hidden_size, spec.num_heads)
 
     def forward(
         self,

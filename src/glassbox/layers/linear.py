@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 
 from glassbox.layers.initialization import Draw
 from glassbox.layers.prepacked import Pack
+from glassbox.layers.wide_weights import NARROW
+from glassbox.ops.experts import linear_wide
 from glassbox.ops.single_row import is_single_row, single_row_linear
 
 
@@ -53,6 +57,21 @@ class Linear(nn.Module):
     def extra_repr(self) -> str:
         """What `print(model)` shows inside the parentheses."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class WideLinear(Linear):
+    """A `Linear` whose matrix may stay in float32 beside narrower ones; its outputs are then float32.
+
+    Tested against: `Linear` on inputs in float32.
+    """
+
+    wide_weights: ClassVar[tuple[str, ...]] = ("weight", "bias")
+
+    def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
+        """Project the last axis, inputs widened where they are narrower than the matrix."""
+        if x.dtype in NARROW and self.weight.dtype == torch.float32:
+            return linear_wide(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class Embedding(nn.Module):

@@ -7,7 +7,7 @@ c are Jamba's (arXiv:2403.19887, section 3).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,8 @@ class MambaLayer(nn.Module):
     [x, z] = W_i hidden, x convolved; [s, b, c] = W x; delta = softplus(W_s s + bias). rate is the
     logarithm of -a, (I, N). Tested against: transformers MambaMixer and JambaMambaMixer.
     """
+
+    wide_weights: ClassVar[tuple[str, ...]] = ("step_bias", "rate", "skip")
 
     def __init__(self, spec: Mamba, hidden_size: int) -> None:
         super().__init__()
@@ -135,4 +137,4 @@ class MambaLayer(nn.Module):
         )
         if state is not None:
             state["conv"], state["memory"] = last, memory
-        return self.output((y + x * self.skip) * silu(gate))
+        return self.output(((y + x * self.skip) * silu(gate)).to(gate.dtype))

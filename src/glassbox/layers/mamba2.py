@@ -5,7 +5,7 @@ Source: Dao and Gu, "Transformers are SSMs", arXiv:2405.21060, section 7 and fig
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,8 @@ class Mamba2Layer(nn.Module):
     norm over each group's channels. rate is the logarithm of -a. Tested against: transformers
     Mamba2Mixer.
     """
+
+    wide_weights: ClassVar[tuple[str, ...]] = ("step_bias", "rate", "skip", "norm_weight")
 
     def __init__(self, spec: Mamba2, hidden_size: int) -> None:
         super().__init__()

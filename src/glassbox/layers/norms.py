@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,8 @@ Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]
 class RmsNormLayer(nn.Module):
     """Module of `RmsNorm`; its factor starts at one."""
 
+    wide_weights: ClassVar[tuple[str, ...]] = ("weight",)
+
     def __init__(self, spec: RmsNorm, size: int) -> None:
         super().__init__()
         self.eps = spec.eps
@@ -64,6 +66,8 @@ class RmsNormLayer(nn.Module):
 
 class LayerNormLayer(nn.Module):
     """Module of `LayerNorm`; its weight starts at one, its bias at zero."""
+
+    wide_weights: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     def __init__(self, spec: LayerNorm, size: int) -> None:
         super().__init__()

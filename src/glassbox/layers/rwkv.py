@@ -6,7 +6,7 @@ Source: Peng et al., "RWKV: Reinventing RNNs for the Transformer Era", arXiv:230
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -66,6 +66,8 @@ class RwkvTimeLayer(nn.Module):
 
     decay is the logarithm of -w, bonus is u. Tested against: transformers RwkvForCausalLM.
     """
+
+    wide_weights: ClassVar[tuple[str, ...]] = ("decay", "bonus")
 
     def __init__(self, spec: RwkvTime, hidden_size: int) -> None:
         super().__init__()

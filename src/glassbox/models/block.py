@@ -90,8 +90,13 @@ class Block(nn.Module):
         return self.skip_scale * normed if self.residual == "normed" else hidden
 
     def _narrow(self, hidden: Tensor) -> Tensor:
-        """What a branch reads: the stream, in the dtype of the weights where it is kept wider."""
-        return hidden.to(next(self.parameters()).dtype) if self.float32_residual else hidden
+        """What a branch reads: the stream, in the dtype of the matrices where it is kept wider.
+
+        Of mixed weights those are the narrowest: see `layers.wide_weights`.
+        """
+        if not self.float32_residual:
+            return hidden
+        return hidden.to(min((p.dtype for p in self.parameters()), key=lambda d: d.itemsize))
 
     def _branch(self, branch: Tensor, norm: nn.Module | None) -> Tensor:
         if norm is not None:
