@@ -1,178 +1,171 @@
-"""The program that `sandbox` starts: it walls itself in, then runs the code it is sent.
+"""The program that `python.py` starts: it walls itself in, then runs the code it is sent.
 
-It is run by `python -I -S`, alone, and may import nothing but the standard library.
+It is run by `python -I -S`, alone, and may import nothing but the standard library and `_walls.py`.
 Arguments: the settings as JSON, the number of a pipe to report on, and the work folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import importlib.util
 import json
 import os
-import resource
-import signal
-import struct
 import sys
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
-    0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
-)  # fmt: skip
 NOBODY = 65534
-PDEATHSIG, DUMPABLE, SECCOMP, CAPBSET_DROP, NO_NEW_PRIVS = 1, 4, 22, 24, 38
-MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, RDONLY = 442, -100, 0x8000, 1
-NOSUID, NODEV, NOEXEC, PRIVATE, REC = 2, 4, 8, 1 << 18, 1 << 14
+
+
+def load_walls() -> Any:
+    """`_walls.py` beside this file, which `-I` does not find by its name."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_walls.py")
+    spec = importlib.util.spec_from_file_location("_walls", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+walls = load_walls()
 
 
 def main() -> NoReturn:
     settings, report, folder = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    linux = sys.platform.startswith("linux")
-    libc: Any = ctypes.CDLL(None, use_errno=True) if linux else None
-    become_nobody(folder)
-    if linux:
-        libc.prctl(DUMPABLE, 1, 0, 0, 0)
-        libc.prctl(PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    walled = linux and settings["namespaces"] and enter_namespaces(libc)
-    os.chdir("/")
-    if not walled:
-        begin(libc, settings, report, folder, walled=False)
+    join_control_groups(settings["control_groups"])
+    os.umask(0o022)
+    libc = walls.load_libc()
+    world = False
+    if libc is not None:
+        libc.prctl(walls.DUMPABLE, 1, 0, 0, 0)
+        walls.die_with_parent(libc)
+        if settings["namespaces"]:
+            world = walls.enter_namespaces(libc, NOBODY)
+    if not world and os.geteuid() == 0:
+        ask_for_copy(settings, report)
+        give_up_root(libc, folder)
+        if libc is not None and settings["namespaces"] and os.geteuid() != 0:
+            libc.prctl(walls.DUMPABLE, 1, 0, 0, 0)
+            world = walls.enter_namespaces(libc, NOBODY)
+    if not world:
+        begin(libc, settings, report, folder, world=False, root=False)
     first = os.fork()
     if first == 0:  # process 1 of its own world: when it ends, all in that world end
-        libc.prctl(PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        made = make_read_only(libc, folder, settings)
+        walls.die_with_parent(libc)
+        os.chdir("/")
+        root = walls.make_root(
+            libc, folder, settings["shown"], settings["hidden"], settings["links"],
+            settings["file_bytes"],
+        )  # fmt: skip
+        if os.geteuid() == 0:
+            if not root:
+                ask_for_copy(settings, report)
+            give_up_root(libc, folder)
+        walls.drop_capabilities(libc)
+        walls.die_with_parent(libc)
         second = os.fork()
         if second == 0:
-            drop_capabilities(libc)
-            begin(libc, settings, report, folder, walled=made)
-        let_go(report)
+            walls.die_with_parent(libc)
+            begin(libc, settings, report, folder, world=True, root=root)
+        let_go(report, settings)
         leave_as(wait_for(second))
-    let_go(report)
+    let_go(report, settings)
     leave_as(wait_for(first))
 
 
 def begin(
-    libc: Any, settings: dict[str, Any], report: int, folder: str, *, walled: bool
+    libc: Any, settings: dict[str, Any], report: int, folder: str, *, world: bool, root: bool
 ) -> NoReturn:
-    """Set the last limits, say how high the walls are, and run the code. It does not return."""
-    confine(settings, folder)
-    filtered = libc is not None and filter_system_calls(libc)
-    if libc is None:
-        refuse_by_hook()
-    os.write(report, b"1" if walled and filtered else b"2" if walled or filtered else b"0")
-    os.close(report)
-    run()
-
-
-def let_go(report: int) -> None:
-    """The parent waits for the other ends of these."""
-    for descriptor in (0, 1, 2, report):
-        os.close(descriptor)
-
-
-def become_nobody(folder: str) -> None:
-    """Root gives up being root, where an ordinary user may still read Python's own files."""
-    if os.geteuid() != 0 or not all(
-        os.stat(part).st_mode & 0o005 == 0o005 for part in parents(os.path.dirname(os.__file__))
-    ):
-        return
-    os.chown(folder, NOBODY, NOBODY)
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
-
-
-def parents(path: str) -> Iterator[str]:
-    while path != os.path.dirname(path):
-        yield path
-        path = os.path.dirname(path)
-
-
-def enter_namespaces(libc: Any) -> bool:
-    """A world without network, other processes or a way out; False where the system forbids it."""
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(NEWUSER | NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS) != 0:
-        return False
-    try:
-        for name, content in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{user} {user} 1"),
-            ("gid_map", f"{group} {group} 1"),
-        ):
-            with open(f"/proc/self/{name}", "w") as stream:
-                stream.write(content)
-    except OSError:
-        pass  # the world is there all the same; its user is nobody
-    return True
-
-
-def make_read_only(libc: Any, folder: str, settings: dict[str, Any]) -> bool:
-    """Every file read-only but for a small memory disk at the work folder; whether all of that holds."""
-    attributes = (ctypes.c_uint64 * 4)(RDONLY, 0, 0, 0)
-    held = libc.mount(None, b"/", None, REC | PRIVATE, None) == 0
-    held &= (
-        libc.syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
-        == 0
-    )  # fmt: skip
-    size = f"size={settings['file_bytes']},mode=0777,nr_inodes=1024".encode()
-    held &= libc.mount(b"tmpfs", folder.encode(), b"tmpfs", NOSUID | NODEV, size) == 0
-    if libc.mount(b"proc", b"/proc", b"proc", NOSUID | NODEV | NOEXEC, None) != 0:
-        libc.mount(b"tmpfs", b"/proc", b"tmpfs", NOSUID | NODEV, b"size=4096")
-    return bool(held)
-
-
-def drop_capabilities(libc: Any) -> None:
-    """Nothing that this process starts may mount, trace or change what has been set here."""
-    for capability in range(64):
-        libc.prctl(CAPBSET_DROP, capability, 0, 0, 0)
-    libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    libc.capset(header, (ctypes.c_uint32 * 6)())
-
-
-def confine(settings: dict[str, Any], folder: str) -> None:
+    """Raise the last walls, say which are missing, and run the code. It does not return."""
     os.chdir(folder)
-    limits = {
+    missing = [] if world and root else ["namespaces"]
+    limit = {
         "RLIMIT_CPU": settings["cpu_seconds"],
         "RLIMIT_AS": settings["memory_bytes"],
         "RLIMIT_FSIZE": settings["file_bytes"],
         "RLIMIT_NOFILE": 64,
         "RLIMIT_CORE": 0,
         "RLIMIT_NPROC": 0,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_MSGQUEUE": 0,
     }
-    for name, limit in limits.items():
-        which = getattr(resource, name, None)
-        if which is not None:
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(which, (limit, limit))
+    if settings["copy"] and not root:
+        use_copy(settings)
+    if not walls.is_unprivileged():
+        missing.append("unprivileged user")
+    walls.set_limits(limit)
+    if libc is None:
+        refuse_by_hook()
+        missing += ["files", "no capabilities", "system calls"]
+    else:
+        if not walls.drop_capabilities(libc):
+            missing.append("no capabilities")
+        readable = ["/"] if root else [source for source, _ in settings["shown"]]
+        readable += [] if root or not settings["copy"] else [settings["copy"]]
+        devices = [f"/dev/{name}" for name in walls.DEVICES]
+        landlock = walls.restrict_files(libc, readable, [folder], devices)
+        if not landlock:
+            missing.append("landlock")
+        if not landlock and not root:
+            missing.append("files")
+        if not walls.filter_system_calls(libc, own_files=root):
+            missing.append("system calls")
+    if not settings["control_groups"]:
+        missing.append("control group")
+    needed = {"unprivileged user", "files", "no capabilities", "system calls"}
+    if settings["required"]:
+        needed |= {"namespaces"}
+    lacking = sorted(needed.intersection(missing))
+    refused = bool(lacking) and (
+        settings["required"] or (settings["as_root"] and not settings["weak_walls_as_root"])
+    )
+    say = {"missing": missing, "refused": lacking if refused else []}
+    if refused:
+        answer(report, say)
+    os.write(report, json.dumps(say).encode())
+    os.close(report)
+    run(settings["channel"])
 
 
-def filter_system_calls(libc: Any) -> bool:
-    """No new process or thread, no socket, no tracing: the kernel answers EPERM to these calls.
+def answer(report: int, say: dict[str, Any]) -> NoReturn:
+    """Report, and end without running anything."""
+    os.write(report, json.dumps(say).encode())
+    os._exit(1)
 
-    The filter is a small program of the kernel's packet language (seccomp(2)): look at the machine,
-    then at the number of the call. False where the machine is not known or the kernel refuses.
-    """
-    calls = {
-        # clone, fork, vfork, clone3, socket, io_uring_setup, ptrace, unshare, setns
-        "x86_64": (0xC000003E, (56, 57, 58, 435, 41, 425, 101, 272, 308)),
-        "aarch64": (0xC00000B7, (220, 435, 198, 425, 117, 97, 268)),
-    }
-    if os.uname().machine not in calls:
-        return False
-    machine, refused = calls[os.uname().machine]
-    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
-    refuse, allow, kill = 0x00050001, 0x7FFF0000, 0x80000000
-    program = [(load, 0, 0, 4), (equal, 1, 0, machine), (answer, 0, 0, kill), (load, 0, 0, 0)]
-    rest = [(at_least, 0x40000000), *((equal, number) for number in refused)]
-    program += [(code, len(rest) - place, 0, k) for place, (code, k) in enumerate(rest)]
-    program += [(answer, 0, 0, allow), (answer, 0, 0, refuse)]
-    packed = b"".join(struct.pack("HBBI", *line) for line in program)
-    lines = ctypes.create_string_buffer(packed, len(packed))
-    head = struct.pack("HxxxxxxP", len(program), ctypes.addressof(lines))
-    libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
-    return bool(libc.prctl(SECCOMP, 2, ctypes.c_char_p(head), 0, 0) == 0)
+
+def ask_for_copy(settings: dict[str, Any], report: int) -> None:
+    """Where another user could not read Python: we are started again with a copy that all may read."""
+    if settings["private_python"] and not settings["copy"]:
+        answer(report, {"copy": True})
+
+
+def let_go(report: int, settings: dict[str, Any]) -> None:
+    """The parent waits for the other ends of these."""
+    for descriptor in (0, 1, 2, report, *settings["channel"]):
+        os.close(descriptor)
+
+
+def join_control_groups(paths: list[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError), open(os.path.join(path, "cgroup.procs"), "w") as stream:
+            stream.write("0")
+
+
+def give_up_root(libc: Any, folder: str) -> None:
+    with contextlib.suppress(OSError):
+        os.chown(folder, NOBODY, NOBODY)
+    walls.become(NOBODY)
+    if libc is not None:
+        walls.die_with_parent(libc)
+
+
+def use_copy(settings: dict[str, Any]) -> None:
+    """Import from the copy of the standard library, as the original cannot be read."""
+    original, copy = settings["standard_library"], settings["copy"]
+    packages = [getattr(module, "__path__", []) for module in sys.modules.values()]
+    for paths in (sys.path, *packages):
+        paths[:] = [copy + at[len(original) :] if at.startswith(original) else at for at in paths]
+    sys.path_importer_cache.clear()
 
 
 def refuse_by_hook() -> None:
@@ -186,15 +179,17 @@ def refuse_by_hook() -> None:
     sys.addaudithook(refuse)
 
 
-def run() -> NoReturn:
+def run(channel: list[int]) -> NoReturn:
     """The parts one after another in one namespace; then, after the last, the word that says so.
 
-    The word is still in the pipe while the code runs: it is in no variable that the code could read.
+    What a part writes as this word itself says nothing more than that it wanted to be seen as done.
     """
     status = 1
     try:
         count = int.from_bytes(read_exactly(4), "little")
         names = {"__name__": "__main__", "__builtins__": __builtins__}
+        if channel:
+            names["CHANNEL"] = tuple(channel)
         sys.argv = ["main.py"]
         for number in range(count):
             size = int.from_bytes(read_exactly(4), "little")
