@@ -9,8 +9,11 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import uuid
+from collections import Counter
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -23,7 +26,10 @@ from glassbox.serving.worker import Caller
 _log = logging.getLogger("glassbox.serving.requests")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _NOTES = "glassbox.notes"
-_LOGGERS = ("glassbox.serving", "uvicorn")
+_LOGGERS = ("glassbox.serving", "uvicorn", "asyncio")
+_LINES_A_SECOND = {"glassbox.serving.requests": 200.0}
+_OTHER_LINES_A_SECOND = 10.0
+_BURST_SECONDS = 5
 
 
 class JsonLines(logging.Formatter):
@@ -46,10 +52,46 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True, default=str)
 
 
+class RateLimit(logging.Filter):
+    """Lets through so many lines a second of each logger, and says how many it left out.
+
+    What a client can cause with a few bytes (a request that is no HTTP, a path that does not exist)
+    must not fill a disk.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._left: dict[
+            str, tuple[float, float]
+        ] = {}  # lines to spare, and when they were counted
+        self._omitted: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is written."""
+        name = record.name
+        rate = _LINES_A_SECOND.get(name, _OTHER_LINES_A_SECOND)
+        with self._lock:
+            now = self._clock()
+            left, then = self._left.get(name, (rate * _BURST_SECONDS, now))
+            left = min(rate * _BURST_SECONDS, left + rate * (now - then))
+            if left < 1:
+                self._left[name] = (left, now)
+                self._omitted[name] += 1
+                return False
+            self._left[name] = (left - 1, now)
+            omitted = self._omitted.pop(name, 0)
+        if omitted:
+            record.fields = {**getattr(record, "fields", {}), "lines_omitted": omitted}
+        return True
+
+
 def log_to(stream: TextIO | None = None) -> None:
-    """Send the server's logs, and uvicorn's from warnings on, to a stream (standard error)."""
+    """Send the server's logs, and uvicorn's and asyncio's warnings, to a stream (standard error)."""
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(JsonLines())
+    handler.addFilter(RateLimit())
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]

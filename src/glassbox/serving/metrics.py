@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:
@@ -45,6 +45,21 @@ class Metrics:
             ["path", "status"],
             registry=self._registry,
         )
+        self._closed = Counter(
+            "glassbox_connections_closed",
+            "Connections that the server closed, by reason",
+            ["reason"],
+            registry=self._registry,
+        )
+
+    def connections(self, count: Callable[[], int]) -> None:
+        """Tell of open connections, as they are when asked."""
+        gauge = Gauge("glassbox_connections_open", "Open connections", registry=self._registry)
+        gauge.set_function(lambda: float(count()))
+
+    def closed(self, reason: str) -> None:
+        """A connection was closed by the server."""
+        self._closed.labels(reason).inc()
 
     def watch(self, worker: Worker) -> None:
         """Tell of a worker's queue and of its engine's cache, as they are when asked."""

@@ -17,6 +17,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from glassbox.core.errors import UserError
+from glassbox.serving.connections import (
+    ACCEPTED_AT_ONCE,
+    ConnectionLimits,
+    Connections,
+    open_descriptors,
+)
 from glassbox.serving.gate import is_loopback
 from glassbox.serving.logs import log_to
 
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "GLASSBOX_API_KEY"
 _FAREWELL_SECONDS = 0.5
+_BACKLOG = 1024
 
 
 def read_keys(file: Path | None, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -76,7 +83,7 @@ def listen(host: str, port: int, *, keys: list[str]) -> socket.socket:
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise UserError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; "
@@ -94,38 +101,64 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: FastAPI, listening: socket.socket, service: Service, *, drain_seconds: float) -> None:
+def run(
+    app: FastAPI,
+    listening: socket.socket,
+    service: Service,
+    *,
+    drain_seconds: float,
+    limits: ConnectionLimits | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is under way, for `drain_seconds` at most.
 
     Prints the address to standard output when requests can come. Either signal is a clean end.
+    Raises UserError where the limit on open files leaves no room for connections.
     """
+    connections = Connections(
+        (limits or ConnectionLimits()).fit(*open_descriptors()), service.metrics
+    )
     log_to()
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=connections.protocol,  # type: ignore[arg-type]  # called like a class
         ws="none",
         access_log=False,
         log_config=None,
         log_level="warning",
         server_header=False,
         proxy_headers=False,
+        backlog=ACCEPTED_AT_ONCE,
+        timeout_keep_alive=math.ceil(connections.limits.idle_seconds),
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
     print(f"serving {service.name} on {address(listening)}", flush=True)
     print("stop it with Ctrl-C", file=sys.stderr)
-    _Draining(config, service, drain_seconds).run(sockets=[listening])
+    _Draining(config, service, drain_seconds, connections).run(sockets=[listening])
 
 
 class _Draining(uvicorn.Server):
     """At the first signal new requests are refused (503) while those under way are finished; at the
     second, or when the time is over, what is left is broken off."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        drain_seconds: float,
+        connections: Connections,
+    ) -> None:
         super().__init__(config)
         self._service = service
         self._drain_seconds = drain_seconds
+        self._connections = connections
         self._deadline = math.inf
         self._closed: float | None = None  # when the door was
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen. `backlog` is what is accepted at once; more may wait to be."""
+        await super().startup(sockets)
+        for listening in sockets or []:
+            listening.listen(_BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came. uvicorn's own would close the door at once and raise the signal again."""
@@ -135,7 +168,8 @@ class _Draining(uvicorn.Server):
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether it is time to go."""
+        """Ten times a second: close slow connections; whether it is time to go."""
+        self._connections.sweep()
         if self._service.draining:
             now = time.monotonic()
             left = self._deadline - now
@@ -147,6 +181,8 @@ class _Draining(uvicorn.Server):
             waited = self._closed is not None and now - self._closed > _FAREWELL_SECONDS
             if waited or left <= 0:
                 # readers who have not taken all of their answers have what is left of the time
-                self.config.timeout_graceful_shutdown = max(1, round(left))
+                self.config.timeout_graceful_shutdown = max(
+                    1, round(min(left, self._drain_seconds))
+                )
                 return True
         return await super().on_tick(counter)
