@@ -101,7 +101,7 @@ def main() -> None:
         f"{b:.1f} tok/s, ratio {a / b:.2f}"
     )
 
-    print(f"copies of weights beside them: {engine.stats().packed_bytes / 1e6:.0f} MB")
+    print(f"copies of weights beside them: {engine.stats().prepacked_bytes / 1e6:.0f} MB")
     text = [draw.randrange(size) for _ in range(512)]
     one = greedy.model_copy(update={"max_tokens": 1})
     found = alternate(

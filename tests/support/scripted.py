@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from glassbox.inference.detokenizer import TextStream
-from glassbox.inference.outputs import EngineStats, TokenEvent
+from glassbox.inference.requests import EngineStats, TokenEvent
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.tokenizers import Tokenizer
 

@@ -141,7 +141,7 @@ def serve(
             step_tokens,
             (draft, num_drafts, ngram_drafts),
             folders,
-            {"packed": pack_weights, "compiled": compiled},
+            {"prepacked": pack_weights, "compiled": compiled},
             name=name or Path(model).resolve().name,
             tool_format=tool_format,
             log_prompts=log_prompts,

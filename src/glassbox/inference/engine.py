@@ -1,11 +1,13 @@
 """The engine: requests and settings in, tokens out. Everything that generates does it here.
 
-One step is three lines: the scheduler plans, the runner computes, the answers take in what was drawn.
+One step is three lines (`Engine._step`): the scheduler plans, the runner computes, the samples take
+the new tokens. `docs/reading_order.md` names the files that a token passes through.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,16 +21,23 @@ from glassbox.inference.block_manager import BlockManager
 from glassbox.inference.constraints.grammar import Grammar, GrammarCompiler
 from glassbox.inference.constraints.specs import Choice, JsonSchema, Regex
 from glassbox.inference.evaluating import evaluating
-from glassbox.inference.outputs import Completion, EngineStats, FinishReason, TokenEvent
 from glassbox.inference.plan import Plan, SequenceState
-from glassbox.inference.requests import Answer, Request, make_request, one_each
+from glassbox.inference.requests import (
+    Completion,
+    EngineStats,
+    FinishReason,
+    Request,
+    SampleState,
+    TokenEvent,
+    make_request,
+    one_each,
+)
 from glassbox.inference.runner import Runner
 from glassbox.inference.sampling.params import SamplingParams
-from glassbox.inference.sampling.row_samplers import RowSamplers
+from glassbox.inference.sampling.sampler import SamplerCache
 from glassbox.inference.scheduler import QueueFull, Scheduler
-from glassbox.inference.speculation.proposers import Proposer, Speculation
-from glassbox.inference.speculation.verification import Guessing, verify
-from glassbox.inference.weights_mark import WeightsMark
+from glassbox.inference.speculation.proposers import Proposer, SpeculationStats
+from glassbox.inference.speculation.verification import SpeculativeDecoder, verify
 from glassbox.models.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -45,26 +54,28 @@ _BROKEN = (
 class Engine:
     """Generates with a model: `generate` and `stream` for one caller, `add` and `step` for a server.
 
-    The same request gives the same answer whatever else is in the batch and however large it is:
-    chance comes from (seed, sample, step) alone. What remains is the rounding of the matrix
-    products, which differs between batch shapes by about 1e-7 and can tip a draw that falls that
-    close to a border, or two best tokens that close to each other.
+    The same request gives the same output whatever else is in the batch and however large it is:
+    randomness comes from (seed, sample, step) alone. What remains is the rounding of the matrix
+    products, which differs between batch shapes by about 1e-7 and can change a draw that falls that
+    close to a border, or an argmax between two logits that close.
 
-    max_batch: answers that run at the same time. token_budget: the most tokens a step feeds;
-        without `chunked_prefill` a prompt is read whole, however long.
-    cache_tokens: how many tokens' keys and values fit the paged cache, for all rows together; None
-        for as many as max_batch rows of the model's whole context could need. It grows as needed.
-    prefix_sharing: prompts of one tenant that begin alike are computed once; off where a layer
-        keeps a running state, which cannot be shared.
-    keep_prefixes: remember what has been computed when nothing is running, for prompts to come. The
-        first request after that looks whether the weights have changed (see `WeightsMark`) and if so
-        all is forgotten; who writes past torch's count of writes calls `forget_prefixes`.
+    max_batch: sequences that run at the same time. token_budget: the most tokens a step feeds;
+        without `chunked_prefill` a prompt is prefilled whole, however long.
+    cache_tokens: capacity of the paged KV cache in tokens, for all sequences together; None for
+        max_batch sequences of the model's full context. Memory is allocated as needed.
+    prefix_sharing: common prefixes of one tenant's prompts are computed once; off where a layer
+        has a recurrent state, which cannot be shared.
+    keep_prefixes: keep the prefix cache while the engine is idle. The next request checks whether
+        the weights have changed (see `WeightsVersion`) and if so invalidates it; code that writes
+        past torch's version counter calls `forget_prefixes`.
     adapters: name -> folder, as for `load_adapter`; a request chooses one by name.
-    proposer, num_drafts: guesses at so many tokens ahead are verified by each step (see
-        `speculation`); the answers stay the same.
-    packed: copies of float32 matrices for faster products on a CPU; None: once they pay (`Packing`).
-    compiled: one stream alone goes twice as fast on a CPU, once its steps are compiled (`CompiledStep`).
-    dtype below the weights' own runs the model under autocast and keeps its cache in that type.
+    proposer, num_drafts: speculative decoding: each step verifies up to num_drafts draft tokens a
+        sequence (see `speculation`); outputs do not change.
+    prepacked: oneDNN copies of float32 matrices for faster products on a CPU; None: once they pay
+        (`Prepacking`).
+    compiled: a single stream on a CPU runs about twice as fast once its steps are compiled
+        (`CompiledStep`).
+    dtype narrower than the weights' runs the model under autocast and keeps its cache in that type.
     Raises UserError for prompts and settings that do not fit the model.
     """
 
@@ -85,7 +96,7 @@ class Engine:
         proposer: Proposer | None = None,
         num_drafts: int = 4,
         adapters: Mapping[str, str | Path] | None = None,
-        packed: bool | None = None,
+        prepacked: bool | None = None,
         compiled: bool = False,
     ) -> None:
         if max_batch < 1:
@@ -103,7 +114,7 @@ class Engine:
             max_blocks=num_blocks,
             block_size=block_size,
             dtype=dtype,
-            packed=packed,
+            prepacked=prepacked,
             compiled=compiled,
         )
         blocks = None
@@ -120,17 +131,17 @@ class Engine:
         self._adapters = RequestAdapters(model)
         for name, folder in (adapters or {}).items():
             self.load_adapter(name, folder)
-        self._mark = WeightsMark()
-        self._guessing = None if proposer is None else Guessing(proposer, num_drafts)
+        self._weights = WeightsVersion()
+        self._speculative = None if proposer is None else SpeculativeDecoder(proposer, num_drafts)
         self._compiler: GrammarCompiler | None = None
         self._making_compiler = threading.Lock()
-        self._answers: dict[SequenceState, Answer] = {}
+        self._samples: dict[SequenceState, SampleState] = {}
         self._events: list[TokenEvent] = []
-        self._samplers = RowSamplers(model.config.vocab_size, model.device)
+        self._samplers = SamplerCache(model.config.vocab_size, model.device)
 
     @property
     def context_length(self) -> int:
-        """The most tokens that prompt and answer may have together."""
+        """The most tokens that prompt and output may have together."""
         return self.model.config.context_length
 
     @property
@@ -139,10 +150,10 @@ class Engine:
         return self._adapters.names
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
-        """Take in an adapter's folder, ours or PEFT's, between any two steps.
+        """Load an adapter's folder, ours or PEFT's, between any two steps.
 
-        The base stays to the last bit what it was. Raises UserError for a damaged folder, another
-        base's, a name that is taken, and kinds that cannot be chosen a row (prefix, prompt, biases).
+        The base weights stay bit-identical. Raises UserError for a damaged folder, another base's, a
+        name that is taken, and kinds that cannot be chosen per row (prefix, prompt, biases).
         """
         self._adapters.load(name, folder)
 
@@ -158,32 +169,31 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | None = None,
     ) -> int:
-        """Put a request in line; its number, by which its tokens are known.
+        """Queue a request; returns its id, which its events carry.
 
-        Of a higher `priority` goes first. Prefixes are never shared between tenants or `adapter`s;
-        without one the model answers as it is. Raises QueueFull, and UserError for what can never fit.
+        Higher `priority` runs first. Prefixes are never shared between tenants or `adapter`s; None
+        is the base model. Raises QueueFull, and UserError for what can never fit.
         """
         request = self._request(prompt, params, truncate_prompt)
         return self._submit(request, self._events, adapter, priority, tenant)[0].sequence.request_id
 
     def step(self) -> list[TokenEvent]:
-        """One scheduler step for everything that runs: the tokens it made; [] when there is nothing.
+        """One scheduler step for everything that runs: the new tokens; [] when there is no work.
 
-        A request that comes to grief ends alone, by an event whose finish_reason is "error". What raises
-        instead is nobody's alone: cancel all that waits and runs. For one thread at a time.
+        A request that fails ends alone, by an event whose finish_reason is "error". An exception
+        concerns the whole engine: cancel everything that waits and runs. One thread at a time.
         """
         if self.has_work:
             with evaluating(self.model):
                 self._step()
         events = self._events.copy()
-        self._events.clear()  # the same list stays everybody's sink
+        self._events.clear()  # the list stays the sink of all samples
         return events
 
     def compile(self, constraint: JsonSchema | Regex | Choice) -> Grammar:
-        """A constraint made ready for this model's tokenizer, and kept; `add` does it where it must.
+        """Compile a constraint for this model's tokenizer, cached; `add` does it where needed.
 
-        For any thread, several at a time.
-        Raises UserError for one that is not valid, not supported or too large.
+        Thread-safe. Raises UserError for one that is not valid, not supported or too large.
         """
         with self._making_compiler:
             if self._compiler is None:
@@ -192,14 +202,14 @@ class Engine:
         return self._compiler.compile(constraint)
 
     def cancel(self, request_id: int) -> None:
-        """Give up a request, at any moment; everything it held is free. Unknown numbers are ignored."""
+        """Abort a request at any time and free what it held. Unknown ids are ignored."""
         self._scheduler.cancel(request_id)
-        for sequence in [s for s in self._answers if s.request_id == request_id]:
+        for sequence in [s for s in self._samples if s.request_id == request_id]:
             self._end(sequence)
-        self._settle()
+        self._free_if_idle()
 
     def forget_prefixes(self) -> None:
-        """Remember nothing computed so far. Raises UserError while anything waits or runs."""
+        """Invalidate the prefix cache and free its memory. Raises UserError while anything waits or runs."""
         if self.has_work:
             raise UserError("requests are waiting or running; finish or cancel them first")
         self._scheduler.forget_prefixes()
@@ -212,18 +222,18 @@ class Engine:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory that the caches hold now; 0 when nothing runs, unless prefixes are kept."""
+        """Memory of the caches now; 0 when nothing runs, unless prefixes are kept."""
         return self._runner.cache_bytes if self._runner.num_blocks or self._runner.num_rows else 0
 
     def stats(self) -> EngineStats:
-        """How things stand."""
-        counts = Speculation() if self._guessing is None else self._guessing.counts
+        """Current counts."""
+        counts = SpeculationStats() if self._speculative is None else self._speculative.counts
         return EngineStats(
             **vars(self._scheduler.stats()),
             drafted=counts.drafted,
             accepted=counts.accepted,
             verifications=counts.passes,
-            packed_bytes=self._runner.packing.num_bytes,
+            prepacked_bytes=self._runner.prepacking.num_bytes,
         )
 
     # ---- one caller's side ----------------------------------------------------------------------
@@ -236,7 +246,7 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        """All answers, prompt by prompt in the order given, each prompt's n answers together.
+        """All completions, prompt by prompt in the order given, the n of each prompt together.
 
         `params` and `adapter` are one for all prompts or one each. `truncate_prompt` cuts one that is
         too long from the left, to context_length - max_tokens but never below half the context.
@@ -246,27 +256,27 @@ class Engine:
             self._request(prompt, one, truncate_prompt, f"prompt {index}")
             for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
         ]
-        groups: list[list[Answer]] = []
+        groups: list[list[SampleState]] = []
         try:
             pairs = zip(requests, adapters, strict=True)
             groups.extend(self._submit(request, None, name) for request, name in pairs)
             with evaluating(self.model):
-                for answer in (answer for group in groups for answer in group):
-                    while answer.reason is None:
+                for sample in (sample for group in groups for sample in group):
+                    while sample.reason is None:
                         self._step()
-                    if answer.error is not None:
-                        raise UserError(answer.error)
+                    if sample.error is not None:
+                        raise UserError(sample.error)
         finally:
             for group in groups:
-                if any(answer.reason is None for answer in group):
+                if any(sample.reason is None for sample in group):
                     self.cancel(group[0].sequence.request_id)
         completions = []
         for index, group in enumerate(groups):
             params = group[0].request.params
             if len(group) > params.n:
-                group = sorted(group, key=lambda answer: -answer.mean_log_prob)[: params.n]
-            for sample, answer in enumerate(group):
-                completions.append(answer.completion(index, sample, self.tokenizer))
+                group = sorted(group, key=lambda sample: -sample.mean_log_prob)[: params.n]
+            for number, sample in enumerate(group):
+                completions.append(sample.completion(index, number, self.tokenizer))
         return completions
 
     def stream(
@@ -277,20 +287,20 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | None = None,
     ) -> Iterator[TokenEvent]:
-        """Tokens of one answer as they are made. Closing the iterator frees the cache."""
+        """Tokens of one completion as they are generated. Closing the iterator frees its cache."""
         request = self._request(prompt, params, truncate_prompt)
         if request.params.num_samples != 1:
             raise UserError(
-                f"n = {request.params.num_samples}: a stream has one answer; use n = 1 or generate()"
+                f"n = {request.params.num_samples}: a stream has one completion; use n = 1 or generate()"
             )
         self._adapters.check(adapter)
         return self._stream(request, adapter)
 
     def _stream(self, request: Request, adapter: str | None) -> Iterator[TokenEvent]:
         sink: list[TokenEvent] = []
-        (answer,) = self._submit(request, sink, adapter)
+        (sample,) = self._submit(request, sink, adapter)
         try:
-            while sink or answer.reason is None:
+            while sink or sample.reason is None:
                 if not sink:
                     # eval mode holds inside each step only: the caller runs in between
                     with evaluating(self.model):
@@ -302,8 +312,8 @@ class Engine:
                         raise UserError(event.error)
                     yield event
         finally:
-            if answer.reason is None:
-                self.cancel(answer.sequence.request_id)
+            if sample.reason is None:
+                self.cancel(sample.sequence.request_id)
 
     def complete(
         self,
@@ -326,7 +336,7 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | None = None,
     ) -> Iterator[str]:
-        """The continuation in pieces: whole characters only, and nothing of a stop string."""
+        """The completion in pieces: whole characters only, and no part of a stop string."""
         prompt = self._need_tokenizer().encode(text)
         events = self.stream(prompt, params, truncate_prompt=truncate_prompt, adapter=adapter)
         return (event.text for event in events if event.text)
@@ -364,10 +374,10 @@ class Engine:
         adapter: str | None = None,
         priority: int = 0,
         tenant: str = "",
-    ) -> list[Answer]:
-        """Hand a request to the scheduler: its answers."""
+    ) -> list[SampleState]:
+        """Pass a request to the scheduler; returns its samples."""
         self._adapters.check(adapter)
-        if self.keep_prefixes and not self.has_work and self._mark.changed(self.model):
+        if self.keep_prefixes and not self.has_work and self._weights.changed(self.model):
             self.forget_prefixes()
         constraint = request.params.constraint
         grammar = None if constraint is None else self.compile(constraint)
@@ -379,72 +389,103 @@ class Engine:
             tenant=tenant,
             adapter=adapter or "",
         )
-        answers = []
+        samples = []
         for one in sequences:
             matcher = None if grammar is None else grammar.matcher(request.stop_ids)
-            answers.append(Answer.of(request, one, self.tokenizer, sink, matcher))
-        self._answers.update(zip(sequences, answers, strict=True))
-        return answers
+            samples.append(SampleState.of(request, one, self.tokenizer, sink, matcher))
+        self._samples.update(zip(sequences, samples, strict=True))
+        return samples
 
     @torch.inference_mode()
     def _step(self) -> None:
         """Schedule, run, postprocess."""
-        if self._guessing is not None:
-            self._guessing.propose([(s, self._answers[s]) for s in self._scheduler.running])
+        if self._speculative is not None:
+            self._speculative.propose([(s, self._samples[s]) for s in self._scheduler.running])
         plan = self._scheduler.schedule()
         logits = self._runner.run(plan)
-        self._take_in(plan, logits)
+        self._postprocess(plan, logits)
 
-    def _take_in(self, plan: Plan, logits: Tensor) -> None:
-        """Draw the next tokens, hand them to their answers, and end those that are complete."""
+    def _postprocess(self, plan: Plan, logits: Tensor) -> None:
+        """Sample the next tokens, append them to their samples, and end those that are complete."""
         if not plan.sampling:
             self._scheduler.commit(plan, [])
             return
-        answers = [self._answers[sequence] for sequence in plan.sampling]
-        sampler = self._samplers.of(answers)
+        samples = [self._samples[sequence] for sequence in plan.sampling]
+        sampler = self._samplers.sampler_for(samples)
         steps = torch.tensor([s.num_generated for s in plan.sampling], device=logits.device)
-        guessed = {chunk.sequence: chunk for chunk in plan.chunks if chunk.drafted}
-        drafts = [guessed[s].drafted if s in guessed else () for s in plan.sampling]
-        verified = verify(sampler, logits, drafts, steps, [answer.matcher for answer in answers])
-        scores, tops = verified.scores(), verified.tops()
+        with_drafts = {chunk.sequence: chunk for chunk in plan.chunks if chunk.drafted}
+        drafts = [with_drafts[s].drafted if s in with_drafts else () for s in plan.sampling]
+        verified = verify(sampler, logits, drafts, steps, [sample.matcher for sample in samples])
+        scores, top_log_probs = verified.scores(), verified.top_log_probs()
         tokens, ended = verified.tokens, []
-        for row, (answer, drawn) in enumerate(zip(answers, tokens, strict=True)):
+        for row, (sample, drawn) in enumerate(zip(samples, tokens, strict=True)):
             if not verified.sound[row]:
-                answer.fail(answer.stuck or _BROKEN)
-                ended.append(answer.sequence)
+                sample.fail(sample.constraint_error or _BROKEN)
+                ended.append(sample.sequence)
                 continue
             for ahead, (token, (which, at)) in enumerate(
-                zip(drawn, verified.places[row], strict=True)
+                zip(drawn, verified.sources[row], strict=True)
             ):
-                if (score := scores[which]) is not None and answer.request.params.scored:
-                    answer.log_probs.append(score[0][at])
-                    answer.sampling_log_probs.append(score[1][at])
-                last = answer.take(token, ahead, final=ahead == len(drawn) - 1)
-                if answer.sink is not None:
-                    most, top = answer.request.params.top_logprobs, tops[which]
-                    answer.tell(token, top[at][:most] if top is not None and most else None)
+                if (score := scores[which]) is not None and sample.request.params.scored:
+                    sample.log_probs.append(score[0][at])
+                    sample.sampling_log_probs.append(score[1][at])
+                last = sample.append_token(token, ahead, final=ahead == len(drawn) - 1)
+                if sample.sink is not None:
+                    most, top = sample.request.params.top_logprobs, top_log_probs[which]
+                    sample.emit(token, top[at][:most] if top is not None and most else None)
                 if last:
                     del drawn[ahead + 1 :]
-                    ended.append(answer.sequence)
+                    ended.append(sample.sequence)
                     break
-        if self._guessing is not None and guessed:
-            kept = dict(zip(plan.sampling, map(len, tokens), strict=True))
-            wrong = self._guessing.count(guessed, kept)
-            self._runner.take_back(wrong, [kept[chunk.sequence] - 1 for chunk in wrong])
+        if self._speculative is not None and with_drafts:
+            num_kept = dict(zip(plan.sampling, map(len, tokens), strict=True))
+            wrong = self._speculative.count(with_drafts, num_kept)
+            self._runner.roll_back(wrong, [num_kept[chunk.sequence] - 1 for chunk in wrong])
         for sequence in self._scheduler.commit(plan, tokens, ended):
             self._end(sequence)
-        self._settle()
+        self._free_if_idle()
 
     def _end(self, sequence: SequenceState) -> None:
-        del self._answers[sequence]
-        if self._guessing is not None:
-            self._guessing.proposer.forget(sequence.id)
+        del self._samples[sequence]
+        if self._speculative is not None:
+            self._speculative.proposer.forget(sequence.id)
 
-    def _settle(self) -> None:
-        """When nothing is left to do, let go of what the next request has no use for."""
+    def _free_if_idle(self) -> None:
+        """When idle, free what the next request cannot use."""
         if self._scheduler.has_work:
             return
-        self._samplers.forget()
+        self._samplers.clear()
         if not self.keep_prefixes:
             self._scheduler.forget_prefixes()
             self._runner.release()
+
+
+class WeightsVersion:
+    """Detects that a model's weights have changed: by identity, address and version counter of each tensor.
+
+    It sees optimizer steps, loaded state dicts, merges and another active adapter. It cannot see a
+    write past torch's version counter, through `tensor.data` or a pointer. Costs one look per
+    tensor and does not read the values.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: list[weakref.ref[Tensor]] = []
+        self._facts: list[object] = []
+
+    def changed(self, model: CausalLM) -> bool:
+        """Whether anything has changed since the last call; True on the first call."""
+        tensors = [*model.parameters(), *model.buffers()]
+        adapters = model.adapters
+        facts: list[object] = [(t.data_ptr(), _writes(t)) for t in tensors]
+        facts.append(None if adapters is None else (adapters.selection.active, adapters.merged))
+        same = facts == self._facts and all(
+            ref() is tensor for ref, tensor in zip(self._tensors, tensors, strict=True)
+        )
+        if not same:
+            self._tensors, self._facts = [weakref.ref(tensor) for tensor in tensors], facts
+        return not same
+
+
+def _writes(tensor: Tensor) -> int:
+    """torch's version counter; -1 for inference tensors, which have none."""
+    return -1 if torch.is_inference(tensor) else tensor._version

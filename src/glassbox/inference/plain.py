@@ -1,4 +1,7 @@
-"""Generation that reads like its definition: no cache, no batch. The oracle of the engine."""
+"""Generation as its definition reads: no cache, no batch. The oracle of the engine.
+
+Reading starts here; `docs/reading_order.md` says where it goes on.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from glassbox.models.causal_lm import CausalLM
 def generate_plain(
     model: CausalLM, prompt: Sequence[int], params: SamplingParams, *, sample: int = 0
 ) -> list[int]:
-    """Run the whole sequence through the model for every token, and choose the next from its end.
+    """Run the whole sequence through the model for every token, and choose the next from its last logits.
 
     Stops after a stop token, after max_tokens, or where the context is full.
     """
@@ -51,12 +54,12 @@ def choose_plain(
     stop_ids: Sequence[int] | None = None,
     allowed: Bool[Tensor, " V"] | None = None,
 ) -> int:
-    """The next token of one answer, all filters over all words. The oracle of `RowSampler`."""
+    """The next token of one output, all filters over the whole vocabulary. The oracle of `RowSampler`."""
     final = process_plain(logits, params, prompt, generated, stop_ids=stop_ids, allowed=allowed)
     if params.temperature == 0:
         return int(final.argmax())
-    place = (torch.tensor([number]) for number in (params.seed or 0, sample, len(generated)))
-    uniform = uniforms(*place)[0].to(final.device)
+    numbers = (torch.tensor([number]) for number in (params.seed or 0, sample, len(generated)))
+    uniform = uniforms(*numbers)[0].to(final.device)
     return int(draw(final.unsqueeze(0), uniform))
 
 
@@ -69,7 +72,7 @@ def process_plain(
     stop_ids: Sequence[int] | None = None,
     allowed: Bool[Tensor, " V"] | None = None,
 ) -> Float[Tensor, " V"]:
-    """The logits that one answer's next token is drawn from, as transformers' order has them."""
+    """The logits that one output's next token is sampled from, in transformers' order of processors."""
     wide = logits.unsqueeze(0).clone()
     wide = wide if wide.dtype == torch.float64 else wide.float()
     counts = torch.zeros_like(wide, dtype=torch.int64)

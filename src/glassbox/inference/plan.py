@@ -1,4 +1,4 @@
-"""What the scheduler and the engine say to each other: sequences, and the plan of one step."""
+"""The interface of scheduler, runner and engine: sequences, and the plan of one step."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Status = Literal["waiting", "running", "finished"]
 
 @dataclass(eq=False, slots=True)
 class SequenceState:
-    """One answer in the making: its tokens, and how far the model's state of them reaches.
+    """One sequence being generated: its tokens, and how many of them the model's state covers.
 
-    tokens: prompt and answer; the state of the first `computed` of them is stored.
-    max_length: the most tokens that prompt and answer may have together.
-    blocks: what holds the paged state, `block_size` tokens each, in order.
-    slot: the row of the state of fixed size; -1 unless running.
-    drafted: guesses at the next tokens, to be verified by the next step; the engine sets them
-        between steps and each plan uses them up.
-    reused: prompt tokens that another request had computed, when it was last admitted.
-    rank: who goes first: by priority (the higher first), then arrival, then sample.
+    tokens: prompt and output; the KV cache (or state) of the first `computed` of them is stored.
+    max_length: the most tokens that prompt and output may have together.
+    blocks: its block table, `block_size` tokens a block, in order.
+    slot: its row in states of fixed size; -1 unless running.
+    drafted: draft tokens that the next step verifies; the engine sets them between steps and each
+        plan consumes them.
+    reused: prompt tokens found in the prefix cache when it was last admitted.
+    rank: the scheduling order: priority (higher first), then arrival, then sample.
     """
 
     id: int
@@ -33,7 +33,7 @@ class SequenceState:
     arrival: int
     tenant: str
     adapter: str
-    shares: bool  # may use blocks that others have computed
+    shares: bool  # may use the prefix cache
     rank: tuple[int, int, int]
     root: bytes  # the key before its first block
     status: Status = "waiting"
@@ -42,14 +42,16 @@ class SequenceState:
     slot: int = -1
     drafted: list[int] = field(default_factory=list)
     reused: int = 0
-    follows: SequenceState | None = None  # whose reading of the same prompt it waits for
-    followers: list[SequenceState] = field(default_factory=list)  # who waits for it so
-    keys: list[bytes] = field(default_factory=list)  # of its full blocks, as far as needed yet
-    registered: int = 0  # blocks that others can find
+    follows: SequenceState | None = None  # the sibling whose prefill it waits for
+    followers: list[SequenceState] = field(
+        default_factory=list
+    )  # the siblings that wait for its prefill
+    keys: list[bytes] = field(default_factory=list)  # of its full blocks, as far as needed so far
+    registered: int = 0  # blocks published in the prefix cache
 
     @property
     def num_generated(self) -> int:
-        """Tokens of the answer."""
+        """Tokens of the output."""
         return len(self.tokens) - self.prompt_length
 
 
@@ -59,9 +61,9 @@ class Chunk:
 
     They are written at positions start, start + 1, ...; the sequence's blocks have the room.
     samples: the last of tokens[start : start + count] has no successor yet: the logits there, and
-        behind every drafted token, are wanted.
-    siblings: further samples of the request, born here: each draws its own first token from this
-        chunk's last logits, and shares what has been stored.
+        after every draft, are needed.
+    siblings: further samples of the request, forked here: each samples its own first token from this
+        chunk's last logits, and shares its blocks.
     """
 
     sequence: SequenceState
@@ -79,15 +81,15 @@ class Chunk:
 
 @dataclass(slots=True)
 class Plan:
-    """One step. To be carried out in the order of these fields.
+    """One step, to be run in the order of these fields.
 
     block_copies, slot_copies: (source, destination), before anything is written. No destination
-        comes twice, and reading all sources first is the same as copying one after the other.
-    slot_clears: slots that begin anew, cleared behind the copies.
-    moved: running sequences whose `blocks` are not what they were in the plan before.
-    chunks: first those of one token (and drafts) that go on with an answer, then those that read.
-    sampling: whose next tokens are wanted, in the order of `chunks`, each chunk's siblings behind
-        its own sequence: `commit` takes the tokens in this order.
+        appears twice, and reading all sources first equals copying one after the other.
+    slot_clears: slots of new sequences, cleared after the copies.
+    moved: running sequences whose `blocks` changed since the last plan.
+    chunks: first decode chunks of one token (and drafts), then prefill chunks.
+    sampling: the sequences whose next tokens are sampled, in the order of `chunks`, each chunk's
+        siblings after its own sequence: `commit` takes the tokens in this order.
     """
 
     block_copies: list[tuple[int, int]] = field(default_factory=list)
@@ -109,7 +111,7 @@ class QueueFull(Exception):
 
 @dataclass(frozen=True)
 class SchedulerStats:
-    """Counts of now, and since the beginning: prefix_hits (tokens), preemptions, tokens_generated."""
+    """Current counts, and totals: prefix_hits (tokens), preemptions, tokens_generated."""
 
     waiting: int
     running: int

@@ -15,7 +15,7 @@ _WORTH = 16  # a copy costs what about so many steps gain
 _TOKENS = 128  # so many tokens gain as much again as the step that they are in
 
 
-class Packing:
+class Prepacking:
     """Lends packed matrices to a model for as long as a step lasts.
 
     Packed are linear layers as they are, below adapters too, and the output head, tied or not; not

@@ -1,16 +1,15 @@
-"""A request on its way through the engine: what was asked for, and what each of its answers has so far."""
+"""A request on its way through the engine: what is asked for, the state of each of its samples, and what comes out."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from glassbox.core.errors import UserError
 from glassbox.inference.constraints.grammar import ConstraintMatcher
 from glassbox.inference.detokenizer import TextStream, decode
-from glassbox.inference.outputs import Completion, FinishReason, TokenEvent
 from glassbox.inference.plan import SequenceState
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.sampling.sampler import SamplingRow, check_bias
@@ -19,9 +18,81 @@ if TYPE_CHECKING:
     from glassbox.tokenizers.tokenizer import Tokenizer
 
 
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion.
+
+    token_ids: all generated tokens, including the stop token where one ended the completion
+        (training needs it) and those of a stop string.
+    text: without stop token and stop string; None without a tokenizer.
+    finish_reason: "stop" by a stop token or string, "length" by max_tokens or the model's context.
+    log_probs: log softmax(logits)[token] of each, of the model's raw logits in float32, before
+        temperature and logits processors; None unless `logprobs` was requested.
+    sampling_log_probs: log softmax(logits / temperature)[token], still without penalty and filter;
+        equal to log_probs at temperature 1 and for greedy.
+    stop: the stop string found, if one was.
+    prompt_index, sample_index: which prompt, and which of its n samples, this is.
+    """
+
+    token_ids: list[int]
+    text: str | None
+    finish_reason: FinishReason
+    log_probs: list[float] | None
+    sampling_log_probs: list[float] | None
+    stop: str | None
+    prompt_index: int
+    sample_index: int
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One token of a stream, the text it adds, and, with the last one, the finish reason.
+
+    request_id, sample_index: the sample it belongs to.
+    top_log_probs: (token, log-probability) of the most likely tokens, where requested.
+    is_end: a stop token, which is no part of the text; text that was held back may come with it.
+    error: one line, where finish_reason is "error"; token_id is then -1.
+    """
+
+    token_id: int
+    text: str | None
+    log_prob: float | None
+    finish_reason: FinishReason | None
+    stop: str | None = None
+    request_id: int = 0
+    sample_index: int = 0
+    top_log_probs: list[tuple[int, float]] | None = None
+    is_end: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Waiting and running sequences, cache blocks, and totals since the start.
+
+    prepacked_bytes: memory of the prepacked copies of the weights.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    blocks_total: int = 0
+    blocks_free: int = 0
+    blocks_cached: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    tokens_generated: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    verifications: int = 0
+    prepacked_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class Request:
-    """One prompt that fits the model, and how its answers are drawn."""
+    """One prompt that fits the model, and its sampling settings."""
 
     prompt: Sequence[int]
     params: SamplingParams
@@ -35,7 +106,7 @@ def one_each(
     params: SamplingParams | Sequence[SamplingParams] | None,
     adapter: str | Sequence[str | None] | None,
 ) -> tuple[Sequence[SamplingParams], Sequence[str | None]]:
-    """Settings and adapters of so many prompts, given one for all or one each.
+    """Settings and adapters of `count` prompts, given one for all or one each.
 
     Raises UserError for another number of them.
     """
@@ -96,10 +167,10 @@ def make_request(
 
 
 @dataclass(eq=False)
-class Answer:
-    """One sample of a request.
+class SampleState:
+    """One sample of a request while it runs: its sequence, detokenizer, constraint and log-probabilities.
 
-    sink: where its events go; None where the answer is wanted whole.
+    sink: where its events go; None where only the whole completion is wanted.
     """
 
     request: Request
@@ -121,14 +192,14 @@ class Answer:
         tokenizer: Tokenizer | None,
         sink: list[TokenEvent] | None,
         matcher: ConstraintMatcher | None = None,
-    ) -> Answer:
-        """The answer that a sequence is to become; its text is followed only where somebody looks."""
+    ) -> SampleState:
+        """The state of a new sequence; text is decoded incrementally only where it is streamed or has stop strings."""
         followed = tokenizer is not None and (sink is not None or bool(request.params.stop))
         text = TextStream(tokenizer, request.params.stop) if followed and tokenizer else None
         return cls(request, sequence, sink, text, matcher)
 
     def row(self) -> SamplingRow:
-        """How its next token is drawn."""
+        """What the sampler needs to know of it."""
         sequence = self.sequence
         return SamplingRow(
             params=self.request.params,
@@ -141,7 +212,7 @@ class Answer:
         )
 
     def fail(self, message: str) -> None:
-        """End it by an error."""
+        """End it with an error."""
         self.reason, self.error = "error", message
         if self.sink is not None:
             number, sample = self.sequence.request_id, self.sequence.sample_index
@@ -153,15 +224,15 @@ class Answer:
             )  # fmt: skip
 
     @property
-    def stuck(self) -> str | None:
-        """Why its constraint lets nothing follow, though the answer is not complete."""
+    def constraint_error(self) -> str | None:
+        """Why its constraint allows no further token though the output is not complete."""
         return None if self.matcher is None else self.matcher.error
 
-    def take(self, token: int, ahead: int = 0, *, final: bool = True) -> bool:
-        """Take in a token, the one `ahead` places behind the sequence; whether it is the last.
+    def append_token(self, token: int, ahead: int = 0, *, final: bool = True) -> bool:
+        """Append a token, the one `ahead` positions after the sequence's end; True if it is the last.
 
-        A constraint has taken in this step's tokens already: where it is at its end, so is the
-        answer with the `final` one.
+        The constraint has already accepted all of this step's tokens: where it is finished, the
+        sample ends with the `final` one.
         """
         piece = ""
         if token in self.request.stop_ids:
@@ -185,8 +256,8 @@ class Answer:
             self.pieces.append(piece)
         return self.reason is not None
 
-    def tell(self, token: int, top: list[tuple[int, float]] | None) -> None:
-        """Hand out the token that was just taken."""
+    def emit(self, token: int, top: list[tuple[int, float]] | None) -> None:
+        """Send the event of the token that was just appended."""
         if self.sink is None:
             return
         self.sink.append(
@@ -209,7 +280,7 @@ class Answer:
         return sum(self.log_probs) / max(len(self.log_probs), 1)
 
     def completion(self, index: int, sample: int, tokenizer: Tokenizer | None) -> Completion:
-        """The whole answer, under the numbers of its prompt and among its prompt's answers."""
+        """The completion, with the indices of its prompt and of its sample."""
         assert self.reason is not None
         ids = self.sequence.tokens[self.sequence.prompt_length :]
         text = None

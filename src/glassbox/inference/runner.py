@@ -1,11 +1,11 @@
-"""The tensors of a step: pools of state for all running sequences, and the passes that a plan asks for.
+"""The tensors of a step: state pools of all running sequences, and the forward passes of a plan.
 
-Layers whose state is paged share a pool of blocks, addressed by a page table a row. All others keep
-a state of fixed size a row: a slot of a pool. A step takes the rows it needs out of that pool,
-without a copy where they stand side by side, and puts them back.
+Layers with paged state share a pool of blocks, addressed by one block table per row. All others keep
+a state of fixed size per row: a slot of a pool. A step takes the rows it needs from that pool, as a
+view where they are adjacent, and writes them back.
 
-A plan's chunks go in up to three kinds of passes: one token a row; prompts from their start, several
-of similar length padded on the right; and chunks that go on behind a stored past.
+A plan's chunks run in up to three kinds of passes: decoding, one token a row; prefill from position 0,
+chunks of similar length padded on the right; and chunks that continue after cached tokens.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from glassbox.core.errors import UserError
 from glassbox.inference.compiled_step import CompiledStep
 from glassbox.inference.evaluating import autocast_below
 from glassbox.inference.plan import Chunk, Plan, SequenceState
-from glassbox.inference.prepacking import Packing
+from glassbox.inference.prepacking import Prepacking
 from glassbox.layers.paged_state import PagedState
 from glassbox.layers.pages import Pages, Window
 from glassbox.layers.state import Rows
 from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 
-_WINDOW_BLOCKS = 4  # a window is made anew when its rows have grown by so many
+_WINDOW_BLOCKS = 4  # a window is rebuilt when its rows have grown by so many
 _ALIKE = 0.6  # the shortest chunk of a pass is at least this much of the longest
 _ALIKE_WIDE = 0.75  # where padding costs a CPU more than another pass does: from this size on
 _WIDE = 512
 
 
 class Runner:
-    """Holds the pools of a model and carries out plans.
+    """Holds a model's state pools and runs plans.
 
     max_rows, max_blocks: how many slots and blocks plans may name. The pools grow towards them as
-    they are needed; `release` gives all back. packed: as for `Packing`; one that was not asked for
-    is given back too. compiled: one request's tokens go through a `CompiledStep`.
+    needed; `release` frees them. prepacked: as for `Prepacking`; copies made on its own initiative
+    are freed too. compiled: decoding a single sequence goes through a `CompiledStep`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Runner:
         max_blocks: int,
         block_size: int,
         dtype: torch.dtype | None = None,
-        packed: bool | None = None,
+        prepacked: bool | None = None,
         compiled: bool = False,
     ) -> None:
         own = model.embedding.weight.dtype
@@ -67,7 +67,7 @@ class Runner:
         self.dtype = dtype
         self.context_length = model.config.context_length
         narrowed = dtype is not None and dtype.itemsize < own.itemsize
-        self.packing = Packing(model, False if narrowed else packed)
+        self.prepacking = Prepacking(model, False if narrowed else prepacked)
         self.release()
         self.has_pages = any(isinstance(state.mixer, PagedState) for state in self.states)
         self.has_rows = any(state.held() for state in self.states)
@@ -78,66 +78,68 @@ class Runner:
             self.compiled = CompiledStep(model, block_size, self.states)
 
     def release(self) -> None:
-        """Forget everything and hold next to nothing."""
+        """Free the pools."""
         self.num_blocks, self.num_rows, self.length = 0, 0, 1
         self.states = self._new_states(0, 1)
         self._before: tuple[list[int], list[dict[str, Tensor]]] = ([], [])
         self._blank: list[BlockState] = []
         self._scratch: dict[str, Tensor] = {}
-        self._decoding: list[SequenceState] = []  # whose tokens the last pass of single ones fed
-        self._next: list[int] = []  # and the positions that come next
+        self._decoding: list[SequenceState] = []  # the sequences of the last decoding pass
+        self._next: list[int] = []  # and their next positions
         self._window: Window | None = None
-        if self.packing.wanted is None:
-            self.packing.release()
+        if self.prepacking.wanted is None:
+            self.prepacking.release()
 
     @property
     def cache_bytes(self) -> int:
-        """Memory held."""
+        """Memory of the pools."""
         return sum(state.cache_bytes for state in self.states)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Float[Tensor, "R V"]:
-        """Carry out a plan: the logits that its `sampling` draws from, in that order.
+        """Run a plan: the logits that its `sampling` samples from, in that order.
 
-        A chunk with drafts has 1 + k rows, one behind the other.
+        A chunk with k drafts has 1 + k consecutive rows.
         """
-        self._make_room(plan)
-        self._copy(plan)
+        self._grow_pools(plan)
+        self._copy_states(plan)
         if self.compiled is not None:
             logits = self.compiled.logits(plan, self.states)
             if logits is not None:
                 return logits
-        with self.packing.lent(plan.num_tokens):
+        with self.prepacking.lent(plan.num_tokens):
             return self._run(plan)
 
     def _run(self, plan: Plan) -> Float[Tensor, "R V"]:
-        guessed = [chunk.sequence.slot for chunk in plan.chunks if chunk.drafted]
-        self._before = (guessed, self.save(guessed)) if guessed and self.has_rows else ([], [])
+        with_drafts = [chunk.sequence.slot for chunk in plan.chunks if chunk.drafted]
+        self._before = (
+            (with_drafts, self.save(with_drafts)) if with_drafts and self.has_rows else ([], [])
+        )
         hidden: list[Tensor] = []
-        drawn: list[Chunk] = []  # whose places stand in `hidden`, in order
+        sampled: list[Chunk] = []  # the chunks whose rows `hidden` holds, in order
         for group, fresh in self._groups(plan.chunks):
             with autocast_below(self.model, self.dtype):
                 found = self._pass(group, fresh)
             wanted = [(place, chunk) for place, chunk in enumerate(group) if chunk.samples]
             if wanted:
                 hidden.append(_last(found, wanted, len(group)))
-                drawn += (chunk for _, chunk in wanted)
+                sampled += (chunk for _, chunk in wanted)
         if not hidden:
             return torch.empty(0, self.model.config.vocab_size, device=self.model.device)
         with autocast_below(self.model, self.dtype):
             logits = self.model.logits(hidden[0] if len(hidden) == 1 else torch.cat(hidden))
-        order = _order(plan, drawn)
+        order = _order(plan, sampled)
         return logits if order is None else logits[torch.tensor(order, device=logits.device)]
 
     def save(self, slots: Sequence[int]) -> list[dict[str, Tensor]]:
-        """A copy of the states of fixed size in these slots."""
+        """A copy of the fixed-size states in these slots."""
         if not self.has_rows:
             return []
         rows = torch.tensor(slots, device=self.model.device)
         return [{name: x[rows] for name, x in state.held().items()} for state in self.states]
 
     def restore(self, slots: Sequence[int], saved: list[dict[str, Tensor]]) -> None:
-        """Put back what `save` gave, into these slots in the same order."""
+        """Write back what `save` returned, into these slots in the same order."""
         rows = torch.tensor(slots, device=self.model.device)
         for state, kept in zip(self.states, saved, strict=False):
             held = state.held()
@@ -145,11 +147,11 @@ class Runner:
                 held[name][rows] = tensor
 
     @torch.inference_mode()
-    def take_back(self, chunks: Sequence[Chunk], kept: Sequence[int]) -> None:
-        """Of the last plan's chunks these were guessed wrong: so many of their drafts are kept.
+    def roll_back(self, chunks: Sequence[Chunk], kept: Sequence[int]) -> None:
+        """Undo the rejected drafts of these chunks of the last plan; `kept` counts the accepted ones.
 
-        What is paged is overwritten in time. Running states cannot go back: they are put back to
-        before the step, and read what was right once more.
+        Paged states are overwritten later. Recurrent states cannot be rewound: they are restored to
+        before the step and fed the accepted tokens again.
         """
         slots, saved = self._before
         if not saved or not chunks:
@@ -167,7 +169,7 @@ class Runner:
     # ---- pools --------------------------------------------------------------------------------
 
     def _new_states(self, rows: int, length: int) -> list[BlockState]:
-        """Fresh states of so many rows; paged ones with a spare block alone."""
+        """New states of so many rows; paged ones with only a spare block."""
         dtype = self.model.embedding.weight.dtype if self.dtype is None else self.dtype
         where = {"device": self.model.device, "dtype": dtype}
         states = []
@@ -179,7 +181,7 @@ class Runner:
             states.append(state)
         return states
 
-    def _make_room(self, plan: Plan) -> None:
+    def _grow_pools(self, plan: Plan) -> None:
         if self.has_pages and plan.moved:
             needed = 1 + max(max(sequence.blocks, default=-1) for sequence in plan.moved)
             if needed > self.num_blocks:
@@ -187,7 +189,9 @@ class Runner:
                 for state in self.states:
                     if isinstance(state.mixer, PagedState):
                         state.mixer.grow(blocks + 1)
-                self.num_blocks = blocks  # last: where memory runs out half way, it is grown again
+                self.num_blocks = (
+                    blocks  # last: after an out-of-memory error half way, growing is retried
+                )
         if self.has_rows and plan.chunks:
             everyone = [s for c in plan.chunks for s in (c.sequence, *c.siblings)]
             rows = 1 + max(sequence.slot for sequence in everyone)
@@ -196,7 +200,7 @@ class Runner:
                 self._grow_rows(rows, length)
 
     def _grow_rows(self, rows: int, length: int) -> None:
-        """Larger pools of rows, by doubling; what is stored keeps its place."""
+        """Grow the row pools by doubling; stored states keep their slots."""
         num_rows, most = self.num_rows, self.length
         if rows > num_rows:
             num_rows = min(max(rows, 2 * num_rows), self.max_rows)
@@ -212,8 +216,8 @@ class Runner:
                 kept[name][tuple(map(slice, tensor.shape))] = tensor
         self.states, self._blank, self.num_rows, self.length = grown, blank, num_rows, most
 
-    def _copy(self, plan: Plan) -> None:
-        """Copies of blocks and slots that come before everything else, and slots that begin anew."""
+    def _copy_states(self, plan: Plan) -> None:
+        """Copy blocks and slots, then clear the slots of new sequences."""
         device = self.model.device
         if self.has_pages and plan.block_copies:
             sources, destinations = torch.tensor(plan.block_copies, device=device).unbind(1)
@@ -221,7 +225,7 @@ class Runner:
                 if isinstance(state.mixer, PagedState):
                     state.mixer.copy_blocks(sources, destinations)
         if self.has_pages and plan.moved:
-            self._clean(plan)
+            self._zero_new_blocks(plan)
         if not self.has_rows:
             return
         if plan.slot_copies:
@@ -236,10 +240,10 @@ class Runner:
                 for name, tensor in state.held().items():
                     tensor[rows] = fresh[name]
 
-    def _clean(self, plan: Plan) -> None:
-        """Zero what is left of others in new blocks, behind what this step writes into them.
+    def _zero_new_blocks(self, plan: Plan) -> None:
+        """Zero stale contents of new blocks, after what this step writes into them.
 
-        A place that nobody may look at has weight 0, and 0 times a NaN left there would be NaN.
+        A masked key has weight 0, and 0 times a stale NaN would be NaN.
         """
         size, moved = self.block_size, set(plan.moved)
         rows = [
@@ -259,20 +263,20 @@ class Runner:
     # ---- passes -------------------------------------------------------------------------------
 
     def _groups(self, chunks: Sequence[Chunk]) -> Iterator[tuple[list[Chunk], bool]]:
-        """Chunks that go through the model together, and whether they start at 0."""
-        single, fresh, behind = [], [], []
+        """The batches of chunks that run in one forward pass each, and whether they start at position 0."""
+        single, fresh, continued = [], [], []
         for chunk in chunks:
             if chunk.start == 0:
                 fresh.append(chunk)
             elif chunk.count == 1 and not chunk.drafted:
                 single.append(chunk)
             else:
-                behind.append(chunk)
+                continued.append(chunk)
         if single:
             yield single, False
         costly = self.model.config.hidden_size >= _WIDE and self.model.device.type == "cpu"
         alike = _ALIKE_WIDE if costly else _ALIKE
-        for kind in (fresh, behind):
+        for kind in (fresh, continued):
             kind.sort(key=_width, reverse=True)
             first = 0
             for place, chunk in enumerate(kind):
@@ -283,7 +287,7 @@ class Runner:
                 yield kind[first:], kind is fresh
 
     def _pass(self, group: list[Chunk], fresh: bool) -> Float[Tensor, "B T D"]:
-        """Feed these chunks, and leave the state behind the last token of each."""
+        """Run one forward pass over these chunks; returns the final hidden states."""
         device = self.model.device
         if self.has_rows:
             group.sort(key=lambda chunk: chunk.sequence.slot)
@@ -304,7 +308,7 @@ class Runner:
             starts = torch.tensor([chunk.start for chunk in group], device=device)
             positions = starts.unsqueeze(1) + positions
             key_length = max(c.start + n for c, n in zip(group, widths, strict=True))
-            if lengths is not None:  # padding: where no row ever has a token
+            if lengths is not None:  # padding goes to a position that no row uses
                 last = self.length if self.has_rows else self.context_length
                 positions = positions.clamp(max=last - 1)
         pages = self._pages(group, positions, lengths, key_length) if self.has_pages else None
@@ -328,16 +332,16 @@ class Runner:
         return hidden
 
     def _adapted(self, group: Sequence[Chunk]) -> AbstractContextManager[object]:
-        """Each row with its request's adapter; those without one as the model is by itself."""
+        """Each row with its request's adapter; rows without one use the base model."""
         names = [chunk.sequence.adapter for chunk in group]
         if not any(names):
             return nullcontext()
         adapters = self.model.adapters
-        assert adapters is not None, "an adapter was taken away from under its requests"
+        assert adapters is not None, "an adapter was removed while its requests ran"
         return adapters.rows([name or adapters.selection.active for name in names])
 
     def _rows(self, group: Sequence[Chunk]) -> Rows | None:
-        """Which slots these chunks have; None where it is all of them in order."""
+        """The slots of these chunks; None where they are all slots in order."""
         slots = [chunk.sequence.slot for chunk in group]
         if slots[-1] - slots[0] == len(slots) - 1:
             if len(slots) == self.num_rows:
@@ -352,7 +356,7 @@ class Runner:
         lengths: Int[Tensor, " B"] | None,
         key_length: int,
     ) -> Pages:
-        """Where this pass writes and reads."""
+        """Where this pass writes and reads keys and values."""
         size, device = self.block_size, positions.device
         num_pages = -(-key_length // size)
         lists = [chunk.sequence.blocks[:num_pages] for chunk in group]
@@ -384,7 +388,7 @@ class Runner:
         )
 
     def _window_for(self, group: Sequence[Chunk], length: int) -> Window | None:
-        """The window of these rows, one new one if the step before was theirs too; else None."""
+        """The gathered window of these rows, if the last step decoded the same rows; else None."""
         rows, starts = [c.sequence for c in group], [c.start for c in group]
         again = rows == self._decoding and starts == self._next
         self._decoding, self._next = rows, [start + 1 for start in starts]
@@ -400,14 +404,14 @@ def _width(chunk: Chunk) -> int:
     return chunk.count + len(chunk.drafted)
 
 
-def _order(plan: Plan, drawn: Sequence[Chunk]) -> list[int] | None:
-    """Which row of logits, made for the chunks `drawn`, each row of the plan's sampling has; None: its own."""
+def _order(plan: Plan, sampled: Sequence[Chunk]) -> list[int] | None:
+    """For each row of the plan's sampling, its row of the logits of the chunks `sampled`; None: the same order."""
     wanted = [chunk for chunk in plan.chunks if chunk.samples]
     alone = not any(chunk.siblings for chunk in wanted)
-    if alone and all(map(is_, wanted, drawn)):
+    if alone and all(map(is_, wanted, sampled)):
         return None
     first, row = {}, 0
-    for chunk in drawn:
+    for chunk in sampled:
         first[id(chunk)] = row
         row += 1 + len(chunk.drafted)
     order: list[int] = []
@@ -421,7 +425,7 @@ def _order(plan: Plan, drawn: Sequence[Chunk]) -> list[int] | None:
 def _last(
     hidden: Float[Tensor, "B T D"], wanted: Sequence[tuple[int, Chunk]], num_chunks: int
 ) -> Float[Tensor, "R D"]:
-    """Of each wanted chunk the places behind which a token is drawn."""
+    """Of each wanted chunk the positions after which a token is sampled."""
     if hidden.shape[1] == 1 and len(wanted) == num_chunks:
         return hidden[:, 0]
     pairs = [
@@ -429,5 +433,5 @@ def _last(
         for place, chunk in wanted
         for at in range(chunk.count - 1, chunk.count + len(chunk.drafted))
     ]
-    rows, places = torch.tensor(pairs, device=hidden.device).unbind(1)
-    return hidden[rows, places]
+    rows, positions = torch.tensor(pairs, device=hidden.device).unbind(1)
+    return hidden[rows, positions]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from glassbox.inference.outputs import TokenEvent
+from glassbox.inference.requests import TokenEvent
 from glassbox.inference.scoring import PromptScores
 from glassbox.serving.token_log_probs import CompletionLogProbs, chat_entry
 from glassbox.serving.tool_calls import CallReader, Forced, ToolCall

@@ -101,7 +101,7 @@ def test_what_is_forgotten_is_found_no_more_and_its_users_keep_it() -> None:
     blocks.release(held[1:])
     blocks.forget_cached()
     assert blocks.match([b"a"]) == blocks.match([b"b"]) == []
-    assert (blocks.num_free, blocks.num_cached, blocks.num_users(held[0])) == (3, 0, 1)
+    assert (blocks.num_free, blocks.num_cached, blocks.ref_count(held[0])) == (3, 0, 1)
     blocks.release(held[:1])
     assert (blocks.num_free, blocks.num_cached) == (4, 0)
 
@@ -204,7 +204,7 @@ class Blocks(RuleBasedStateMachine):
     def counts_are_those_of_the_model(self) -> None:
         used = {block for holder in self.held for block in holder}
         for block in range(NUM_BLOCKS):
-            assert self.blocks.num_users(block) == self.users(block)
+            assert self.blocks.ref_count(block) == self.users(block)
         assert self.blocks.num_free == NUM_BLOCKS - len(used)
         assert self.blocks.num_cached == len(self.cached)
         for block, key in self.key_of.items():

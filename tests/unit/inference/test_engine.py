@@ -321,7 +321,7 @@ def test_prompts_that_do_not_fit_are_refused_with_their_lengths():
         engine.generate([[1]], SamplingParams(stop="x"))
     with pytest.raises(UserError, match="no tokenizer"):
         engine.complete("x")
-    with pytest.raises(UserError, match="n = 2: a stream has one answer"):
+    with pytest.raises(UserError, match="n = 2: a stream has one completion"):
         engine.stream([1], SamplingParams(n=2))
     with pytest.raises(UserError, match="max_batch = 0"):
         Engine(tiny("llama", 0), max_batch=0)

@@ -24,7 +24,7 @@ from glassbox.inference.search.beam import BeamParams, beam_search
 from glassbox.inference.search.contrastive import ContrastiveParams, contrastive_search
 from glassbox.inference.search.run import search
 from glassbox.inference.speculation.proposers import NgramProposer
-from glassbox.inference.weights_mark import WeightsMark
+from glassbox.inference.engine import WeightsVersion
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import SwiGlu
@@ -125,11 +125,11 @@ def requests(count: int, seed: int) -> list[Case]:
 
 def arriving(engine: Engine, cases: list[Case], seed: int) -> dict[tuple[int, int], list[int]]:
     draw = random.Random(seed)
-    coming, numbers = list(enumerate(cases)), {}
+    pending, numbers = list(enumerate(cases)), {}
     answers: dict[tuple[int, int], list[int]] = {}
-    while coming or engine.has_work:
-        while coming and (draw.random() < 0.6 or not engine.has_work):
-            index, (prompt, params, adapter) = coming.pop(0)
+    while pending or engine.has_work:
+        while pending and (draw.random() < 0.6 or not engine.has_work):
+            index, (prompt, params, adapter) = pending.pop(0)
             numbers[engine.add(prompt, params, adapter=adapter)] = index
         for event in engine.step():
             assert event.error is None
@@ -242,7 +242,7 @@ def test_kept_prefixes_are_forgotten_when_the_weights_change(how, folders):
 
 @pytest.mark.parametrize("kind", [AdamW, AdamW8bit, Muon])
 def test_a_step_of_every_optimizer_is_seen(kind):
-    model, mark = base_model(), WeightsMark()
+    model, mark = base_model(), WeightsVersion()
     matrices = {name: p for name, p in model.named_parameters() if "qkv" in name}
     optimizer = kind([ParameterGroup(parameters=matrices, weight_decay=0.0)])
     assert mark.changed(model)

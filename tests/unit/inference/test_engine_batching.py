@@ -85,12 +85,12 @@ def alone(model: CausalLM, cases: list[Case]) -> dict[tuple[int, int], list[int]
 def arriving(engine: Engine, cases: list[Case], seed: int) -> dict[tuple[int, int], list[int]]:
     """All answers of an engine whose requests come in while others run."""
     draw = random.Random(seed)
-    coming, numbers = list(enumerate(cases)), {}
+    pending, numbers = list(enumerate(cases)), {}
     answers: dict[tuple[int, int], list[int]] = {}
     ended = set()
-    while coming or engine.has_work:
-        while coming and (draw.random() < 0.5 or not engine.has_work):
-            index, (prompt, params) = coming.pop(0)
+    while pending or engine.has_work:
+        while pending and (draw.random() < 0.5 or not engine.has_work):
+            index, (prompt, params) = pending.pop(0)
             priority = draw.choice([0, 0, 1])
             numbers[engine.add(prompt, params, priority=priority)] = index
         for event in engine.step():

@@ -10,7 +10,7 @@ from glassbox.adapters.attach import attach
 from glassbox.adapters.specs import Lora
 from glassbox.inference import prepacking as packing
 from glassbox.inference.engine import Engine
-from glassbox.inference.prepacking import Packing, available_memory
+from glassbox.inference.prepacking import Prepacking, available_memory
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.experts import MixtureOfExperts
@@ -134,9 +134,9 @@ def test_without_onednn_the_product_is_the_plain_one(monkeypatch):
     pack = Pack()
     assert torch.equal(pack.linear(x, weight), F.linear(x, weight))
     assert pack.num_bytes == 0
-    engine = Engine(small_model(), packed=True)
+    engine = Engine(small_model(), prepacked=True)
     answers(engine)
-    assert engine.stats().packed_bytes == 0
+    assert engine.stats().prepacked_bytes == 0
 
 
 def test_what_is_packed(monkeypatch):
@@ -147,26 +147,26 @@ def test_what_is_packed(monkeypatch):
     attach(model, Lora(rank=4, targets=("q_proj",)))
     mixer = model.blocks[0].mixer
     model.blocks[1].mixer.output = Nf4Linear.from_linear(model.blocks[1].mixer.output)
-    owners = Packing(model, True)._choose()
+    owners = Prepacking(model, True)._choose()
     assert {id(owner) for owner in owners} == {
         id(one) for one in (mixer.qkv.base, mixer.output, model.blocks[1].mixer.qkv.base, model)
     }
     untied = small_model(tied=False)
-    assert untied in Packing(untied, True)._choose()
-    assert untied.head not in Packing(untied, True)._choose()
-    assert Packing(small_model().double(), True)._choose() == []
+    assert untied in Prepacking(untied, True)._choose()
+    assert untied.head not in Prepacking(untied, True)._choose()
+    assert Prepacking(small_model().double(), True)._choose() == []
     memory = 4 * sum(owner.weight.numel() for owner in owners if owner is not model)
     memory += 4 * model.output_weight.numel()
     monkeypatch.setattr(packing, "available_memory", lambda: 2 * memory)
-    assert Packing(model, None)._choose() == owners
+    assert Prepacking(model, None)._choose() == owners
     monkeypatch.setattr(packing, "available_memory", lambda: 2 * memory - 2)
-    assert Packing(model, None)._choose() == []
-    assert Packing(model, True)._choose() == owners
+    assert Prepacking(model, None)._choose() == []
+    assert Prepacking(model, True)._choose() == owners
 
 
 def test_packs_are_lent_for_a_step_alone(monkeypatch):
     model = small_model()
-    lending = Packing(model, True)
+    lending = Prepacking(model, True)
     layers = [module for module in model.modules() if hasattr(module, "pack")]
     lent = []
 
@@ -183,18 +183,18 @@ def test_packs_are_lent_for_a_step_alone(monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         with lending.lent(1):
             assert any(layer.pack is not None for layer in layers) == (CAN and threads > 1)
-    with Packing(model, False).lent(5):
+    with Prepacking(model, False).lent(5):
         assert all(layer.pack is None for layer in layers)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_answers_are_the_same_with_packed_weights(tied):
     model = small_model(tied=tied, bias=True)
-    plain, packed = Engine(model, packed=False), Engine(model, packed=True)
+    plain, packed = Engine(model, prepacked=False), Engine(model, prepacked=True)
     assert answers(packed) == answers(plain)
-    held = packed.stats().packed_bytes
+    held = packed.stats().prepacked_bytes
     assert (held > 0) == CAN
-    assert plain.stats().packed_bytes == 0
+    assert plain.stats().prepacked_bytes == 0
     assert [answers(packed, 1), answers(packed, 2)] == [answers(plain, 1), answers(plain, 2)]
     before = answers(plain)
     loss = model(torch.tensor(prompts(1))).logsumexp(-1).sum()  # training goes on in between
@@ -203,12 +203,12 @@ def test_answers_are_the_same_with_packed_weights(tied):
         for parameter in model.parameters():
             parameter.sub_(parameter.grad.sign(), alpha=0.05)
     assert answers(packed) == answers(plain) != before
-    assert packed.stats().packed_bytes == held
+    assert packed.stats().prepacked_bytes == held
 
 
 def test_adapters_and_their_merging():
     model = small_model()
-    engine, plain = Engine(model, packed=True), Engine(model, packed=False)
+    engine, plain = Engine(model, prepacked=True), Engine(model, prepacked=False)
     bare = answers(engine)
     adapters = attach(model, Lora(rank=4), name="own")
     with torch.no_grad():
@@ -240,20 +240,20 @@ def test_by_default_weights_are_packed_once_that_pays(monkeypatch):
         engine.add([1], SamplingParams(temperature=0, max_tokens=40))
         while engine.has_work:  # one row at a time gains nothing
             engine.step()
-        assert engine.stats().packed_bytes == 0
+        assert engine.stats().prepacked_bytes == 0
         for prompt in prompts(5):
             engine.add(prompt, SamplingParams(temperature=0, max_tokens=40))
         held = []
         while engine.has_work:
             engine.step()
-            held.append(engine.stats().packed_bytes)
+            held.append(engine.stats().prepacked_bytes)
         assert held[packing._WORTH - 2] == 0
         assert (held[packing._WORTH - 1] > 0) == CAN
         assert (held[-1] > 0) == (CAN and keep)
         with torch.no_grad():
             model.final_norm.weight.mul_(1.01)
         answers(engine, 1)
-        assert engine.stats().packed_bytes == 0
+        assert engine.stats().prepacked_bytes == 0
 
 
 def test_available_memory_is_the_least_that_anybody_names(monkeypatch):

@@ -161,7 +161,7 @@ def test_a_shortlist_draws_to_the_bit_what_the_filters_over_all_words_do(
 @settings(max_examples=25, deadline=None)
 @given(ROWS, ROWS, st.data())
 def test_rows_that_join_leave_and_fork_keep_their_past(first, second, data):
-    """After any coming and going, the sampler equals one made anew from the texts so far."""
+    """After any pending and going, the sampler equals one made anew from the texts so far."""
     rows, sampler = list(first), RowSampler.of(first, VOCAB)
     for step in range(4):
         act = data.draw(st.sampled_from(["extend", "select", "none"]))

@@ -215,7 +215,7 @@ class History:
             states = contents(sequence, sequence.tokens[: sequence.computed])
             for place in range(sequence.computed // size):
                 means.setdefault(sequence.blocks[place], set()).add(states[(place + 1) * size - 1])
-        assert users == [blocks.num_users(block) for block in range(blocks.num_blocks)]
+        assert users == [blocks.ref_count(block) for block in range(blocks.num_blocks)]
         assert all(len(meanings) == 1 for meanings in means.values()), "wrongly shared"
         stats = self.scheduler.stats()
         assert stats.blocks_free == sum(count == 0 for count in users)

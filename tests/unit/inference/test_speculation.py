@@ -1,4 +1,4 @@
-"""Guessing ahead changes nothing but the number of passes: same texts, same distribution."""
+"""SpeculativeDecoder ahead changes nothing but the number of passes: same texts, same distribution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.sampling.sampler import RowSampler
 from glassbox.inference.speculation.draft_model import DraftModel
 from glassbox.inference.speculation.proposers import (
-    Draftable,
+    DraftRequest,
     NgramIndex,
     NgramProposer,
     speculate_plain,
@@ -69,7 +69,7 @@ class Scripted:
         self.chance = random.Random(4)
         self.forgotten: set[int] = set()
 
-    def propose(self, answers: Sequence[Draftable]) -> list[list[int]]:
+    def propose(self, answers: Sequence[DraftRequest]) -> list[list[int]]:
         found = []
         for one in answers:
             tokens = list(one.tokens)

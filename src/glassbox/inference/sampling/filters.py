@@ -1,8 +1,8 @@
-"""The filters of sampling as functions of logits, in the order in which they are applied.
+"""Penalties, temperature and the truncation filters as functions of logits, in the order of application.
 
-Logit bias and penalties work on the raw logits; then come temperature, top-k, top-p, min-p and
-typical, the order of transformers' `generate`. Each works on a batch whose rows have settings of
-their own, over the whole vocabulary: the readable version, and the oracle of `shortlist`.
+Logit bias and penalties work on the raw logits; then come temperature, top-k, top-p, min-p, typical,
+epsilon, eta and top-h, the order of transformers' `generate`. Each works on a batch whose rows have
+settings of their own, over the whole vocabulary: the readable version, and the oracle of `shortlist`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def apply_temperature(
 
 
 def top_k_filter(logits: Float[Tensor, "N V"], k: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
-    """-inf for what is less likely than the k-th; ties with it stay, k = 0 keeps all.
+    """-inf below the k-th largest logit; ties with it stay, k = 0 keeps all.
 
     Source: Fan et al., arXiv:1805.04833, section 5. Tested against: transformers TopKLogitsWarper.
     """
@@ -79,7 +79,7 @@ def top_p_filter(
     """-inf outside the fewest likeliest tokens whose probabilities sum to at least p; p = 1 keeps all.
 
     A token stays where those before it, likelier ones and equal ones of lower id, sum to less than p.
-    `total` is `totals` of all words, where these logits are only some of them.
+    `total` is `totals` over the whole vocabulary, where these logits are only a part of the vocabulary.
     Source: Holtzman et al., arXiv:1904.09751, section 3.1. Tested against: transformers TopPLogitsWarper.
     """
     total = totals(logits) if total is None else total
@@ -111,7 +111,9 @@ def typical_filter(logits: Float[Tensor, "N V"], mass: Float[Tensor, " N"]) -> F
     log_probs = (logits - logits.amax(dim=-1, keepdim=True)).double() - total.log()
     probs = log_probs.exp()
     surprise = torch.where(probs > 0, -probs * log_probs, 0.0)
-    entropy = surprise.cumsum(dim=-1)[:, -1:]  # in order, so that words left out change nothing
+    entropy = surprise.cumsum(dim=-1)[
+        :, -1:
+    ]  # summed in order, so that tokens left out change nothing
     distance = (-log_probs - entropy).abs()
     ascending, order = distance.sort(dim=-1, stable=True)
     cumulative = probs.gather(-1, order).cumsum(dim=-1)
@@ -126,7 +128,7 @@ def totals(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
 
 
 def draw(logits: Float[Tensor, "N V"], uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """The token in whose stretch of the cumulative distribution each row's number in [0, 1) falls.
+    """The token whose interval of the cumulative distribution holds each row's number in [0, 1).
 
     Inverse transform sampling: the first i with sum_{j <= i} exp(l_j) > u * total, summed in
     float64, so that a token of probability 0 is never drawn.

@@ -1,4 +1,4 @@
-"""Which tokens each row has had so far, and the penalties they earn."""
+"""Token counts of each row, and the penalties computed from them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SPARE = 64  # places for new tokens made at a time
 
 @dataclass
 class History:
-    """The distinct tokens of rows with a penalty, and how often each one's answer has them.
+    """The distinct tokens of rows with a penalty, and how often each one's output has them.
 
     ids, counts: (P, U), the first `lengths` places of each row in use. Prompt tokens stand here,
     with a count of 0, only where the repetition penalty wants them. So a step costs as much as a row
-    has distinct tokens, not as much as there are words.
+    has distinct tokens, not as much as the vocabulary.
     """
 
     ids: Int[Tensor, "P U"]
@@ -37,7 +37,7 @@ class History:
         penalties: Sequence[tuple[float, float, float]],
         device: torch.device,
     ) -> History:
-        """From prompts (empty where they do not count), answers so far, and the three penalties."""
+        """From prompts (empty where they do not count), outputs so far, and the three penalties."""
         tables: list[dict[int, int]] = []
         for prompt, answer in zip(seen, generated, strict=True):
             table = dict.fromkeys(prompt, 0)

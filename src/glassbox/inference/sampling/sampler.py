@@ -1,9 +1,10 @@
-"""How all rows of a batch choose their next tokens at once, each by settings of its own."""
+"""Samples the next token of every row of a batch at once, each with settings of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,10 +12,7 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.inference.constraints.grammar import ConstraintMatcher, masks
-from glassbox.inference.sampling.filters import (
-    apply_temperature,
-    draw,
-)
+from glassbox.inference.sampling.filters import apply_temperature, draw
 from glassbox.inference.sampling.logprobs import chosen_log_probs, top_log_probs
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.sampling.penalties import History
@@ -22,17 +20,17 @@ from glassbox.inference.sampling.randomness import uniforms
 from glassbox.inference.sampling.shortlist import draw_filtered, filtered
 
 _STEPS_AHEAD = 64  # steps whose random numbers are made at once
-_ENDLESS = 2**31  # tokens; no answer is that long
+_ENDLESS = 2**31  # tokens; no output is that long
 
 
 @dataclass(frozen=True)
 class SamplingRow:
-    """One answer being drawn.
+    """One sequence to sample for.
 
-    seed, sample: with the step's number, all that its chance comes from.
+    seed, sample: with the step's number, the only source of its random numbers.
     prompt, generated: its tokens so far, for the penalties.
-    stop_ids: every token that ends it, end-of-text included; `min_tokens` keeps them away.
-    matcher: where it stands in its constraint, past `generated`.
+    stop_ids: every token that ends it, end-of-text included; `min_tokens` bars them.
+    matcher: the state of its constraint after `generated`.
     """
 
     params: SamplingParams
@@ -45,13 +43,13 @@ class SamplingRow:
 
 
 @dataclass(frozen=True)
-class Picked:
-    """The next token of each row, and what is asked to be known of it; None where no row asks.
+class SampledTokens:
+    """The next token of each row, and its log-probabilities; None where no row requests them.
 
-    sound: False where a row's logits are NaN or infinite, or nothing was allowed; its token is noise.
+    sound: False where a row's logits are NaN or infinite, or no token was allowed; its token is noise.
     log_probs: log softmax(logits)[token]; sampling_log_probs: log softmax(logits / temperature)[token];
-        the model's own logits in both, without bias, penalty or filter.
-    top_ids, top_log_probs: (R, n) of the likeliest, greatest first, n the most that any row asks for.
+        of the model's raw logits in both, without bias, penalty or filter.
+    top_ids, top_log_probs: (R, n) of the most likely, greatest first, n the most that any row requests.
     """
 
     tokens: Int[Tensor, " R"]
@@ -63,9 +61,9 @@ class Picked:
 
 
 class RowSampler:
-    """The settings and the past of a batch's rows; what no row asks for is not run at all.
+    """The settings and histories of a batch's rows; what no row asks for is not run at all.
 
-    `pick` changes nothing; `accept` tells what became of it. A row's choice depends on its own
+    `pick` has no side effects; `accept` advances the histories. A row's token depends on its own
     logits, settings and history, never on the other rows.
     """
 
@@ -99,7 +97,7 @@ class RowSampler:
         return len(self.params)
 
     @property
-    def keeps_track(self) -> bool:
+    def has_state(self) -> bool:
         """Whether `accept` has anything to do: a row has penalties or a constraint."""
         return self._history is not None or bool(self._constrained)
 
@@ -107,7 +105,7 @@ class RowSampler:
     def of(
         cls, rows: Sequence[SamplingRow], vocab_size: int, device: torch.device | str = "cpu"
     ) -> RowSampler:
-        """Gather the rows. Raises UserError for a bias of a token that the model does not have."""
+        """Build the batch. Raises UserError for a bias of a token outside the vocabulary."""
         device = torch.device(device)
         params = [row.params for row in rows]
         for one in params:
@@ -143,7 +141,7 @@ class RowSampler:
             params,
             {
                 "temperature": column([p.temperature for p in params], real),
-                # a greedy row has its one token whatever the filters say
+                # filters do not change a greedy row's token
                 "top_k": column(
                     [min(p.top_k, vocab_size) if p.temperature else 1 for p in params], whole
                 ),
@@ -153,7 +151,7 @@ class RowSampler:
                 "min_tokens": column([min(p.min_tokens, _ENDLESS) for p in params], whole),
                 "seed": column([row.seed for row in rows], whole),
                 "sample": column([row.sample for row in rows], whole),
-                # which steps' numbers are at hand: none yet
+                # first step of the precomputed random numbers: none yet
                 "first_step": column([-_STEPS_AHEAD] * len(rows), whole),
             },
             {
@@ -161,7 +159,7 @@ class RowSampler:
                 "bias": table([list(p.logit_bias.values()) for p in params], 0),
                 "stop_ids": table(
                     [
-                        # what the model does not have it cannot say either
+                        # ids outside the vocabulary cannot be generated
                         [token for token in row.stop_ids if token < vocab_size]
                         if row.params.min_tokens
                         else []
@@ -176,7 +174,7 @@ class RowSampler:
         )
 
     def select(self, rows: Sequence[int] | Int[Tensor, " M"]) -> RowSampler:
-        """These rows in this order. One named twice is forked: its histories part from here."""
+        """These rows in this order. One named twice is forked: its histories diverge from here."""
         places = [int(row) for row in rows]
         index = torch.tensor(places, dtype=torch.int64, device=self.greedy.device)
         history = None
@@ -221,7 +219,7 @@ class RowSampler:
         )
 
     def uniforms(self, steps: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-        """Each row's number in [0, 1) for that step of its own; numbers ahead are made in one go."""
+        """Each row's uniform number in [0, 1) for its step; computed many steps ahead."""
         first, ahead = self._columns["first_step"], self._tables["uniforms"]
         offset = steps - first
         missing = (offset < 0) | (offset >= _STEPS_AHEAD)
@@ -237,7 +235,7 @@ class RowSampler:
     def process(
         self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]
     ) -> Float[Tensor, "R V"]:
-        """The logits that tokens are drawn from, in float32 or wider; the argument stays as it is."""
+        """The logits that tokens are sampled from, in float32 or wider; the argument is not modified."""
         logits = self.adjusted(logits, steps)
         if self._temperature:
             logits = apply_temperature(logits, self._columns["temperature"])
@@ -246,9 +244,9 @@ class RowSampler:
     def adjusted(
         self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]
     ) -> Float[Tensor, "R V"]:
-        """After logit bias, penalties, min_tokens and constraints: what greedy rows and searches know of as well.
+        """Logits after bias, penalties, min_tokens and constraints, which greedy rows and searches use too.
 
-        In float32 or wider; the argument stays as it is.
+        In float32 or wider; the argument is not modified.
         """
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
@@ -271,16 +269,16 @@ class RowSampler:
             barred = logits.scatter_add(
                 1, ids.clamp(min=0), torch.where(forbid, -torch.inf, 0.0).to(logits.dtype)
             )
-            if self._constrained:  # an answer that its constraint has brought to an end may end
+            if self._constrained:  # a finished constraint allows only stop tokens: let it end
                 ended = (barred == -torch.inf).all(dim=-1, keepdim=True)
                 barred = torch.where(ended, logits, barred)
             logits = barred
         return logits
 
-    def pick(self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]) -> Picked:
-        """The next token of each row: its likeliest where greedy, else drawn.
+    def pick(self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]) -> SampledTokens:
+        """The next token of each row: the argmax where greedy, else sampled.
 
-        steps: how many tokens each answer has so far; the number of the draw.
+        steps: how many tokens each output has so far; the number of the draw.
         """
         sound = logits.amax(dim=-1).isfinite()
         if not bool(sound.all()):
@@ -299,10 +297,10 @@ class RowSampler:
             raw, tempered = chosen_log_probs(logits, tokens, self._columns["temperature"])
         if self._top:
             tops, ids = top_log_probs(logits, self._top)
-        return Picked(tokens, sound, raw, tempered, ids, tops)
+        return SampledTokens(tokens, sound, raw, tempered, ids, tops)
 
     def _draw(self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
-        """A token of each row; those of greedy rows mean nothing."""
+        """A sampled token of each row; those of greedy rows are meaningless."""
         uniform = self.uniforms(steps)
         if self._temperature:
             logits = apply_temperature(logits, self._columns["temperature"])
@@ -313,7 +311,7 @@ class RowSampler:
         return tokens.clamp_(max=logits.shape[-1] - 1)  # where nothing was allowed
 
     def accept(self, tokens: Int[Tensor, " R"], rows: Bool[Tensor, " R"] | None = None) -> None:
-        """What the answers go on with, in all rows or those marked: histories and constraints move on.
+        """Advance histories and constraints by these tokens, in all rows or those marked.
 
         Raises UserError for a token that a row's constraint does not allow; leave unsound rows out.
         """
@@ -329,8 +327,49 @@ class RowSampler:
                     matcher.accept(chosen[row])
 
 
+class RowSource(Protocol):
+    """A sequence that tokens are sampled for, compared by identity."""
+
+    def row(self) -> SamplingRow:
+        """Its settings and its tokens so far."""
+
+
+class SamplerCache:
+    """Keeps the settings and histories of the last step's rows; only those of new rows are built."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self._vocab_size, self._device = vocab_size, device
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop what is cached."""
+        self._sampler: RowSampler | None = None
+        self._rows: list[RowSource] = []  # in the order of the sampler's rows
+
+    def sampler_for(self, rows: Sequence[RowSource]) -> RowSampler:
+        """The sampler of these rows, in this order; that of the step before where they are the same."""
+        if self._sampler is not None and self._rows == rows:
+            return self._sampler
+        known = {id(row): index for index, row in enumerate(self._rows)}
+        kept = [row for row in rows if id(row) in known]
+        fresh = [row for row in rows if id(row) not in known]
+        sampler = None
+        if kept and self._sampler is not None:
+            sampler = self._sampler.select([known[id(row)] for row in kept])
+        if fresh:
+            more = RowSampler.of([row.row() for row in fresh], self._vocab_size, self._device)
+            sampler = more if sampler is None else sampler.extend(more)
+        assert sampler is not None
+        order = kept + fresh
+        if order != rows:
+            index = {id(row): place for place, row in enumerate(order)}
+            sampler = sampler.select([index[id(row)] for row in rows])
+        self._sampler, self._rows = sampler, list(rows)
+        return sampler
+
+
 def check_bias(params: SamplingParams, vocab_size: int) -> None:
-    """Raise UserError for a bias of a token that the model does not have."""
+    """Raise UserError for a bias of a token outside the vocabulary."""
     if params.logit_bias and max(params.logit_bias) >= vocab_size:
         raise UserError(
             f"logit_bias names token {max(params.logit_bias)}; this model knows 0 to {vocab_size - 1}"
@@ -350,7 +389,7 @@ def _penalises(params: SamplingParams) -> bool:
 
 
 def _narrowed(tables: dict[str, Tensor]) -> dict[str, Tensor]:
-    """No wider than the rows need: else one row of many biases would leave its width to all after it."""
+    """Trim tables to the widest remaining row, so that a long-gone row's width is not kept."""
     for ids, *others in (("bias_ids", "bias"), ("stop_ids",)):
         if tables[ids].numel():
             width = int((tables[ids] >= 0).sum(dim=1).max())
@@ -360,7 +399,7 @@ def _narrowed(tables: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stacked(first: Tensor, second: Tensor, pad: int) -> Tensor:
-    """One table above another, the narrower one padded."""
+    """Concatenate two tables, the narrower one padded."""
     width = max(first.shape[1], second.shape[1])
     padded = [
         torch.nn.functional.pad(one, (0, width - one.shape[1]), value=pad)

@@ -1,11 +1,11 @@
-"""The few tokens that filters can leave of a vocabulary, found without sorting the vocabulary.
+"""Truncation filters without sorting the vocabulary: they run on a short list of candidate tokens.
 
-A bound below which no filter keeps anything is cheap: min-p is one itself, and for top-k and top-p it
-is read off the greatest logits of some thousand blocks of words. The words that reach it make a table
-a few hundred wide, to which the very same filters are applied.
+A lower bound on the logits that any filter keeps is cheap: min-p gives one itself, and for top-k and
+top-p it follows from the largest logits of about a thousand blocks of the vocabulary. The tokens that
+reach it form a table a few hundred wide, to which the same filters are applied.
 
-What is drawn is, to the bit, what the filters over all words give: the table keeps the ids' order, and
-sums run one after the other in it, where the words left out would have added zeros.
+The result equals that of the filters over the whole vocabulary to the bit: the table keeps the order of
+the ids, and sums run sequentially in it, where the tokens left out would have added zeros.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def draw_filtered(
     """
     if logits.numel() <= small:
         return draw(filtered(logits, columns), uniform)
-    whole = (columns["top_p"] < 1) & (columns["top_k"] == 0)  # p of all words' probability
+    whole = (columns["top_p"] < 1) & (
+        columns["top_k"] == 0
+    )  # p of the whole vocabulary's probability
     sums = totals(logits) if bool(whole.any()) else None
     reach = logits >= bounds(logits, columns, sums).unsqueeze(-1)
     counts = reach.sum(dim=-1)
@@ -70,9 +72,9 @@ def filtered(
     columns: Mapping[str, Tensor],
     sums: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N V"]:
-    """The four filters in their order; one that no row asks for is not run.
+    """The filters in their order; one that no row asks for is not run.
 
-    `sums` are `totals` of all words before top-k, where these are only those that reach the bounds.
+    `sums` are `totals` over the whole vocabulary before top-k, where these logits are a short list.
     """
     top_k, top_p = columns["top_k"], columns["top_p"]
     cut = top_k > 0
@@ -103,11 +105,11 @@ def bounds(
     best = logits.amax(dim=-1)
     bound = best + min_p.log().to(logits.dtype)
     size = max(1, logits.shape[-1] // _BLOCKS)
-    count = logits.shape[-1] // size  # the last words, fewer than a block, are left out
+    count = logits.shape[-1] // size  # the last tokens, fewer than a block, are left out
     greatest = logits[:, : count * size].unflatten(-1, (size, count)).amax(dim=1)  # (N, blocks)
     few = min(count, max(1 if sums is None else _FIRST, int(top_k.clamp(max=count).max())))
     values = greatest.topk(few, dim=-1).values
-    # the k greatest blocks have a word each that reaches the k-th
+    # the k largest blocks have a token each that reaches the k-th
     kth = values.gather(-1, (top_k.clamp(1, few) - 1).unsqueeze(-1)).squeeze(-1)
     kth = kth.masked_fill(top_k > few, -torch.inf)
     # top-p after top-k needs all k for their sum, whatever min-p takes away later

@@ -14,7 +14,7 @@ from glassbox.core.config import Spec
 from glassbox.inference.sampling.logprobs import likeliest
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.sampling.sampler import RowSampler, SamplingRow
-from glassbox.inference.search.branches import Branches, refuse_chance
+from glassbox.inference.search.branches import Branches, reject_sampling
 from glassbox.models.causal_lm import CausalLM
 
 
@@ -77,7 +77,7 @@ def beam_search(
     length penalty in its simple form. Tested against: transformers' generate(num_beams=...).
     """
     params = SamplingParams() if params is None else params
-    refuse_chance(params, "beam search")
+    reject_sampling(params, "beam search")
     stops = set(stop_ids) | set(params.stop_token_ids)
     max_new = min(params.max_tokens, model.config.context_length - len(prompt))
     width = beams.num_beams

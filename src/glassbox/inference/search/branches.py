@@ -1,4 +1,4 @@
-"""Continuations of one prompt that advance together, multiply and die: what searches search in."""
+"""A batch of continuations of one prompt that can be reordered, duplicated and dropped: the state of a search."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Branches:
         self.logits = self.logits[-1:]
 
     def keep(self, rows: Int[Tensor, " M"]) -> None:
-        """Go on with these rows in this order; one named twice has branched."""
+        """Keep these rows in this order; one named twice is duplicated."""
         for layer in self._state:
             layer.reorder(rows)
 
@@ -58,8 +58,8 @@ class Branches:
         return hidden, logits if logits.dtype == torch.float64 else logits.float()
 
 
-def refuse_chance(params: SamplingParams, what: str) -> None:
-    """Raise UserError for settings of sampling, which a search has no use for."""
+def reject_sampling(params: SamplingParams, what: str) -> None:
+    """Raise UserError for sampling settings that a search does not use."""
     plain = SamplingParams()
     for name in ("top_k", "top_p", "min_p", "typical_p", "n", "best_of", "stop", "constraint"):
         if getattr(params, name) != getattr(plain, name):

@@ -14,7 +14,7 @@ from glassbox.core.config import Spec
 from glassbox.inference.sampling.logprobs import likeliest
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.sampling.sampler import RowSampler, SamplingRow
-from glassbox.inference.search.branches import Branches, refuse_chance
+from glassbox.inference.search.branches import Branches, reject_sampling
 from glassbox.models.causal_lm import CausalLM
 
 
@@ -46,7 +46,7 @@ def contrastive_search(
     Source: Su et al., arXiv:2202.06417, equation 5. Tested against: the equation as loops, uncached.
     """
     params = SamplingParams() if params is None else params
-    refuse_chance(params, "contrastive search")
+    reject_sampling(params, "contrastive search")
     stops = set(stop_ids) | set(params.stop_token_ids)
     max_new = min(params.max_tokens, model.config.context_length - len(prompt))
     alpha = contrast.penalty_alpha

@@ -1,4 +1,4 @@
-"""Searches through the engine's door: a prompt and settings in, texts out."""
+"""Beam and contrastive search with an engine's model: a prompt and settings in, texts out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A smaller model that guesses for a larger one, with a cache of its own."""
+"""Drafts from a smaller model with a KV cache of its own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from glassbox.inference.evaluating import evaluating
 from glassbox.inference.plan import Chunk, Plan, SequenceState
 from glassbox.inference.runner import Runner
 from glassbox.inference.sampling.sampler import RowSampler
-from glassbox.inference.speculation.proposers import Draftable, check_draft, with_own_matcher
+from glassbox.inference.speculation.proposers import DraftRequest, check_draft, with_own_matcher
 from glassbox.models.causal_lm import CausalLM
 
 
 class DraftModel:
-    """Draws guesses from a smaller model of the same vocabulary, by the same numbers.
+    """Samples drafts from a smaller model of the same vocabulary, with the same random numbers.
 
-    All answers are guessed for together: passes of at most `max_tokens` tokens, or one for each
-    answer, read what is new of each, then one pass makes a guess for all.
-    max_rows: how many answers it follows at a time; for more it has no guesses.
+    All sequences are drafted for together: passes of at most `max_tokens` tokens, or one for each
+    sequence, prefill the new tokens of each, then each pass drafts one token for all.
+    max_rows: how many sequences it tracks at a time; others get no drafts.
     Raises UserError where the vocabularies differ.
     """
 
@@ -44,72 +44,72 @@ class DraftModel:
         self._runner = Runner(
             draft, max_rows=max_rows, max_blocks=num_blocks, block_size=block_size, dtype=dtype
         )
-        self._followed: dict[int, SequenceState] = {}
+        self._tracked: dict[int, SequenceState] = {}
         self._free = list(reversed(range(max_rows)))
         self._sampler: RowSampler | None = None  # of the rows below, where it can be used again
         self._sampled: list[int] = []
 
     @torch.inference_mode()
-    def propose(self, answers: Sequence[Draftable]) -> list[list[int]]:
-        """Guesses for each answer; none for those beyond the draft model's context."""
-        guesses: list[list[int]] = [[] for _ in answers]
+    def propose(self, requests: Sequence[DraftRequest]) -> list[list[int]]:
+        """Drafts for each sequence; none beyond the draft model's context."""
+        drafts: list[list[int]] = [[] for _ in requests]
         wanted: list[int] = []
         live: list[tuple[int, SequenceState]] = []
         fresh: list[int] = []
-        for place, answer in enumerate(answers):
-            count = min(answer.count, self._context - len(answer.tokens))
-            if count > 0 and (answer.number in self._followed or self._free):
-                sequence = self._follow(answer, count, fresh)
+        for which, request in enumerate(requests):
+            count = min(request.count, self._context - len(request.tokens))
+            if count > 0 and (request.number in self._tracked or self._free):
+                sequence = self._track(request, count, fresh)
                 wanted.append(count)
-                live.append((place, sequence))
+                live.append((which, sequence))
         if not live:
-            return guesses
-        sampler = self._sampler_of([answers[place] for place, _ in live])
-        done = [answers[place].generated for place, _ in live]
+            return drafts
+        sampler = self._sampler_of([requests[which] for which, _ in live])
+        done = [requests[which].generated for which, _ in live]
         steps = torch.tensor(done, device=self.model.device)
         with evaluating(self.model):
-            logits = self._read([sequence for _, sequence in live], fresh)
+            logits = self._prefill([sequence for _, sequence in live], fresh)
             kept = self._runner.save([sequence.slot for _, sequence in live])
             behind = list(live)
             while True:
                 picked = sampler.pick(logits, steps)
-                going = []
-                for row, ((place, sequence), token, sound) in enumerate(
+                active = []
+                for row, ((which, sequence), token, sound) in enumerate(
                     zip(live, picked.tokens.tolist(), picked.sound.tolist(), strict=True)
                 ):
                     if sound:
-                        guesses[place].append(token)
-                    if sound and len(guesses[place]) < wanted[row]:
+                        drafts[which].append(token)
+                    if sound and len(drafts[which]) < wanted[row]:
                         sequence.tokens.append(token)
-                        going.append(row)
-                if not going:
+                        active.append(row)
+                if not active:
                     break
-                index = torch.tensor(going, device=steps.device)
-                sampler.accept(picked.tokens, _marks(len(live), going, steps.device))
-                sampler, steps = sampler.select(going), steps[index] + 1
-                live, wanted = [live[row] for row in going], [wanted[row] for row in going]
+                index = torch.tensor(active, device=steps.device)
+                sampler.accept(picked.tokens, _mask(len(live), active, steps.device))
+                sampler, steps = sampler.select(active), steps[index] + 1
+                live, wanted = [live[row] for row in active], [wanted[row] for row in active]
                 chunks = [Chunk(s, len(s.tokens) - 1, 1, True) for _, s in live]
                 logits = self._runner.run(Plan(chunks=chunks))
-        self._go_back(behind, kept)
-        return guesses
+        self._restore(behind, kept)
+        return drafts
 
-    def _sampler_of(self, answers: Sequence[Draftable]) -> RowSampler:
-        """How these draw: as in the call before where they are the same and it kept no track of them."""
-        numbers = [answer.number for answer in answers]
+    def _sampler_of(self, requests: Sequence[DraftRequest]) -> RowSampler:
+        """Their sampler: that of the last call where they are the same and it has no state."""
+        numbers = [request.number for request in requests]
         if self._sampler is None or self._sampled != numbers:
-            rows = [with_own_matcher(answer.row()) for answer in answers]
+            rows = [with_own_matcher(request.row()) for request in requests]
             sampler = RowSampler.of(rows, self.model.config.vocab_size, self.model.device)
-            self._sampler, self._sampled = (None if sampler.keeps_track else sampler), numbers
+            self._sampler, self._sampled = (None if sampler.has_state else sampler), numbers
             return sampler
         return self._sampler
 
-    def _read(self, sequences: list[SequenceState], fresh: list[int]) -> Tensor:
-        """Read what is new of each: the logits behind its last token, a row each."""
+    def _prefill(self, sequences: list[SequenceState], fresh: list[int]) -> Tensor:
+        """Prefill the new tokens of each; returns the logits after its last token, one row each."""
         found: dict[SequenceState, Tensor] = {}
-        plan, going = Plan(slot_clears=fresh, moved=sequences), sequences
-        while going:
-            share = max(1, self._max_tokens // len(going))
-            for one in going:
+        plan, active = Plan(slot_clears=fresh, moved=sequences), sequences
+        while active:
+            share = max(1, self._max_tokens // len(active))
+            for one in active:
                 left = len(one.tokens) - one.computed
                 plan.chunks.append(Chunk(one, one.computed, min(left, share), left <= share))
             logits = self._runner.run(plan)
@@ -119,52 +119,52 @@ class DraftModel:
             if len(done) == len(sequences):
                 return logits
             found.update(zip(done, logits, strict=True))
-            going = [chunk.sequence for chunk in plan.chunks if not chunk.samples]
+            active = [chunk.sequence for chunk in plan.chunks if not chunk.samples]
             plan = Plan()
         return torch.stack([found[one] for one in sequences])
 
     def forget(self, number: int) -> None:
-        """That answer has ended: what was held for it is free."""
+        """That sequence has ended: free what it held."""
         if number in self._sampled:
             self._sampler, self._sampled = None, []
-        sequence = self._followed.pop(number, None)
+        sequence = self._tracked.pop(number, None)
         if sequence is not None:
             self._blocks.release(sequence.blocks)
             self._free.append(sequence.slot)
-            if not self._followed:
+            if not self._tracked:
                 self._runner.release()
 
-    def _follow(self, answer: Draftable, count: int, fresh: list[int]) -> SequenceState:
-        """Our side of an answer: the tokens whose state is there still, and room for what comes."""
-        sequence = self._followed.get(answer.number)
+    def _track(self, request: DraftRequest, count: int, fresh: list[int]) -> SequenceState:
+        """Our state of a sequence: the tokens still in the cache, and blocks for new ones."""
+        sequence = self._tracked.get(request.number)
         if sequence is None:
             slot = self._free.pop()
             fresh.append(slot)
-            sequence = self._followed[answer.number] = _blank(answer.number, slot, self._context)
-        # Behind what was read as certain stand guesses; those that came true need not be read again.
-        known = min(sequence.computed, len(answer.tokens) - 1)
-        while known < min(len(sequence.tokens), len(answer.tokens) - 1) and (
-            not self._runner.has_rows and sequence.tokens[known] == answer.tokens[known]
+            sequence = self._tracked[request.number] = _blank(request.number, slot, self._context)
+        # After the verified tokens the cache holds drafts; accepted ones need no recomputation.
+        known = min(sequence.computed, len(request.tokens) - 1)
+        while known < min(len(sequence.tokens), len(request.tokens) - 1) and (
+            not self._runner.has_rows and sequence.tokens[known] == request.tokens[known]
         ):
             known += 1
-        sequence.tokens, sequence.computed = list(answer.tokens), known
+        sequence.tokens, sequence.computed = list(request.tokens), known
         needed = self._blocks.blocks_for(len(sequence.tokens) + count) - len(sequence.blocks)
         if self._runner.has_pages and needed > 0:
             last = sequence.blocks[-1] if sequence.blocks else -1
             sequence.blocks += self._blocks.allocate(needed, after=last)
         return sequence
 
-    def _go_back(
+    def _restore(
         self, live: list[tuple[int, SequenceState]], kept: list[dict[str, Tensor]]
     ) -> None:
-        """Running states as they were before the guesses; what is paged is overwritten in time."""
+        """Restore recurrent states to before the drafts; paged ones are overwritten later."""
         self._runner.restore([sequence.slot for _, sequence in live], kept)
 
 
-def _marks(size: int, rows: list[int], device: torch.device) -> Tensor:
-    marks = torch.zeros(size, dtype=torch.bool, device=device)
-    marks[rows] = True
-    return marks
+def _mask(size: int, rows: list[int], device: torch.device) -> Tensor:
+    mask = torch.zeros(size, dtype=torch.bool, device=device)
+    mask[rows] = True
+    return mask
 
 
 def _blank(number: int, slot: int, context: int) -> SequenceState:

@@ -1,13 +1,14 @@
-"""Speculative decoding: guess several tokens cheaply, let the model check all of them in one pass.
+"""Speculative decoding: draft several tokens cheaply and verify all of them in one pass of the model.
 
-Verification is by coupled draws. Each place of an answer has a number of its own, a function of (seed,
-sample, step), and the token there is what the model's own distribution gives for that number. A guess
-is kept where it is that very token, and the first that is not ends the pass; so a text is the same, to
-the token, with guesses and without, and its distribution is the model's exactly. A draft model draws
-by the same numbers, so that where its distribution is near the model's, its guesses are the tokens.
+Verification is by coupled sampling. Each position of an output has a uniform random number of its own,
+a function of (seed, sample, step), and its token is what the model's distribution gives for that number.
+A draft is accepted where it equals that token, and the first that does not ends the pass; so the output
+is the same, token for token, with and without speculation, and its distribution is exactly the model's.
+A draft model samples with the same numbers, so that where its distribution is close to the model's, its
+drafts are accepted.
 
-Leviathan et al. (arXiv:2211.17192) keep a guess by chance instead, which keeps the distribution but
-not the text. Prompt lookup: Saxena, 2023. Tested against: generation without guesses, exact
+Leviathan et al. (arXiv:2211.17192) accept by rejection sampling instead, which preserves the distribution
+but not the text. Prompt lookup: Saxena, 2023. Tested against: generation without speculation, exact
 probabilities by chi-square.
 """
 
@@ -27,12 +28,12 @@ from glassbox.models.causal_lm import CausalLM
 
 
 @dataclass(frozen=True)
-class Draftable:
-    """An answer that guesses are wanted for.
+class DraftRequest:
+    """A sequence to draft for.
 
-    number: whose it is, the same from step to step; tokens: prompt and answer so far.
-    generated: how many of them are the answer's; count: how many guesses at most; row: how its next
-    token will be drawn.
+    number: its id, the same from step to step; tokens: prompt and output so far.
+    generated: how many of them are the output's; count: the most drafts; row: how its next token
+    will be sampled.
     """
 
     number: int
@@ -43,32 +44,32 @@ class Draftable:
 
 
 class Proposer(Protocol):
-    """Where guesses come from."""
+    """A source of drafts."""
 
-    def propose(self, answers: Sequence[Draftable]) -> list[list[int]]:
-        """Guesses for each answer, at most `count`, perhaps none."""
+    def propose(self, requests: Sequence[DraftRequest]) -> list[list[int]]:
+        """Drafts for each sequence, at most `count`, perhaps none."""
 
     def forget(self, number: int) -> None:
-        """That answer has ended; numbers never seen are ignored."""
+        """That sequence has ended; unknown numbers are ignored."""
 
 
 class NgramIndex:
-    """What came after the same few tokens earlier in a text; it grows with the text.
+    """Continuations of the n-grams of a growing text.
 
-    Every run of `shortest` to `longest` tokens is remembered with the place behind its latest
+    Every n-gram of `shortest` to `longest` tokens is stored with the position after its latest
     occurrence, so that a token costs a few look-ups however long the text.
     """
 
     def __init__(self, shortest: int, longest: int) -> None:
         self._lengths = range(shortest, longest + 1)
         self._behind: dict[tuple[int, ...], int] = {}
-        self._done = 0  # runs that end before this place are in the index
+        self._done = 0  # runs that end before this position are in the index
 
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
-        """The `count` tokens that followed the longest end of the text that stands earlier in it.
+        """The `count` tokens that followed the longest suffix of the text that occurs earlier in it.
 
-        `tokens` must go on from those of the call before. Where what followed runs into the end,
-        the guesses themselves go on: a text that repeats itself is guessed to repeat.
+        `tokens` must extend those of the last call. Where the continuation reaches the end of the
+        text it goes on with the drafts themselves: a repeating text is drafted to repeat.
 
         >>> NgramIndex(1, 4).propose([5, 6, 7, 5, 6], 4)
         [7, 5, 6, 7]
@@ -80,20 +81,18 @@ class NgramIndex:
         self._done = len(tokens)
         for length in reversed(self._lengths):
             if length < len(tokens):
-                place = self._behind.get(tuple(tokens[-length:]))
-                if place is not None:
-                    guesses: list[int] = []
-                    for at in range(place, place + count):
-                        guesses.append(
-                            tokens[at] if at < len(tokens) else guesses[at - len(tokens)]
-                        )
-                    return guesses
+                position = self._behind.get(tuple(tokens[-length:]))
+                if position is not None:
+                    drafts: list[int] = []
+                    for at in range(position, position + count):
+                        drafts.append(tokens[at] if at < len(tokens) else drafts[at - len(tokens)])
+                    return drafts
         return []
 
 
 class NgramProposer:
-    """Guesses by looking up the end of the text earlier in it (prompt lookup): free, and good where
-    an answer quotes its prompt or itself.
+    """Drafts from n-gram look-up in the text itself (prompt lookup): free, and effective where an
+    output quotes its prompt or itself.
 
     Raises UserError for lengths that are none.
     """
@@ -104,24 +103,24 @@ class NgramProposer:
         self.shortest, self.longest = shortest, longest
         self._indexes: dict[int, NgramIndex] = {}
 
-    def propose(self, answers: Sequence[Draftable]) -> list[list[int]]:
-        """Guesses for each answer; none where its end is new to the text."""
+    def propose(self, requests: Sequence[DraftRequest]) -> list[list[int]]:
+        """Drafts for each sequence; none where its suffix is new to the text."""
         found = []
-        for answer in answers:
-            index = self._indexes.get(answer.number)
+        for request in requests:
+            index = self._indexes.get(request.number)
             if index is None:
-                index = self._indexes[answer.number] = NgramIndex(self.shortest, self.longest)
-            found.append(index.propose(answer.tokens, answer.count))
+                index = self._indexes[request.number] = NgramIndex(self.shortest, self.longest)
+            found.append(index.propose(request.tokens, request.count))
         return found
 
     def forget(self, number: int) -> None:
-        """That answer has ended."""
+        """That sequence has ended."""
         self._indexes.pop(number, None)
 
 
 @dataclass
-class Speculation:
-    """How guessing went: passes of the model, guesses made, guesses kept."""
+class SpeculationStats:
+    """Verification passes, drafts proposed, drafts accepted."""
 
     passes: int = 0
     drafted: int = 0
@@ -129,7 +128,7 @@ class Speculation:
 
     @property
     def accepted_per_pass(self) -> float:
-        """Guesses kept a pass; each pass gives one token more than that."""
+        """Mean accepted drafts a pass; each pass yields one token more."""
         return self.accepted / self.passes if self.passes else 0.0
 
 
@@ -142,9 +141,9 @@ def speculate_plain(
     num_drafts: int,
     *,
     sample: int = 0,
-) -> tuple[list[int], Speculation]:
-    """`generate_plain` with guesses: no cache, no batch. The oracle of the engine's verification."""
-    ids, counts = list(prompt), Speculation()
+) -> tuple[list[int], SpeculationStats]:
+    """`generate_plain` with drafts: no cache, no batch. The oracle of the engine's verification."""
+    ids, counts = list(prompt), SpeculationStats()
     most = min(len(prompt) + params.max_tokens, model.config.context_length)
 
     def row() -> SamplingRow:
@@ -152,24 +151,24 @@ def speculate_plain(
 
     while len(ids) < most:
         room = min(num_drafts, most - len(ids) - 1)
-        (drafts,) = proposer.propose([Draftable(0, ids, len(ids) - len(prompt), room, row)])
+        (drafts,) = proposer.propose([DraftRequest(0, ids, len(ids) - len(prompt), room, row)])
         sequence = torch.tensor([ids + drafts], device=model.device)
         logits = model(sequence)[0, len(ids) - 1 :]  # (1 + k, V)
         counts.passes += 1
         counts.drafted += len(drafts)
-        for place, guess in enumerate([*drafts, None]):
+        for position, draft in enumerate([*drafts, None]):
             generated = ids[len(prompt) :]
-            ids.append(choose_plain(logits[place], params, prompt, generated, sample=sample))
+            ids.append(choose_plain(logits[position], params, prompt, generated, sample=sample))
             if ids[-1] in params.stop_token_ids:
                 return ids[len(prompt) :], counts
-            if ids[-1] != guess:
+            if ids[-1] != draft:
                 break
             counts.accepted += 1
     return ids[len(prompt) :], counts
 
 
 def check_draft(model: CausalLM, draft: CausalLM) -> None:
-    """Raise UserError where a draft model cannot guess for a model: another vocabulary."""
+    """Raise UserError where a draft model has another vocabulary than the model."""
     ours, theirs = model.config.vocab_size, draft.config.vocab_size
     if ours != theirs:
         raise UserError(
@@ -179,5 +178,5 @@ def check_draft(model: CausalLM, draft: CausalLM) -> None:
 
 
 def with_own_matcher(row: SamplingRow) -> SamplingRow:
-    """The same row with a constraint of its own to move along, or none."""
+    """The same row with its own copy of the constraint's state, if any."""
     return replace(row, matcher=None if row.matcher is None else row.matcher.copy())

@@ -1,4 +1,4 @@
-"""Guesses in the engine: asked for before a step, drawn against after it. See `speculation`."""
+"""Speculative decoding in the engine: drafts are proposed before a step and verified after it."""
 
 from __future__ import annotations
 
@@ -13,69 +13,69 @@ from torch import Tensor
 from glassbox.core.errors import UserError
 from glassbox.inference.constraints.grammar import ConstraintMatcher
 from glassbox.inference.plan import Chunk, SequenceState
-from glassbox.inference.requests import Answer
+from glassbox.inference.requests import SampleState
 from glassbox.inference.sampling.params import SamplingParams
-from glassbox.inference.sampling.sampler import Picked, RowSampler
-from glassbox.inference.speculation.proposers import Draftable, Proposer, Speculation
+from glassbox.inference.sampling.sampler import RowSampler, SampledTokens
+from glassbox.inference.speculation.proposers import DraftRequest, Proposer, SpeculationStats
 
 
-class Guessing:
-    """Asks a proposer for at most `num_drafts` guesses an answer, and counts how they went."""
+class SpeculativeDecoder:
+    """Asks a proposer for at most `num_drafts` draft tokens a sequence, and counts how many are accepted."""
 
     def __init__(self, proposer: Proposer, num_drafts: int) -> None:
         if num_drafts < 1:
             raise UserError(f"num_drafts = {num_drafts}: give at least 1")
         self.proposer, self.num_drafts = proposer, num_drafts
-        self.counts = Speculation()
+        self.counts = SpeculationStats()
 
-    def propose(self, running: Sequence[tuple[SequenceState, Answer]]) -> None:
-        """Give every sequence that runs guesses whose next step feeds it one token of its answer."""
-        going = [
-            (sequence, answer)
-            for sequence, answer in running
+    def propose(self, running: Sequence[tuple[SequenceState, SampleState]]) -> None:
+        """Set the drafts of every running sequence whose next step decodes (feeds one token)."""
+        active = [
+            (sequence, sample)
+            for sequence, sample in running
             if sequence.computed > 0 and len(sequence.tokens) - sequence.computed == 1
         ]
         wanted = [
-            Draftable(
+            DraftRequest(
                 sequence.id,
                 sequence.tokens,
                 sequence.num_generated,
                 min(self.num_drafts, room),
-                answer.row,
+                sample.row,
             )
-            for sequence, answer in going
+            for sequence, sample in active
             if (room := sequence.max_length - len(sequence.tokens) - 1) > 0
         ]
         found = self.proposer.propose(wanted) if wanted else []
-        drafts = {one.number: guesses for one, guesses in zip(wanted, found, strict=True)}
-        for sequence, _ in going:
+        drafts = {one.number: tokens for one, tokens in zip(wanted, found, strict=True)}
+        for sequence, _ in active:
             sequence.drafted = drafts.get(sequence.id, [])
 
     def count(
-        self, guessed: Mapping[SequenceState, Chunk], tokens: Mapping[SequenceState, int]
+        self, with_drafts: Mapping[SequenceState, Chunk], tokens: Mapping[SequenceState, int]
     ) -> list[Chunk]:
-        """Count guesses and those kept, one fewer than the tokens drawn; the chunks that hold wrong ones."""
-        self.counts.passes += len(guessed)
-        self.counts.drafted += sum(len(chunk.drafted) for chunk in guessed.values())
-        self.counts.accepted += sum(tokens[sequence] - 1 for sequence in guessed)
-        return [chunk for s, chunk in guessed.items() if tokens[s] - 1 < len(chunk.drafted)]
+        """Count drafts and accepted ones, one fewer than the tokens sampled; returns the chunks with rejected drafts."""
+        self.counts.passes += len(with_drafts)
+        self.counts.drafted += sum(len(chunk.drafted) for chunk in with_drafts.values())
+        self.counts.accepted += sum(tokens[sequence] - 1 for sequence in with_drafts)
+        return [chunk for s, chunk in with_drafts.items() if tokens[s] - 1 < len(chunk.drafted)]
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a pass with guesses gave.
+    """The result of a verification pass.
 
-    tokens: of each row the guesses kept and one more; sound: whether a row's logits were;
-    places: of each row where its tokens stand: (which of `picked`, its row).
+    tokens: per row, the accepted drafts and one more; sound: whether a row's logits were finite;
+    sources: per row, where each token was sampled: (index into `picked`, row there).
     """
 
     tokens: list[list[int]]
     sound: list[bool]
-    picked: list[Picked]
-    places: list[list[tuple[int, int]]]
+    picked: list[SampledTokens]
+    sources: list[list[tuple[int, int]]]
 
     def scores(self) -> list[tuple[list[float], list[float]] | None]:
-        """Of each of `picked`, `log_probs` and `sampling_log_probs` as lists, where asked for."""
+        """`log_probs` and `sampling_log_probs` of each of `picked` as lists, where requested."""
         return [
             None
             if picked.log_probs is None or picked.sampling_log_probs is None
@@ -83,12 +83,12 @@ class Verified:
             for picked in self.picked
         ]
 
-    def tops(self) -> list[list[list[tuple[int, float]]] | None]:
-        """Of each of `picked` the likeliest words of each row, where asked for."""
-        return [_tops(picked) for picked in self.picked]
+    def top_log_probs(self) -> list[list[list[tuple[int, float]]] | None]:
+        """The most likely tokens of each row of each of `picked`, where requested."""
+        return [_top_log_probs(picked) for picked in self.picked]
 
 
-def _tops(picked: Picked) -> list[list[tuple[int, float]]] | None:
+def _top_log_probs(picked: SampledTokens) -> list[list[tuple[int, float]]] | None:
     if picked.top_ids is None or picked.top_log_probs is None:
         return None
     pairs = zip(picked.top_ids.tolist(), picked.top_log_probs.tolist(), strict=True)
@@ -102,18 +102,18 @@ def verify(
     steps: Int[Tensor, " R"],
     matchers: Sequence[ConstraintMatcher | None],
 ) -> Verified:
-    """Draw each row's tokens and keep the guesses that they equal.
+    """Sample each row's tokens and accept the drafts that equal them.
 
-    logits: 1 + k rows for each row of k guesses, one row behind the other. The sampler's histories
-    and constraints move on past what is kept. A row that is not sound keeps nothing.
+    logits: 1 + k rows for each row of k drafts, in order. The sampler's histories and constraints
+    advance past the accepted tokens. A row whose logits are not finite accepts nothing.
     """
     if not any(drafts):
         picked = sampler.pick(logits, steps)
         tokens = picked.tokens.tolist()
         sound = picked.sound.tolist()
         _accept(sampler, picked.tokens, sound)
-        places = [[(0, row)] for row in range(len(tokens))]
-        return Verified([[token] for token in tokens], sound, [picked], places)
+        sources = [[(0, row)] for row in range(len(tokens))]
+        return Verified([[token] for token in tokens], sound, [picked], sources)
     if any(matcher is not None for matcher in matchers) or any(map(_penalises, sampler.params)):
         return _verify_in_turn(sampler, logits, drafts, steps, matchers)
     return _verify_at_once(sampler, logits, drafts, steps)
@@ -130,25 +130,29 @@ def _verify_at_once(
     drafts: Sequence[Sequence[int]],
     steps: Int[Tensor, " R"],
 ) -> Verified:
-    """All places are drawn together: no draw depends on the ones before it."""
-    rows = [row for row, guesses in enumerate(drafts) for _ in range(1 + len(guesses))]
-    ahead = [place for guesses in drafts for place in range(1 + len(guesses))]
+    """All positions are sampled together: none depends on the tokens before it."""
+    rows = [row for row, draft in enumerate(drafts) for _ in range(1 + len(draft))]
+    ahead = [offset for draft in drafts for offset in range(1 + len(draft))]
     owner = torch.tensor(rows, device=steps.device)
     picked = sampler.select(rows).pick(
         logits, steps[owner] + torch.tensor(ahead, device=steps.device)
     )
-    drawn, sound = picked.tokens.tolist(), picked.sound.tolist()
-    firsts = [0, *accumulate(1 + len(guesses) for guesses in drafts)]
-    tokens, places, well = [], [], []
-    for first, guesses in zip(firsts, drafts, strict=False):
-        kept = 0
-        while kept < len(guesses) and sound[first + kept] and drawn[first + kept] == guesses[kept]:
-            kept += 1
-        here = range(first, first + kept + 1)
-        tokens.append([drawn[place] for place in here])
-        places.append([(0, place) for place in here])
-        well.append(sound[first + kept])
-    return Verified(tokens, well, [picked], places)
+    sampled, sound = picked.tokens.tolist(), picked.sound.tolist()
+    firsts = [0, *accumulate(1 + len(draft) for draft in drafts)]
+    tokens, sources, finite = [], [], []
+    for first, draft in zip(firsts, drafts, strict=False):
+        accepted = 0
+        while (
+            accepted < len(draft)
+            and sound[first + accepted]
+            and sampled[first + accepted] == draft[accepted]
+        ):
+            accepted += 1
+        here = range(first, first + accepted + 1)
+        tokens.append([sampled[at] for at in here])
+        sources.append([(0, at) for at in here])
+        finite.append(sound[first + accepted])
+    return Verified(tokens, finite, [picked], sources)
 
 
 def _verify_in_turn(
@@ -158,36 +162,36 @@ def _verify_in_turn(
     steps: Int[Tensor, " R"],
     matchers: Sequence[ConstraintMatcher | None],
 ) -> Verified:
-    """Place by place: penalties and constraints depend on the tokens before."""
-    firsts = [0, *accumulate(1 + len(guesses) for guesses in drafts)][:-1]
+    """Position by position: penalties and constraints depend on the tokens before."""
+    firsts = [0, *accumulate(1 + len(draft) for draft in drafts)][:-1]
     number = len(drafts)
     tokens: list[list[int]] = [[] for _ in drafts]
-    places: list[list[tuple[int, int]]] = [[] for _ in drafts]
-    picks, sound, going = [], [True] * number, [True] * number
-    for place in range(1 + max(map(len, drafts))):
+    sources: list[list[tuple[int, int]]] = [[] for _ in drafts]
+    picks, sound, active = [], [True] * number, [True] * number
+    for offset in range(1 + max(map(len, drafts))):
         rows = [
-            first + (place if on else 0) for first, on in zip(firsts, going, strict=True)
-        ]  # rows that have stopped draw again, in vain
-        picked = sampler.pick(logits[torch.tensor(rows, device=logits.device)], steps + place)
-        drawn, well = picked.tokens.tolist(), picked.sound.tolist()
-        taken = list(going)
-        for row, guesses in enumerate(drafts):
-            if not going[row]:
+            first + (offset if on else 0) for first, on in zip(firsts, active, strict=True)
+        ]  # rows that have stopped are sampled again; the result is ignored
+        picked = sampler.pick(logits[torch.tensor(rows, device=logits.device)], steps + offset)
+        sampled, finite = picked.tokens.tolist(), picked.sound.tolist()
+        accepting = list(active)
+        for row, draft in enumerate(drafts):
+            if not active[row]:
                 continue
-            tokens[row].append(drawn[row])
-            places[row].append((place, row))
-            sound[row] = taken[row] = well[row]
-            going[row] = well[row] and place < len(guesses) and drawn[row] == guesses[place]
+            tokens[row].append(sampled[row])
+            sources[row].append((offset, row))
+            sound[row] = accepting[row] = finite[row]
+            active[row] = finite[row] and offset < len(draft) and sampled[row] == draft[offset]
         picks.append(picked)
-        _accept(sampler, picked.tokens, taken)
-        # A constraint that is at its end has nothing more to allow: what follows is not looked at.
-        going = [
+        _accept(sampler, picked.tokens, accepting)
+        # A finished constraint allows nothing more: later drafts are not verified.
+        active = [
             on and (matcher is None or not matcher.finished)
-            for on, matcher in zip(going, matchers, strict=True)
+            for on, matcher in zip(active, matchers, strict=True)
         ]
-        if not any(going):
+        if not any(active):
             break
-    return Verified(tokens, sound, picks, places)
+    return Verified(tokens, sound, picks, sources)
 
 
 def _penalises(params: SamplingParams) -> bool:
