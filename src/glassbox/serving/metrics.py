@@ -107,7 +107,10 @@ class _State:
                 "Free blocks whose content can be shared",
                 stats.blocks_cached,
             ),
-            "packed_weights_bytes": ("Memory of prepacked copies of the weights", stats.prepacked_bytes),
+            "packed_weights_bytes": (
+                "Memory of prepacked copies of the weights",
+                stats.prepacked_bytes,
+            ),
         }
         counters = {
             "prefix_hits": (
