@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from glassbox.core.errors import UserError
 from glassbox.inference.constraints.specs import Constraint
-from glassbox.inference.requests import EngineStats, TokenEvent
 from glassbox.inference.plan import QueueFull
+from glassbox.inference.requests import EngineStats, TokenEvent
 from glassbox.inference.sampling.params import SamplingParams
 
 _log = logging.getLogger("glassbox.serving")

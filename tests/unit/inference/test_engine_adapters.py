@@ -16,7 +16,7 @@ from glassbox.adapters.attach import attach, detach
 from glassbox.adapters.specs import AnyAdapter, BottleneckAdapter, Lora, PrefixTuning
 from glassbox.core.errors import UserError
 from glassbox.formats.peft import load_adapter, save_adapter
-from glassbox.inference.engine import Engine
+from glassbox.inference.engine import Engine, WeightsVersion
 from glassbox.inference.plain import generate_plain
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.scoring import embed, score_prompts
@@ -24,7 +24,6 @@ from glassbox.inference.search.beam import BeamParams, beam_search
 from glassbox.inference.search.contrastive import ContrastiveParams, contrastive_search
 from glassbox.inference.search.run import search
 from glassbox.inference.speculation.proposers import NgramProposer
-from glassbox.inference.engine import WeightsVersion
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import SwiGlu
