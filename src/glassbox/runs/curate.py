@@ -14,6 +14,7 @@ from glassbox.core.interrupts import Interrupts
 from glassbox.core.progress import ProgressLine
 from glassbox.core.runs import RunFolder
 from glassbox.core.version import __version__
+from glassbox.data.curation.limits import Limits
 from glassbox.data.curation.runner import Output, claim_folder, run_curation, step_names
 from glassbox.data.curation.sources import Sources, find_sources
 from glassbox.data.curation.tally import Tally
@@ -44,7 +45,14 @@ def curate(recipe: CurateRecipe) -> dict[str, Any]:
         tally = run_curation(
             sources,
             list(zip(step_names(recipe.steps), steps, strict=True)),
-            Output(run.path, recipe.format, recipe.shard_bytes, recipe.keep_dropped, recipe.strict),
+            Output(
+                run.path,
+                recipe.format,
+                recipe.shard_bytes,
+                recipe.keep_dropped,
+                recipe.strict,
+                Limits(recipe.max_record_bytes, recipe.max_record_seconds),
+            ),
             workers=recipe.workers,
             runner=recipe.runner,
             stop=lambda: interrupts.requested,

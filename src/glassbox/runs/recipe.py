@@ -11,6 +11,7 @@ from glassbox.adapters.specs import AnyAdapter
 from glassbox.core.config import Spec, apply_overrides, load_recipe, parse
 from glassbox.core.devices import DeviceName
 from glassbox.core.errors import UserError
+from glassbox.data.curation.limits import RECORD_BYTES, RECORD_SECONDS
 from glassbox.data.curation.shard_files import Format
 from glassbox.data.curation.sources import SourceList
 from glassbox.data.curation.steps import StepConfig
@@ -292,6 +293,12 @@ class CurateRecipe(Spec):
     keep_dropped: bool = Field(True, description="keep what is dropped in OUT/dropped, to read")
     strict: bool = Field(False, description="a corrupt record ends the run instead of counting")
     format: Format = "jsonl"
+    max_record_bytes: int = Field(
+        RECORD_BYTES, gt=0, description="a larger record is passed over and counted"
+    )
+    max_record_seconds: float = Field(
+        RECORD_SECONDS, gt=0, description="a step that takes longer for a record drops it"
+    )
     shard_bytes: int = Field(8 << 20, ge=1024, description="bytes of the source a shard, about")
 
 

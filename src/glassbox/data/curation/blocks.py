@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glassbox.core.errors import UserError
 from glassbox.data.curation.encodings import (
     COMPRESSIONS,
     SAMPLE_BYTES,
     decompressed,
     detect_encoding,
+    text_encoding,
 )
-from glassbox.data.curation.pieces import Corrupt, one_line
+from glassbox.data.curation.limits import RECORD_BYTES
+from glassbox.data.curation.pieces import Corrupt, one_line, printable
 
 FORMATS = {
     ".txt": "text",
@@ -52,26 +53,22 @@ def file_format(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Cutting:
-    """A file, and how to cut it: into pieces of about `size` bytes."""
+    """A file, and how to cut it: into pieces of about `size` bytes, no record of them above `largest`."""
 
     path: Path
     label: str
     text_field: str | None
     encoding: str
     size: int
+    largest: int = RECORD_BYTES
 
     def find_encoding(self) -> str:
         """The encoding, by the first megabyte unless it is named. Raises UserError for odd names."""
         if self.encoding != "auto":
-            try:
-                return codecs.lookup(self.encoding).name
-            except LookupError:
-                raise UserError(
-                    f"source: encoding '{self.encoding}' is not known; use auto, utf-8, latin-1 ..."
-                ) from None
+            return text_encoding(self.encoding)
         sample = b"".join(Blocks(self.path, SAMPLE_BYTES))
         whole = len(sample) < SAMPLE_BYTES
-        return detect_encoding(sample, where=f"'{self.path}'", whole=whole)
+        return detect_encoding(sample, where=f"'{printable(self.path)}'", whole=whole)
 
 
 @dataclass
@@ -99,7 +96,7 @@ class Blocks:
                     if len(held) >= BLOCK:
                         yield bytes(held)
                         held.clear()
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError) as error:
             self.problem = one_line(error)
         except Exception as error:  # zstandard's own, which only its module could name
             if type(error).__module__.partition(".")[0] != "zstandard":
@@ -149,7 +146,7 @@ class TextBlocks:
         if not self.blocks.problem:
             return ()
         problem = f"the file breaks off: {self.blocks.problem}"
-        return (Corrupt(str(self.cutting.path), self.line, problem),)
+        return (Corrupt(printable(self.cutting.path), self.line, problem),)
 
     def take_bytes(self) -> int:
         """Bytes of the file read since the last call."""

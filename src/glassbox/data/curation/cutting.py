@@ -9,7 +9,8 @@ from typing import Literal
 from glassbox.data.curation.blocks import Blocks, Cutting, TextBlocks, file_format
 from glassbox.data.curation.cleaning import replace_surrogates
 from glassbox.data.curation.encodings import COMPRESSIONS, is_wide
-from glassbox.data.curation.pieces import Corrupt, JsonLines, Pages, Piece, Rows
+from glassbox.data.curation.limits import TooLarge, bound_lines
+from glassbox.data.curation.pieces import Corrupt, JsonLines, Pages, Piece, Rows, printable
 from glassbox.data.curation.step import Record
 from glassbox.data.curation.tables import cut_csv, cut_parquet
 from glassbox.data.text import SEPARATOR, split_passages
@@ -42,7 +43,7 @@ def cut_lines(cutting: Cutting) -> Iterator[Piece]:
             cutting.path, cutting.label, line, offset, size, encoding, cutting.text_field, data
         )
 
-    for block in blocks:
+    for block in blocks if plain else bound_lines(blocks, cutting.largest, b"\n"):
         while length + len(block) >= cutting.size:
             end = block.find(b"\n", max(0, cutting.size - length - 1)) + 1
             if not end:
@@ -63,7 +64,7 @@ def cut_lines(cutting: Cutting) -> Iterator[Piece]:
         yield piece()
     if blocks.problem:
         problem = f"the file breaks off: {blocks.problem}"
-        yield Rows(corrupt=(Corrupt(str(cutting.path), line + newlines, problem),))
+        yield Rows(corrupt=(Corrupt(printable(cutting.path), line + newlines, problem),))
 
 
 def _cut_wide_lines(cutting: Cutting, encoding: str) -> Iterator[Piece]:
@@ -79,7 +80,7 @@ def _cut_wide_lines(cutting: Cutting, encoding: str) -> Iterator[Piece]:
             cutting.path, cutting.label, line, 0, size, "utf-8", cutting.text_field, data
         )
 
-    for block in text:
+    for block in bound_lines(text, cutting.largest, "\n"):
         held += block
         if len(held) >= cutting.size and (end := held.rfind("\n") + 1):
             yield piece(held[:end])
@@ -95,29 +96,47 @@ def cut_text(cutting: Cutting) -> Iterator[Piece]:
     """Plain text: what stands between `<|endoftext|>` marks; else the file, or passages of a book."""
     text = TextBlocks(cutting, cutting.find_encoding())
     records: list[Record] = []
+    large: list[TooLarge] = []
     size = 0
-    for number, document in enumerate(_documents(text), start=1):
-        records.append(Record(replace_surrogates(document), f"{cutting.label}:{number}"))
+    for number, document in enumerate(_documents(text, cutting.largest), start=1):
+        name = f"{cutting.label}:{number}"
+        if document is None:
+            detail = f"a document of more than {cutting.largest:,} characters"
+            large.append(TooLarge(name, detail))
+            continue
+        records.append(Record(replace_surrogates(document), name))
         size += len(document.encode("utf-8", "replace"))
         if size >= cutting.size:
-            yield Rows(tuple(records), (), text.take_repairs(), text.take_bytes())
-            records, size = [], 0
+            repairs, taken = text.take_repairs(), text.take_bytes()
+            yield Rows(tuple(records), (), repairs, taken, tuple(large))
+            records, large, size = [], [], 0
     corrupt = text.corrupt()
-    if records or corrupt or text.repaired:
-        yield Rows(tuple(records), corrupt, text.take_repairs(), text.take_bytes())
+    if records or corrupt or large or text.repaired:
+        repairs, taken = text.take_repairs(), text.take_bytes()
+        yield Rows(tuple(records), corrupt, repairs, taken, tuple(large))
 
 
-def _documents(blocks: Iterable[str]) -> Iterator[str]:
-    rest, marked, book = "", False, False
+def _documents(blocks: Iterable[str], largest: int) -> Iterator[str | None]:
+    """The documents; None for one between marks of more than `largest` characters."""
+    rest, marked, book, skipping = "", False, False, False
     for block in blocks:
         *whole, rest = (rest + block).replace("\r\n", "\n").split(SEPARATOR)
         marked = marked or bool(whole)
-        yield from (text for part in whole if (text := part.strip("\n\r ")))
+        for part in whole:
+            if skipping or len(part) > largest:
+                skipping = False
+                yield None
+            elif text := part.strip("\n\r "):
+                yield text
         if not marked and len(rest) > LONG_TEXT:
-            *passages, rest = split_passages(rest)
+            *passages, rest = split_passages(rest) or [""]
             book = True
             yield from passages
-    if book and not marked:
+        elif marked and (skipping or len(rest) > largest):
+            skipping, rest = True, rest[-len(SEPARATOR) :]  # which may hold the half of a mark
+    if skipping:
+        yield None
+    elif book and not marked:
         yield from split_passages(rest)
     elif text := rest.strip("\n\r "):
         yield text

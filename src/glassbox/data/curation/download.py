@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import ipaddress
 import json
 import os
 import re
+import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from glassbox.core.errors import UserError
@@ -19,6 +23,7 @@ from glassbox.core.files import write_json
 
 ATTEMPTS = 5
 TIMEOUT_SECONDS = 30
+MOST_BYTES = 64 << 30
 _BLOCK = 1 << 18
 
 
@@ -27,6 +32,7 @@ def download(
     folder: Path,
     *,
     sha256: str | None = None,
+    max_bytes: int = MOST_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
     pause_seconds: float = 1.0,
 ) -> Path:
@@ -35,8 +41,9 @@ def download(
     What a broken connection or a kill left of it is gone on with by a range request, provided the
     server says it is still the same file (its ETag or date); else it is fetched anew. The SHA-256 is
     computed over the whole file, kept beside it in NAME.json, and compared with `sha256`.
-    Raises UserError for another checksum (the file is removed), a refusal, or a server that fails
-    five times. `progress` is called with the bytes so far and in all (0: unknown).
+    Raises UserError for another checksum (the file is removed), a file of more than `max_bytes` or more
+    than the disk has room for, a public server that redirects to a private address, a refusal, or a
+    server that fails five times. `progress` is called with the bytes so far and in all (0: unknown).
     """
     path = folder / file_name(url)
     note = path.with_name(path.name + ".json")
@@ -49,7 +56,7 @@ def download(
     part = path.with_name(path.name + ".part")
     for attempt in range(ATTEMPTS):
         try:
-            if _fetch(url, part, progress):
+            if _fetch(url, part, max_bytes, progress):
                 break
             problem = "the connection ended early"
         except urllib.error.HTTPError as error:
@@ -92,7 +99,7 @@ def file_name(url: str) -> str:
     return name
 
 
-def _fetch(url: str, part: Path, progress: Callable[[int, int], None]) -> bool:
+def _fetch(url: str, part: Path, max_bytes: int, progress: Callable[[int, int], None]) -> bool:
     """Fetch what is missing of `part`; whether it is whole now."""
     validator = _read(_validator_file(part)).get(url)
     have = part.stat().st_size if part.exists() and validator else 0
@@ -101,7 +108,7 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int], None]) -> bool:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", str(validator))
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        response = _opener().open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is missing, or the file has become shorter: ask anew
             part.unlink(missing_ok=True)
@@ -112,16 +119,126 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int], None]) -> bool:
         tag = response.headers.get("ETag") or ""
         tag = "" if tag.startswith("W/") else tag  # a weak tag does not vouch for bytes
         write_json(_validator_file(part), {url: tag or response.headers.get("Last-Modified")})
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length is not None else 0
+        length = response.headers.get("Content-Length") or ""
+        total = have + int(length) if length.isascii() and length.isdigit() else 0
+        _check_room(url, part, have, total, max_bytes)
         with part.open("ab" if have else "wb") as stream:
             while block := response.read(_BLOCK):
+                if have + len(block) > max_bytes:
+                    _too_large(url, part, f"more than {max_bytes:,}", max_bytes)
                 stream.write(block)
                 have += len(block)
                 progress(have, total)
             stream.flush()
             os.fsync(stream.fileno())
     return not total or have == total
+
+
+def _check_room(url: str, part: Path, have: int, total: int, max_bytes: int) -> None:
+    if total > max_bytes:
+        _too_large(url, part, f"{total:,}", max_bytes)
+    free = shutil.disk_usage(part.parent).free
+    if total - have > free:
+        raise UserError(
+            f"'{url}' has {total:,} bytes, and the disk of '{part.parent}' has room for {free:,}; "
+            "name a folder elsewhere as out, or make room"
+        )
+
+
+def _too_large(url: str, part: Path, size: str, max_bytes: int) -> None:
+    part.unlink(missing_ok=True)
+    _validator_file(part).unlink(missing_ok=True)
+    raise UserError(f"'{url}' has {size} bytes, max_bytes is {max_bytes:,}; raise max_bytes")
+
+
+class _Guard:
+    """Knows whether the first server of a download was public; then no later one may be private."""
+
+    def __init__(self) -> None:
+        self.public: bool | None = None
+
+    def check(self, address: str, host: str) -> None:
+        """Look at the address of a connection that is made. Raises UserError before a byte is sent."""
+        public = is_public(address)
+        if self.public is None:
+            self.public = public
+        elif self.public and not public:
+            raise UserError(
+                f"the server redirects to '{host}' ({address}), an address of a private network; "
+                "name the file's own address if you trust it"
+            )
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the open internet.
+
+    >>> is_public("93.184.215.14"), is_public("10.0.0.1"), is_public("::1"), is_public("169.254.1.1")
+    (True, False, False, False)
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
+    return (mapped or ip).is_global and not ip.is_multicast
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Opens http and https alone, and looks at whom it is connected to after each redirect.
+
+    Through a proxy it is the proxy that connects: then a redirect to a literal private address, or
+    to a name that resolves to one here, is refused.
+    """
+    guard = _Guard()
+
+    class Plain(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            _check_peer(guard, self)
+
+    class Tls(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            _check_peer(guard, self)
+
+    class PlainHandler(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Plain, req)
+
+    class TlsHandler(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Tls, req)
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(
+            self,
+            req: urllib.request.Request,
+            fp: IO[bytes],
+            code: int,
+            msg: str,
+            headers: http.client.HTTPMessage,
+            newurl: str,
+        ) -> Any:
+            if not newurl.startswith(("http://", "https://")):
+                raise UserError(f"the server redirects to '{newurl}', no http or https address")
+            if urllib.request.getproxies():
+                for address in _addresses(req.host):
+                    guard.check(address, req.host)
+                host = urlsplit(newurl).hostname or ""
+                for address in _addresses(host):
+                    guard.check(address, host)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    return urllib.request.build_opener(PlainHandler(), TlsHandler(), Redirects())
+
+
+def _check_peer(guard: _Guard, connection: http.client.HTTPConnection) -> None:
+    if not urllib.request.getproxies():
+        guard.check(connection.sock.getpeername()[0], connection.host)
+
+
+def _addresses(host: str) -> list[str]:
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(host.partition(":")[0], None)]
+    except OSError:
+        return []
 
 
 def _validator_file(part: Path) -> Path:

@@ -15,6 +15,9 @@ from glassbox.core.errors import UserError
 
 SAMPLE_BYTES = 1 << 20
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
+XZ_MEMORY = 1 << 28
+ZST_WINDOW = 1 << 31
+"""What a file may ask for: xz -9 needs 65 MB, zstd --long=31 two gigabytes."""
 _GUESS_BYTES = 1 << 15
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -27,6 +30,8 @@ _CANDIDATES = (
     "cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 iso8859_2 iso8859_5 iso8859_7 koi8_r mac_roman "
     "gb18030 big5 shift_jis euc_jp euc_kr"
 )
+# codecs that are no encodings of files: they take quadratic time, run escapes, or refuse all
+_NO_ENCODINGS = frozenset(["idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"])
 _META_CHARSET = re.compile(rb"""(?i)<meta[^>]{0,200}charset\s*=\s*["']?\s*([a-z0-9_:.-]+)""")
 
 
@@ -54,6 +59,26 @@ def detect_encoding(sample: bytes, *, where: str, whole: bool = False) -> str:
     if known >= 4 * unknown:  # UTF-8 with some bytes damaged
         return "utf-8"
     return _guess(sample, where)
+
+
+def text_encoding(name: str) -> str:
+    """The name of an encoding as Python knows it. Raises UserError for what decodes no text.
+
+    >>> text_encoding("Latin-1")
+    'iso8859-1'
+    """
+    try:
+        found = codecs.lookup(name).name
+        if found.replace("-", "_") in _NO_ENCODINGS:
+            raise LookupError(name)
+        # zlib_codec and rot13 are codecs too, but not of text; some have no incremental decoder
+        b"a".decode(found, "replace")
+        codecs.getincrementaldecoder(found)("replace").decode(b"a", True)
+    except (LookupError, ValueError, AssertionError):
+        raise UserError(
+            f"source: encoding '{name}' is not known; use auto, utf-8, latin-1 ..."
+        ) from None
+    return found
 
 
 def _wide(sample: bytes) -> str | None:
@@ -133,9 +158,9 @@ def decode_html(content: bytes, *, where: str) -> str:
         # what pages call latin-1 is Windows-1252 (WHATWG, Encoding standard, section 4.2)
         name = "cp1252" if name in ("iso-8859-1", "latin1", "ascii", "us-ascii") else name
         try:
-            if codecs.lookup(name).name != "utf-8":
-                return content.decode(name, "replace")
-        except (LookupError, UnicodeError, AssertionError):
+            if (known := text_encoding(name)) != "utf-8":
+                return content.decode(known, "replace")
+        except (UserError, UnicodeError, AssertionError):
             pass
     name = detect_encoding(content[:SAMPLE_BYTES], where=where, whole=True)
     return content.decode(name, "replace")
@@ -152,19 +177,51 @@ def decompressed(raw: BinaryIO, path: Path) -> BinaryIO:
     if suffix == ".bz2":
         return cast(BinaryIO, bz2.BZ2File(raw))
     if suffix == ".xz":
-        return cast(BinaryIO, lzma.LZMAFile(raw))
+        return cast(BinaryIO, io.BufferedReader(_Xz(raw), 1 << 20))
     if suffix == ".zst":
         return cast(BinaryIO, io.BufferedReader(_Zstandard(raw, str(path)), 1 << 20))
     return raw
 
 
+class _Xz(io.RawIOBase):
+    """Streams of xz or lzma, one behind the other, with a limit to the memory that one may ask for."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._stream: lzma.LZMADecompressor | None = None
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while True:
+            if self._stream is None or self._stream.eof:
+                rest = self._rest if self._stream is None else self._stream.unused_data
+                rest = rest.lstrip(b"\0") or self._raw.read(1 << 16).lstrip(b"\0")  # padding
+                if not rest:
+                    return 0
+                self._stream, self._rest = lzma.LZMADecompressor(memlimit=XZ_MEMORY), rest
+            if self._stream.needs_input:
+                content = self._rest or self._raw.read(1 << 16)
+                self._rest = b""
+                if not content:
+                    raise EOFError("the last stream is cut off")
+            else:
+                content = b""
+            if part := self._stream.decompress(content, len(target)):
+                target[: len(part)] = part
+                return len(part)
+
+
 class _Zstandard(io.RawIOBase):
     """Frames of Zstandard, one behind the other. The library's own reader is silent where the last
-    frame is cut off; this one raises EOFError."""
+    frame is cut off; this one raises EOFError. A block of four bytes may hold 128 KiB, so a kilobyte of
+    input is taken at a time: at most 32 MiB come of it."""
 
     def __init__(self, raw: BinaryIO, where: str) -> None:
         self._raw = raw
-        self._new = need_zstandard(where).ZstdDecompressor(max_window_size=1 << 31).decompressobj
+        self._new = need_zstandard(where).ZstdDecompressor(max_window_size=ZST_WINDOW).decompressobj
         self._frame: Any = None
         self._ready = memoryview(b"")
 
@@ -176,7 +233,7 @@ class _Zstandard(io.RawIOBase):
             rest = b"" if self._frame is None else self._frame.unused_data
             if self._frame is not None and self._frame.eof:
                 self._frame = None
-            content = rest or self._raw.read(1 << 17)
+            content = rest or self._raw.read(1 << 10)
             if not content:
                 if self._frame is not None:
                     raise EOFError("the last frame is cut off")

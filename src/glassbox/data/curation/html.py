@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -13,6 +13,8 @@ from glassbox.data.curation.step import Dropped, Record, RecordStep, StepSpec
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
+
+    from glassbox.data.curation.page_parser import PageParser
 
 # content that nobody reads, or reads as text
 _NOT_TEXT = """script style noscript template svg math iframe object canvas audio video head
@@ -43,11 +45,12 @@ class HtmlSpec(StepSpec):
     kind: Literal["html_to_text"] = "html_to_text"
     when: Literal["looks_like_html", "always"] = "looks_like_html"
     main_only: bool = Field(True, description="leave out navigation, footers, forms and buttons")
+    max_seconds: float = Field(10.0, gt=0, description="for a page, else it is dropped")
 
     def build(self) -> RecordStep:
         """The step. Raises UserError where the extra `data` is not installed."""
         need_parser("step 'html_to_text'")
-        return HtmlToText(self.when, self.main_only)
+        return HtmlToText(self.when, self.main_only, page_parser(self.max_seconds))
 
 
 def need_parser(what: str) -> None:
@@ -60,18 +63,31 @@ def need_parser(what: str) -> None:
         ) from None
 
 
+def page_parser(seconds: float = 10.0) -> PageParser:
+    """`html_to_text` with a limit of time and memory."""
+    from glassbox.data.curation.page_parser import PageParser
+
+    return PageParser(seconds)
+
+
 @dataclass(frozen=True)
 class HtmlToText:
     """The step of an HtmlSpec; a page's title goes into the metadata."""
 
     when: Literal["looks_like_html", "always"] = "looks_like_html"
     main_only: bool = True
+    parse: PageParser = field(default_factory=page_parser, repr=False, compare=False)
 
     def __call__(self, record: Record) -> Record | Dropped:
         """The record as text; one that is none of HTML goes on as it is."""
         if self.when == "looks_like_html" and not looks_like_html(record.text):
             return record
-        text, title = html_to_text(record.text, main_only=self.main_only)
+        from glassbox.data.curation.page_parser import PageFailed
+
+        try:
+            text, title = self.parse(record.text, main_only=self.main_only)
+        except PageFailed as error:
+            return Dropped("a page that cannot be parsed", str(error))
         if not text:
             return Dropped("no text in the page", f"{len(record.text)} characters of HTML")
         metadata = {**record.metadata, "title": title} if title else record.metadata

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from glassbox.core.files import atomic_writer, write_json
+from glassbox.data.curation.limits import TOO_LARGE, TOO_SLOW, Limits, TooSlow, time_limit
 from glassbox.data.curation.pieces import Piece, ReadLog
 from glassbox.data.curation.shard_files import (
     DOCUMENTS,
@@ -94,6 +95,7 @@ class PassWork:
     format: Format
     keep_dropped: bool
     strict: bool
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def work(self) -> Path:
@@ -126,10 +128,11 @@ class PassWork:
     def __call__(self, task: ShardTask) -> Tally:
         """Work on one shard."""
         tally = Tally()
-        log = ReadLog(self.strict)
+        log = ReadLog(self.strict, self.limits)
         with contextlib.ExitStack() as stack:
+            limited = stack.enter_context(time_limit(self.limits.record_seconds))
             aside = stack.enter_context(LateFile(self.dropped(task.number)))
-            shard = _Shard(self, task, tally, log, aside if self.keep_dropped else None)
+            shard = _Shard(self, task, tally, log, aside if self.keep_dropped else None, limited)
             last = self.stretch.after is None
             format: Format = self.format if last else "jsonl"
             write = stack.enter_context(document_writer(self.output(task.number), format))
@@ -192,6 +195,7 @@ class _Shard:
     tally: Tally
     log: ReadLog
     aside: LateFile | None
+    limited: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     def records(self) -> Iterator[Record]:
         seen: set[str] = set()
@@ -215,7 +219,10 @@ class _Shard:
                 tally.read += 1
                 tally.read_bytes += size
                 tally.read_seconds += time.perf_counter() - began
-                if record.text:
+                if size > self.log.limits.record_bytes:
+                    detail = f"{size:,} bytes, at most {self.log.limits.record_bytes:,}"
+                    self._drop("source", record, Dropped(TOO_LARGE, detail))
+                elif record.text and not record.text.isspace():
                     yield record
                 else:
                     self._drop("source", record, Dropped("empty"))
@@ -254,8 +261,13 @@ class _Shard:
             began = time.perf_counter()
             for each in pending:
                 counts.records_in += 1
+                result: Record | Dropped | Sequence[Record]
                 try:
-                    result = step(each)
+                    with self.limited():
+                        result = step(each)
+                except TooSlow:
+                    seconds = self.work.limits.record_seconds
+                    result = Dropped(TOO_SLOW, f"more than {seconds:g} seconds")
                 except Exception as error:
                     raise RuntimeError(f"step '{name}' fails at record '{each.id}'") from error
                 if isinstance(result, Record):

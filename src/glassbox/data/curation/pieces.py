@@ -7,15 +7,20 @@ import datetime
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from glassbox.core.errors import UserError
 from glassbox.data.curation.cleaning import replace_surrogates
 from glassbox.data.curation.encodings import decode, decode_html
+from glassbox.data.curation.limits import Limits, TooLarge, memory_limit
 from glassbox.data.curation.step import Record
 
 TEXT_FIELDS = ("text", "content", "raw_content", "body", "article", "document", "page_content")
@@ -44,9 +49,19 @@ class ReadLog:
     """
 
     strict: bool = False
+    limits: Limits = field(default_factory=Limits)
     num_corrupt: int = 0
     corrupt: list[Corrupt] = field(default_factory=list)
     repaired: Counter[str] = field(default_factory=Counter)
+    num_large: int = 0
+    large: list[TooLarge] = field(default_factory=list)
+    """Records beyond the limit of bytes, which were not read: the first twenty."""
+
+    def pass_over(self, large: TooLarge) -> None:
+        """Count a record that is too large."""
+        self.num_large += 1
+        if len(self.large) < LISTED:
+            self.large.append(large)
 
     def report(self, corrupt: Corrupt) -> None:
         """Count a corrupt record."""
@@ -76,11 +91,14 @@ class Rows:
     corrupt: tuple[Corrupt, ...] = ()
     repaired: Mapping[str, int] = field(default_factory=dict)
     size: int = 0
+    large: tuple[TooLarge, ...] = ()
 
     def read(self, log: ReadLog) -> Iterator[Record]:
         """The records."""
         for problem in self.corrupt:
             log.report(problem)
+        for entry in self.large:
+            log.pass_over(entry)
         log.repaired.update(self.repaired)
         yield from self.records
 
@@ -98,24 +116,37 @@ class JsonLines:
     text_field: str | None
     data: bytes | None = None
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self, largest: int) -> Iterator[bytes | int]:
+        """The lines; of one beyond `largest` bytes, only how many there are (or were kept)."""
         stream: BinaryIO = self.path.open("rb") if self.data is None else io.BytesIO(self.data)
         with stream:
             left = self.size if self.data is None else len(self.data)
             stream.seek(self.offset if self.data is None else 0)
-            while left > 0 and (line := stream.readline()):
+            while left > 0 and (line := stream.readline(largest + 1)):
                 left -= len(line)
-                yield line
+                if len(line) <= largest or line.endswith(b"\n"):
+                    yield line
+                    continue
+                size = len(line)
+                while not line.endswith(b"\n") and (line := stream.readline(1 << 20)):
+                    size += len(line)
+                left -= size - largest - 1
+                yield size
 
     def read(self, log: ReadLog) -> Iterator[Record]:
         """The records; a line that holds none is reported by its number."""
-        for number, line in enumerate(self._lines(), start=self.first_line):
+        largest = log.limits.record_bytes
+        for number, line in enumerate(self._lines(largest), start=self.first_line):
+            if isinstance(line, int):
+                detail = f"a line of {line:,} bytes or more, at most {largest:,}"
+                log.pass_over(TooLarge(f"{self.label}:{number}", detail))
+                continue
             if not line.strip():
                 continue
             content, repair = decode(line, self.encoding)
             found = parse_line(content, self.text_field)
             if isinstance(found, str):
-                log.report(Corrupt(str(self.path), number, found))
+                log.report(Corrupt(printable(self.path), number, found))
                 continue
             if repair:
                 log.repaired[repair] += 1
@@ -199,23 +230,99 @@ class ParquetRows:
     text_field: str
 
     def read(self, log: ReadLog) -> Iterator[Record]:
-        """The records, some hundred rows in memory at a time; the number of a row counts from 1."""
-        import pyarrow
-        import pyarrow.parquet
+        """The records, some hundred rows in memory at a time; the number of a row counts from 1.
 
+        Strings stay dictionaries where the file holds them so, and a row is measured before it is
+        expanded: a file of 1 KB may name one string of megabytes in thousands of rows.
+        """
+        import pyarrow
+
+        largest = log.limits.record_bytes
         number = self.first_row - 1
         try:
-            with pyarrow.parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(batch_size=256, row_groups=list(self.groups)):
-                    for row in batch.to_pylist():
-                        number += 1
-                        found = split_row(json_value(row), self.text_field)
-                        if isinstance(found, str):
-                            log.report(Corrupt(str(self.path), number, found))
-                        else:
-                            yield Record(found[0], f"{self.label}:{number}", found[1])
+            for batch in self._batches():
+                sizes = row_bytes(batch)
+                for place, size in enumerate(sizes.tolist()):
+                    number += 1
+                    if size > largest:
+                        detail = f"a row of {size:,.0f} bytes, at most {largest:,}"
+                        log.pass_over(TooLarge(f"{self.label}:{number}", detail))
+                        continue
+                    (row,) = batch.slice(place, 1).to_pylist()
+                    found = split_row(json_value(row), self.text_field)
+                    if isinstance(found, str):
+                        log.report(Corrupt(printable(self.path), number, found))
+                    else:
+                        yield Record(found[0], f"{self.label}:{number}", found[1])
+        except MemoryError:
+            problem = f"its rows need more than {BATCH_MEMORY >> 30} GB at once"
+            log.report(Corrupt(printable(self.path), number + 1, problem))
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            log.report(Corrupt(str(self.path), number + 1, one_line(error)))
+            log.report(Corrupt(printable(self.path), number + 1, one_line(error)))
+
+    def _batches(self) -> Iterator[Any]:
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(self.path) as file:
+            metadata = file.metadata
+        groups = [metadata.row_group(number) for number in self.groups]
+        rows = max(1, sum(group.num_rows for group in groups))
+        size = sum(group.total_byte_size for group in groups) // rows
+        columns = [groups[0].column(n) for n in range(groups[0].num_columns)] if groups else []
+        strings = [c.path_in_schema for c in columns if c.physical_type == "BYTE_ARRAY"]
+        with pyarrow.parquet.ParquetFile(self.path, read_dictionary=strings) as file:
+            rows_at_once = max(1, min(256, BATCH_BYTES // max(1, size)))
+            batches = file.iter_batches(batch_size=rows_at_once, row_groups=list(self.groups))
+            while True:
+                with memory_limit(BATCH_MEMORY):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+
+
+BATCH_BYTES = 64 << 20
+BATCH_MEMORY = 2 << 30
+
+
+def row_bytes(batch: Any) -> NDArray[np.float64]:
+    """How many bytes each row of an Arrow record batch takes once every value stands by itself."""
+    total = np.zeros(batch.num_rows)
+    for column in batch.columns:
+        total += _value_bytes(column)
+    return total
+
+
+def _value_bytes(array: Any) -> NDArray[np.float64]:
+    import pyarrow
+    import pyarrow.compute
+
+    types, kind = pyarrow.types, array.type
+    if isinstance(array, pyarrow.ExtensionArray):
+        return _value_bytes(array.storage)
+    if types.is_dictionary(kind):
+        sizes = np.append(_value_bytes(array.dictionary), 0.0)
+        return sizes[array.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    if any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary,
+                                   types.is_large_binary)):  # fmt: skip
+        lengths = pyarrow.compute.binary_length(array).fill_null(0)
+        return np.asarray(lengths.to_numpy(zero_copy_only=False), np.float64)
+    if types.is_struct(kind):
+        fields = (_value_bytes(part) for part in array.flatten())
+        return sum(fields, np.zeros(len(array)))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
+        ends = np.asarray(array.offsets.to_numpy(zero_copy_only=False), np.int64)
+        held = array.values if not types.is_map(kind) else None
+        values = (
+            _value_bytes(held)
+            if held is not None
+            else _value_bytes(array.keys) + _value_bytes(array.items)
+        )
+        sums = np.concatenate([[0.0], np.cumsum(values + 8)])
+        spans: NDArray[np.float64] = sums[ends[1:]] - sums[ends[:-1]]
+        return spans
+    width = kind.list_size if types.is_fixed_size_list(kind) else 1
+    return np.full(len(array), 8.0 * width)
 
 
 @dataclass(frozen=True)
@@ -229,23 +336,35 @@ class Pages:
 
     def read(self, log: ReadLog) -> Iterator[Record]:
         """The pages as text, or as they are."""
-        from glassbox.data.curation.html import html_to_text
+        from glassbox.data.curation.page_parser import PAGE_SECONDS, PageFailed, PageParser
 
+        parser = PageParser(min(PAGE_SECONDS, log.limits.record_seconds))
+        largest = log.limits.record_bytes
         for path, label in self.files:
             try:
-                content = path.read_bytes()
+                with path.open("rb") as stream:
+                    content = stream.read(largest + 1)
             except OSError as error:
-                log.report(Corrupt(str(path), 1, one_line(error)))
+                log.report(Corrupt(printable(path), 1, one_line(error)))
+                continue
+            if len(content) > largest:
+                detail = f"a file of more than {largest:,} bytes"
+                log.pass_over(TooLarge(f"{label}:1", detail))
                 continue
             if self.encoding == "auto":
-                text = decode_html(content, where=f"'{path}'")
+                text = decode_html(content, where=f"'{printable(path)}'")
             else:
                 text = content.decode(self.encoding, "replace")
             metadata: dict[str, Any] = {}
             if self.html == "text":
-                text, title = html_to_text(text)
+                try:
+                    text, title = parser(text)
+                except PageFailed as error:
+                    log.report(Corrupt(printable(path), 1, str(error)))
+                    continue
                 metadata = {"title": title} if title else {}
             yield Record(replace_surrogates(text), f"{label}:1", metadata)
+        parser.close()
 
 
 def json_value(value: Any) -> Any:
@@ -265,6 +384,11 @@ def json_value(value: Any) -> Any:
     with contextlib.suppress(AttributeError):
         return json_value(value.tolist())  # numpy's
     return str(value)
+
+
+def printable(path: Path | str) -> str:
+    """A path as text: bytes of a name that are no UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def one_line(error: BaseException) -> str:

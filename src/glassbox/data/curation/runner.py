@@ -17,7 +17,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from glassbox.core.errors import UserError
 from glassbox.core.files import remove_leftovers, write_json
 from glassbox.core.progress import ProgressLine
 from glassbox.core.workers import run_tasks
+from glassbox.data.curation.limits import Limits
 from glassbox.data.curation.passes import Pass, PassWork, ShardTask, plan_passes
 from glassbox.data.curation.pieces import Piece
 from glassbox.data.curation.ray_tasks import ray_cluster, run_on_ray
@@ -54,6 +55,7 @@ class Output:
     shard_bytes: int = 8 << 20
     keep_dropped: bool = False
     strict: bool = False
+    limits: Limits = field(default_factory=Limits)
 
 
 def step_names(specs: Sequence[StepSpec]) -> list[str]:
@@ -132,7 +134,14 @@ def _run_passes(
     sources: Sources, stretches: Sequence[Pass], output: Output, result: Tally, run: Run
 ) -> Tally | None:
     for stretch in stretches:
-        work = PassWork(stretch, output.folder, output.format, output.keep_dropped, output.strict)
+        work = PassWork(
+            stretch,
+            output.folder,
+            output.format,
+            output.keep_dropped,
+            output.strict,
+            output.limits,
+        )
         tally = _run_pass(work, sources, output, run)
         if tally is None:
             return None
@@ -212,7 +221,8 @@ class _Shards:
     def _tasks(self) -> Iterator[ShardTask]:
         shards: Iterator[tuple[Piece, ...]] = (() for _ in range(self.known or 0))
         if self.known is None:
-            shards = bundles(self.sources.pieces(self.output.shard_bytes), self.output.shard_bytes)
+            size, largest = self.output.shard_bytes, self.output.limits.record_bytes
+            shards = bundles(self.sources.pieces(size, largest), size)
         for number, pieces in enumerate(shards):
             self.count = number + 1
             if self._whole(number):

@@ -9,17 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.data.curation.blocks import FORMATS, Cutting, file_format
 from glassbox.data.curation.cutting import cut_file, cut_pages
-from glassbox.data.curation.download import download, file_name
-from glassbox.data.curation.pieces import Corrupt, Piece, Rows, json_value, split_row
+from glassbox.data.curation.download import MOST_BYTES, download, file_name
+from glassbox.data.curation.encodings import text_encoding
+from glassbox.data.curation.limits import RECORD_BYTES
+from glassbox.data.curation.pieces import Corrupt, Piece, Rows, json_value, printable, split_row
 from glassbox.data.curation.step import Record
 
 DATASET_ROWS = 1000
+
+
+def _known_encoding(name: str) -> str:
+    return name if name == "auto" else text_encoding(name)
 
 
 class Reading(Spec):
@@ -28,7 +34,9 @@ class Reading(Spec):
     text_field: str | None = Field(
         None, description="key or column of the text; a dot leads into objects; None: recognised"
     )
-    encoding: str = Field("auto", description="auto, or a name as Python knows it: utf-8, latin-1")
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = Field(
+        "auto", description="auto, or a name as Python knows it: utf-8, latin-1"
+    )
     html: Literal["text", "raw"] = Field("text", description="HTML files as text, or as they are")
 
 
@@ -45,6 +53,7 @@ class UrlSource(Reading):
     kind: Literal["url"] = "url"
     url: str
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+    max_bytes: int = Field(MOST_BYTES, gt=0, description="a larger file is refused")
 
 
 class DatasetSource(Spec):
@@ -115,8 +124,11 @@ class Sources:
             for part in self.parts
         ]
 
-    def pieces(self, size: int) -> Iterator[Piece]:
-        """Pieces of about `size` bytes, the same for every run over the same files."""
+    def pieces(self, size: int, largest: int = RECORD_BYTES) -> Iterator[Piece]:
+        """Pieces of about `size` bytes, the same for every run over the same files.
+
+        largest: bytes of a record beyond which it is passed over and counted.
+        """
         pages: list[SourceFile] = []
         for part in self.parts:
             if isinstance(part, SourceFile) and file_format(part.path) == "html":
@@ -132,7 +144,9 @@ class Sources:
             else:
                 reading = part.reading
                 yield from cut_file(
-                    Cutting(part.path, part.label, reading.text_field, reading.encoding, size)
+                    Cutting(
+                        part.path, part.label, reading.text_field, reading.encoding, size, largest
+                    )
                 )
         yield from _cut_pages(pages, size)
 
@@ -163,11 +177,18 @@ def find_sources(
             continue
         if isinstance(config, UrlSource):
             _check_format(Path(file_name(config.url)))
-            path = download(config.url, downloads, sha256=config.sha256, progress=progress)
+            path = download(
+                config.url,
+                downloads,
+                sha256=config.sha256,
+                max_bytes=config.max_bytes,
+                progress=progress,
+            )
         else:
             path = Path(config.path)
         for file in _files(path, ignored):
             label = path.name if file == path else f"{path.resolve().name}/{_relative(file, path)}"
+            label = printable(label)
             while label in labels:  # two folders of one name
                 label += "~"
             labels.add(label)
@@ -193,13 +214,15 @@ def _files(path: Path, ignored: dict[str, int]) -> list[Path]:
             file = Path(folder) / name
             if name.startswith("."):
                 continue
-            if file_format(file) is None:
-                ending = file.suffix.lower() or "(none)"
+            if file_format(file) is None or not file.is_file():
+                ending = printable(file.suffix.lower()) or "(none)"
+                if file_format(file) is not None:
+                    ending = "(no regular file)"  # a pipe, a device, a link that leads nowhere
                 ignored[ending] = ignored.get(ending, 0) + 1
             else:
                 found.append(file)
     if not found:
-        raise UserError(f"source: '{path}' holds no file ending in {', '.join(FORMATS)}")
+        raise UserError(f"source: '{printable(path)}' holds no file ending in {', '.join(FORMATS)}")
     return sorted(found, key=lambda file: file.relative_to(path).parts)
 
 

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from glassbox.core.errors import UserError
 from glassbox.data.curation.blocks import Cutting, TextBlocks
+from glassbox.data.curation.limits import TooLarge, bound_lines, memory_limit
 from glassbox.data.curation.pieces import (
+    BATCH_MEMORY,
     TEXT_FIELDS,
     Corrupt,
     ParquetRows,
     Piece,
     Rows,
     one_line,
+    printable,
     split_row,
 )
 from glassbox.data.curation.step import Record
@@ -48,27 +51,75 @@ def _lines(blocks: Iterable[str]) -> Iterator[str]:
         yield rest
 
 
+class _RowTooLarge(Exception):
+    """The lines of one row are more than a record may be."""
+
+
+class _BoundedLines:
+    """Lines for a csv.reader, which holds a row however many lines a quoted field spans."""
+
+    def __init__(self, lines: Iterator[str], largest: int) -> None:
+        self._lines = lines
+        self._largest = largest
+        self._held = self._quotes = 0
+        self.number = 0
+
+    def begin_row(self) -> int:
+        """The number of the line that the next row begins in."""
+        self._held = self._quotes = 0
+        return self.number + 1
+
+    def __iter__(self) -> _BoundedLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._next()
+        if self._held > self._largest:
+            while self._quotes % 2:  # to the end of what is quoted, where the next row begins
+                self._next()
+            raise _RowTooLarge
+        return line
+
+    def _next(self) -> str:
+        line = next(self._lines)
+        self.number += 1
+        self._held += len(line)
+        self._quotes += line.count('"')
+        return line
+
+
 def cut_csv(cutting: Cutting) -> Iterator[Piece]:
     """Tables with a header. A document is named by its line; a row of another length is corrupt."""
     text = TextBlocks(cutting, cutting.find_encoding())
-    path = str(cutting.path)
+    path = printable(cutting.path)
     # a document is a field, and Python's limit, one for the whole process, is 128 KiB
     csv.field_size_limit(LONGEST_FIELD)
+    lines = _BoundedLines(_lines(bound_lines(text, cutting.largest, "\n", '"')), cutting.largest)
     delimiter = "\t" if ".tsv" in (suffix.lower() for suffix in cutting.path.suffixes) else ","
-    reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         name = text_column(header, cutting.text_field, header)
-    except (csv.Error, LookupError) as error:
-        yield Rows(corrupt=(Corrupt(path, 1, str(error.args[0])),))
+    except (csv.Error, LookupError, _RowTooLarge) as error:
+        yield Rows(corrupt=(Corrupt(path, 1, one_line(error)),))
         return
+    large: list[TooLarge] = []
     records: list[Record] = []
     corrupt: list[Corrupt] = []
-    size = 0
+    size = listed = 0
+
+    def rows() -> Rows:
+        repairs, read = text.take_repairs(), text.take_bytes()
+        return Rows(tuple(records), tuple(corrupt), repairs, read, tuple(large[listed:]))
+
     while True:
-        line = reader.line_num + 1
+        line = lines.begin_row()
         try:
             row = next(reader, None)
+        except _RowTooLarge:
+            detail = f"a row of more than {cutting.largest:,} characters"
+            large.append(TooLarge(f"{cutting.label}:{line}", detail))
+            continue
         except csv.Error as error:
             corrupt.append(Corrupt(path, line, one_line(error)))
             continue
@@ -87,27 +138,27 @@ def cut_csv(cutting: Cutting) -> Iterator[Piece]:
         records.append(Record(found[0], f"{cutting.label}:{line}", found[1]))
         size += sum(map(len, row))
         if size >= cutting.size:
-            yield Rows(tuple(records), tuple(corrupt), text.take_repairs(), text.take_bytes())
-            records, corrupt, size = [], [], 0
+            yield rows()
+            records, corrupt, size, listed = [], [], 0, len(large)
     corrupt += text.corrupt()
-    if records or corrupt or text.repaired:
-        yield Rows(tuple(records), tuple(corrupt), text.take_repairs(), text.take_bytes())
+    if records or corrupt or large[listed:] or text.repaired:
+        yield rows()
 
 
 def cut_parquet(cutting: Cutting) -> Iterator[Piece]:
     """Row groups, several small ones together."""
+    path = printable(cutting.path)
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            f"'{cutting.path}' needs the package pyarrow; pip install \"glassbox-lm[data]\""
+            f"'{path}' needs the package pyarrow; pip install \"glassbox-lm[data]\""
         ) from None
-    path = str(cutting.path)
     try:
-        with pyarrow.parquet.ParquetFile(cutting.path) as file:
+        with memory_limit(BATCH_MEMORY), pyarrow.parquet.ParquetFile(cutting.path) as file:
             schema, metadata = file.schema_arrow, file.metadata
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, MemoryError) as error:
         yield Rows(corrupt=(Corrupt(path, 1, one_line(error)),))
         return
     types = pyarrow.types

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from glassbox.data.curation.limits import TOO_LARGE
 from glassbox.data.curation.pieces import LISTED, ReadLog
 from glassbox.data.curation.step import Dropped, Record
 
@@ -69,6 +70,13 @@ class Tally:
         self.num_corrupt += log.num_corrupt
         self.corrupt = (self.corrupt + [str(entry) for entry in log.corrupt])[:LISTED]
         self.repaired.update(log.repaired)
+        if log.num_large:
+            self.read += log.num_large
+            self.step("source").dropped[TOO_LARGE] += log.num_large
+            samples = self.dropped_samples.setdefault(f"source: {TOO_LARGE}", [])
+            for large in log.large:
+                extra = {"step": "source", "reason": TOO_LARGE, "detail": large.detail}
+                _sample(samples, Record("", large.id), extra)
 
     def add_dropped(self, step: str, record: Record, dropped: Dropped) -> None:
         """Count a refusal."""
