@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 import transformers
 
+from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
 from glassbox.formats.convert import convert, load_model
 from glassbox.formats.huggingface import save_pretrained
@@ -103,8 +104,8 @@ def test_resumed_from_a_checkpoint_it_ends_with_the_same_bits(
     earlier = safetensors.torch.load_file(first)
     assert any(not torch.equal(tensor, earlier[name]) for name, tensor in trained.items())
     model, _, _ = open_model(out)
-    assert model.adapters is not None
-    assert model.adapters.base.name == str(base / "model")
+    assert adapters_of(model) is not None
+    assert adapters_of(model).base.name == str(base / "model")
 
 
 def test_killed_resumed_merged_and_opened_by_transformers(base: Path, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_killed_resumed_merged_and_opened_by_transformers(base: Path, tmp_path: 
     convert(find_model(tmp_path / "killed"), tmp_path / "merged", dtype="f32")
     merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     adapted = load_model(find_model(tmp_path / "killed")).model
-    assert adapted.adapters is not None
+    assert adapters_of(adapted) is not None
     ids = torch.randint(adapted.config.vocab_size, (2, 12))
     with torch.no_grad():
         expected, found = adapted(ids), merged(ids).logits

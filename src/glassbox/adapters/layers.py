@@ -1,16 +1,11 @@
-"""Small trained additions to a frozen linear layer, several at once, one a row of the batch.
-
-Source: LoRA, Hu et al., arXiv:2106.09685; rsLoRA, Kalajdzievski, arXiv:2312.03732; DoRA, Liu et al.,
-arXiv:2402.09353; bottleneck adapters, Houlsby et al., arXiv:1902.00751, section 2.1.
-"""
+"""Small trained additions to a frozen linear layer, several at once, one a row of the batch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -50,136 +45,15 @@ class Selection:
         ]
 
 
-class LowRank(nn.Module):
-    """y + s B (A dropout(x)) on ranges of the rows of a layer; each range has its own A and B.
+class LinearUpdate(nn.Module):
+    """What an adapter is on one linear layer: forward(x, y, base) is what the layer gives with it."""
 
-    A layer that is several of another library's at once (q, k and v) so takes their adapters as they
-    are. s = alpha / rank, or alpha / sqrt(rank) where `rank_stabilized`. With `magnitude` (DoRA)
-    each row of W + s B A is scaled to a trained length m; the gradient takes its present length for
-    a constant, as the paper's section 4.3 has it. A is drawn as torch.nn.Linear's weights are, B is
-    zero, m is the length of W's rows: at first nothing changes.
-    Tested against: peft, outputs and gradients.
-    """
-
-    def __init__(
-        self,
-        base: Base,
-        rows: Sequence[tuple[int, int]],
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        rank_stabilized: bool = False,
-        magnitude: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        self.rows = sorted(rows)
-        self.rank = rank
-        self.dropout = dropout
-        self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
-        weight = base.weight.detach()
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        bound = 1 / math.sqrt(base.in_features)
-        down = torch.empty(len(rows) * rank, base.in_features, dtype=wide)
-        nn.init.uniform_(down, -bound, bound, generator=generator)
-        self.down = nn.Parameter(down.to(weight.device))
-        self.up = nn.ParameterList(
-            torch.zeros(stop - start, rank, dtype=wide, device=weight.device)
-            for start, stop in self.rows
-        )
-        lengths = torch.linalg.norm(weight, dim=1).to(wide) if magnitude else None
-        self.magnitude = (
-            None
-            if lengths is None
-            else nn.ParameterList(lengths[start:stop].clone() for start, stop in self.rows)
-        )
-
-    def forward(
-        self, x: Float[Tensor, "*shape I"], y: Float[Tensor, "*shape O"], base: Base
-    ) -> Float[Tensor, "*shape O"]:
-        """What the layer gives, from its input and what it would give alone."""
-        dropped = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        low = F.linear(dropped.to(self.down.dtype), self.down).split(self.rank, -1)
-        weight = None if self.magnitude is None else base.weight.detach()
-        pieces, end = [], 0
-        for place, (start, stop) in enumerate(self.rows):
-            if end < start:
-                pieces.append(y[..., end:start])
-            own, end = y[..., start:stop], stop
-            change = self.scale * F.linear(low[place], self.up[place])
-            if weight is not None:
-                factor = self._factor(weight, place)
-                if self.dropout and self.training:
-                    alone = F.linear(dropped.to(weight.dtype), weight[start:stop])
-                else:
-                    alone = own if base.bias is None else own - base.bias[start:stop]
-                change = (factor - 1) * alone + factor * change
-            pieces.append((own + change).to(y.dtype))
-        if end < y.shape[-1]:
-            pieces.append(y[..., end:])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
-
-    def _change(self, place: int) -> Tensor:
-        """s B A of one range of rows."""
-        part = self.down[place * self.rank : (place + 1) * self.rank]
-        return self.scale * (self.up[place] @ part)
-
-    def _factor(self, weight: Tensor, place: int) -> Tensor:
-        """m over the present length of each row."""
-        assert self.magnitude is not None
-        start, stop = self.rows[place]
-        with torch.no_grad():
-            whole = weight[start:stop] + self._change(place).to(weight.dtype)
-            lengths = torch.linalg.norm(whole, dim=1)
-        return self.magnitude[place] / lengths
+    mergeable: ClassVar[bool] = False
+    dropout: float = 0.0
 
     def merged(self, weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
-        """The one matrix that does what the layer and this together do, dropout aside."""
-        pieces, end = [], 0
-        for place, (start, stop) in enumerate(self.rows):
-            pieces.append(weight[end:start])
-            changed = weight[start:stop] + self._change(place)
-            if self.magnitude is not None:
-                changed = self._factor(weight.detach(), place).unsqueeze(1) * changed
-            pieces.append(changed.to(weight.dtype))
-            end = stop
-        return torch.cat([*pieces, weight[end:]])
-
-
-class Bottleneck(nn.Module):
-    """y + up(f(down(y))) on what a layer gives: it stands behind the last layer of a branch.
-
-    Houlsby's adapter: between each branch and the sum with the residual stream. `up` begins at zero,
-    so that at first nothing changes. Tested against: the formula.
-    """
-
-    def __init__(
-        self,
-        base: Base,
-        *,
-        size: int,
-        activation: str = "relu",
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        self.activation = activation
-        like = base.weight
-        wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self.down = Linear(base.out_features, size, bias=True).to(like.device, wide)
-        self.up = Linear(size, base.out_features, bias=True).to(like.device, wide)
-        draw = torch.randn(self.down.weight.shape, generator=generator, dtype=wide)
-        with torch.no_grad():
-            self.down.weight.copy_(draw / math.sqrt(base.out_features))
-            self.up.weight.zero_()
-
-    def forward(
-        self, x: Float[Tensor, "*shape I"], y: Float[Tensor, "*shape O"], base: Base
-    ) -> Float[Tensor, "*shape O"]:
-        """What the layer gives, from what it would give alone."""
-        low = self.down(y.to(self.down.weight.dtype))
-        low = F.relu(low) if self.activation == "relu" else F.gelu(low)
-        return (y + self.up(low)).to(y.dtype)
+        """The one matrix that does what the layer and this together do, where it is `mergeable`."""
+        raise NotImplementedError
 
 
 class AdaptedLinear(nn.Module):
@@ -232,15 +106,19 @@ class AdaptedLinear(nn.Module):
         update = self._update(self.selection.active)
         if update is None:
             return self.base.weight
-        if not isinstance(update, LowRank) or (update.dropout and self.training):
+        if not update.mergeable or (update.dropout and self.training):
             raise UserError(
                 "this layer reads its matrix itself: it can have LoRA without dropout alone; "
                 "leave it out of the adapters' targets"
             )
         return update.merged(self.base.weight)
 
-    def _update(self, name: str | None) -> nn.Module | None:
-        return self.updates[name] if name is not None and name in self.updates else None
+    def _update(self, name: str | None) -> LinearUpdate | None:
+        if name is None or name not in self.updates:
+            return None
+        update = self.updates[name]
+        assert isinstance(update, LinearUpdate)
+        return update
 
     def forward(self, x: Float[Tensor, "B *shape I"]) -> Float[Tensor, "B *shape O"]:
         """Project the last axis, each row with its adapter."""
@@ -270,7 +148,7 @@ class AdaptedLinear(nn.Module):
         assert self._unmerged is None
         if update is None:
             return
-        if not isinstance(update, LowRank):
+        if not update.mergeable:
             raise UserError(f"adapter '{name}' is no LoRA: it bends what passes and is no matrix")
         with torch.no_grad():
             weight = update.merged(self.base.weight)

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.layers.context import Context
-from glassbox.layers.key_value_state import Seen
+from glassbox.layers.key_value_state import NO_PAST, KeyValueView, Seen
 from glassbox.layers.state import State
 
 
-class Prefixed:
+class Prefixed(KeyValueView):
     """The state of one attention layer, or none, with keys and values before all it holds.
 
     Every query sees them, whatever its document. They have no slots and the tokens keep their
@@ -33,10 +33,8 @@ class Prefixed:
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> Seen:
         """What the queries may look at: the prefix, and what they would see without it."""
-        if self.inner is None:
-            seen = Seen(keys, values, context.mask(), True, None)
-        else:
-            seen = self.inner.see(keys, values, context)  # type: ignore[attr-defined]
+        view: KeyValueView = NO_PAST if self.inner is None else self.inner  # type: ignore[assignment]
+        seen = view.see(keys, values, context)
         batch, length = keys.shape[0], self.keys.shape[2]
         # queries stand at the last keys, so without a mask the prefix is seen as all that is earlier
         mask = None if seen.mask is None else F.pad(seen.mask, (length, 0), value=True)
@@ -59,7 +57,7 @@ class Prefixed:
         return 0 if self.inner is None else self.inner.cache_bytes
 
 
-class Recorder:
+class Recorder(KeyValueView):
     """A state that keeps the keys and values of the one call that it sees."""
 
     def __init__(self) -> None:

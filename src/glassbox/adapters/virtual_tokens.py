@@ -1,16 +1,21 @@
-"""Prefix and prompt tuning: what a frozen model is told before every sequence.
+"""Virtual tokens: keys and values that stand before every sequence of a frozen model.
 
-Both come down to keys and values that stand before each attention layer's own (`layers.virtual_tokens`):
-a prefix trains them, a prompt trains vectors from which the frozen layers make them.
+Prefix tuning trains them, prompt tuning trains vectors from which the frozen layers make them. The
+model knows nothing of them: a hook before each block puts them in front of the block's state.
 """
 
 from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glassbox.adapters.prefix_state import Prefixed, Recorder
+from glassbox.adapters.base import Adapters
+from glassbox.adapters.prefix_state import Prefixed
 from glassbox.core.errors import UserError
 from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.context import Context
@@ -18,7 +23,6 @@ from glassbox.layers.rotary import Alibi, LongRope, Rotary
 from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
-from glassbox.ops.rotary import apply_rotary
 
 Pairs = list[tuple[Tensor, Tensor]]
 
@@ -54,81 +58,62 @@ class VirtualTokens(nn.Module):
         super().__init__()
         self.rows = nn.Parameter(rows)
         self._kept: tuple[int, Tensor, Pairs] | None = None
+        self._pass: tuple[weakref.ref[Context], Pairs] | None = None
 
     def pairs(self, model: CausalLM) -> Pairs:
         """Keys and values (1, K, V, Dh) of each layer."""
         raise NotImplementedError
 
-    def states(self, model: CausalLM, state: list[BlockState] | None) -> list[BlockState]:
-        """One state a layer, the given ones or none behind the virtual tokens."""
-        pairs = self._pairs(model)
-        inner = [None] * len(pairs) if state is None else state
-        return [
-            BlockState(
-                Prefixed(keys, values, None if own is None else own.mixer),
-                None if own is None else own.ffn,
-            )
-            for (keys, values), own in zip(pairs, inner, strict=True)
+    def put_before(self, adapters: Adapters) -> None:
+        """Let every block of the model see them, from now until the adapters' hooks are removed."""
+        model = adapters.model
+        adapters.virtual = self.train(model.training)
+        model.add_module("virtual", self)
+        adapters.hooks += [
+            block.register_forward_pre_hook(_BeforeBlock(model, self, layer), with_kwargs=True)
+            for layer, block in enumerate(model.blocks)
         ]
 
-    def _pairs(self, model: CausalLM) -> Pairs:
-        """`pairs`, computed once for all steps of generation."""
+    def pairs_in_pass(self, model: CausalLM, context: Context) -> Pairs:
+        """`pairs`, computed once a forward pass, and once for all steps of generation."""
         if torch.is_grad_enabled() or self.training:
             self._kept = None
-            return self.pairs(model)
+            if self._pass is None or self._pass[0]() is not context:
+                self._pass = (weakref.ref(context), self.pairs(model))
+            return self._pass[1]
+        self._pass = None
         version = self.rows._version
         if self._kept is None or self._kept[0] != version or self._kept[1] is not self.rows:
             self._kept = (version, self.rows, self.pairs(model))
         return self._kept[2]
 
-
-class Prefix(VirtualTokens):
-    """rows: (V, 2 L K Dh): for each layer its keys, not yet turned, then its values, head by head.
-
-    Each key stands where PEFT has it: as far before the first token as V tokens reach.
-    Source: Li and Liang, arXiv:2101.00190. Tested against: peft, outputs and gradients.
-    """
-
-    def pairs(self, model: CausalLM) -> Pairs:
-        """The rows, cut; keys turned."""
-        mixers = attention_layers(model.config, "prefix tuning")
-        count = self.rows.shape[0]
-        shape = (count, 2 * len(mixers), mixers[0].kv_heads, -1)
-        cut = self.rows.view(shape).permute(1, 2, 0, 3).unsqueeze(1)  # (2 L, 1, K, V, Dh)
-        context = Context(torch.full((1, count), -count, device=self.rows.device))
-        found = []
-        for number, mixer in enumerate(mixers):
-            keys, values = cut[2 * number], cut[2 * number + 1]
-            rotary = mixer.positions
-            if isinstance(rotary, Rotary):
-                channels = rotary.num_channels(keys.shape[-1])
-                tables = context.rotary(channels, rotary.base, rotary.scaling)
-                turned = apply_rotary(keys.transpose(1, 2), *tables, layout=rotary.layout)
-                keys = turned.transpose(1, 2)
-            found.append((keys, values))
-        return found
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to a pass under way, whose graph cannot be copied."""
+        return {**self.__dict__, "_pass": None}
 
 
-class Prompt(VirtualTokens):
-    """rows: (V, D): vectors in the place of embeddings, passed through the layers once for all rows.
+class _BeforeBlock:
+    """A hook before one block: its state, or none, behind the virtual tokens."""
 
-    No token comes before them, so what the layers make of them is the same for every sequence.
-    Source: Lester et al., arXiv:2104.08691. Tested against: peft, outputs and gradients.
-    """
+    def __init__(self, model: CausalLM, virtual: VirtualTokens, layer: int) -> None:
+        self.model = model
+        self.virtual = virtual
+        self.layer = layer
 
-    def pairs(self, model: CausalLM) -> Pairs:
-        """The keys and values that the layers make of the rows."""
-        count = self.rows.shape[0]
-        positions = torch.arange(-count, 0, device=self.rows.device).unsqueeze(0)
-        hidden = self.rows.unsqueeze(0).to(model.embedding.weight.dtype)
-        if model.embedding_norm is not None:
-            hidden = model.embedding_norm(hidden)
-        context = Context(positions)
-        found = []
-        for block in model.blocks:
-            recorder = Recorder()
-            hidden = block(hidden, context, BlockState(recorder))
-            assert recorder.keys is not None
-            assert recorder.values is not None
-            found.append((recorder.keys, recorder.values))
-        return found
+    def __call__(
+        self, block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden, context, *rest = args
+        state: BlockState | None = rest[0] if rest else kwargs.get("state")
+        keys, values = self.virtual.pairs_in_pass(self.model, context)[self.layer]
+        behind = BlockState(
+            Prefixed(keys, values, None if state is None else state.mixer),
+            None if state is None else state.ffn,
+        )
+        return (hidden, context, behind), {}
+
+
+def trained_dtype(model: CausalLM) -> torch.dtype:
+    """Of the rows: float32, or wider where the model is."""
+    wide = model.embedding.weight.dtype == torch.float64
+    return torch.float64 if wide else torch.float32

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from glassbox.adapters.attach import DEFAULT, BaseModel, attach, bake
+from glassbox.adapters.attach import attach, bake
+from glassbox.adapters.base import DEFAULT, BaseModel
 from glassbox.adapters.specs import AnyAdapter
 from glassbox.api.loaded import Loaded
 from glassbox.core.config import Spec, parse

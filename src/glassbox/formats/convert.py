@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from glassbox.adapters.attach import bake
+from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
 from glassbox.formats.gguf import GGUFFile, load_gguf, load_gguf_config, save_gguf
 from glassbox.formats.gguf.model import DTYPES as GGUF_DTYPES
@@ -215,7 +216,7 @@ def _load_adapter(
     if dtype is not None and base.fingerprint:
         raise UserError(f"'{path}' is an adapter: it needs its base in the base's own dtype")
     loaded = load_model(where, device=device, dtype=dtype, find_base=find_base)
-    if loaded.model.adapters is not None:
+    if adapters_of(loaded.model) is not None:
         raise UserError(f"'{path}': its base '{where}' is an adapter itself; convert that first")
     load_adapter(loaded.model, path)
     tokenizer = loaded.tokenizer

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glassbox.adapters.base import adapters_of
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
@@ -82,7 +83,7 @@ def save_pretrained(
     `extra` is added to config.json. Each file is whole or not there.
     Tested against: transformers AutoModelForCausalLM.from_pretrained, the same logits.
     """
-    if model.adapters is not None:
+    if adapters_of(model) is not None:
         raise UserError(
             "the model has adapters, which its own files cannot hold: bake them in first "
             "(glassbox convert does), or save the adapter alone"

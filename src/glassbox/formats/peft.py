@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glassbox.adapters.attach import (
+from glassbox.adapters.attach import attach, drop
+from glassbox.adapters.base import (
     DEFAULT,
     Adapters,
     BaseModel,
-    attach,
-    drop,
+    adapters_of,
     weights_fingerprint,
 )
-from glassbox.adapters.layers import LowRank
 from glassbox.adapters.linear_parts import Part, linear_parts
+from glassbox.adapters.lora import LowRank
 from glassbox.adapters.specs import (
     AnyAdapter,
     BottleneckAdapter,
@@ -105,10 +105,11 @@ def load_adapter(
     spec, base = read_adapter(folder)
     if keep_base:
         spec = spec.model_copy(update={"quantize": None})
-    known = model.adapters.base.fingerprint if model.adapters is not None else None
+    held = adapters_of(model)
+    known = None if held is None else held.base.fingerprint
     if base.fingerprint:
         _check_base(base, known or weights_fingerprint(model), folder)
-    active = None if model.adapters is None else model.adapters.selection.active
+    active = None if held is None else held.selection.active
     adapters = attach(model, spec, name, base=base)
     try:
         fill_adapter(model, folder, name)
@@ -148,9 +149,10 @@ def _check_base(base: BaseModel, fingerprint: str, folder: Path) -> None:
 
 
 def _adapters(model: CausalLM) -> Adapters:
-    if model.adapters is None:
+    adapters = adapters_of(model)
+    if adapters is None:
         raise UserError("the model has no adapter; attach one first")
-    return model.adapters
+    return adapters
 
 
 def _layers(adapters: Adapters, name: str) -> list[tuple[Part, LowRank, int]]:
@@ -187,11 +189,11 @@ def _to_file(adapters: Adapters, name: str) -> dict[str, Tensor]:
 @torch.no_grad()
 def _from_file(adapters: Adapters, name: str, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `_to_file`, into the adapter's own tensors."""
-    virtual = adapters.model.virtual
-    if virtual is not None:
-        virtual.rows.copy_(tensors["prompt_embeddings"])
+    state = adapters.state(name)
+    if "virtual.rows" in state:
+        state["virtual.rows"].copy_(tensors["prompt_embeddings"])
     elif not isinstance(adapters.specs[name], Lora):
-        for key, tensor in adapters.state(name).items():
+        for key, tensor in state.items():
             if key not in adapters.extra:
                 tensor.copy_(tensors[PREFIX + key])
     for part, update, place in _layers(adapters, name):
@@ -294,6 +296,7 @@ def _peft_words(adapters: Adapters, name: str) -> dict[str, Any]:
         }
     if isinstance(spec, BottleneckAdapter):
         return words | {"peft_type": "GLASSBOX_BOTTLENECK"}
+    assert isinstance(spec, PrefixTuning | PromptTuning)
     mixer: Any = config.layers()[0].mixer
     head_dim = mixer.resolved_head_dim(config.hidden_size)
     heads, size = mixer.num_heads, config.hidden_size

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from glassbox.adapters.attach import drop
-from glassbox.adapters.specs import PrefixTuning, PromptTuning
+from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
 from glassbox.formats.peft import load_adapter, read_adapter
 from glassbox.inference.evaluating import evaluating
@@ -28,7 +28,8 @@ class RequestAdapters:
     @property
     def names(self) -> list[str]:
         """Of all that the model holds."""
-        return [] if self.model.adapters is None else self.model.adapters.names
+        adapters = adapters_of(self.model)
+        return [] if adapters is None else adapters.names
 
     def load(self, name: str, folder: Path | str) -> None:
         """Take in an adapter's folder, ours or PEFT's; which one is active does not change.
@@ -37,17 +38,17 @@ class RequestAdapters:
         kinds that would change the base or cannot be chosen a row; the model then is as before.
         """
         spec, _ = read_adapter(folder)
-        if isinstance(spec, PrefixTuning | PromptTuning):
+        if spec.stands_alone:
             raise UserError(
                 f"adapter '{name}' of kind '{spec.kind}' cannot be chosen a request; open "
                 f"'{folder}' as the model itself"
             )
-        if spec.also or getattr(spec, "bias", "none") != "none" or self.model.score is not None:
+        if spec.trains_base or self.model.score is not None:
             raise UserError(
                 f"adapter '{name}' trained parts of the base along, so it cannot stand beside the "
                 f"base; open '{folder}' as the model itself"
             )
-        before = self.model.adapters
+        before = adapters_of(self.model)
         active = None if before is None else before.selection.active
         adapters = load_adapter(self.model, folder, name, keep_base=True)
         adapters.selection.active = active
@@ -61,7 +62,7 @@ class RequestAdapters:
         """Raises UserError for a name that no request can have; None is the model as it is."""
         if name is None:
             return
-        adapters = self.model.adapters
+        adapters = adapters_of(self.model)
         if adapters is None or name not in adapters.specs:
             known = ", ".join(self.names) or "none; load it first"
             raise UserError(f"no adapter '{name}'; there are: {known}")

@@ -9,20 +9,24 @@ once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
 from glassbox.inference.plan import Chunk, Plan
 from glassbox.layers.context import Context
+from glassbox.layers.linear import Linear
 from glassbox.layers.paged_state import PagedKeyValue
 from glassbox.layers.pages import Pages
 from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.layout import lay_out_in_rows
+from glassbox.ops.single_row import is_single_row, single_row_linear
 
 # blocks in a piece: pieces of like blocks share their code, and each call of one costs some 0.1 ms
 _BLOCKS = 6
@@ -56,6 +60,7 @@ class CompiledStep:
         self._blocks = [blocks[piece] for piece in self._pieces]
         self._through = torch.compile(_through, dynamic=True, fullgraph=True)
         self._end = torch.compile(_end, dynamic=True, fullgraph=True)
+        self._linears = [module for module in model.blocks.modules() if type(module) is Linear]
         lay_out_in_rows(model)
 
     def logits(self, plan: Plan, states: list[BlockState]) -> Float[Tensor, "1 V"] | None:
@@ -63,7 +68,8 @@ class CompiledStep:
         if not self._takes(plan):
             return None
         try:
-            logits = self._step(plan.chunks[0], states)
+            with _as(SingleRowLinear, self._linears):
+                logits = self._step(plan.chunks[0], states)
         except Exception as error:  # whatever it is, the ordinary step goes on from here
             self._works = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -79,7 +85,7 @@ class CompiledStep:
         (chunk,) = plan.chunks
         alone = chunk.count == 1 and not chunk.drafted and not chunk.siblings
         goes_on = chunk.start > 0 and chunk.samples
-        return alone and goes_on and model.adapters is None and model.virtual is None
+        return alone and goes_on and adapters_of(model) is None
 
     def _step(self, chunk: Chunk, states: list[BlockState]) -> Tensor:
         start, sequence = chunk.start, chunk.sequence
@@ -91,6 +97,28 @@ class CompiledStep:
             hidden = self._through(hidden, positions, places, blocks, states[piece])
         logits: Tensor = self._end(self.model, hidden)
         return logits
+
+
+class SingleRowLinear(Linear):
+    """`Linear` as the compiler is to read it: a single row's product is a loop of its own."""
+
+    def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
+        """Project the last axis."""
+        if is_single_row(x):
+            return single_row_linear(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+@contextmanager
+def _as(kind: type[Linear], linears: Sequence[Linear]) -> Iterator[None]:
+    """These layers of another kind inside; their weights stay theirs."""
+    try:
+        for linear in linears:
+            linear.__class__ = kind
+        yield
+    finally:
+        for linear in linears:
+            linear.__class__ = Linear
 
 
 def _through(
@@ -111,4 +139,5 @@ def _through(
 
 def _end(model: CausalLM, hidden: Float[Tensor, "1 1 D"]) -> Float[Tensor, "1 V"]:
     """From the last block to the logits."""
-    return model.logits(model.finish(hidden)[:, 0])
+    hidden = model.finish(hidden)[:, 0]
+    return model.cap(single_row_linear(hidden, model.output_weight, model.output_bias))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
 from glassbox.inference.adapters import RequestAdapters
 from glassbox.inference.block_manager import BlockManager
@@ -475,7 +476,7 @@ class WeightsVersion:
     def changed(self, model: CausalLM) -> bool:
         """Whether anything has changed since the last call; True on the first call."""
         tensors = [*model.parameters(), *model.buffers()]
-        adapters = model.adapters
+        adapters = adapters_of(model)
         facts: list[object] = [(t.data_ptr(), _writes(t)) for t in tensors]
         facts.append(None if adapters is None else (adapters.selection.active, adapters.merged))
         same = facts == self._facts and all(

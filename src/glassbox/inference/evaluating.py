@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
 from glassbox.models.causal_lm import CausalLM
 
@@ -42,8 +43,9 @@ def reading_with(model: CausalLM, adapter: str | None) -> Iterator[None]:
     """
     chosen: AbstractContextManager[object] = nullcontext()
     if adapter is not None:
-        if model.adapters is None:
+        adapters = adapters_of(model)
+        if adapters is None:
             raise UserError(f"no adapter '{adapter}': the model has none")
-        chosen = model.adapters.using(adapter)
+        chosen = adapters.using(adapter)
     with evaluating(model), chosen:
         yield

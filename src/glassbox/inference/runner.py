@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
 from glassbox.inference.compiled_step import CompiledStep
 from glassbox.inference.evaluating import autocast_below
@@ -336,7 +337,7 @@ class Runner:
         names = [chunk.sequence.adapter for chunk in group]
         if not any(names):
             return nullcontext()
-        adapters = self.model.adapters
+        adapters = adapters_of(self.model)
         assert adapters is not None, "an adapter was removed while its requests ran"
         return adapters.rows([name or adapters.selection.active for name in names])
 

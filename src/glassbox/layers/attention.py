@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
-from glassbox.layers.key_value_state import KeyValueState, Seen, WindowState
+from glassbox.layers.key_value_state import NO_PAST, KeyValueState, KeyValueView, WindowState
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import Norm
 from glassbox.layers.paged_state import PagedKeyValue
 from glassbox.layers.rotary import Alibi, Rotary
-from glassbox.ops.attention import attention
 from glassbox.ops.rotary import apply_rotary
 
 __all__ = ["GroupedQuery", "GroupedQueryAttention", "KeyValueState", "Rotary"]
@@ -148,42 +147,24 @@ class GroupedQueryAttention(nn.Module):
         self,
         hidden: Float[Tensor, "B T D"],
         context: Context,
-        state: KeyValueState | WindowState | PagedKeyValue | None = None,
+        state: KeyValueView | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
         batch, length, _ = hidden.shape
         spec = self.spec
         q, k, v, gate = self._heads(hidden, context)  # (B, heads, T, Dh)
         slopes = context.slopes(self.num_heads) if isinstance(spec.positions, Alibi) else None
-        if (
-            length == 1
-            and isinstance(state, PagedKeyValue)
-            and q.device.type == "cpu"
-            and not context.in_order
-        ):
-            assert context.pages is not None
-            mixed = state.decode(
-                q, k, v, context.pages,
-                scale=spec.scale, softcap=spec.softcap, sinks=self.sinks, slopes=slopes,
-            )  # fmt: skip
-        else:
-            if state is None:
-                seen = Seen(k, v, context.mask(), True, None)
-            else:
-                seen = state.see(k, v, context)
-            mixed = attention(
-                q,
-                seen.keys.to(q.dtype),
-                seen.values.to(q.dtype),
-                seen.mask,
-                scale=spec.scale,
-                window=spec.window if seen.in_order else None,
-                softcap=spec.softcap,
-                sinks=self.sinks,
-                slopes=slopes,
-                places=seen.places,
-                hides_future=seen.in_order,
-            )
+        mixed = (NO_PAST if state is None else state).attend(
+            q,
+            k,
+            v,
+            context,
+            scale=spec.scale,
+            window=spec.window,
+            softcap=spec.softcap,
+            sinks=self.sinks,
+            slopes=slopes,
+        )
         if spec.output_gate:
             mixed = torch.sigmoid(gate) * mixed
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glassbox.layers.context import Context
 from glassbox.layers.state import RowState
+from glassbox.ops.attention import attention
 from glassbox.ops.block_attention import Places
 
 
@@ -28,7 +29,49 @@ class Seen:
     places: Places | None
 
 
-class KeyValueState(RowState):
+class KeyValueView:
+    """What queries attend to: the call's own keys and values, and whatever a state has before them."""
+
+    def see(
+        self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
+    ) -> Seen:
+        """Without a past: the call's own, each query those up to itself in its document."""
+        return Seen(keys, values, context.mask(), True, None)
+
+    def attend(
+        self,
+        q: Float[Tensor, "B H T Dh"],
+        keys: Float[Tensor, "B K T Dh"],
+        values: Float[Tensor, "B K T Dh"],
+        context: Context,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: Float[Tensor, " H"] | None = None,
+        slopes: Float[Tensor, " H"] | None = None,
+    ) -> Float[Tensor, "B H T Dh"]:
+        """`ops.attention.attention` of these queries over what they may `see`."""
+        seen = self.see(keys, values, context)
+        return attention(
+            q,
+            seen.keys.to(q.dtype),
+            seen.values.to(q.dtype),
+            seen.mask,
+            scale=scale,
+            window=window if seen.in_order else None,
+            softcap=softcap,
+            sinks=sinks,
+            slopes=slopes,
+            places=seen.places,
+            hides_future=seen.in_order,
+        )
+
+
+NO_PAST = KeyValueView()
+
+
+class KeyValueState(RowState, KeyValueView):
     """Keys and values of the tokens so far, one slot a position, preallocated and written in place.
 
     Slot = position, so rows of unequal length need no padding on the left: a row's padding is
@@ -78,7 +121,7 @@ class KeyValueState(RowState):
         return Seen(keys, values, context.mask(), False, (context.positions, slots))
 
 
-class WindowState(RowState):
+class WindowState(RowState, KeyValueView):
     """Keys and values of the last `window` tokens of each row, in a ring: slot = position % window.
 
     Its size does not grow with the length. What a slot holds follows from the row's position alone,

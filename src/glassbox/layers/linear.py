@@ -10,17 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glassbox.layers.initialization import Draw
-from glassbox.layers.prepacked import Pack
 from glassbox.layers.wide_weights import NARROW
 from glassbox.ops.experts import linear_wide
-from glassbox.ops.single_row import is_single_row, single_row_linear
 
 
 class Linear(nn.Module):
     """y = x W^T + b with W of shape (out_features, in_features).
 
-    `into_residual` marks the last matrix of a branch, which is drawn narrower. `pack` is lent by who
-    runs the layer for its answers alone (`inference.packing`), and taken back after.
+    `into_residual` marks the last matrix of a branch, which is drawn narrower.
     Tested against: torch.nn.Linear.
     """
 
@@ -36,16 +33,11 @@ class Linear(nn.Module):
         self.into_residual = into_residual
         self.in_features = in_features
         self.out_features = out_features
-        self.pack: Pack | None = None
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         """Project the last axis. `F.linear` is x @ W.T + b in one call (and what autocast knows)."""
-        if is_single_row(x):
-            return single_row_linear(x, self.weight, self.bias)
-        if self.pack is not None:
-            return self.pack.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
     def initialize(self, draw: Draw) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.layers.context import Context
-from glassbox.layers.key_value_state import Seen
+from glassbox.layers.key_value_state import KeyValueView, Seen
 from glassbox.layers.pages import Pages
 from glassbox.layers.state import RowState
 from glassbox.ops.single_query import single_query_attention
@@ -54,7 +54,7 @@ class PagedState(RowState):
         return sum(pool.numel() * pool.element_size() for pool in self.pools.values())
 
 
-class PagedKeyValue(PagedState):
+class PagedKeyValue(PagedState, KeyValueView):
     """Keys and values of softmax attention, (K, N, block_size, Dh): heads first, so that what is
     gathered for a step is a batch of K B matrices without another copy.
     """
@@ -117,6 +117,31 @@ class PagedKeyValue(PagedState):
         order = torch.arange(pages.length, device=keys.device).unsqueeze(0)
         aligned = pages.start is not None
         return Seen(past_keys, past_values, pages.mask(), aligned, (pages.positions, order))
+
+    def attend(
+        self,
+        q: Float[Tensor, "B H T Dh"],
+        keys: Float[Tensor, "B K T Dh"],
+        values: Float[Tensor, "B K T Dh"],
+        context: Context,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: Float[Tensor, " H"] | None = None,
+        slopes: Float[Tensor, " H"] | None = None,
+    ) -> Float[Tensor, "B H T Dh"]:
+        """As every view does; one token a row on a CPU by `decode`, which copies less."""
+        if q.shape[2] == 1 and q.device.type == "cpu" and not context.in_order:
+            assert context.pages is not None
+            return self.decode(
+                q, keys, values, context.pages,
+                scale=scale, softcap=softcap, sinks=sinks, slopes=slopes,
+            )  # fmt: skip
+        return super().attend(
+            q, keys, values, context,
+            scale=scale, window=window, softcap=softcap, sinks=sinks, slopes=slopes,
+        )  # fmt: skip
 
     def decode(
         self,

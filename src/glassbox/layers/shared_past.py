@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glassbox.layers.context import Context
-from glassbox.layers.key_value_state import Seen
+from glassbox.layers.key_value_state import KeyValueView, Seen
 
 
-class SharedPast:
+class SharedPast(KeyValueView):
     """The state of one attention layer whose rows go on from U beginnings, read once each.
 
     keys, values: of the beginnings, padded on the right; owners: each row's beginning; mask: where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +14,13 @@ from glassbox.layers.context import Auxiliary, Context
 from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
 from glassbox.layers.pages import Pages
-from glassbox.layers.prepacked import Pack
 from glassbox.models.block import Block, BlockState
 from glassbox.models.config import ModelConfig
 from glassbox.models.heads import ScalarHead
 from glassbox.models.mtp import FutureModule, ahead
 from glassbox.ops.activations import soft_cap
 from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
-from glassbox.ops.single_row import is_single_row, single_row_linear
 from glassbox.ops.sinusoidal import sinusoidal
-
-if TYPE_CHECKING:
-    from glassbox.adapters.attach import Adapters
-    from glassbox.adapters.virtual_tokens import VirtualTokens
 
 
 class CausalLM(nn.Module):
@@ -56,10 +49,7 @@ class CausalLM(nn.Module):
         )
         depth = 0 if config.mtp is None else config.mtp.depth
         self.mtp = nn.ModuleList(FutureModule(config) for _ in range(depth))
-        self.adapters: Adapters | None = None  # what `models.adapters.attach` has added
-        self.virtual: VirtualTokens | None = None
         self.score = ScalarHead(size) if config.score_head else None
-        self.pack: Pack | None = None  # of the output matrix; lent, as that of a Linear
         if self.device.type != "meta":  # there is nothing to draw, and torch is slow to say so
             self.initialize()
 
@@ -152,8 +142,6 @@ class CausalLM(nn.Module):
             auxiliary=auxiliary,
         )
         hidden = self.embed(ids, positions)
-        if self.virtual is not None:
-            state = self.virtual.states(self, state)
         for index, block in enumerate(self.blocks):
             hidden = block(hidden, context, None if state is None else state[index])
         return self.finish(hidden)
@@ -183,10 +171,14 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Scores of every token of the vocabulary, from what `hidden_states` returned."""
-        product = F.linear if self.pack is None else self.pack.linear
-        if is_single_row(hidden):
-            product = single_row_linear
-        logits = product(hidden, self.output_weight, self.output_bias)
+        return self.cap(self.project(hidden))
+
+    def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
+        """The product of `logits`: output_weight hidden + output_bias."""
+        return F.linear(hidden, self.output_weight, self.output_bias)
+
+    def cap(self, logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
+        """The soft cap of `logits`, where the model has one."""
         cap = self.config.logit_softcap
         return logits if cap is None else soft_cap(logits, cap)
 

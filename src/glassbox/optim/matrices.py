@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from glassbox.adapters.layers import LowRank
+from glassbox.adapters.lora import LowRank
 from glassbox.layers.experts import MixtureOfExpertsLayer
 from glassbox.layers.linear import Linear
 from glassbox.layers.mamba import MambaLayer

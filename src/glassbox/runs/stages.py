@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glassbox.adapters.attach import BaseModel, attach, train_only
+from glassbox.adapters.attach import attach, train_only
+from glassbox.adapters.base import BaseModel, adapters_of
 from glassbox.core.devices import resolve_device
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
@@ -120,7 +121,7 @@ def _train(recipe: StageRecipe, run: RunFolder, group: Group) -> TrainResult:
 def choose_trained(recipe: StageRecipe, model: CausalLM) -> None:
     """Attach the recipe's adapter, or freeze what `train.only` does not name."""
     init = getattr(recipe, "init", None)
-    if model.adapters is not None:
+    if adapters_of(model) is not None:
         raise UserError(
             f"init = '{init}' is an adapter beside its base; make one model of them first: "
             f"glassbox convert {init} FOLDER"

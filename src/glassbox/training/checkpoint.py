@@ -22,6 +22,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from glassbox.adapters.base import adapters_of
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError, disk_is_full
 from glassbox.core.files import checksum, sync_folder, write_bytes, write_json
@@ -104,7 +105,7 @@ def _save_model(
     model: CausalLM, folder: Path, tokenizer: Tokenizer | None, stop_token_ids: Sequence[int]
 ) -> None:
     """The whole model, or of one with adapters the adapter alone, which names its base."""
-    if model.adapters is None:
+    if adapters_of(model) is None:
         save_pretrained(model, folder, tokenizer=tokenizer, stop_token_ids=stop_token_ids)
         return
     save_adapter(model, folder)
@@ -157,7 +158,7 @@ def load_checkpoint(
     Raises UserError naming the damaged or missing file.
     """
     verify_checkpoint(path)
-    if model.adapters is not None:
+    if adapters_of(model) is not None:
         fill_adapter(model, path)
     else:
         load_pretrained_into(model, path)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from glassbox.adapters.base import adapters_of
 from glassbox.core.devices import autocast, peak_memory_bytes
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
@@ -104,7 +105,9 @@ class Trainer:
         self.guard = Guard(config.guard)
         self.scaler = LossScaler(enabled=config.precision == "float16")
         self._companions = dict(objective.companions) if isinstance(objective, TrainsAlong) else {}
-        frozen = model.adapters is not None  # then nothing of the base may change, buffers neither
+        frozen = (
+            adapters_of(model) is not None
+        )  # then nothing of the base may change, buffers neither
         self._adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
         self._window = Window()
         self._all_sinks: list[MetricsSink] = self.sinks

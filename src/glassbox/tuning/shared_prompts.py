@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassbox.adapters.base import adapters_of
 from glassbox.adapters.prefix_state import Recorder
 from glassbox.layers.attention import GroupedQuery
 from glassbox.layers.feedforward import ClampedSwiGlu, GeGlu, Gelu, Relu2, SwiGlu
@@ -40,7 +41,10 @@ def can_share(model: CausalLM) -> bool:
     virtual tokens and dropout are left to rows apart.
     """
     config = model.config
-    if config.learned_positions or config.sinusoidal_positions or model.virtual is not None:
+    if config.learned_positions or config.sinusoidal_positions:
+        return False
+    adapters = adapters_of(model)
+    if adapters is not None and adapters.virtual is not None:
         return False
     if config.dropout and model.training:
         return False

@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassbox.adapters.attach import attach, bake, detach, quantize, train_only
-from glassbox.adapters.layers import AdaptedLinear, Bottleneck, LowRank, Selection
+from glassbox.adapters.base import adapters_of
+from glassbox.adapters.bottleneck import Bottleneck
+from glassbox.adapters.layers import AdaptedLinear, Selection
 from glassbox.adapters.linear_parts import linear_parts
+from glassbox.adapters.lora import LowRank
 from glassbox.adapters.specs import (
     AnyAdapter,
     BottleneckAdapter,
@@ -66,10 +69,10 @@ def tiny(*, bias: bool = False, dtype: torch.dtype = torch.float64, layers: int 
 
 def spoil(model: CausalLM, name: str = "default", seed: int = 3) -> None:
     """An adapter that does something: every number of it random."""
-    assert model.adapters is not None
+    assert adapters_of(model) is not None
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in model.adapters.state(name).values():
+        for tensor in adapters_of(model).state(name).values():
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             tensor.add_((0.3 * noise).to(tensor.dtype))
 
@@ -279,7 +282,7 @@ def test_targets_that_name_nothing_are_refused_and_nothing_changes(
     model = tiny()
     with pytest.raises(UserError, match=message):
         attach(model, spec)
-    assert model.adapters is None
+    assert adapters_of(model) is None
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(isinstance(module, AdaptedLinear) for module in model.modules())
 
@@ -417,3 +420,43 @@ def test_a_wrong_key_of_a_recipe_is_met_by_name() -> None:
     words: dict[str, Any] = {"kind": "lora", "rnk": 4}
     with pytest.raises(UserError, match="did you mean 'rank'"):
         parse(Lora, words)
+
+
+@pytest.mark.parametrize("name", VIRTUAL)
+def test_virtual_tokens_are_made_once_a_pass_and_copied_with_the_model(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks' hooks share one making of keys and values; a copy's hooks are its own."""
+    model = tiny()
+    attach(model, KINDS[name])
+    virtual = adapters_of(model).virtual
+    makings = []
+    pairs = type(virtual).pairs
+
+    def counted(self, owner):
+        makings.append(owner)
+        return pairs(self, owner)
+
+    monkeypatch.setattr(type(virtual), "pairs", counted)
+    ids = torch.arange(6).view(1, 6)
+    model(ids).sum().backward()
+    assert makings == [model]
+    twin = copy.deepcopy(model)
+    makings.clear()
+    with torch.no_grad():
+        adapters_of(twin).virtual.rows.add_(1.0)
+        assert not torch.allclose(twin(ids), model(ids))
+    assert makings == [twin, model]
+    detach(model)
+    assert not any(block._forward_pre_hooks for block in model.blocks)
+    assert "virtual.rows" not in model.state_dict()
+
+
+def test_baked_biases_are_whole_again() -> None:
+    """What masks the gradient of a bias that is trained in part goes with the adapter."""
+    model = tiny(bias=True)
+    attach(model, Lora(rank=2, targets=("q_proj",), bias="lora_only"))
+    baked = bake(model)
+    baked(torch.arange(6).view(1, 6)).square().sum().backward()
+    grad = baked.blocks[0].mixer.qkv.bias.grad
+    assert (grad[-8:] != 0).all()  # of the values, which had no adapter

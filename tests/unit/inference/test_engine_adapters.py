@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from glassbox.adapters.attach import attach, detach
+from glassbox.adapters.base import adapters_of
 from glassbox.adapters.specs import AnyAdapter, BottleneckAdapter, Lora, PrefixTuning
 from glassbox.core.errors import UserError
 from glassbox.formats.peft import load_adapter, save_adapter
@@ -74,7 +75,7 @@ def stored(model: CausalLM, spec: AnyAdapter, folder: Path, *, seed: int) -> Pat
     attach(model, spec, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in model.adapters.state().values():
+        for tensor in adapters_of(model).state().values():
             tensor.normal_(std=0.5, generator=generator)
     save_adapter(model, folder)
     detach(model)
@@ -154,8 +155,8 @@ def test_a_mixed_batch_is_each_adapter_alone(options, folders, singles):
         assert stats.preemptions > 0
     if options.get("prefix_sharing", True):
         assert stats.prefix_hits > 0
-    assert model.adapters.selection.groups is None
-    assert model.adapters.selection.active is None
+    assert adapters_of(model).selection.groups is None
+    assert adapters_of(model).selection.active is None
 
 
 def test_the_adapters_make_a_difference(singles):
@@ -229,7 +230,7 @@ def test_kept_prefixes_are_forgotten_when_the_weights_change(how, folders):
         other = {name: torch.randn_like(x) for name, x in model.state_dict().items()}
         model.load_state_dict(other)
     elif how == "active":
-        model.adapters.use("lora")
+        adapters_of(model).use("lora")
     else:
         for parameter in model.parameters():
             parameter.data.mul_(-0.7)
@@ -319,7 +320,7 @@ def test_what_cannot_be_loaded_leaves_the_model_as_it_was(folders, tmp_path):
             engine.load_adapter("x", folder)
         assert "\n" not in str(caught.value)
         assert set(model.state_dict()) == names
-        assert model.adapters is None
+        assert adapters_of(model) is None
     engine.load_adapter("x", folders["lora"])
     with pytest.raises(UserError, match="is there already"):
         engine.load_adapter("x", folders["some"])
@@ -356,7 +357,7 @@ def test_a_layer_that_reads_its_matrix_itself_is_found_out_at_once(tmp_path):
     engine = Engine(model)
     with pytest.raises(UserError, match=r"'x' cannot be chosen a request.*leave it out"):
         engine.load_adapter("x", folder)
-    assert model.adapters is None
+    assert adapters_of(model) is None
 
 
 @pytest.mark.parametrize(

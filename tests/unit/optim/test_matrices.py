@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from glassbox.adapters.attach import BaseModel, attach
+from glassbox.adapters.attach import attach
+from glassbox.adapters.base import BaseModel
 from glassbox.adapters.specs import Lora
 from glassbox.core.config import parse
 from glassbox.layers.linear import Linear

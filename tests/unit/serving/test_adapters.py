@@ -20,6 +20,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from glassbox.adapters.attach import attach, detach
+from glassbox.adapters.base import adapters_of
 from glassbox.adapters.specs import Lora, PrefixTuning
 from glassbox.api.llm import LLM
 from glassbox.cli.main import main
@@ -46,7 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         attach(model, Lora(rank=2))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for tensor in model.adapters.state().values():
+            for tensor in adapters_of(model).state().values():
                 tensor.normal_(std=0.4, generator=generator)
         save_adapter(model, root / name)
         detach(model)

@@ -1,0 +1,226 @@
+"""What all adapters share: the settings, and the set of those that a model has."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from glassbox.adapters.layers import AdaptedLinear, Selection
+from glassbox.adapters.linear_parts import Part
+from glassbox.core.config import Spec
+from glassbox.core.errors import UserError
+from glassbox.layers.linear import Linear
+from glassbox.layers.quantized import Nf4Linear
+from glassbox.models.causal_lm import CausalLM
+
+DEFAULT = "default"
+
+
+class AdapterSpec(Spec):
+    """What all adapters share: how the frozen base is kept, and what they do to a model."""
+
+    mergeable: ClassVar[bool] = False
+    """Whether it is an update of matrices, which may then do its work alone."""
+    stands_alone: ClassVar[bool] = False
+    """Whether a model cannot have another one beside it."""
+    kind: str
+
+    quantize: Literal["nf4"] | None = Field(
+        None, description="keep the base's matrices in 4 bits (QLoRA)"
+    )
+    compute: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="in which the products with 4-bit matrices are taken"
+    )
+    also: tuple[str, ...] = Field(
+        (), description="patterns of parameters that are trained whole, as score.* or *norm*"
+    )
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether parameters of the base are trained along."""
+        return bool(self.also)
+
+    def trains(self, path: str, adapted: Collection[str]) -> bool:
+        """Whether the base's parameter of this name is, where the layers `adapted` have this adapter."""
+        return any(fnmatchcase(path, pattern) for pattern in self.also)
+
+    def trained_rows(self, path: str, parts: Sequence[Part]) -> list[tuple[int, int]] | None:
+        """Which rows of such a parameter; None: all."""
+        return None
+
+    def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
+        """Put the modules in their places, under this name.
+
+        Raises UserError where the model has no place for them.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that an adapter belongs to: what the user called it, where it was, its weights' hash."""
+
+    name: str | None = None
+    path: str | None = None
+    fingerprint: str = ""
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of all weights by name, dtype and bytes, whatever file they came from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy())
+    return digest.hexdigest()
+
+
+class Adapters:
+    """All adapters of one model, which `adapters_of` finds there once `attach` has been called.
+
+    use(name): one adapter for all rows, None for the bare base. set_rows(names): one a row of the
+    calls that follow, until `set_rows(None)`; `rows(names)` does both around a block of code.
+    """
+
+    def __init__(self, model: CausalLM, base: BaseModel) -> None:
+        self.model = model
+        self.base = base
+        self.specs: dict[str, AdapterSpec] = {}
+        self.parts: dict[str, list[Part]] = {}
+        """adapter -> the parts of linear layers that it is on."""
+        self.selection = Selection()
+        self.extra: list[str] = []
+        """Parameters of the base that are trained along: biases, and `also`."""
+        self.virtual: nn.Module | None = None
+        """What stands before every sequence, where an adapter is that."""
+        self.merged: str | None = None
+        self.hooks: list[RemovableHandle] = []
+        self.trainable_before = dict.fromkeys(
+            (name for name, p in model.named_parameters() if p.requires_grad), True
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Of the adapters held."""
+        return list(self.specs)
+
+    def layers(self) -> Iterator[tuple[str, AdaptedLinear]]:
+        """The adapted linear layers by name."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, AdaptedLinear):
+                yield name, module
+
+    def use(self, name: str | None) -> None:
+        """One adapter for all rows; None: the base alone."""
+        self._check(name)
+        self._virtual_refused("be switched off" if name is None else "be exchanged", name)
+        self.selection.active = name
+
+    def set_rows(self, names: Sequence[str | None] | None) -> None:
+        """One adapter a row of the batches that follow; None: that of `use` for all again.
+
+        Raises UserError for names that are not held, and for prefix and prompt tuning.
+        """
+        for name in dict.fromkeys(names or ()):
+            self._check(name)
+        if names is not None:
+            self._virtual_refused("be chosen a row", None)
+        self.selection.set_rows(names, self.model.device)
+
+    @contextlib.contextmanager
+    def rows(self, names: Sequence[str | None]) -> Iterator[None]:
+        """`set_rows` for the calls within."""
+        self.set_rows(names)
+        try:
+            yield
+        finally:
+            self.set_rows(None)
+
+    @contextlib.contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """`use` for the calls within, and afterwards the adapter of before."""
+        before = self.selection.active
+        self.use(name)
+        try:
+            yield
+        finally:
+            self.selection.active = before
+
+    def _check(self, name: str | None) -> None:
+        if name is not None and name not in self.specs:
+            raise UserError(f"no adapter '{name}'; there are: {', '.join(self.specs)}")
+        if self.merged is not None:
+            raise UserError(f"adapter '{self.merged}' is merged; unmerge it first")
+
+    def _virtual_refused(self, what: str, name: str | None) -> None:
+        if self.virtual is not None and name not in self.specs:
+            kind = next(iter(self.specs.values())).kind
+            raise UserError(f"an adapter of kind '{kind}' cannot {what}; detach it")
+
+    def merge(self, name: str = DEFAULT) -> None:
+        """Put a LoRA into the base's matrices: as fast as the base. Raises UserError for other kinds."""
+        self._check(name)
+        if not self.specs[name].mergeable:
+            raise UserError(
+                f"adapter '{name}' of kind '{self.specs[name].kind}' cannot be merged into matrices; "
+                "keep it beside its base"
+            )
+        for _, layer in self.layers():
+            layer.merge(name)
+        self.merged = name
+
+    def unmerge(self) -> None:
+        """Undo `merge`: every matrix is, to the last bit, what it was."""
+        for _, layer in self.layers():
+            layer.unmerge()
+        self.merged = None
+
+    def state(self, name: str = DEFAULT) -> dict[str, Tensor]:
+        """The tensors of one adapter under our names, and what is trained along with it."""
+        found: dict[str, Tensor] = {}
+        if self.virtual is not None:
+            found |= {f"virtual.{key}": p for key, p in self.virtual.named_parameters()}
+        for path, layer in self.layers():
+            if name in layer.updates:
+                for key, tensor in layer.updates[name].state_dict(keep_vars=True).items():
+                    found[f"{path}.{key}"] = tensor
+        parameters = dict(self.model.named_parameters())
+        return found | {extra: parameters[self.path_of(extra)] for extra in self.extra}
+
+    def adapted(self, path: str) -> AdaptedLinear:
+        """The linear layer at a path, made ready for adapters."""
+        module = self.model.get_submodule(path)
+        if isinstance(module, AdaptedLinear):
+            return module
+        assert isinstance(module, Linear | Nf4Linear)
+        layer = AdaptedLinear(module, self.selection).train(module.training)
+        replace_module(self.model, path, layer)
+        return layer
+
+    def path_of(self, name: str) -> str:
+        """Where a parameter of the base stands now: an adapted layer's is one level down."""
+        module, _, kind = name.rpartition(".")
+        wrapped = dict(self.layers())
+        return f"{module}.base.{kind}" if module in wrapped else name
+
+
+def adapters_of(model: nn.Module) -> Adapters | None:
+    """The adapters that have been attached to a model; None where there are none."""
+    found: Adapters | None = vars(model).get("adapters")
+    return found
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module into the place of the one at a path."""
+    parent, _, child = path.rpartition(".")
+    owner: Any = model.get_submodule(parent)
+    setattr(owner, child, module)

@@ -1,0 +1,185 @@
+"""Low-rank updates of linear layers.
+
+Source: LoRA, Hu et al., arXiv:2106.09685; rsLoRA, Kalajdzievski, arXiv:2312.03732; DoRA, Liu et al.,
+arXiv:2402.09353.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from glassbox.adapters.base import Adapters, AdapterSpec
+from glassbox.adapters.layers import Base, LinearUpdate
+from glassbox.adapters.linear_parts import Part, linear_parts, select_parts
+
+
+class Lora(AdapterSpec):
+    """Low-rank updates of linear layers; with `dora` of direction and length apart.
+
+    targets: names of linear layers, ours or Hugging Face's, whole (`blocks.0.mixer.qkv`), their ends
+    (`q_proj`, `mixer.output`) or patterns (`*.3.mlp.*`); `all-linear` is every one within the blocks.
+    """
+
+    mergeable: ClassVar[bool] = True
+    kind: Literal["lora"] = "lora"
+    targets: tuple[str, ...] = ("all-linear",)
+    rank: int = Field(8, gt=0)
+    alpha: float = Field(16.0, gt=0, description="the update is times alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on what enters the update")
+    rank_stabilized: bool = Field(False, description="times alpha / sqrt(rank) instead (rsLoRA)")
+    dora: bool = False
+    bias: Literal["none", "all", "lora_only"] = Field(
+        "none", description="which biases of the base are trained along"
+    )
+
+    @property
+    def trains_base(self) -> bool:
+        """Biases too."""
+        return super().trains_base or self.bias != "none"
+
+    def trains(self, path: str, adapted: Collection[str]) -> bool:
+        """Biases too: all of them, or those of adapted layers."""
+        its_bias = path.endswith(".bias") and (
+            self.bias == "all" or self._its_own_bias(path, adapted)
+        )
+        return super().trains(path, adapted) or its_bias
+
+    def trained_rows(self, path: str, parts: Sequence[Part]) -> list[tuple[int, int]] | None:
+        """Of a bias that is several of theirs at once, those of adapted layers."""
+        if not self._its_own_bias(path, {part.ours for part in parts}):
+            return None
+        return [part.rows for part in parts if f"{part.ours}.bias" == path]
+
+    def _its_own_bias(self, path: str, adapted: Collection[str]) -> bool:
+        return (
+            self.bias == "lora_only"
+            and path.endswith(".bias")
+            and path.removesuffix(".bias") in adapted
+        )
+
+    def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
+        """On every linear layer that a target names; those that are one of ours share a module."""
+        by_layer: dict[str, list[Part]] = {}
+        for part in select_parts(linear_parts(adapters.model), self.targets):
+            by_layer.setdefault(part.ours, []).append(part)
+        for path, own in by_layer.items():
+            own.sort(key=lambda part: part.rows)
+            layer = adapters.adapted(path)
+            layer.updates[name] = LowRank(
+                layer.base,
+                [part.rows for part in own],
+                rank=self.rank,
+                alpha=self.alpha,
+                dropout=self.dropout,
+                rank_stabilized=self.rank_stabilized,
+                magnitude=self.dora,
+                generator=generator,
+            ).train(adapters.model.training)
+        adapters.parts[name] = [part for own in by_layer.values() for part in own]
+
+
+class LowRank(LinearUpdate):
+    """y + s B (A dropout(x)) on ranges of the rows of a layer; each range has its own A and B.
+
+    A layer that is several of another library's at once (q, k and v) so takes their adapters as they
+    are. s = alpha / rank, or alpha / sqrt(rank) where `rank_stabilized`. With `magnitude` (DoRA)
+    each row of W + s B A is scaled to a trained length m; the gradient takes its present length for
+    a constant, as the paper's section 4.3 has it. A is drawn as torch.nn.Linear's weights are, B is
+    zero, m is the length of W's rows: at first nothing changes.
+    Tested against: peft, outputs and gradients.
+    """
+
+    mergeable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        base: Base,
+        rows: Sequence[tuple[int, int]],
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        rank_stabilized: bool = False,
+        magnitude: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.rows = sorted(rows)
+        self.rank = rank
+        self.dropout = dropout
+        self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
+        weight = base.weight.detach()
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        bound = 1 / math.sqrt(base.in_features)
+        down = torch.empty(len(rows) * rank, base.in_features, dtype=wide)
+        nn.init.uniform_(down, -bound, bound, generator=generator)
+        self.down = nn.Parameter(down.to(weight.device))
+        self.up = nn.ParameterList(
+            torch.zeros(stop - start, rank, dtype=wide, device=weight.device)
+            for start, stop in self.rows
+        )
+        lengths = torch.linalg.norm(weight, dim=1).to(wide) if magnitude else None
+        self.magnitude = (
+            None
+            if lengths is None
+            else nn.ParameterList(lengths[start:stop].clone() for start, stop in self.rows)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "*shape I"], y: Float[Tensor, "*shape O"], base: Base
+    ) -> Float[Tensor, "*shape O"]:
+        """What the layer gives, from its input and what it would give alone."""
+        dropped = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        low = F.linear(dropped.to(self.down.dtype), self.down).split(self.rank, -1)
+        weight = None if self.magnitude is None else base.weight.detach()
+        pieces, end = [], 0
+        for place, (start, stop) in enumerate(self.rows):
+            if end < start:
+                pieces.append(y[..., end:start])
+            own, end = y[..., start:stop], stop
+            change = self.scale * F.linear(low[place], self.up[place])
+            if weight is not None:
+                factor = self._factor(weight, place)
+                if self.dropout and self.training:
+                    alone = F.linear(dropped.to(weight.dtype), weight[start:stop])
+                else:
+                    alone = own if base.bias is None else own - base.bias[start:stop]
+                change = (factor - 1) * alone + factor * change
+            pieces.append((own + change).to(y.dtype))
+        if end < y.shape[-1]:
+            pieces.append(y[..., end:])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
+
+    def _change(self, place: int) -> Tensor:
+        """s B A of one range of rows."""
+        part = self.down[place * self.rank : (place + 1) * self.rank]
+        return self.scale * (self.up[place] @ part)
+
+    def _factor(self, weight: Tensor, place: int) -> Tensor:
+        """m over the present length of each row."""
+        assert self.magnitude is not None
+        start, stop = self.rows[place]
+        with torch.no_grad():
+            whole = weight[start:stop] + self._change(place).to(weight.dtype)
+            lengths = torch.linalg.norm(whole, dim=1)
+        return self.magnitude[place] / lengths
+
+    def merged(self, weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
+        """The one matrix that does what the layer and this together do, dropout aside."""
+        pieces, end = [], 0
+        for place, (start, stop) in enumerate(self.rows):
+            pieces.append(weight[end:start])
+            changed = weight[start:stop] + self._change(place)
+            if self.magnitude is not None:
+                changed = self._factor(weight.detach(), place).unsqueeze(1) * changed
+            pieces.append(changed.to(weight.dtype))
+            end = stop
+        return torch.cat([*pieces, weight[end:]])

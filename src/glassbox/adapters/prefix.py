@@ -1,0 +1,69 @@
+"""Prefix tuning: trained keys and values. Source: Li and Liang, arXiv:2101.00190."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from glassbox.adapters.base import Adapters, AdapterSpec
+from glassbox.adapters.virtual_tokens import (
+    Pairs,
+    VirtualTokens,
+    attention_layers,
+    trained_dtype,
+)
+from glassbox.core.errors import UserError
+from glassbox.layers.context import Context
+from glassbox.layers.rotary import Rotary
+from glassbox.models.causal_lm import CausalLM
+from glassbox.ops.rotary import apply_rotary
+
+
+class PrefixTuning(AdapterSpec):
+    """Trained keys and values before every sequence, in every layer."""
+
+    stands_alone: ClassVar[bool] = True
+    kind: Literal["prefix"] = "prefix"
+    tokens: int = Field(16, gt=0, description="how many there are")
+
+    def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
+        """Drawn from a normal distribution, as PEFT's."""
+        model = adapters.model
+        mixers = attention_layers(model.config, "prefix tuning")
+        sizes = {m.kv_heads * m.resolved_head_dim(model.config.hidden_size) for m in mixers}
+        if len(sizes) > 1:
+            raise UserError(
+                "prefix tuning needs keys of one size in all layers; use lora or prompt"
+            )
+        shape = (self.tokens, 2 * len(mixers) * sizes.pop())
+        rows = torch.randn(shape, generator=generator).to(model.device, trained_dtype(model))
+        Prefix(rows).put_before(adapters)
+
+
+class Prefix(VirtualTokens):
+    """rows: (V, 2 L K Dh): for each layer its keys, not yet turned, then its values, head by head.
+
+    Each key stands where PEFT has it: as far before the first token as V tokens reach.
+    Source: Li and Liang, arXiv:2101.00190. Tested against: peft, outputs and gradients.
+    """
+
+    def pairs(self, model: CausalLM) -> Pairs:
+        """The rows, cut; keys turned."""
+        mixers = attention_layers(model.config, "prefix tuning")
+        count = self.rows.shape[0]
+        shape = (count, 2 * len(mixers), mixers[0].kv_heads, -1)
+        cut = self.rows.view(shape).permute(1, 2, 0, 3).unsqueeze(1)  # (2 L, 1, K, V, Dh)
+        context = Context(torch.full((1, count), -count, device=self.rows.device))
+        found = []
+        for number, mixer in enumerate(mixers):
+            keys, values = cut[2 * number], cut[2 * number + 1]
+            rotary = mixer.positions
+            if isinstance(rotary, Rotary):
+                channels = rotary.num_channels(keys.shape[-1])
+                tables = context.rotary(channels, rotary.base, rotary.scaling)
+                turned = apply_rotary(keys.transpose(1, 2), *tables, layout=rotary.layout)
+                keys = turned.transpose(1, 2)
+            found.append((keys, values))
+        return found

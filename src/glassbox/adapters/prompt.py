@@ -1,0 +1,62 @@
+"""Prompt tuning: trained vectors before the embeddings. Source: Lester et al., arXiv:2104.08691."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from glassbox.adapters.base import Adapters, AdapterSpec
+from glassbox.adapters.prefix_state import Recorder
+from glassbox.adapters.virtual_tokens import (
+    Pairs,
+    VirtualTokens,
+    attention_layers,
+    trained_dtype,
+)
+from glassbox.layers.context import Context
+from glassbox.models.block import BlockState
+from glassbox.models.causal_lm import CausalLM
+
+
+class PromptTuning(AdapterSpec):
+    """Trained vectors in the place of the first tokens' embeddings."""
+
+    stands_alone: ClassVar[bool] = True
+    kind: Literal["prompt"] = "prompt"
+    tokens: int = Field(16, gt=0, description="how many there are")
+
+    def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
+        """Begin as embeddings of tokens: a far better start than noise (Lester et al., section 3.2)."""
+        model = adapters.model
+        attention_layers(model.config, "prompt tuning")
+        table = model.embedding.weight.detach()
+        ids = torch.randint(len(table), (self.tokens,), generator=generator)
+        rows = table[ids.to(table.device)].to(trained_dtype(model), copy=True)
+        Prompt(rows).put_before(adapters)
+
+
+class Prompt(VirtualTokens):
+    """rows: (V, D): vectors in the place of embeddings, passed through the layers once for all rows.
+
+    No token comes before them, so what the layers make of them is the same for every sequence.
+    Source: Lester et al., arXiv:2104.08691. Tested against: peft, outputs and gradients.
+    """
+
+    def pairs(self, model: CausalLM) -> Pairs:
+        """The keys and values that the layers make of the rows."""
+        count = self.rows.shape[0]
+        positions = torch.arange(-count, 0, device=self.rows.device).unsqueeze(0)
+        hidden = self.rows.unsqueeze(0).to(model.embedding.weight.dtype)
+        if model.embedding_norm is not None:
+            hidden = model.embedding_norm(hidden)
+        context = Context(positions)
+        found = []
+        for block in model.blocks:
+            recorder = Recorder()
+            hidden = block.forward(hidden, context, BlockState(recorder))  # past the hook
+            assert recorder.keys is not None
+            assert recorder.values is not None
+            found.append((recorder.keys, recorder.values))
+        return found
