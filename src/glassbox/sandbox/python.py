@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ Wall = Literal[
 _LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/nix/store")
 _DATA = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
 _POLL_SECONDS = 0.1
+
+
+class SandboxRefused(UserError):
+    """This machine has not the walls that the code's limits ask for; nothing has run."""
 
 
 class SandboxLimits(Spec):
@@ -117,7 +122,7 @@ def run_python(code: str | Sequence[str], limits: SandboxLimits | None = None) -
     Tested by: `tests/system/attacks/test_sandbox.py`, which tries to break each of these walls as
     root, as root with Python in a private folder, and as an ordinary user.
 
-    Raises UserError on Windows, and where code is refused (see above); nothing has run then.
+    Raises SandboxRefused, a UserError, on Windows, and where code is refused (see above); nothing has run then.
 
     >>> run_python("print(6 * 7)").stdout
     '42\\n'
@@ -138,7 +143,9 @@ def execute(
     stop: a descriptor at whose end of file the code is killed (its outcome is then `timeout`).
     """
     if os.name != "posix":
-        raise UserError("the sandbox needs Linux or macOS; on Windows use WSL or leave code out")
+        raise SandboxRefused(
+            "the sandbox needs Linux or macOS; on Windows use WSL or leave code out"
+        )
     try:
         result = _attempt(parts, limits, channel, stop, copy=None)
         if result is None:
@@ -193,7 +200,7 @@ def _attempt(
     if told.get("copy"):
         return None
     if told.get("refused"):
-        raise UserError(_refusal(limits, told["refused"]))
+        raise SandboxRefused(_refusal(limits, told["refused"]))
     missing: tuple[Wall, ...] = tuple(told.get("missing", get_args(Wall)))
     finished = returncode == 0 and out.endswith(word)
     text = out.removesuffix(word).decode(errors="replace")
@@ -304,9 +311,17 @@ def _files_are_readable() -> bool:
 _NOT_COPIED = ("site-packages", "dist-packages", "test", "idlelib", "tkinter", "ensurepip")
 
 
-@functools.cache
+_COPYING = threading.Lock()
+
+
 def _public_copy() -> str:
     """The standard library in a temporary folder that every user may read, until we end."""
+    with _COPYING:
+        return _make_public_copy()
+
+
+@functools.cache
+def _make_public_copy() -> str:
     folder = tempfile.mkdtemp(prefix="glassbox-python-")
     atexit.register(_remove_of_process, os.getpid(), folder)
     os.chmod(folder, 0o755)

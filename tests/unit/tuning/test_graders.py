@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
-from glassbox.sandbox.python import SandboxLimits
+from glassbox.sandbox.python import SandboxLimits, SandboxRefused
 from glassbox.tuning.grading.graders import Format, NumericAnswer, Rubric
 from glassbox.tuning.grading.rubrics import Code, Exact, Numeric, Reward, build_rubric
 from glassbox.tuning.grading.rules import (
@@ -181,6 +181,17 @@ def test_code_is_tested_and_what_hangs_or_cheats_gets_nothing() -> None:
     }
     assert grader("    return x + 1\n", human) == 1
     assert grader("    return x\n", human) == 0
+
+
+def test_code_that_the_sandbox_refuses_to_run_is_no_wrong_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise SandboxRefused("no walls here")
+
+    monkeypatch.setattr("glassbox.tuning.grading.rules.run_tests", refuse)
+    with pytest.raises(SandboxRefused, match="no walls here"):
+        build_rubric([Code()]).grade("def f(): pass", {"tests": "f()"})
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import regex as re
 
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import BadRow, located, parse_messages, read_rows
+from glassbox.sandbox.python import SandboxRefused
 
 Problem = Mapping[str, Any]
 """{"prompt": messages, ...} and whatever its graders look at, such as "answer"."""
@@ -127,7 +128,8 @@ class Grade:
 class Rubric:
     """Several graders by name: reward = sum of weight times score.
 
-    A grader that raises, or returns no finite number, gives 0 and is counted in `errors`.
+    A grader that raises, or returns no finite number, gives 0 and is counted in `errors`; but where
+    the sandbox refuses to run code on this machine, that is raised.
     """
 
     def __init__(self, graders: Mapping[str, tuple[Grader, float]]) -> None:
@@ -167,6 +169,8 @@ def _scores(grader: Grader, completions: Sequence[str], problems: Sequence[Probl
             scores = [float(score) for score in grader.grade_batch(completions, problems)]
             if len(scores) == len(completions):
                 return scores
+        except SandboxRefused:  # so it would be for every sample
+            raise
         except Exception:  # one bad sample may have spoilt the batch: ask about each alone
             pass
     return [_score(grader, *pair) for pair in zip(completions, problems, strict=True)]
@@ -175,6 +179,8 @@ def _scores(grader: Grader, completions: Sequence[str], problems: Sequence[Probl
 def _score(grader: Grader, completion: str, problem: Problem) -> float:
     try:
         return float(grader(completion, problem))
+    except SandboxRefused:
+        raise
     except Exception:
         return math.nan
 

@@ -19,7 +19,8 @@ from glassbox.core.errors import UserError
 from glassbox.data.preferences import pad_rows
 from glassbox.inference.evaluating import evaluating
 from glassbox.models.causal_lm import CausalLM
-from glassbox.sandbox.python import SandboxLimits, run_python
+from glassbox.sandbox.code_tests import run_tests
+from glassbox.sandbox.python import SandboxLimits
 from glassbox.tokenizers import Tokenizer
 from glassbox.tuning.grading.graders import REGEX_SECONDS, Grader, Problem, side_by_side
 
@@ -255,12 +256,12 @@ def _same(one: Any, other: Any) -> bool:
 
 
 class CodeTests:
-    """1 where the completion's Python passes the problem's `tests`, run behind it in the sandbox.
+    """1 where the completion's Python passes the problem's `tests`, which it cannot see, else 0.
 
     The code is the completion's first fenced block, or the whole completion. Where the problem has
     `code_prompt` (as HumanEval's `prompt`), that goes before it; `entry_point` makes the tests'
-    `check(entry_point)` be called. All but a run to the very end is 0; see `run_python` for what
-    the sandbox is, and is not.
+    `check(entry_point)` be called. Code and tests run in two sandboxes, and plain data alone goes
+    between them; see `run_tests` for what that means for the tests.
     """
 
     def __init__(
@@ -269,14 +270,16 @@ class CodeTests:
         self.key, self.limits, self.threads = key, limits, threads
 
     def __call__(self, completion: str, problem: Problem) -> float:
-        """Run code and tests."""
+        """Run code and tests. Raises SandboxRefused where the sandbox runs no code on this machine."""
         fenced = _FENCE.search(completion)
-        code = problem.get("code_prompt", "") + (fenced[1] if fenced else completion)
-        tests = problem[self.key]
-        parts = [code, tests if isinstance(tests, str) else "\n".join(tests)]
-        if "entry_point" in problem:
-            parts.append(f"check({problem['entry_point']})")
-        return float(run_python(parts, self.limits).outcome == "done")
+        verdict = run_tests(
+            fenced[1] if fenced else completion,
+            problem[self.key],
+            prompt=problem.get("code_prompt", ""),
+            entry_point=problem.get("entry_point"),
+            limits=self.limits,
+        )
+        return float(verdict.passed)
 
     def grade_batch(
         self, completions: Sequence[str], problems: Sequence[Problem]

@@ -18,7 +18,7 @@ from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
 from glassbox.inference.engine import Engine
 from glassbox.inference.sampling.params import SamplingParams
-from glassbox.sandbox.python import SandboxLimits, run_python
+from glassbox.sandbox.python import SandboxLimits, SandboxRefused, run_python
 from glassbox.tokenizers import Tokenizer
 
 ToolName = Literal["calculator", "python"]
@@ -213,6 +213,8 @@ class ToolLoop:
         def one(call: tuple[str, str]) -> str:
             try:
                 return self.tools[call[0]](call[1])[: self.result_chars]
+            except SandboxRefused:  # it would be so at every call
+                raise
             except Exception as error:  # whatever a tool does wrong costs this call alone
                 return f"error: {type(error).__name__}"
 
