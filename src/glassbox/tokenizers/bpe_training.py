@@ -21,13 +21,13 @@ import numpy as np
 
 from glassbox.core.errors import UserError
 from glassbox.core.workers import run_tasks
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.bytelevel import BYTES_IN_ORDER, CHAR_TO_BYTE, to_chars, utf8
 from glassbox.tokenizers.chat import DEFAULT_CHAT_TEMPLATE
 from glassbox.tokenizers.merge_learning import LinkedWords, Progress, learn_merges
 from glassbox.tokenizers.patterns import PreTokenizer
 from glassbox.tokenizers.tokenizer import Tokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 
 Merge = tuple[bytes, bytes]
 

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from glassbox.core.errors import UserError
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe_training import SPECIAL_TOKENS, roles_and_template
 from glassbox.tokenizers.char_bpe import CharacterModel
 from glassbox.tokenizers.merge_learning import Progress
 from glassbox.tokenizers.processing import Processing
 from glassbox.tokenizers.sentencepiece import byte_piece
 from glassbox.tokenizers.tokenizer import Tokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 
 UNKNOWN = "<unk>"
 POLICIES = ("bytes", "token", "error")

@@ -16,7 +16,11 @@ import struct
 import regex
 
 from glassbox.core.errors import UserError
+from glassbox.tokenizers.patterns import WorkLimit
 
+_MAX_VALUE_BYTES = 256  # the longest expansion of Unicode's own has 54
+_MAX_CACHED_CHARS = 64
+_CLOCK = 1 << 14  # graphemes between two looks at the limit
 _GRAPHEME_BYTES = 6  # `tokenizers` looks up whole graphemes below this length, else characters
 
 
@@ -55,12 +59,24 @@ class CharsMap:
             if unit >> 8 & 1 and place < len(units):
                 start = units[place] & 0x7FFFFFFF
                 end = self.values.find(b"\0", start)
+                if end - start > _MAX_VALUE_BYTES:
+                    raise UserError(
+                        f"precompiled_charsmap replaces by {end - start} bytes; at most "
+                        f"{_MAX_VALUE_BYTES} are supported"
+                    )
                 found.append((length, self.values[start:end].decode("utf-8", "replace")))
         return found
 
-    def by_grapheme(self, text: str) -> str:
+    def by_grapheme(self, text: str, limit: WorkLimit) -> str:
         """The text as `tokenizers` normalizes it: whole graphemes where short, else characters."""
-        return "".join(map(self._cache.__getitem__, regex.findall(r"\X", text)))
+        graphemes = regex.findall(r"\X", text)
+        parts: list[str] = []
+        length = 0
+        for start in range(0, len(graphemes), _CLOCK):
+            parts.append("".join(map(self._cache.__getitem__, graphemes[start : start + _CLOCK])))
+            length += len(parts[-1])
+            limit.check("precompiled_charsmap", length)
+        return "".join(parts)
 
 
 class _Graphemes(dict[str, str]):
@@ -79,9 +95,10 @@ class _Graphemes(dict[str, str]):
         else:
             by_char = ((char, self.table.matches(char.encode())) for char in grapheme)
             result = "".join(found[0][1] if found else char for char, found in by_char)
-        if len(self) >= self.LIMIT:
-            self.clear()
-        self[grapheme] = result
+        if len(grapheme) <= _MAX_CACHED_CHARS:
+            if len(self) >= self.LIMIT:
+                self.clear()
+            self[grapheme] = result
         return result
 
 

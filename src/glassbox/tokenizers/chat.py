@@ -22,15 +22,14 @@ Tested against: transformers' `apply_chat_template` (text and assistant masks).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import regex
 
 from glassbox.core.errors import UserError
 from glassbox.sandbox.templates import MARKS, TemplateSandbox
-
-if TYPE_CHECKING:
-    from glassbox.tokenizers.tokenizer import Tokenizer
+from glassbox.tokenizers.added_tokens import AllowSpecial, Piece
+from glassbox.tokenizers.parts import TextProcessing
 
 Message = Mapping[str, Any]
 """`role`, `content`, and what else a template may read: `tool_calls`, `reasoning_content`, `name`."""
@@ -94,6 +93,24 @@ _MAX_DEPTH = 32
 Span = tuple[int, int]
 
 
+class ChatEncoder(Protocol):
+    """What a chat needs of a tokenizer."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The control tokens and their ids."""
+
+    @property
+    def pretokenizer(self) -> TextProcessing:
+        """How text is normalized."""
+
+    def split_added(self, text: str, *, allow_special: AllowSpecial) -> list[Piece]:
+        """The text cut at added tokens, these as ids."""
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Ids of normalized text without added tokens."""
+
+
 class ChatTemplate:
     """A chat template, compiled once, rendered in a sandbox.
 
@@ -134,7 +151,7 @@ class ChatTemplate:
 
     def encode(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: ChatEncoder,
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -147,7 +164,7 @@ class ChatTemplate:
 
     def encode_prompt(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: ChatEncoder,
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -192,7 +209,7 @@ class _InertChat:
     def __init__(
         self,
         template: ChatTemplate,
-        tokenizer: Tokenizer,
+        tokenizer: ChatEncoder,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],

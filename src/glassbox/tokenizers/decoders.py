@@ -21,6 +21,8 @@ from glassbox.tokenizers.checks import get, kind_of, optional, show, typed
 Step = Callable[[str, "str | None"], str]
 """(what the token is so far, the token before it or None) -> what it becomes."""
 
+_MAX_STEPS = 64
+_MAX_PIECE_CHARS = 1 << 16
 _BYTE = regex.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CLEANUP = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
@@ -38,6 +40,10 @@ class Decoder:
         steps = [raw]
         if isinstance(raw, dict) and raw.get("type") == "Sequence":
             steps = get(raw, "decoders", list, where)
+            if len(steps) > _MAX_STEPS:
+                raise UserError(
+                    f"{where} has {len(steps)} steps; at most {_MAX_STEPS} are supported"
+                )
         fused = False
         for i, step in enumerate(steps):
             here = where if steps == [raw] else f"{where}[{i}]"
@@ -116,7 +122,14 @@ def _replace(raw: Any, where: str, fused: bool) -> Step:
     content = get(raw, "content", str, where)
     if not isinstance(pattern, str) or not pattern or (fused and len(pattern) > 1):
         raise UserError(f"{where}.pattern = {show(raw['pattern'])}; only a String is supported")
-    return lambda text, previous: text.replace(pattern, content)
+    grows = len(content) > len(pattern)
+
+    def step(text: str, previous: str | None) -> str:
+        if grows and text.count(pattern) * len(content) > _MAX_PIECE_CHARS:
+            raise UserError(f"{where} makes more than {_MAX_PIECE_CHARS} characters of a token")
+        return text.replace(pattern, content)
+
+    return step
 
 
 def _suffix(raw: Any, where: str, fused: bool) -> Step:

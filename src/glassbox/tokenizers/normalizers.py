@@ -1,7 +1,8 @@
 """Normalizers: what becomes of a text before it is cut, each step as tokenizer.json writes it.
 
 `build_normalizer` makes a function of an entry; the entry itself is kept and written back. Case is
-folded character by character, without regard to neighbours (a final sigma stays `σ`).
+folded character by character, without regard to neighbours (a final sigma stays `σ`). What a file asks
+for is bounded in steps, time and length of the text (`WorkLimit`).
 Tested against: `tokenizers`, the same text.
 """
 
@@ -17,9 +18,11 @@ import regex
 from glassbox.core.errors import UserError
 from glassbox.tokenizers.charsmap import CharsMap
 from glassbox.tokenizers.checks import get, kind_of, optional, show, typed
-from glassbox.tokenizers.patterns import compile_pattern
+from glassbox.tokenizers.patterns import WorkLimit, compile_pattern, find_matches
 
-Normalizer = Callable[[str], str]
+Normalizer = Callable[[str, WorkLimit], str]
+
+_MAX_STEPS = 256
 
 LOCAL = frozenset(("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer"))
 """Steps that give the same text when it is cut before a space and each part goes by itself."""
@@ -34,8 +37,22 @@ _CHINESE = (
 def build_normalizer(raw: Any, where: str) -> Normalizer:
     """The function of an entry; null changes nothing. Raises UserError naming what is not known."""
     if raw is None:
-        return lambda text: text
+        return lambda text, limit: text
+    if _num_steps(raw) > _MAX_STEPS:
+        raise UserError(f"{where} has more than {_MAX_STEPS} steps; use fewer")
     return _KINDS[kind_of(raw, tuple(_KINDS), where)](raw, where)
+
+
+def _num_steps(raw: Any) -> int:
+    """Steps of an entry, those of nested sequences counted, as far as the limit."""
+    left, count = [raw], 0
+    while left and count <= _MAX_STEPS:
+        count += 1
+        step = left.pop()
+        inner = step.get("normalizers") if isinstance(step, dict) else None
+        if isinstance(inner, list):
+            left += inner
+    return count
 
 
 def is_local(raw: Any) -> bool:
@@ -67,7 +84,7 @@ def lower(text: str) -> str:
 
 
 def _form(name: Any) -> Callable[[Any, str], Normalizer]:
-    return lambda raw, where: lambda text: unicodedata.normalize(name, text)
+    return lambda raw, where: lambda text, limit: unicodedata.normalize(name, text)
 
 
 def _sequence(raw: Any, where: str) -> Normalizer:
@@ -76,9 +93,10 @@ def _sequence(raw: Any, where: str) -> Normalizer:
         for i, step in enumerate(get(raw, "normalizers", list, where))
     ]
 
-    def normalize(text: str) -> str:
+    def normalize(text: str, limit: WorkLimit) -> str:
         for step in steps:
-            text = step(text)
+            text = step(text, limit)
+            limit.check(where, len(text))
         return text
 
     return normalize
@@ -86,7 +104,7 @@ def _sequence(raw: Any, where: str) -> Normalizer:
 
 def _strip_accents(raw: Any, where: str) -> Normalizer:
     find = compile_pattern(r"\p{M}+")
-    return lambda text: find.sub("", text)
+    return lambda text, limit: find.sub("", text)
 
 
 def _strip(raw: Any, where: str) -> Normalizer:
@@ -94,17 +112,36 @@ def _strip(raw: Any, where: str) -> Normalizer:
     right = optional(raw, "strip_right", bool, True, where)
     ends = [rf"^{_WHITE_SPACE}+"] * left + [rf"{_WHITE_SPACE}+\Z"] * right
     find = compile_pattern("|".join(ends) or r"(?!)")
-    return lambda text: find.sub("", text)
+    return lambda text, limit: find.sub("", text)
 
 
 def _prepend(raw: Any, where: str) -> Normalizer:
     what = get(raw, "prepend", str, where)
-    return lambda text: what + text if text else text
+
+    def normalize(text: str, limit: WorkLimit) -> str:
+        if not text:
+            return text
+        limit.check(where, len(what) + len(text))
+        return what + text
+
+    return normalize
 
 
 def _replace(raw: Any, where: str) -> Normalizer:
     find, content = pattern_of(raw, where), get(raw, "content", str, where)
-    return lambda text: find.sub(lambda _: content, text)
+
+    def normalize(text: str, limit: WorkLimit) -> str:
+        parts: list[str] = []
+        done, length = 0, len(text)
+        for match in find_matches(find, text, limit):
+            start, end = match.span()
+            parts += (text[done:start], content)
+            done, length = end, length + len(content) + start - end
+            if length > limit.max_chars:
+                limit.check(where, length)
+        return "".join(parts) + text[done:]
+
+    return normalize
 
 
 def _bert(raw: Any, where: str) -> Normalizer:
@@ -117,7 +154,7 @@ def _bert(raw: Any, where: str) -> Normalizer:
     ranges = "".join(f"{chr(low)}-{chr(high)}" for low, high in _CHINESE)
     ideograph, accents = compile_pattern(f"[{ranges}]"), compile_pattern(r"\p{Mn}+")
 
-    def normalize(text: str) -> str:
+    def normalize(text: str, limit: WorkLimit) -> str:
         if clean:
             text = space.sub(" ", drop.sub("", text))
         if chinese:
@@ -130,7 +167,8 @@ def _bert(raw: Any, where: str) -> Normalizer:
 
 
 def _precompiled(raw: Any, where: str) -> Normalizer:
-    return CharsMap.from_base64(get(raw, "precompiled_charsmap", str, where), where).by_grapheme
+    table = CharsMap.from_base64(get(raw, "precompiled_charsmap", str, where), where)
+    return lambda text, limit: table.by_grapheme(text, limit)
 
 
 _KINDS: Mapping[str, Callable[[Any, str], Normalizer]] = MappingProxyType(
@@ -139,7 +177,7 @@ _KINDS: Mapping[str, Callable[[Any, str], Normalizer]] = MappingProxyType(
         "NFD": _form("NFD"),
         "NFKC": _form("NFKC"),
         "NFKD": _form("NFKD"),
-        "Lowercase": lambda raw, where: lower,
+        "Lowercase": lambda raw, where: lambda text, limit: lower(text),
         "StripAccents": _strip_accents,
         "Strip": _strip,
         "Prepend": _prepend,

@@ -5,21 +5,28 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from glassbox.tokenizers.tokenizer import Tokenizer
+from glassbox.tokenizers.added_tokens import AllowSpecial
 
 _GROUP_CHARS = 1 << 20
+
+
+class Encoder(Protocol):
+    """A tokenizer that can be pickled."""
+
+    def encode(self, text: str, *, allow_special: AllowSpecial = False) -> list[int]:
+        """Ids of a text."""
+
 
 Encoded = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def encode_in_processes(
-    tokenizer: Tokenizer, texts: Sequence[str], allow_special: bool, workers: int
+    tokenizer: Encoder, texts: Sequence[str], allow_special: AllowSpecial, workers: int
 ) -> Iterator[list[int]]:
     """The ids of each text, in order. Workers start afresh: a fork of a process with threads may hang."""
     context = multiprocessing.get_context("spawn")
@@ -47,7 +54,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _encode_group(tokenizer: Tokenizer, texts: list[str], allow_special: bool) -> Encoded:
+def _encode_group(tokenizer: Encoder, texts: list[str], allow_special: AllowSpecial) -> Encoded:
     encoded = [tokenizer.encode(text, allow_special=allow_special) for text in texts]
     lengths = np.array([len(ids) for ids in encoded], np.int64)
     return np.concatenate([np.array(ids, np.int64) for ids in encoded]), lengths

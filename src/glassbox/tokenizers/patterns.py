@@ -6,17 +6,19 @@
 | `gpt4`   | either case (`'S`)     | any one character that is neither letter, digit nor newline | up to three | end a word of their own, or follow punctuation |
 | `llama3` | as `gpt4`; spelled as published with Llama 3                | | | |
 | `qwen2`  | as `gpt4`              | as `gpt4`                  | one by one  | as `gpt4`                    |
+| `o200k`  | either case, part of the word; a word is cut before a capital that follows small letters; marks count as letters | as `gpt4` | up to three | as `gpt4`; slashes follow punctuation too |
 
 Letters and digits are what the `regex` package takes for such: characters that Unicode added last may
 be unknown to `tokenizers`, whose own edition is older or newer.
 
 In all of them a run of spaces leaves its last space to the word that follows.
-Sources: the code released with GPT-2; tiktoken's `cl100k_base`; the `tokenizer.json` files of Llama 3
+Sources: the code released with GPT-2; tiktoken's `cl100k_base` and `o200k_base`; the `tokenizer.json` files of Llama 3
 and Qwen2. Tested against: `tokenizers`.
 """
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +45,13 @@ PATTERNS: Mapping[str, str] = MappingProxyType(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
             r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
         ),
+        "o200k": (
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+            r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+            r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
     }
 )
 DIGIT = r"\p{N}"
@@ -51,18 +60,79 @@ DIGIT = r"\p{N}"
 # their alternatives goes on from a letter to a non-letter, from a digit to a non-digit, or from
 # a non-space to a space, and none looks back.
 _CERTAIN_CUT = r"(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=\S)(?= )"
+# In `o200k` marks and contractions go on after a letter.
+_CERTAIN_CUT_O200K = r"(?<=\p{L})(?=[^\p{L}\p{M}'])|(?<=\p{N})(?=\P{N})|(?<=\S)(?= )"
 # Unicode composition (NFC) never joins these characters to what stands before them.
 _NEVER_COMPOSES = r"(?=[^\p{M}\u1100-\u11FF])"
 
 BLOCK_CHARS = 1 << 18
-# A pattern out of a file may backtrack for ever; ours cannot.
-_CUSTOM_SECONDS = 10.0
-_CUSTOM_CHARS_PER_SECOND = 50_000
+# What comes out of a file may backtrack without end, or make a text a million times as long.
+_SECONDS = 10.0
+_CHARS_PER_SECOND = 50_000
+_GROWTH = 32  # U+FDFA, the longest expansion of Unicode's own, becomes 18 characters
+_SPARE_CHARS = 1 << 16
+_MAX_PATTERN_CHARS = 1 << 16
+_RECURSION = regex.compile(r"\(\?(?:R|P>|&|[+-]?\d+)")
+_ESCAPES_AND_CLASSES = regex.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", regex.DOTALL)
+
+
+class WorkLimit:
+    """The time and the space that rules out of a file may take on one text of `num_chars`.
+
+    10 s and 20 microseconds a character; 32 times the text's length and 65,536 characters.
+    """
+
+    def __init__(self, num_chars: int) -> None:
+        self.num_chars = num_chars
+        self.seconds = _SECONDS + num_chars / _CHARS_PER_SECOND
+        self.max_chars = _GROWTH * num_chars + _SPARE_CHARS
+        self._end = time.monotonic() + self.seconds
+
+    def left(self, what: str) -> float:
+        """Seconds left. Raises UserError, naming `what`, where there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise UserError(
+                f"{what} took more than {self.seconds:.0f} s on {self.num_chars} characters; it "
+                "backtracks without end or repeats itself: use a simpler one"
+            )
+        return left
+
+    def check(self, what: str, num_chars: int = 0) -> None:
+        """Raise UserError where time has run out or a text has grown beyond the limit."""
+        if num_chars > self.max_chars:
+            raise UserError(
+                f"{what} makes {num_chars} or more characters of {self.num_chars}; at most "
+                f"{self.max_chars} are allowed: use one that lengthens text less"
+            )
+        self.left(what)
+
+
+def find_matches(
+    pattern: regex.Pattern[str], text: str, limit: WorkLimit
+) -> Iterator[regex.Match[str]]:
+    """`finditer` of a pattern out of a file, within the limit."""
+    what = f"pattern {pattern.pattern[:80]!r}"
+    try:
+        yield from pattern.finditer(text, timeout=limit.left(what))
+    except TimeoutError:
+        limit.check(what)
+        raise UserError(f"{what} ran out of time; use a simpler one") from None
+    except (MemoryError, RecursionError):
+        raise UserError(f"{what} needs too much memory; use a simpler one") from None
 
 
 @lru_cache(maxsize=64)
 def compile_pattern(pattern: str) -> regex.Pattern[str]:
-    """Compile a pattern; one that does not compile, or matches nothing at all, is the user's."""
+    """Compile a pattern; one that does not compile, calls itself or is too long is the user's."""
+    if len(pattern) > _MAX_PATTERN_CHARS:
+        raise UserError(
+            f"pattern {pattern[:80]!r} has {len(pattern)} characters; at most {_MAX_PATTERN_CHARS} are read"
+        )
+    if _RECURSION.search(_ESCAPES_AND_CLASSES.sub("", pattern)):
+        raise UserError(
+            f"pattern {pattern[:80]!r} calls itself, which is not supported; write it out"
+        )
     try:
         return regex.compile(pattern)
     except (regex.error, RecursionError, OverflowError, ValueError, MemoryError) as error:
@@ -116,12 +186,14 @@ class PreTokenizer:
         ['We', "'ve", ' ', '123', '4', ' ', ' cats', '!\\n']
         """
         pieces = [text] if text else []
+        limit: WorkLimit | None = None
         for stage in self.stages:
             if stage in PATTERNS.values():  # these match every character: nothing lies between
                 find = compile_pattern(stage).findall
                 pieces = [word for piece in pieces for word in find(piece)]
             else:
-                pieces = [word for piece in pieces for word in _isolate(stage, piece)]
+                limit = WorkLimit(len(text)) if limit is None else limit
+                pieces = [word for piece in pieces for word in _isolate(stage, piece, limit)]
         return pieces
 
     @property
@@ -135,7 +207,10 @@ class PreTokenizer:
 
     def last_cut(self, text: str) -> int:
         """The last index at which a cut is certain whatever follows; 0 where none is."""
-        return last_match(_CERTAIN_CUT, text) if self.cuts_are_known else 0
+        if not self.cuts_are_known:
+            return 0
+        marks = PATTERNS["o200k"] in self.stages
+        return last_match(_CERTAIN_CUT_O200K if marks else _CERTAIN_CUT, text)
 
     def last_composed(self, text: str) -> int:
         """The last index before which composition is finished whatever follows."""
@@ -181,7 +256,7 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _reversed(pattern: str) -> regex.Pattern[str]:
     return regex.compile(f"(?r)(?:{pattern})")
 
@@ -192,22 +267,15 @@ def last_match(pattern: str, text: str) -> int:
     return 0 if match is None else match.start()
 
 
-def _isolate(pattern: str, text: str) -> Iterator[str]:
+def _isolate(pattern: str, text: str, limit: WorkLimit) -> Iterator[str]:
     """The matches of a pattern and the stretches between them, in order, none empty."""
     done = 0
-    seconds = _CUSTOM_SECONDS + len(text) / _CUSTOM_CHARS_PER_SECOND
-    try:
-        for match in compile_pattern(pattern).finditer(text, timeout=seconds):
-            start, end = match.span()
-            if start > done:
-                yield text[done:start]
-            if end > start:
-                yield text[start:end]
-            done = end
-    except TimeoutError:
-        raise UserError(
-            f"pattern {pattern[:80]!r} took more than {seconds:.0f} s on {len(text)} characters;"
-            " it backtracks without end: use a simpler one"
-        ) from None
+    for match in find_matches(compile_pattern(pattern), text, limit):
+        start, end = match.span()
+        if start > done:
+            yield text[done:start]
+        if end > start:
+            yield text[start:end]
+        done = end
     if done < len(text):
         yield text[done:]

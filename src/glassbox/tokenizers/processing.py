@@ -11,7 +11,7 @@ from typing import Any
 
 from glassbox.tokenizers.decoders import Decoder
 from glassbox.tokenizers.normalizers import build_normalizer, is_local
-from glassbox.tokenizers.patterns import BLOCK_CHARS, last_match
+from glassbox.tokenizers.patterns import BLOCK_CHARS, WorkLimit, last_match
 from glassbox.tokenizers.splitters import build_splitter, cuts_at_spaces
 
 _BEFORE_SPACE = r"(?<=\S)(?= )"
@@ -38,7 +38,7 @@ class Processing:
     ) -> None:
         self.normalizer, self.pre_tokenizer, self.decoder_entry = normalizer, pre_tokenizer, decoder
         self.chars = chars
-        self.compose = build_normalizer(normalizer, f"{where}: normalizer")
+        self._compose = build_normalizer(normalizer, f"{where}: normalizer")
         self._split = build_splitter(pre_tokenizer, f"{where}: pre_tokenizer", chars=chars)
         self.decoder = Decoder(decoder, f"{where}: decoder")
         self.cuts_are_known = is_local(normalizer) and cuts_at_spaces(pre_tokenizer)
@@ -46,13 +46,18 @@ class Processing:
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.normalizer, self.pre_tokenizer, self.decoder_entry, self.chars)
 
-    def normalize(self, text: str) -> str:
-        """The normalized text."""
-        return self.compose(text)
+    def normalize(self, text: str, limit: WorkLimit | None = None) -> str:
+        """The normalized text. Raises UserError where that takes too long or makes it too long."""
+        if self.normalizer is None:
+            return text
+        limit = WorkLimit(len(text)) if limit is None else limit
+        text = self._compose(text, limit)
+        limit.check("the normalizer", len(text))
+        return text
 
     def split(self, text: str, first: bool = True) -> list[str]:
         """The words of a normalized text; `first`: nothing comes before it."""
-        return [word for word, _ in self._split(text, first)]
+        return [word for word, _ in self._split(text, first, WorkLimit(len(text)))]
 
     def last_cut(self, text: str) -> int:
         """The last index at which a cut of a text not yet normalized is certain; 0 where none is."""

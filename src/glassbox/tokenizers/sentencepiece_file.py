@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.core.errors import UserError
+from glassbox.tokenizers.added_tokens import AddedToken
+from glassbox.tokenizers.parts import TextProcessing, TokenizerParts, TokenModel
 from glassbox.tokenizers.processing import Processing
 from glassbox.tokenizers.sentencepiece import (
     BYTE,
@@ -26,16 +28,14 @@ from glassbox.tokenizers.sentencepiece import (
     SentencePieceModel,
     SpacedText,
 )
-from glassbox.tokenizers.tokenizer import Tokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken, Model, Words
 from glassbox.tokenizers.unigram import UnigramModel
 
 _UNIGRAM, _BPE = 1, 2
 Value = int | bytes
 
 
-def read_sentencepiece(path: Path | str) -> Tokenizer:
-    """The tokenizer of a `.model` file. Raises UserError for what is damaged or not known."""
+def read_sentencepiece(path: Path | str) -> TokenizerParts:
+    """The parts of a `.model` file. Raises UserError for what is damaged or not known."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -46,7 +46,7 @@ def read_sentencepiece(path: Path | str) -> Tokenizer:
         raise UserError(f"'{path}' is damaged or no sentencepiece model") from None
 
 
-def _build(content: bytes) -> Tokenizer:
+def _build(content: bytes) -> TokenizerParts:
     pieces: list[tuple[str, float, int]] = []
     trainer: dict[int, Value] = {}
     spec: dict[int, Value] = {}
@@ -79,13 +79,13 @@ def _build(content: bytes) -> Tokenizer:
         )
         if 0 <= number < len(pieces)
     }
-    model, words = _parts(pieces, trainer, spec)
-    return Tokenizer(model, words, added, roles=roles)
+    model, words = _model_and_words(pieces, trainer, spec)
+    return TokenizerParts(model, words, added, roles=roles)
 
 
-def _parts(
+def _model_and_words(
     pieces: list[tuple[str, float, int]], trainer: dict[int, Value], spec: dict[int, Value]
-) -> tuple[Model, Words]:
+) -> tuple[TokenModel, TextProcessing]:
     kind = trainer.get(3, _UNIGRAM)
     table = spec.get(2, b"")
     prefixes, squeezes = bool(spec.get(3, 1)), bool(spec.get(4, 1))

@@ -16,10 +16,12 @@ from glassbox.core.errors import UserError
 from glassbox.tokenizers.bytelevel import to_chars, utf8
 from glassbox.tokenizers.checks import get, kind_of, optional, show, typed
 from glassbox.tokenizers.normalizers import pattern_of
-from glassbox.tokenizers.patterns import DIGIT, PATTERNS, compile_pattern
+from glassbox.tokenizers.patterns import DIGIT, PATTERNS, WorkLimit, compile_pattern, find_matches
 
 Piece = tuple[str, bool]
-Splitter = Callable[[str, bool], list[Piece]]
+Splitter = Callable[[str, bool, WorkLimit], list[Piece]]
+
+_MAX_STEPS = 64
 
 SPACE = "▁"
 BEHAVIORS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
@@ -33,7 +35,7 @@ def build_splitter(raw: Any, where: str, *, chars: bool = False) -> Splitter:
     Raises UserError naming what is not known.
     """
     if raw is None:
-        return lambda text, first: [(text, first)] if text else []
+        return lambda text, first, limit: [(text, first)] if text else []
     kind = kind_of(raw, (*_KINDS, "ByteLevel", "Sequence"), where)
     if kind == "Sequence":
         return _sequence(raw, where, chars)
@@ -51,15 +53,22 @@ def cuts_at_spaces(raw: Any) -> bool:
     return raw["type"] in ("Whitespace", "WhitespaceSplit", "BertPreTokenizer")
 
 
-def cut(text: str, find: regex.Pattern[str], behavior: str, *, invert: bool = False) -> list[str]:
-    """The text cut at a pattern's matches.
+def cut(
+    text: str,
+    find: regex.Pattern[str],
+    behavior: str,
+    *,
+    invert: bool = False,
+    limit: WorkLimit | None = None,
+) -> list[str]:
+    """The text cut at a pattern's matches; `limit` for a pattern out of a file.
 
     >>> cut("a-b", regex.compile("-"), "MergedWithNext")
     ['a', '-b']
     """
     spans: list[tuple[int, int, bool]] = []
     done = 0
-    for match in find.finditer(text):
+    for match in find.finditer(text) if limit is None else find_matches(find, text, limit):
         start, end = match.span()
         if start > done:
             spans.append((done, start, invert))
@@ -90,9 +99,11 @@ def _grouped(spans: list[tuple[int, int, bool]], behavior: str) -> list[tuple[in
     return groups[::-1] if backwards else groups
 
 
-def _by_pattern(find: regex.Pattern[str], behavior: str, invert: bool = False) -> Splitter:
-    def split(text: str, first: bool) -> list[Piece]:
-        parts = cut(text, find, behavior, invert=invert)
+def _by_pattern(
+    find: regex.Pattern[str], behavior: str, invert: bool = False, *, bounded: bool = False
+) -> Splitter:
+    def split(text: str, first: bool, limit: WorkLimit) -> list[Piece]:
+        parts = cut(text, find, behavior, invert=invert, limit=limit if bounded else None)
         starts = bool(parts) and text.startswith(parts[0]) and first
         return [(part, starts and i == 0) for i, part in enumerate(parts)]
 
@@ -101,6 +112,8 @@ def _by_pattern(find: regex.Pattern[str], behavior: str, invert: bool = False) -
 
 def _sequence(raw: Any, where: str, chars: bool) -> Splitter:
     steps = get(raw, "pretokenizers", list, where)
+    if len(steps) > _MAX_STEPS:
+        raise UserError(f"{where} has {len(steps)} steps; at most {_MAX_STEPS} are supported")
     for i, step in enumerate(steps[:-1]):
         if not chars and isinstance(step, dict) and step.get("type") == "ByteLevel":
             raise UserError(f"{where}[{i}]: ByteLevel is not the last step; that is not supported")
@@ -109,10 +122,11 @@ def _sequence(raw: Any, where: str, chars: bool) -> Splitter:
         for i, step in enumerate(steps)
     ]
 
-    def split(text: str, first: bool) -> list[Piece]:
+    def split(text: str, first: bool, limit: WorkLimit) -> list[Piece]:
         pieces = [(text, first)] if text else []
         for step in splitters:
-            pieces = [part for piece in pieces for part in step(*piece)]
+            pieces = [part for piece in pieces for part in step(*piece, limit)]
+            limit.check(where, sum(len(word) for word, _ in pieces))
         return pieces
 
     return split
@@ -123,7 +137,7 @@ def _byte_level(raw: Any, where: str, chars: bool) -> Splitter:
     cuts = optional(raw, "use_regex", bool, True, where)
     find = compile_pattern(PATTERNS["gpt2"]).findall
 
-    def split(text: str, first: bool) -> list[Piece]:
+    def split(text: str, first: bool, limit: WorkLimit) -> list[Piece]:
         if not text:
             return []
         if prefixes and not text.startswith(" "):
@@ -148,7 +162,7 @@ def _metaspace(raw: Any, where: str) -> Splitter:
         )
     find = compile_pattern(regex.escape(mark))
 
-    def split(text: str, first: bool) -> list[Piece]:
+    def split(text: str, first: bool, limit: WorkLimit) -> list[Piece]:
         if not text:
             return []
         text = text.replace(" ", mark)
@@ -167,7 +181,7 @@ def _split(raw: Any, where: str) -> Splitter:
             f"{where}.behavior = {show(behavior)} is unknown; use one of {', '.join(BEHAVIORS)}"
         )
     invert = optional(raw, "invert", bool, False, where)
-    return _by_pattern(pattern_of(raw, where), behavior, invert)
+    return _by_pattern(pattern_of(raw, where), behavior, invert, bounded=True)
 
 
 def _punctuation(raw: Any, where: str) -> Splitter:
@@ -186,7 +200,7 @@ def _bert(raw: Any, where: str) -> Splitter:
     words = compile_pattern(
         rf"{_PUNCTUATION}|(?:(?!{_PUNCTUATION})(?!{_WHITE_SPACE}).)+",
     )
-    return lambda text, first: [(word, False) for word in words.findall(text)]
+    return lambda text, first, limit: [(word, False) for word in words.findall(text)]
 
 
 def _char_delimiter(raw: Any, where: str) -> Splitter:

@@ -1,49 +1,60 @@
-"""The tokenizer: text to ids and back, control tokens, chats, files."""
+"""The tokenizer: text to ids and back, control tokens, chats."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from glassbox.core.errors import UserError
-from glassbox.core.files import write_json
-from glassbox.tokenizers import streaming, tokenizer_json
-from glassbox.tokenizers.added_tokens import early_splitters, late_splitter
+from glassbox.tokenizers import files, streaming, tokenizer_json
+from glassbox.tokenizers.added_tokens import (
+    MAX_SPARE_IDS,
+    AddedToken,
+    AddedTokens,
+    AllowSpecial,
+    Edges,
+    Piece,
+)
 from glassbox.tokenizers.bpe import BytePairModel, WordCache
 from glassbox.tokenizers.bytelevel import to_chars, utf8
-from glassbox.tokenizers.chat_methods import Chats
+from glassbox.tokenizers.chat import ChatTemplate, Message
+from glassbox.tokenizers.parallel import encode_in_processes
+from glassbox.tokenizers.parts import TextProcessing, TokenizerParts, TokenModel
 from glassbox.tokenizers.processing import Processing
 from glassbox.tokenizers.processing_json import tokens_around
 from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
-from glassbox.tokenizers.streaming import Edges, Piece, StreamDecoder
-from glassbox.tokenizers.tokenizer_json import AddedToken, Config, Model, Parts, Words
+from glassbox.tokenizers.streaming import StreamDecoder
+from glassbox.tokenizers.tiktoken_file import read_ranks
 from glassbox.tokenizers.unigram import UnigramModel
 from glassbox.tokenizers.wordpiece import WordPieceModel
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
-class Tokenizer(Chats):
+
+class Tokenizer:
     """Text to ids and back by any model: byte-pair, WordPiece, Unigram, characters; with added tokens.
 
-    What it is made of is data: a model (the vocabulary and how a word becomes ids), what is done to
-    text around it, and added tokens. A byte-level vocabulary encodes any text, and `decode(encode(text))
+    What it is made of is data (`parts`): a model (the vocabulary and how a word becomes ids), what is done
+    to text around it, and added tokens. A byte-level vocabulary encodes any text, and `decode(encode(text))
     == text` (a sentencepiece vocabulary that puts a space before each text gives it back); others have
     normalizers and unknown tokens, and lose what these lose. Control tokens are ids, never text:
     `encode` reads `<|im_end|>` in a user's words as eleven ordinary characters unless told
     `allow_special=True`. Immutable; safe to share between threads.
 
-    Tested against: `tokenizers` and `transformers`, the same ids from the same files.
+    Tested against: `tokenizers`, `transformers` and tiktoken, the same ids from the same files.
     """
 
     def __init__(
         self,
-        model: Model,
-        pretokenizer: Words,
+        model: TokenModel,
+        pretokenizer: TextProcessing,
         added: Sequence[AddedToken] = (),
         *,
         roles: Mapping[str, str] | None = None,
@@ -54,28 +65,45 @@ class Tokenizer(Chats):
         self.pretokenizer = pretokenizer
         self.added = tuple(added)
         self.roles = dict(roles or {})
+        self.chat_template = chat_template
         self._post_processor = post_processor
-        self._chat_template = chat_template
         self._decoder = pretokenizer.decoder if isinstance(pretokenizer, Processing) else None
         self._bytes = dict(model.tokens)
         self._ids = dict(model.vocab)
+        _check_ids(self._ids)
+        self._added = AddedTokens(self.added, pretokenizer, len(self._ids))
         self._place_added()
         self._names = {number: token for token, number in self._ids.items()}
-        self._shown = dict(self._names)
-        if isinstance(pretokenizer, Processing):  # what is found normalized is shown so
-            self._shown |= {t.id: pretokenizer.normalize(t.content) for t in added if t.normalized}
+        self._shown = self._names | self._added.shown
         self._special_ids = frozenset(self.special_tokens.values())
         self._cache = WordCache(model)
-        # Non-special added tokens are ordinary vocabulary; special ones only where allowed.
-        kinds = (False, True)
-        self._splitters = {
-            allow: early_splitters(self.added, pretokenizer, allow) for allow in kinds
-        }
-        # Those looked for in normalized text, where a normalizer may change what is looked for.
-        self._late = {allow: late_splitter(self.added, pretokenizer, allow) for allow in kinds}
         for role, content in self.roles.items():
             if content not in self._ids:
                 raise UserError(f"{role} = {content!r} is not in the vocabulary")
+
+    @classmethod
+    def from_parts(cls, parts: TokenizerParts) -> Tokenizer:
+        """The tokenizer made of these."""
+        return cls(
+            parts.model,
+            parts.pretokenizer,
+            parts.added,
+            roles=parts.roles,
+            chat_template=parts.chat_template,
+            post_processor=parts.post_processor,
+        )
+
+    @property
+    def parts(self) -> TokenizerParts:
+        """What it is made of."""
+        return TokenizerParts(
+            self.model,
+            self.pretokenizer,
+            self.added,
+            self._post_processor,
+            self.roles,
+            self.chat_template,
+        )
 
     def _place_added(self) -> None:
         model = self.model
@@ -83,8 +111,6 @@ class Tokenizer(Chats):
         merged = {left + right for left, right in merges}
         for token in self.added:
             content = utf8(token.content, what=f"the added token {token.content!r}")
-            if not content:
-                raise UserError(f"added token {token.id} is empty; give it some text")
             if token.content in self._ids:
                 if self._ids[token.content] != token.id:
                     raise UserError(
@@ -110,10 +136,10 @@ class Tokenizer(Chats):
         """Rows an embedding needs: the largest id plus one."""
         return max(self._bytes) + 1
 
-    @cached_property
+    @property
     def special_tokens(self) -> dict[str, int]:
         """The control tokens and their ids."""
-        return {token.content: token.id for token in self.added if token.special}
+        return self._added.special
 
     def _role_id(self, role: str) -> int | None:
         return self._ids[self.roles[role]] if role in self.roles else None
@@ -192,17 +218,29 @@ class Tokenizer(Chats):
     # ---- text to ids ------------------------------------------------------------------------
 
     def encode(
-        self, text: str, *, allow_special: bool = False, add_special: bool = False
+        self,
+        text: str,
+        *,
+        allow_special: AllowSpecial = False,
+        disallowed_special: Collection[str] | Literal["all"] = (),
+        add_special: bool = False,
     ) -> list[int]:
-        """Ids of a text. Special tokens in it are text, unless `allow_special`.
+        """Ids of a text.
 
-        `add_special` puts around it what the tokenizer's files put around one text (`special_around`).
+        allow_special: which special tokens in it become their ids: none, all (True), or those named;
+            the others are ordinary text.
+        disallowed_special: special tokens that raise UserError where the text contains them and they
+            are not allowed: those named, or "all". tiktoken's `encode` has "all" as its default.
+        add_special: put around it what the tokenizer's files put around one text (`special_around`).
         Raises UserError for what is no string, for lone surrogates, and for characters that the
-        vocabulary lacks where it has nothing to stand for them.
+        vocabulary lacks where it has nothing to stand for them. Tested against: `tokenizers`, tiktoken.
         """
+        text = _checked(text)
+        if disallowed_special:
+            self._added.check_disallowed(text, disallowed_special, allow_special)
         ids: list[int] = []
         processed = isinstance(self.pretokenizer, Processing)
-        for n, piece in enumerate(self.split_added(_checked(text), allow_special=allow_special)):
+        for n, piece in enumerate(self.split_added(text, allow_special=allow_special)):
             if isinstance(piece, int):
                 ids.append(piece)
             elif processed:
@@ -214,6 +252,46 @@ class Tokenizer(Chats):
             return [*before, *ids, *after]
         return ids
 
+    def encode_bytes(self, content: bytes) -> list[int]:
+        """Ids of bytes that need be no UTF-8; those of `encode` where they are.
+
+        The text up to the first byte that is no UTF-8 is encoded as text, but for its last word: that
+        word (and the white space tokens before it, if it is white space) is merged with all bytes
+        behind it as if they were one word. `decode_bytes` gives the bytes back.
+        Raises UserError for a tokenizer that is not byte-level BPE with all 256 bytes, where the bytes
+        are no UTF-8. Tested against: tiktoken's `_encode_bytes`.
+        """
+        try:
+            return self.encode(content.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            start = error.start
+        model, words = self.model, self.pretokenizer
+        if not isinstance(model, BytePairModel) or isinstance(words, Processing):
+            raise UserError(
+                f"byte {start} is no UTF-8, and this tokenizer encodes text only; decode the bytes first"
+            )
+        if model.lacks_bytes:
+            raise UserError(
+                f"byte {start} is no UTF-8, and this tokenizer's vocabulary lacks some of the 256 bytes"
+            )
+        ids: list[int] = []
+        last = 0
+        text = words.normalize(content[:start].decode("utf-8"))
+        for block in words.blocks(text):
+            for word in words.split(block):
+                made = self._cache[word]
+                ids.extend(made)
+                last = len(made)
+        if last and self._is_space(ids[-last]):
+            while last < len(ids) and self._is_space(ids[-last - 1]):
+                last += 1
+        kept = len(ids) - last
+        tail = b"".join(map(self._bytes.__getitem__, ids[kept:])) + content[start:]
+        return [*ids[:kept], *model.encode_word(tail)]
+
+    def _is_space(self, token_id: int) -> bool:
+        return not self._bytes[token_id].strip(b" \n\t")
+
     @cached_property
     def special_around(self) -> tuple[list[int], list[int]]:
         """The ids that the files' post-processor puts before and after one text (`[CLS]`, `[SEP]`)."""
@@ -224,14 +302,14 @@ class Tokenizer(Chats):
         before, after = ([self._ids[token] for token in side] for side in around)
         return before, after
 
-    def encode_processed(self, text: str, *, allow_special: bool, first: bool) -> list[int]:
+    def encode_processed(self, text: str, *, allow_special: AllowSpecial, first: bool) -> list[int]:
         """Ids of a text not yet normalized, in which early added tokens are no more looked for.
 
         first: nothing comes before it. For tokenizers whose text goes through `Processing`.
         """
         words, look_up = self.pretokenizer, self._cache.__getitem__
         assert isinstance(words, Processing)
-        late = self._late[allow_special]
+        late = self._added.late(allow_special)
         ids: list[int] = []
         for block in words.blocks(text) if text else ():
             content = words.normalize(block)
@@ -255,9 +333,9 @@ class Tokenizer(Chats):
             ids.extend(chain.from_iterable(map(look_up, words.split(block))))
         return ids
 
-    def encode_plain(self, text: str, *, allow_special: bool = False) -> list[int]:
+    def encode_plain(self, text: str, *, allow_special: AllowSpecial = False) -> list[int]:
         """`encode` without blocks, caches or heaps: its oracle."""
-        words, late = self.pretokenizer, self._late[allow_special]
+        words, late = self.pretokenizer, self._added.late(allow_special)
         ids: list[int] = []
         for n, piece in enumerate(self.split_added(_checked(text), allow_special=allow_special)):
             if isinstance(piece, int):
@@ -273,10 +351,10 @@ class Tokenizer(Chats):
                     ids += self.model.encode_word_plain(utf8(word))
         return ids
 
-    def split_added(self, text: str, *, allow_special: bool) -> list[Piece]:
+    def split_added(self, text: str, *, allow_special: AllowSpecial) -> list[Piece]:
         """The text cut at added tokens, these as ids; special ones only if `allow_special`."""
         pieces: list[Piece] = [text] if text else []
-        for splitter in self._splitters[allow_special]:
+        for splitter in self._added.early(allow_special):
             pieces = [
                 part
                 for piece in pieces
@@ -288,7 +366,7 @@ class Tokenizer(Chats):
         self,
         texts: Iterable[str],
         *,
-        allow_special: bool = False,
+        allow_special: AllowSpecial = False,
         workers: int = 1,
         progress: Callable[[str, int, int | None], None] | None = None,
     ) -> list[list[int]]:
@@ -302,8 +380,6 @@ class Tokenizer(Chats):
         if workers < 1:
             raise UserError(f"workers = {workers}; use 1 or more")
         if workers > 1:
-            from glassbox.tokenizers.parallel import encode_in_processes
-
             encoded = encode_in_processes(self, texts, allow_special, workers)
         else:
             encoded = (self.encode(text, allow_special=allow_special) for text in texts)
@@ -314,14 +390,17 @@ class Tokenizer(Chats):
                 progress("encode", len(results), len(texts))
         return results
 
-    def encode_stream(self, chunks: Iterable[str], *, allow_special: bool = False) -> Iterator[int]:
+    def encode_stream(
+        self, chunks: Iterable[str], *, allow_special: AllowSpecial = False
+    ) -> Iterator[int]:
         """Ids of a text that comes in chunks, cut anywhere: those of `encode` on the whole.
 
         Holds no more than the longest stretch that could still change; with a pattern of one's
         own, of which nothing is known, that is the whole text.
         """
-        pieces: Iterable[Piece] = (_checked(chunk) for chunk in chunks)
-        for splitter in self._splitters[allow_special]:
+        joined = streaming.join_surrogates(map(_string, chunks))
+        pieces: Iterable[Piece] = map(_checked, joined)
+        for splitter in self._added.early(allow_special):
             pieces = splitter.split_stream(pieces)
         if isinstance(self.pretokenizer, Processing):
             return streaming.encode_processed(self, pieces, allow_special=allow_special)
@@ -365,85 +444,111 @@ class Tokenizer(Chats):
         """A decoder to feed id by id."""
         return StreamDecoder(self, skip_special=skip_special)
 
+    # ---- chats ------------------------------------------------------------------------------
+
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        if self.chat_template is None:
+            raise UserError("the tokenizer has no chat_template; add one to tokenizer_config.json")
+        return ChatTemplate(self.chat_template, special_strings=self.roles)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """A chat as one text. For ids use `encode_chat`: in a text, users' words can pass for control.
+
+        Tested against: transformers' `apply_chat_template`.
+        """
+        return self._chat.render(
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
+        )
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> tuple[list[int], list[int]]:
+        """Ids of a whole chat, and its mask: 1 where a token is trained on, what the assistant says.
+
+        The mask covers each answer from its first token to the token that ends its turn, and no
+        header. Special tokens inside messages are text.
+        """
+        return self._chat.encode(self, messages, tools=tools, **variables)
+
+    def encode_chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """Ids of a chat up to where the assistant is to speak: a prefix of what it was trained on."""
+        return self._chat.encode_prompt(self, messages, tools=tools, **variables)
+
     def with_chat_template(self, template: str | None) -> Tokenizer:
         """The same tokenizer with another chat template."""
-        parts = (self.model, self.pretokenizer, self.added, self.roles)
-        return _rebuild(*parts, template, self._post_processor)
+        return Tokenizer.from_parts(replace(self.parts, chat_template=template))
 
     # ---- files ------------------------------------------------------------------------------
 
+    @classmethod
+    def load(cls, path: Path | str) -> Tokenizer:
+        """The tokenizer at a path or of a known name (`files.read_tokenizer`).
+
+        Beside `NAME.json`, `NAME_config.json` and `chat_template.jinja` are read where they exist.
+        """
+        parts = files.read_tokenizer(path)
+        try:
+            return cls.from_parts(parts)
+        except UserError as error:
+            raise UserError(f"{error} (reading '{path}')") from None
+
     def save(self, folder: Path | str) -> None:
-        """Write tokenizer.json and tokenizer_config.json, each whole or not at all.
+        """Write tokenizer.json and tokenizer_config.json (`files.write_tokenizer`).
 
         `tokenizers.Tokenizer.from_file` and `transformers.AutoTokenizer.from_pretrained` open them.
         """
-        folder = Path(folder)
-        parts = Parts(self.model, self.pretokenizer, self.added, self._post_processor)
-        config = Config(self.roles, self._chat_template)
-        write_json(
-            folder / tokenizer_json.CONFIG_FILE, tokenizer_json.config_to_json(config, self.added)
-        )
-        write_json(folder / tokenizer_json.TOKENIZER_FILE, tokenizer_json.tokenizer_to_json(parts))
-
-    @classmethod
-    def load(cls, path: Path | str) -> Tokenizer:
-        """Read a folder that holds tokenizer.json, or one such file with what lies beside it.
-
-        Also a sentencepiece `.model`, a known `.tiktoken` file, a folder with GPT-2's `encoder.json` and
-        `vocab.bpe`, and the name `gpt2` (extra `gpt2`). Beside `NAME.json`, `NAME_config.json` and `chat_template.jinja` are read where they exist.
-        Raises UserError for files that are missing, damaged, or ask for what is not supported.
-        """
-        from glassbox.tokenizers.files import load_tokenizer
-
-        return load_tokenizer(path)
+        files.write_tokenizer(self.parts, folder)
 
     @classmethod
     def from_gpt2_files(cls, encoder_json: Path | str, vocab_bpe: Path | str) -> Tokenizer:
         """GPT-2 by the two files published with it: the vocabulary and the list of merges."""
-        from glassbox.tokenizers.files import gpt2_tokenizer
-
-        return gpt2_tokenizer(encoder_json, vocab_bpe)
+        return cls.from_parts(files.read_gpt2(encoder_json, vocab_bpe))
 
     @classmethod
     def from_tiktoken(
         cls, path: Path | str, *, pattern: str, special_tokens: Mapping[str, int]
     ) -> Tokenizer:
         """A tiktoken rank file, with the pattern and the special tokens that it does not hold."""
-        from glassbox.tokenizers.tiktoken_file import read_ranks
-
-        return read_ranks(path, pattern, special_tokens)
+        return cls.from_parts(read_ranks(path, pattern, special_tokens))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The cache stays behind: it is large, and a copy fills its own.
-        return _rebuild, (
-            self.model,
-            self.pretokenizer,
-            self.added,
-            self.roles,
-            self._chat_template,
-            self._post_processor,
+        return Tokenizer.from_parts, (self.parts,)
+
+
+def _check_ids(vocab: Mapping[str, int]) -> None:
+    """Raise UserError for ids that no file may have (see `AddedTokens`)."""
+    if vocab and (min(vocab.values()) < 0 or max(vocab.values()) > 2 * len(vocab) + MAX_SPARE_IDS):
+        raise UserError(
+            f"the vocabulary of {len(vocab)} tokens has ids from {min(vocab.values())} to "
+            f"{max(vocab.values())}; ids count up from 0"
         )
 
 
-def _rebuild(
-    model: Model,
-    pretokenizer: Words,
-    added: tuple[AddedToken, ...],
-    roles: dict[str, str],
-    chat_template: str | Mapping[str, str] | None,
-    post_processor: dict[str, Any] | None,
-) -> Tokenizer:
-    return Tokenizer(
-        model,
-        pretokenizer,
-        added,
-        roles=roles,
-        chat_template=chat_template,
-        post_processor=post_processor,
-    )
-
-
-def _checked(text: str) -> str:
+def _string(text: str) -> str:
     if not isinstance(text, str):
         raise UserError(f"a {type(text).__name__} cannot be encoded; give a string")
     return text
+
+
+def _checked(text: str) -> str:
+    """The text, its surrogate pairs as the characters that they stand for; lone ones are left as they are."""
+    if _string(text).isascii() or _SURROGATE.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

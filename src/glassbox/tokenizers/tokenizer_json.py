@@ -9,74 +9,28 @@ refused by name. Files are data: they are checked key by key, and nothing in the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from glassbox.core.errors import UserError
 from glassbox.tokenizers import processing_json, sentencepiece_json
+from glassbox.tokenizers.added_tokens import MAX_SPARE_IDS, AddedToken, Edges
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.char_bpe import CharacterModel
 from glassbox.tokenizers.checks import get, optional, show, typed
+from glassbox.tokenizers.parts import TokenizerParts, TokenModel
 from glassbox.tokenizers.patterns import DIGIT, PATTERNS, PreTokenizer, compile_pattern
 from glassbox.tokenizers.processing import Processing
 from glassbox.tokenizers.processing_json import read_merge, tokens_around, vocabulary
 from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
-from glassbox.tokenizers.streaming import Edges
 from glassbox.tokenizers.unigram import UnigramModel
 from glassbox.tokenizers.wordpiece import WordPieceModel
-
-Model = BytePairModel | SentencePieceModel | WordPieceModel | UnigramModel | CharacterModel
-"""A vocabulary, and how a word becomes ids."""
-Words = PreTokenizer | SpacedText | Processing
-"""How a text becomes words."""
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
-
-_MAX_SPARE_IDS = 1 << 16
-
-
-@dataclass(frozen=True)
-class AddedToken:
-    """A string that is one token wherever it stands, before any pre-tokenization.
-
-    special:    a control token: user text never turns into it unless that is allowed, and decoding
-                may leave it out. A token that is added but not special is matched in all text.
-    normalized: looked for after those that are not, in normalized text.
-    edges:      the spaces beside it that it swallows, or that it has to be a word of its own.
-    """
-
-    content: str
-    id: int
-    special: bool = True
-    normalized: bool = False
-    edges: Edges = field(default_factory=Edges)
-
-    def to_json(self) -> dict[str, Any]:
-        """Its entry in `added_tokens`."""
-        return {
-            "id": self.id,
-            "content": self.content,
-            "single_word": self.edges.single_word,
-            "lstrip": self.edges.lstrip,
-            "rstrip": self.edges.rstrip,
-            "normalized": self.normalized,
-            "special": self.special,
-        }
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a tokenizer.json says. `post_processor` is kept for those who ask for its tokens."""
-
-    model: Model
-    pretokenizer: Words
-    added: tuple[AddedToken, ...]
-    post_processor: dict[str, Any] | None = None
 
 
 def read_text(path: Path) -> str:
@@ -100,7 +54,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"'{path}' is damaged or no JSON: {error}") from None
 
 
-def parse_tokenizer(raw: Any, *, where: str = TOKENIZER_FILE) -> Parts:
+def parse_tokenizer(raw: Any, *, where: str = TOKENIZER_FILE) -> TokenizerParts:
     """Check a parsed tokenizer.json and build its parts. Raises UserError naming the key."""
     root = typed(raw, dict, where)
     post_processor = root.get("post_processor")
@@ -111,23 +65,23 @@ def parse_tokenizer(raw: Any, *, where: str = TOKENIZER_FILE) -> Parts:
     if sentencepiece_json.is_sentencepiece(root):
         pieces, spaced = sentencepiece_json.parse_model(root, where)
         added = _read_added(entries, len(pieces.vocab), f"{where}: added_tokens")
-        return Parts(pieces, spaced, added, post_processor)
+        return TokenizerParts(pieces, spaced, added, post_processor)
     byte_pairs = raw_model.get("type", "BPE") == "BPE" and processing_json.ends_in_byte_level(root)
-    model: Model
+    model: TokenModel
     if byte_pairs:
         model = _read_model(raw_model, here)
         added = _read_added(entries, len(model.vocab), f"{where}: added_tokens")
         composes = root.get("normalizer") is not None
         if _is_plain(root) and not (composes and any(token.normalized for token in added)):
             stages = _read_pre_tokenizer(root["pre_tokenizer"], f"{where}: pre_tokenizer")
-            return Parts(model, PreTokenizer(stages, composes), added, post_processor)
+            return TokenizerParts(model, PreTokenizer(stages, composes), added, post_processor)
     else:
         size = len(get(raw_model, "vocab", object, here))  # type: ignore[arg-type]
         added = _read_added(entries, size, f"{where}: added_tokens")
         special = frozenset(token.content for token in added if token.special)
         model = processing_json.parse_model(raw_model, special, here)
     words = processing_json.parse_processing(root, where, chars=not byte_pairs)
-    return Parts(model, words, added, post_processor)
+    return TokenizerParts(model, words, added, post_processor)
 
 
 def _is_plain(root: dict[str, Any]) -> bool:
@@ -166,7 +120,7 @@ def _is_plain(root: dict[str, Any]) -> bool:
     )
 
 
-def tokenizer_to_json(parts: Parts) -> dict[str, Any]:
+def tokenizer_to_json(parts: TokenizerParts) -> dict[str, Any]:
     """The tokenizer.json that `tokenizers` and `transformers` open with the same ids."""
     model, words = parts.model, parts.pretokenizer
     head = {
@@ -203,7 +157,7 @@ def tokenizer_to_json(parts: Parts) -> dict[str, Any]:
     }
 
 
-def model_to_json(model: Model, added: tuple[AddedToken, ...]) -> dict[str, Any]:
+def model_to_json(model: TokenModel, added: Sequence[AddedToken]) -> dict[str, Any]:
     """The `model` entry of a tokenizer.json."""
     if isinstance(model, (WordPieceModel, UnigramModel, CharacterModel)):
         return model.to_json()
@@ -250,16 +204,10 @@ def begins_with(token: AddedToken) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Config:
-    """What a tokenizer_config.json says of roles and chat."""
-
-    roles: Mapping[str, str]
-    chat_template: str | Mapping[str, str] | None = None
-
-
-def parse_config(raw: Any, *, where: str = CONFIG_FILE) -> Config:
-    """Check a parsed tokenizer_config.json. Raises UserError naming the key."""
+def parse_config(
+    raw: Any, *, where: str = CONFIG_FILE
+) -> tuple[dict[str, str], str | dict[str, str] | None]:
+    """Roles and chat template of a parsed tokenizer_config.json. Raises UserError naming the key."""
     root = typed(raw, dict, where)
     roles = {}
     for role in ROLES:
@@ -278,15 +226,15 @@ def parse_config(raw: Any, *, where: str = CONFIG_FILE) -> Config:
         }
     elif template is not None:
         typed(template, str, f"{where}: chat_template")
-    return Config(roles, template)
+    return roles, template
 
 
-def config_to_json(config: Config, added: tuple[AddedToken, ...]) -> dict[str, Any]:
+def config_to_json(parts: TokenizerParts) -> dict[str, Any]:
     """The tokenizer_config.json beside `tokenizer_to_json`."""
-    template = config.chat_template
+    template, added = parts.chat_template, parts.added
     if isinstance(template, Mapping):
         named = [{"name": name, "template": text} for name, text in template.items()]
-    roles = {role: config.roles.get(role) for role in ROLES}
+    roles = {role: parts.roles.get(role) for role in ROLES}
     others = [t.content for t in added if t.special and t.content not in roles.values()]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -310,7 +258,7 @@ def _read_model(raw: dict[str, Any], where: str) -> BytePairModel:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if raw.get(key):
             raise UserError(f"{where}.{key} = {show(raw[key])} is not supported; it must be null")
-    vocab = vocabulary(raw, where, _MAX_SPARE_IDS)
+    vocab = vocabulary(raw, where, MAX_SPARE_IDS)
     merges = [
         read_merge(merge, f"{where}.merges[{i}]")
         for i, merge in enumerate(get(raw, "merges", list, where))
@@ -321,7 +269,7 @@ def _read_model(raw: dict[str, Any], where: str) -> BytePairModel:
 
 def _read_added(raw: Any, vocab_size: int, where: str) -> tuple[AddedToken, ...]:
     added: list[AddedToken] = []
-    largest = vocab_size + len(typed(raw, list, where)) + _MAX_SPARE_IDS
+    largest = vocab_size + len(typed(raw, list, where)) + MAX_SPARE_IDS
     for i, entry in enumerate(raw):
         here = f"{where}[{i}]"
         typed(entry, dict, here)

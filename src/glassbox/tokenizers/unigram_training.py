@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from glassbox.core.errors import UserError
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe_training import SPECIAL_TOKENS, roles_and_template
 from glassbox.tokenizers.merge_learning import Progress
 from glassbox.tokenizers.processing import Processing
 from glassbox.tokenizers.splitters import SPACE
 from glassbox.tokenizers.tokenizer import Tokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 from glassbox.tokenizers.unigram import UnigramModel
 from glassbox.tokenizers.wordpiece_training import count_processed
 

@@ -15,11 +15,11 @@ from itertools import pairwise
 import numpy as np
 
 from glassbox.core.errors import UserError
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe_training import SPECIAL_TOKENS, roles_and_template
 from glassbox.tokenizers.merge_learning import LinkedWords, Progress, learn_merges
 from glassbox.tokenizers.processing import Processing
 from glassbox.tokenizers.tokenizer import Tokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 from glassbox.tokenizers.wordpiece import WordPieceModel
 
 UNKNOWN = "[UNK]"

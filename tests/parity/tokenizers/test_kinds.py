@@ -16,6 +16,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from glassbox.tokenizers import Tokenizer
 from glassbox.tokenizers.decoders import Decoder
 from glassbox.tokenizers.normalizers import build_normalizer
+from glassbox.tokenizers.patterns import WorkLimit
 from glassbox.tokenizers.splitters import build_splitter
 
 CORPUS = [
@@ -90,7 +91,9 @@ def entry(part: Any) -> Any:
 @settings(max_examples=60, deadline=None)
 def test_normalized_text_is_that_of_tokenizers(name: str, text: str) -> None:
     theirs = NORMALIZERS[name]
-    assert build_normalizer(entry(theirs), name)(text) == theirs.normalize_str(text)
+    assert build_normalizer(entry(theirs), name)(
+        text, WorkLimit(len(text))
+    ) == theirs.normalize_str(text)
 
 
 @pytest.mark.parametrize("name", list(SPLITTERS))
@@ -99,7 +102,7 @@ def test_normalized_text_is_that_of_tokenizers(name: str, text: str) -> None:
 @settings(max_examples=60, deadline=None)
 def test_words_are_those_of_tokenizers(name: str, text: str) -> None:
     theirs = SPLITTERS[name]
-    ours = build_splitter(entry(theirs), name, chars=True)(text, True)
+    ours = build_splitter(entry(theirs), name, chars=True)(text, True, WorkLimit(len(text)))
     assert [word for word, _ in ours] == [word for word, _ in theirs.pre_tokenize_str(text)]
 
 

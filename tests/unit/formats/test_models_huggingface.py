@@ -28,10 +28,10 @@ from glassbox.models.config import BlockSpec, ModelConfig, Repeat
 from glassbox.models.families import from_hf_config, from_hf_weights, to_hf_config, to_hf_weights
 from glassbox.models.shapes import GPT2Shape, LlamaShape
 from glassbox.tokenizers import Tokenizer
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.bytelevel import to_chars
 from glassbox.tokenizers.patterns import PreTokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 
 LLAMA = LlamaShape(
     hidden_size=16, num_layers=2, num_heads=4, num_kv_heads=2, ffn_size=24, context_length=32

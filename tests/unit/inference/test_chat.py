@@ -13,12 +13,12 @@ from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.feedforward import SwiGlu
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR
 from glassbox.tokenizers.chat import DEFAULT_CHAT_TEMPLATE
 from glassbox.tokenizers.patterns import PreTokenizer
 from glassbox.tokenizers.tokenizer import Tokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 
 IM_END = 258
 

@@ -25,10 +25,10 @@ from glassbox.tokenizers import (
     train_unigram,
     train_wordpiece,
 )
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR
 from glassbox.tokenizers.patterns import PreTokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 from support.random_constraints import patterns, schemas
 
 CORPUS = [

@@ -20,11 +20,11 @@ from glassbox.layers.norms import LayerNorm, RmsNorm
 from glassbox.layers.paged_state import PagedState
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR
 from glassbox.tokenizers.patterns import PreTokenizer
 from glassbox.tokenizers.tokenizer import Tokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 
 TOKENIZER = Tokenizer(
     BytePairModel({char: i for i, char in enumerate(BYTE_TO_CHAR)}, []),

@@ -11,11 +11,11 @@ from glassbox.inference.sampling.params import SamplingParams
 from glassbox.layers.attention import GroupedQuery
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
+from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.bpe import BytePairModel
 from glassbox.tokenizers.bytelevel import BYTE_TO_CHAR
 from glassbox.tokenizers.patterns import PreTokenizer
 from glassbox.tokenizers.tokenizer import Tokenizer
-from glassbox.tokenizers.tokenizer_json import AddedToken
 
 TOKENIZER = Tokenizer(
     BytePairModel({char: i for i, char in enumerate(BYTE_TO_CHAR)}, []),

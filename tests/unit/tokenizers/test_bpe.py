@@ -23,6 +23,7 @@ from glassbox.tokenizers import (
     train_bpe,
     train_bpe_plain,
 )
+from glassbox.tokenizers.added_tokens import AddedTokenSplitter
 from glassbox.tokenizers.bpe import WordCache
 from glassbox.tokenizers.bpe_training import (
     count_words,
@@ -31,7 +32,6 @@ from glassbox.tokenizers.bpe_training import (
     train_merges_plain,
 )
 from glassbox.tokenizers.merge_learning import _Frequent
-from glassbox.tokenizers.streaming import AddedTokenSplitter
 
 CORPUS = [
     "The cat sat on the mat. The cat's hat isn't a bat's hat!\n\nShe said: \"we'll see 1234 cats\".",
@@ -210,7 +210,7 @@ def test_text_that_is_no_text_is_refused() -> None:
 
 
 def test_a_pattern_that_backtracks_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glassbox.tokenizers.patterns._CUSTOM_SECONDS", 0.2)
+    monkeypatch.setattr("glassbox.tokenizers.patterns._SECONDS", 0.2)
     with pytest.raises(UserError, match="backtracks"):
         train_bpe(["a" * 60], 300, pattern=r"(a|a)*\d")
 

@@ -206,8 +206,10 @@ def test_sequences_of_one_and_incomplete_alphabets(raw: dict[str, Any]) -> None:
 
 
 def test_config_is_read_in_both_spellings() -> None:
-    config = parse_config({"eos_token": {"content": "<e>"}, "bos_token": "<b>", "pad_token": None})
-    assert config.roles == {"eos_token": "<e>", "bos_token": "<b>"}
+    roles, _ = parse_config(
+        {"eos_token": {"content": "<e>"}, "bos_token": "<b>", "pad_token": None}
+    )
+    assert roles == {"eos_token": "<e>", "bos_token": "<b>"}
     for broken in ([], {"eos_token": 3}, {"chat_template": 3}, {"chat_template": [{"name": "a"}]}):
         with pytest.raises(UserError, match=r"tokenizer_config\.json"):
             parse_config(broken)
