@@ -56,11 +56,11 @@ def train(
     Example: `glassbox tokenizer train --corpus book.txt --vocab-size 4096 --out tok`
     """
     from glassbox.core.progress import ProgressLine
-    from glassbox.data.text import find_corpus, read_documents
+    from glassbox.data.text import AS_IT_IS, find_corpus, read_documents
     from glassbox.tokenizers.training import train_tokenizer
 
     paths = [find_corpus(name) for name in [*corpus, *(more or [])]]
-    texts = (text for path in paths for text in read_documents(path))
+    texts = (text for path in paths for text in read_documents(path, size=AS_IT_IS))
     with ProgressLine("tokenizer", vocab_size) as line:
 
         def report(stage: str, done: int, total: int | None) -> None:
@@ -135,7 +135,7 @@ def inspect(
     from rich.console import Console
 
     from glassbox.cli.tokenizer_view import coloured, usage_table
-    from glassbox.data.text import find_corpus, read_documents
+    from glassbox.data.text import AS_IT_IS, find_corpus, read_documents
     from glassbox.tokenizers import Tokenizer
     from glassbox.tokenizers.inspection import inspect_texts, pieces_of
 
@@ -154,7 +154,7 @@ def inspect(
         console.print(coloured([piece for _, piece in pieces]))
         console.print(f"{len(pieces)} tokens, {len(content)} characters", highlight=False)
     if corpus:
-        texts = (one for name in corpus for one in read_documents(find_corpus(name)))
+        texts = (one for name in corpus for one in read_documents(find_corpus(name), size=AS_IT_IS))
         found = inspect_texts(loaded, texts)
         console.print(usage_table({"": found}))
         console.print(
@@ -173,7 +173,7 @@ def compare(
     from rich.console import Console
 
     from glassbox.cli.tokenizer_view import side_by_side, usage_table
-    from glassbox.data.text import find_corpus, read_documents
+    from glassbox.data.text import AS_IT_IS, find_corpus, read_documents
     from glassbox.tokenizers import Tokenizer
     from glassbox.tokenizers.inspection import inspect_texts
 
@@ -181,7 +181,7 @@ def compare(
     tokenizers = {name: Tokenizer.load(name.strip()) for name in names}
     path = find_corpus(file)
     shown: list[str] = []
-    for document in read_documents(path):
+    for document in read_documents(path, size=AS_IT_IS):
         shown += [line for line in document.splitlines() if line.strip()][: lines - len(shown)]
         if len(shown) >= lines:
             break
@@ -189,6 +189,9 @@ def compare(
     console.print(side_by_side(tokenizers, shown))
     console.print(
         usage_table(
-            {name: inspect_texts(one, read_documents(path)) for name, one in tokenizers.items()}
+            {
+                name: inspect_texts(one, read_documents(path, size=AS_IT_IS))
+                for name, one in tokenizers.items()
+            }
         )
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from glassbox.core.errors import UserError
 from glassbox.data.shards import write_shard
+from glassbox.data.text import LONE_SURROGATE, has_lone_surrogate
 from glassbox.tokenizers import Tokenizer
 
 Message = dict[str, Any]
@@ -59,6 +60,8 @@ def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, row in numbered:
         if not isinstance(row, dict):
             raise UserError(f"{place}: a {type(row).__name__}; each row is an object with keys")
+        if has_lone_surrogate(json.dumps(row, ensure_ascii=False)):
+            raise UserError(f"{place}: a string {LONE_SURROGATE}")
         yield place, row
 
 

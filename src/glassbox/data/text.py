@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from glassbox.core.errors import UserError
 
@@ -17,6 +18,9 @@ TEXT_SUFFIXES = (".txt", ".md", ".text")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 READ_CHARACTERS = 1 << 20
 PASSAGE_CHARACTERS = 4000
+AS_IT_IS = 1 << 20
+"""Characters a passage where documents do not matter: a tokenizer is to see a file as it is."""
+Split = Literal["passages", "marks", "whole"]
 
 
 def find_corpus(name: str) -> Path:
@@ -49,13 +53,21 @@ def corpus_files(path: Path) -> list[Path]:
     return found
 
 
-def read_documents(path: Path) -> Iterator[str]:
-    """Every document of a file or folder, in bounded memory where the files name their borders.
+def read_documents(
+    path: Path, *, split: Split = "passages", size: int = PASSAGE_CHARACTERS
+) -> Iterator[str]:
+    """Every document of a file or folder.
 
-    JSON lines: the key `text` of each line. Plain text: what stands between `<|endoftext|>` marks;
-    a file without marks (a book) is cut at blank lines into passages of about 4,000 characters.
-    A folder that `glassbox data curate` wrote: its documents, in any of its formats.
-    Raises UserError naming file and line for bytes that are not UTF-8 and lines that are not JSON.
+    JSON lines: the key `text` of each line. A folder that `glassbox data curate` wrote: its documents,
+    in any of its formats. Plain text, by `split`:
+    - passages: what stands between `<|endoftext|>` marks; a file without marks (a book) is cut
+      behind blank lines into passages of about `size` characters, in bounded memory;
+    - marks: what stands between marks; a file without marks is one document;
+    - whole: a file is one document, whatever stands in it.
+    No character is lost but the marks, one line break beside each, and a byte order mark; of
+    passages even their joined text is the file's.
+    Raises UserError naming file and line for bytes that are not UTF-8, lines that are not JSON, and
+    strings that UTF-8 cannot hold.
     """
     from glassbox.data.curation.shard_files import is_curated, read_curated
 
@@ -66,7 +78,7 @@ def read_documents(path: Path) -> Iterator[str]:
         if file.suffix.lower() in JSON_SUFFIXES:
             yield from _read_json_lines(file)
         else:
-            yield from _read_text(file)
+            yield from _read_text(file, split, size)
 
 
 def _read_json_lines(file: Path) -> Iterator[str]:
@@ -82,33 +94,68 @@ def _read_json_lines(file: Path) -> Iterator[str]:
                 text = None
             if not isinstance(text, str):
                 raise UserError(f"'{file}' line {number}: expected an object with a string 'text'")
+            if has_lone_surrogate(text):
+                raise UserError(f"'{file}' line {number}: 'text' {LONE_SURROGATE}")
             if text:
                 yield text
 
 
-def _read_text(file: Path) -> Iterator[str]:
+LONE_SURROGATE = (
+    "has a half of a surrogate pair (\\ud800 to \\udfff), which is no character; "
+    "leave it out, or clean the file with `glassbox data curate`"
+)
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a string holds half of a surrogate pair, which JSON can write and UTF-8 cannot.
+
+    >>> has_lone_surrogate("a\\ud83d"), has_lone_surrogate("中 😀")
+    (True, False)
+    """
+    if text.isascii():
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _read_text(file: Path, split: Split, size: int) -> Iterator[str]:
+    if split == "whole":
+        if text := "".join(_blocks(file)):
+            yield text
+        return
     rest, marked = "", False
     for block in _blocks(file):
         *whole, rest = (rest + block).split(SEPARATOR)
-        marked = marked or bool(whole)
-        yield from (text for text in map(_strip_edges, whole) if text)
-        if not marked and len(rest) >= READ_CHARACTERS:
-            *passages, rest = split_passages(rest)
+        for part in whole:
+            if text := _without_breaks(part, behind_mark=marked, before_mark=True):
+                yield text
+            marked = True
+        if split == "passages" and not marked and len(rest) >= max(READ_CHARACTERS, 2 * size):
+            *passages, rest = split_passages(rest, size)
             yield from passages
-    if marked:
-        if last := _strip_edges(rest):
-            yield last
+    if marked or split == "marks":
+        if text := _without_breaks(rest, behind_mark=marked, before_mark=False):
+            yield text
     else:
-        yield from split_passages(rest)
+        yield from split_passages(rest, size)
 
 
-def _strip_edges(text: str) -> str:
-    return text.strip("\n\r ")
+def _without_breaks(text: str, *, behind_mark: bool, before_mark: bool) -> str:
+    """A text without the line break that stands between it and a mark; empty where it is blank."""
+    if behind_mark:
+        text = text.removeprefix("\r\n") if text.startswith("\r") else text.removeprefix("\n")
+    if before_mark:
+        text = text.removesuffix("\n")
+        text = text.removesuffix("\r")
+    return "" if text.isspace() else text
 
 
 def _blocks(file: Path) -> Iterator[str]:
     try:
-        with file.open(encoding="utf-8-sig", newline=None) as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             while block := stream.read(READ_CHARACTERS):
                 yield block
     except UnicodeDecodeError as error:
@@ -120,36 +167,55 @@ def _blocks(file: Path) -> Iterator[str]:
 
 
 def split_passages(text: str, size: int = PASSAGE_CHARACTERS) -> list[str]:
-    """Cut a long text at blank lines (else at line ends) into passages of about `size` characters.
+    """Cut a long text behind blank lines (else line ends, else sentences) into passages.
 
-    Nothing but white space between passages is lost.
+    Each has about `size` characters, at most 2 `size` and the white space behind it; joined they are
+    the text, character by character.
 
     >>> split_passages("one\\n\\ntwo\\n\\nthree", size=7)
-    ['one', 'two', 'three']
+    ['one\\n\\n', 'two\\n\\n', 'three']
     """
     passages: list[str] = []
-    current: list[str] = []
-    length = 0
-    for paragraph in _paragraphs(text, size):
-        if current and length + len(paragraph) > size:
-            passages.append("\n\n".join(current))
-            current, length = [], 0
-        current.append(paragraph)
-        length += len(paragraph) + 2
-    if current:
-        passages.append("\n\n".join(current))
+    start = end = 0
+    for length in _paragraph_lengths(text, size):
+        if end > start and end - start + length > size:
+            passages.append(text[start:end])
+            start = end
+        end += length
+    if end > start:
+        passages.append(text[start:end])
     return passages
 
 
-def _paragraphs(text: str, size: int) -> Iterator[str]:
-    for paragraph in re.split(r"\n\s*\n", text):
-        if len(paragraph) <= 2 * size:
-            parts: Iterable[str] = [paragraph]
-        else:  # one endless paragraph: cut behind a line or a sentence, or hard
-            parts = re.findall(
-                rf"(?s).{{1,{size}}}(?:\n|[.!?。！？]\s*|$)|.{{1,{size}}}", paragraph
-            )
-        yield from (part for part in map(_strip_edges, parts) if part)
+_BLANK_LINES = re.compile(r"\n\s*\n")
+
+
+def _paragraph_lengths(text: str, size: int) -> Iterator[int]:
+    """Lengths of paragraphs, the blank lines behind each included; of an endless one, of its parts."""
+    start = 0
+    while start < len(text):
+        found = _BLANK_LINES.search(text, start)
+        end = found.end() if found else len(text)
+        words = found.start() if found else end
+        while words - start > 2 * size:
+            cut = _cut_behind(text, start, start + size)
+            yield cut - start
+            start = cut
+        yield end - start
+        start = end
+
+
+def _cut_behind(text: str, start: int, end: int) -> int:
+    """Where to cut text[start:end]: behind its last line end, else its last sentence, else `end`."""
+    if (line := text.rfind("\n", start, end)) >= start:
+        return line + 1
+    sentence = max(text.rfind(mark, start, end) for mark in ".!?。！？")
+    if sentence < start:
+        return end
+    cut = sentence + 1
+    while cut < end and text[cut].isspace():
+        cut += 1
+    return cut
 
 
 def is_heldout(text: str, share: float) -> bool:

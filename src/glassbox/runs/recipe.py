@@ -16,6 +16,7 @@ from glassbox.data.curation.shard_files import Format
 from glassbox.data.curation.sources import SourceList
 from glassbox.data.curation.steps import StepConfig
 from glassbox.data.infilling import FimConfig
+from glassbox.data.text import Split
 from glassbox.models.shapes import Shape
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.specs import OptimizerConfig
@@ -60,6 +61,12 @@ class TextData(Spec):
     )
     sources: tuple[TextSource, ...] = Field(
         (), description="instead of path (null): texts that are mixed by weight"
+    )
+    split: Split = Field(
+        "passages",
+        description="what a document of plain text is: what stands between <|endoftext|> marks, or "
+        "(passages) a passage of about 4,000 characters of a file without marks, (marks) all of such "
+        "a file, (whole) a file, whatever stands in it",
     )
     heldout_path: str | None = Field(None, description="None: a share of the text is held out")
     heldout_share: float = Field(0.05, gt=0, lt=1)

@@ -6,9 +6,10 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from glassbox.core.errors import UserError
-from glassbox.data.infilling import FimConfig, fill_in_the_middle
+from glassbox.data.infilling import FimConfig, FimCounts, fill_in_the_middle
 from glassbox.data.shards import Shard, read_shard, write_shard
 from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
 from glassbox.runs.recipe import TextData, TokenizerConfig
@@ -44,16 +45,18 @@ def training_documents(data: TextData, path: str) -> Iterator[str]:
     """The documents of one of the data's paths that are not held out."""
     found = find_corpus(path)
     if data.heldout_path is not None:
-        yield from read_documents(found)
+        yield from read_documents(found, split=data.split)
         return
     share = heldout_share(_all_documents(data), data.heldout_share)
-    yield from (text for text in read_documents(found) if not is_heldout(text, share))
+    yield from (
+        text for text in read_documents(found, split=data.split) if not is_heldout(text, share)
+    )
 
 
 def heldout_documents(data: TextData) -> Iterator[str]:
     """The held-out documents: a file of their own, or the share of all text picked by its text."""
     if data.heldout_path is not None:
-        yield from read_documents(find_corpus(data.heldout_path))
+        yield from read_documents(find_corpus(data.heldout_path), split=data.split)
         return
     share = heldout_share(_all_documents(data), data.heldout_share)
     yield from (text for text in _all_documents(data) if is_heldout(text, share))
@@ -61,7 +64,9 @@ def heldout_documents(data: TextData) -> Iterator[str]:
 
 def _all_documents(data: TextData) -> Iterator[str]:
     # one share for all sources, so that a text in two of them falls on one side
-    return itertools.chain.from_iterable(read_documents(find_corpus(p)) for p in data.paths)
+    return itertools.chain.from_iterable(
+        read_documents(find_corpus(p), split=data.split) for p in data.paths
+    )
 
 
 def prepare_shard(
@@ -71,36 +76,42 @@ def prepare_shard(
     *,
     what: str,
     fim: FimConfig | None = None,
+    row_length: int = 0,
     seed: int = 0,
 ) -> Shard:
     """Tokenize documents into a shard, unless a finished one by the same tokenizer is there.
 
     Each document is stored as `<eos> ids <eos>`: its first token is predicted, and so is its end.
-    With `fim` a share of them, drawn by `seed`, is rearranged for filling in the middle.
+    With `fim` a share of what fits a row, drawn by `seed`, is rearranged for filling in the middle; the
+    shard's header counts it.
     Raises UserError where there is no document at all.
     """
     if path.with_name(path.name + ".json").exists():
         return read_shard(path, fingerprint=tokenizer.fingerprint)
+    extra: dict[str, Any] = {}
+    if fim is None:
+        encoded = encode_documents(documents(), tokenizer)
+    else:
+        counts = FimCounts()
+        extra["fim"] = vars(counts)  # filled while the documents are written
+        encoded = fill_in_the_middle(
+            documents(), tokenizer, fim, seed=seed, row_length=row_length, counts=counts
+        )
     info = write_shard(
         path,
-        encode_documents(documents(), tokenizer, fim=fim, seed=seed),
+        encoded,
         vocab_size=tokenizer.vocab_size,
         fingerprint=tokenizer.fingerprint,
+        extra=extra,
     )
     if not info["num_documents"]:
         raise UserError(f"there is no {what} text; give more documents or set data.heldout_path")
     return read_shard(path, fingerprint=tokenizer.fingerprint)
 
 
-def encode_documents(
-    documents: Iterable[str], tokenizer: Tokenizer, *, fim: FimConfig | None = None, seed: int = 0
-) -> Iterator[list[int]]:
+def encode_documents(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
     """Ids of each document between two end-of-text marks, a batch of documents at a time."""
     eos = tokenizer.eos_id
-    if fim is not None:
-        for ids in fill_in_the_middle(documents, tokenizer, fim, seed=seed):
-            yield [eos, *ids, eos]
-        return
     iterator = iter(documents)
     while batch := list(itertools.islice(iterator, BATCH_DOCUMENTS)):
         for ids in tokenizer.encode_batch(batch):

@@ -172,6 +172,7 @@ def build_pretrain(recipe: PretrainRecipe, folder: Path, group: Group) -> Stage:
             folder / "data" / names[path],
             what="train",
             fim=data.fim,
+            row_length=data.row_length,
             seed=derive_seed(recipe.seed, names[path]),
         )
 
@@ -308,7 +309,7 @@ def _hooks(recipe: StageRecipe, tokenizer: Tokenizer, heldout: Any) -> list[Hook
 
 def _describe_rows(parts: Sequence[PackedRows], model: CausalLM, folder: Path) -> None:
     num_rows, row_length = sum(map(len, parts)), parts[0].row_length
-    facts = {
+    facts: dict[str, Any] = {
         "documents": sum(part.shard.num_documents for part in parts),
         "tokens": sum(part.shard.num_tokens for part in parts),
         "rows": num_rows,
@@ -316,12 +317,23 @@ def _describe_rows(parts: Sequence[PackedRows], model: CausalLM, folder: Path) -
         "fill_rate": sum(part.num_pairs for part in parts) / (num_rows * row_length),
         "parameters": model.num_parameters,
     }
+    fims = [part.shard.info["fim"] for part in parts if "fim" in part.shard.info]
+    if fims:
+        facts["fim"] = {key: sum(fim[key] for fim in fims) for key in fims[0]}
     write_json(folder / "data.json", facts)
     print(
         f"  {facts['documents']:,} documents, {facts['tokens']:,} tokens in {num_rows:,} rows of "
         f"{row_length} ({100 * facts['fill_rate']:.1f}% full); {model.num_parameters:,} parameters",
         file=sys.stderr,
     )
+    if fims:
+        fim = facts["fim"]
+        print(
+            f"  {fim['rearranged']:,} of {fim['stretches']:,} stretches of text "
+            f"({100 * fim['rearranged'] / max(1, fim['stretches']):.1f}%) are rearranged to fill in "
+            f"the middle, each whole in one row; {fim['unfit']:,} did not fit one",
+            file=sys.stderr,
+        )
 
 
 def _note_lost(shortened: int, skipped: int, what: str, room: int) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from glassbox.core.errors import UserError
 from glassbox.data import text as module
+from glassbox.data.conversations import read_rows
 from glassbox.data.text import (
     find_corpus,
     heldout_share,
@@ -20,15 +21,54 @@ from glassbox.data.text import (
 )
 
 
+@given(st.text(alphabet="ab.\n\r\t 中", max_size=400), st.integers(1, 30))
+def test_passages_lose_no_character(text: str, size: int) -> None:
+    passages = split_passages(text, size=size)
+    assert "".join(passages) == text
+    assert all(passages)
+    assert all(len(passage.rstrip()) <= 2 * size for passage in passages)
+
+
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_a_text_file_is_read_to_the_character(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """Python's own sources: blank lines, indentation and line ends, by each way to split them."""
+    import json.decoder
+
+    monkeypatch.setattr(module, "READ_CHARACTERS", block * 1000)
+    source = Path(json.decoder.__file__).read_text(encoding="utf-8") * 3
+    text = f"\n\n   {source}\r\nlast\r\n\n"
+    path = tmp_path / "source.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    passages = list(read_documents(path))
+    assert len(passages) > 5
+    assert "".join(passages) == text
+    for split in ("marks", "whole"):
+        assert list(read_documents(path, split=split)) == [text]
+    assert list(read_documents(path, size=module.AS_IT_IS)) == [text]
+
+
+def test_marks_and_how_a_file_is_split(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"  one\n\n<|endoftext|>\n  two<|endoftext|>\r\nthree\r\n<|endoftext|>\n \n")
+    documents = ["  one\n", "  two", "three"]
+    assert list(read_documents(path)) == list(read_documents(path, split="marks")) == documents
+    assert list(read_documents(path, split="whole")) == [path.read_bytes().decode()]
+
+
+def test_half_a_surrogate_pair_is_named_by_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine \\ud83d\\ude00"}\n{"text": "bad \\ud83d"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl' line 2: 'text' has a half of a surrogate pair"):
+        list(read_documents(path))
+    path.write_text('{"messages": [{"role": "user", "content": "\\udc00"}]}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl' line 1: a string has a half of a surrogate"):
+        list(read_rows(path))
+
+
 def squeeze(text: str) -> str:
     return "".join(text.split())
-
-
-@given(st.text(alphabet="ab.\n 中", max_size=400), st.integers(1, 30))
-def test_passages_lose_nothing_but_white_space(text: str, size: int) -> None:
-    passages = split_passages(text, size=size)
-    assert squeeze("".join(passages)) == squeeze(text)
-    assert all(passage.strip() for passage in passages)
 
 
 def test_marked_text_is_cut_at_its_marks_across_blocks(

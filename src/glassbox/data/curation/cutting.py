@@ -129,17 +129,21 @@ def _documents(blocks: Iterable[str], largest: int) -> Iterator[str | None]:
             elif text := part.strip("\n\r "):
                 yield text
         if not marked and len(rest) > LONG_TEXT:
-            *passages, rest = split_passages(rest) or [""]
+            *passages, rest = split_passages(rest)
             book = True
-            yield from passages
+            yield from _without_edges(passages)
         elif marked and (skipping or len(rest) > largest):
             skipping, rest = True, rest[-len(SEPARATOR) :]  # which may hold the half of a mark
     if skipping:
         yield None
     elif book and not marked:
-        yield from split_passages(rest)
+        yield from _without_edges(split_passages(rest))
     elif text := rest.strip("\n\r "):
         yield text
+
+
+def _without_edges(passages: Iterable[str]) -> Iterator[str]:
+    return (text for passage in passages if (text := passage.strip("\n\r ")))
 
 
 def cut_pages(
