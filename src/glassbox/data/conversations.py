@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from glassbox.core.errors import UserError
 from glassbox.data.shards import write_shard
 from glassbox.data.text import LONE_SURROGATE, has_lone_surrogate
 from glassbox.tokenizers import Tokenizer
 
+ItemT = TypeVar("ItemT")
 Message = dict[str, Any]
 """{"role": "system" | "user" | "assistant" | "tool", "content": text}; further keys pass through."""
 
@@ -32,6 +33,10 @@ SHAREGPT_ROLES = {
 
 class BadRow(ValueError):
     """What is wrong with a row, before its file and line are known."""
+
+
+class EmptyRow(BadRow):
+    """A row of a known form from which nothing can be learnt: it is left out and counted."""
 
 
 def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -76,20 +81,66 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             raise UserError(f"'{path}' line {number}: not valid JSON: {error.msg}") from None
 
 
-def read_chats(path: Path | str) -> list[list[Message]]:
+class Found(list[ItemT]):
+    """What was read of a file, in its order, and how many of its rows teach nothing.
+
+    skipped: their number; example: the place of the first and what is wrong with it.
+    """
+
+    def __init__(self, items: Iterable[ItemT] = (), skipped: int = 0, example: str = "") -> None:
+        super().__init__(items)
+        self.skipped = skipped
+        self.example = example
+
+    def describe(self, what: str) -> str:
+        """A line about what was left out; empty where nothing was."""
+        if not self.skipped:
+            return ""
+        return f"{self.skipped:,} {what} were left out; the first is {self.example}"
+
+
+def read_items(
+    path: Path | str, parse: Callable[[dict[str, Any]], ItemT], what: str
+) -> Found[ItemT]:
+    """parse(row) of every row of a file, those that raise EmptyRow left out and counted.
+
+    Raises UserError naming file and line of another bad row, and where nothing is left.
+    """
+    found: Found[ItemT] = Found()
+    for place, row in read_rows(path):
+        item = located(place, lambda row: _item_or_empty(parse, row), row)
+        if isinstance(item, EmptyRow):
+            found.skipped += 1
+            found.example = found.example or f"{place}: {item}"
+        else:
+            found.append(item)
+    if not found:
+        if found.skipped:
+            raise UserError(f"'{path}' holds no {what} that teach anything; {found.example}")
+        raise UserError(f"'{path}' holds no {what}; give it at least one row")
+    return found
+
+
+def _item_or_empty(
+    parse: Callable[[dict[str, Any]], ItemT], row: dict[str, Any]
+) -> ItemT | EmptyRow:
+    try:
+        return parse(row)
+    except EmptyRow as error:
+        return error
+
+
+def read_chats(path: Path | str) -> Found[list[Message]]:
     """All conversations of a JSONL or JSON file; the form of each row is known by its keys.
 
     - {"messages": [{"role", "content"}, ...]}
     - ShareGPT: {"conversations": [{"from", "value"}, ...], "system"?}
     - Alpaca: {"instruction", "input"?, "output", "system"?, "history"?: [[question, answer], ...]}
 
-    Raises UserError naming file, line, key and remedy for a row of another form, and for one in
-    which the assistant says nothing.
+    A row in which the assistant says nothing is left out and counted. Raises UserError naming file,
+    line, key and remedy for a row of another form.
     """
-    chats = [located(place, chat_of_row, row) for place, row in read_rows(path)]
-    if not chats:
-        raise UserError(f"'{path}' holds no conversations; give it at least one row")
-    return chats
+    return read_items(path, chat_of_row, "conversations")
 
 
 def located(place: str, parse: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> Any:
@@ -122,7 +173,7 @@ def chat_of_row(row: Mapping[str, Any]) -> list[Message]:
             "or instruction and output (Alpaca)"
         )
     if not any(m["role"] == "assistant" and m["content"] for m in messages):
-        raise BadRow("the assistant says nothing in it; add an assistant message or drop the row")
+        raise EmptyRow("the assistant says nothing in it; add an assistant message or drop the row")
     return messages
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import (
     BadRow,
+    Found,
     Message,
     instruction_prompt,
-    located,
     parse_messages,
-    read_rows,
+    read_items,
     system_message,
 )
 from glassbox.data.examples import ExampleSource
@@ -45,7 +46,7 @@ class Feedback:
     desirable: bool
 
 
-def read_feedback(path: Path | str) -> list[Feedback]:
+def read_feedback(path: Path | str) -> Found[Feedback]:
     """All answers of a JSONL or JSON file; the form of each row is known by its keys.
 
     With "label" or "kto_tag", true or false, beside one of
@@ -55,16 +56,11 @@ def read_feedback(path: Path | str) -> list[Feedback]:
     - {"completion"}: messages, the last one the answer (trl's implicit prompt);
     or a preference pair as `read_preferences` takes it, which gives a good and a bad answer.
 
-    Raises UserError naming file, line, key and remedy for a row of another form.
+    A pair of equal answers is left out and counted. Raises UserError naming file, line, key and
+    remedy for a row of another form.
     """
-    found = [
-        example
-        for place, row in read_rows(path)
-        for example in located(place, feedback_of_row, row)
-    ]
-    if not found:
-        raise UserError(f"'{path}' holds no answers; give it at least one row")
-    return found
+    rows = read_items(path, feedback_of_row, "answers")
+    return Found(itertools.chain.from_iterable(rows), rows.skipped, rows.example)
 
 
 def feedback_of_row(row: Mapping[str, Any]) -> list[Feedback]:
@@ -135,7 +131,7 @@ def encode_feedback(
     A prompt that is too long is cut from the left; an answer that does not fit behind a single id
     of prompt is left out and counted. Raises UserError where nothing is left.
     """
-    report = PreferenceReport()
+    report = PreferenceReport.of(examples)
     encoded = []
     for example in examples:
         prompt = tokenizer.encode_chat_prompt(example.prompt)

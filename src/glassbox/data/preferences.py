@@ -17,11 +17,12 @@ from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import (
     BadRow,
+    EmptyRow,
+    Found,
     Message,
     instruction_prompt,
-    located,
     parse_messages,
-    read_rows,
+    read_items,
     system_message,
 )
 from glassbox.data.examples import ExampleSource
@@ -40,7 +41,7 @@ class PreferencePair:
     margin: float | None = None
 
 
-def read_preferences(path: Path | str) -> list[PreferencePair]:
+def read_preferences(path: Path | str) -> Found[PreferencePair]:
     """All pairs of a JSONL or JSON file; the form of each row is known by its keys.
 
     `chosen` and `rejected` are texts, messages, or lists of messages; the prompt is one of
@@ -50,12 +51,10 @@ def read_preferences(path: Path | str) -> list[PreferencePair]:
     Texts that begin with "Human:" after two line breaks are dialogues as Anthropic's HH data have
     them. "margin", a number, says by how much the chosen answer is better, for reward models.
 
-    Raises UserError naming file, line, key and remedy for a row of another form.
+    A pair of equal answers is left out and counted. Raises UserError naming file, line, key and remedy
+    for a row of another form.
     """
-    pairs = [located(place, pair_of_row, row) for place, row in read_rows(path)]
-    if not pairs:
-        raise UserError(f"'{path}' holds no preference pairs; give it at least one row")
-    return pairs
+    return read_items(path, pair_of_row, "preference pairs")
 
 
 def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
@@ -87,7 +86,7 @@ def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
         if not answer or answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant":
             raise BadRow(f"key '{key}' does not begin and end with the assistant; give its answer")
     if chosen == rejected:
-        raise BadRow("'chosen' and 'rejected' are the same; drop the row, it teaches nothing")
+        raise EmptyRow("'chosen' and 'rejected' are the same, which teaches nothing")
     return PreferencePair(prompt, chosen, rejected, _margin(row))
 
 
@@ -169,13 +168,23 @@ class PreferenceReport:
     """What became of pairs on their way to ids.
 
     shortened: pairs whose prompt lost ids on the left, dropped_ids: how many ids of prompts.
-    skipped: pairs left out because an answer alone does not fit.
+    skipped: pairs left out because an answer alone does not fit. useless: rows that were left out
+    since nothing can be learnt from them, such as two equal answers; example: the first of them.
     """
 
     num_pairs: int = 0
     shortened: int = 0
     dropped_ids: int = 0
     skipped: int = 0
+    useless: int = 0
+    example: str = ""
+
+    @classmethod
+    def of(cls, items: Iterable[Any]) -> PreferenceReport:
+        """With what reading left out already."""
+        if isinstance(items, Found):
+            return cls(useless=items.skipped, example=items.example)
+        return cls()
 
 
 def encode_preferences(
@@ -187,7 +196,7 @@ def encode_preferences(
     never cut: a pair in which one does not fit behind a single id of prompt is left out and counted.
     Raises UserError where nothing is left.
     """
-    report = PreferenceReport()
+    report = PreferenceReport.of(pairs)
     encoded = []
     for pair in pairs:
         prompt = tokenizer.encode_chat_prompt(pair.prompt)

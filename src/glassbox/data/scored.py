@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
-from glassbox.data.conversations import BadRow, Message, located, read_rows
+from glassbox.data.conversations import BadRow, Found, Message, read_items
 from glassbox.data.examples import ExampleSource
 from glassbox.data.preferences import EncodedPair, PreferenceReport, prompt_messages
 from glassbox.ops.cross_entropy import IGNORE
@@ -93,15 +93,12 @@ class Solution:
     labels: list[bool]
 
 
-def read_solutions(path: Path | str) -> list[Solution]:
+def read_solutions(path: Path | str) -> Found[Solution]:
     """All rows {"prompt", "completions": [step, ...], "labels": [true or false, ...]} of a file.
 
     The form is that of trl's stepwise supervision. Raises UserError naming file, line, key, remedy.
     """
-    solutions = [located(place, solution_of_row, row) for place, row in read_rows(path)]
-    if not solutions:
-        raise UserError(f"'{path}' holds no solutions; give it at least one row")
-    return solutions
+    return read_items(path, solution_of_row, "solutions")
 
 
 def solution_of_row(row: Mapping[str, Any]) -> Solution:

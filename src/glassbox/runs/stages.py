@@ -212,9 +212,10 @@ def build_sft(recipe: SftRecipe, folder: Path, group: Group) -> Stage:
     def write(name: str, path: str) -> None:
         target = folder / "data" / name
         if not target.with_name(name + ".json").exists():
-            report = write_chat_shard(
-                target, read_chats(path), tokenizer, row_length=data.row_length
-            )
+            chats = read_chats(path)
+            report = write_chat_shard(target, chats, tokenizer, row_length=data.row_length)
+            if chats.skipped:
+                print(f"  {chats.describe('conversations')}", file=sys.stderr)
             _note_lost(report.shortened, report.skipped, "conversations", data.row_length)
 
     def prepare() -> None:
@@ -256,6 +257,11 @@ def build_reward(recipe: RewardRecipe, folder: Path, group: Group) -> Stage:
 def _stage(recipe: DpoRecipe | PreferenceRecipe | RewardRecipe, parts: Parts) -> Stage:
     report = parts.report
     _note_lost(report.shortened, report.skipped, "rows", recipe.data.max_length)
+    if report.useless:
+        print(
+            f"  {report.useless:,} rows were left out; the first is {report.example}",
+            file=sys.stderr,
+        )
     hooks = _hooks(recipe, parts.tokenizer, None)
     return Stage(parts.model, parts.tokenizer, parts.objective, parts.source, hooks)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import encode_fitting, read_chats, write_chat_shard
+from glassbox.data.feedback import encode_feedback, read_feedback
 from glassbox.data.loader import PackedRows
 from glassbox.data.order import SeededOrder
 from glassbox.data.preferences import (
@@ -103,8 +104,6 @@ GOOD = {"messages": [user("a"), assistant("b")]}
     [
         ({"text": "x"}, ["['text']", "messages", "conversations", "instruction"]),
         ({"messages": []}, ["'messages'", "at least one"]),
-        ({"messages": [user("a")]}, ["says nothing"]),
-        ({"messages": [user("a"), assistant("")]}, ["says nothing"]),
         ({"messages": [{"role": "bot", "content": "a"}]}, ["messages[0].role", "'bot'"]),
         ({"messages": [{"role": "user", "content": 3}]}, ["messages[0].content", "int", "text"]),
         ({"messages": [user("a"), {"role": "assistant"}]}, ["messages[1].content", "NoneType"]),
@@ -261,7 +260,6 @@ def test_every_form_of_pair_is_the_same_pair(tmp_path: Path) -> None:
     [
         ({"prompt": "q", "chosen": "g"}, ["'rejected'", "missing"]),
         ({"chosen": "g", "rejected": "b"}, ["'prompt'", "missing"]),
-        ({"prompt": "q", "chosen": "g", "rejected": "g"}, ["same"]),
         ({"prompt": "q", "chosen": [user("g")], "rejected": "b"}, ["'chosen'", "assistant"]),
         ({"prompt": 3, "chosen": "g", "rejected": "b"}, ["'prompt'"]),
         ({"prompt": "q", "chosen": "g", "rejected": None}, ["'rejected'"]),
@@ -381,3 +379,35 @@ def test_reference_scores_stay_with_their_answers() -> None:
     rows = rows_of([batch])
     assert len(by_ids) == len(rows) == 22
     assert [by_ids[row] for row in rows] == batch.reference.tolist()
+
+
+def test_rows_that_teach_nothing_are_counted_and_the_others_kept(tmp_path: Path) -> None:
+    same = {"prompt": "q", "chosen": "g", "rejected": "g"}
+    pairs = [same, {"prompt": "q", "chosen": "g", "rejected": "b"}, same]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, pairs)))
+    found = read_preferences(path)
+    assert [pair.rejected[0]["content"] for pair in found] == ["b"]
+    assert found.skipped == 2
+    assert found.example.startswith(f"'{path}' line 1: 'chosen' and 'rejected' are the same")
+    answers = read_feedback(path)
+    assert [answer.desirable for answer in answers] == [True, False]
+    assert answers.skipped == 2
+    for encoded, report in (
+        encode_preferences(found, TOKENIZER, max_length=64),
+        encode_feedback(answers, TOKENIZER, max_length=64),
+    ):
+        assert len(encoded) == report.num_pairs
+        assert report.useless == 2
+        assert report.example == found.example
+    chats = [{"instruction": "a", "output": ""}, {"instruction": "a", "output": "b"}]
+    path.write_text("\n".join(map(json.dumps, chats)))
+    read = read_chats(path)
+    assert len(read) == read.skipped == 1
+    assert read.describe("conversations").startswith("1 conversations were left out; the first is")
+    path.write_text(json.dumps(same))
+    with pytest.raises(UserError, match="holds no preference pairs that teach anything"):
+        read_preferences(path)
+    path.write_text(json.dumps({"prompt": "q", "chosen": "g"}) + "\n" + json.dumps(same))
+    with pytest.raises(UserError, match="line 1: missing key 'rejected'"):
+        read_preferences(path)
