@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -64,7 +65,9 @@ def read_all(opened: socket.socket) -> bytes:
 
 def answer(port: int, said: bytes) -> tuple[int, bytes]:
     """The status and the whole answer to some bytes; the server must close the connection."""
-    with connect(port, said) as opened:
+    with connect(port) as opened:
+        with contextlib.suppress(ConnectionError):  # it may have read enough
+            opened.sendall(said)
         found = read_all(opened)
     return (int(found.split()[1]) if found else 0), found
 

@@ -176,15 +176,13 @@ def _service(
     speed: dict[str, Any],
     **options: Any,
 ) -> Service:
-    from functools import partial
-
     from glassbox.core.config import parse
     from glassbox.formats.open_model import find_adapter, open_on
     from glassbox.inference import Engine
-    from glassbox.runs.prompts import plain_prompt
     from glassbox.runs.speculation import open_proposer
     from glassbox.serving.bodies import Limits
     from glassbox.serving.service import Service
+    from glassbox.tokenizers.prefix import text_prefix
 
     checked = parse(Limits, limits, where="glassbox serve")
     folders = {name: find_adapter(path) for name, path in adapters.items()}
@@ -214,6 +212,6 @@ def _service(
         model=loaded,
         adapters=list(folders),
         limits=checked,
-        encode_prompt=partial(plain_prompt, tokenizer),
+        prompt_prefix=text_prefix(tokenizer),
         **options,
     )

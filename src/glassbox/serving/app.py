@@ -22,6 +22,7 @@ from glassbox.serving.errors import Json, add_handlers
 from glassbox.serving.gate import Gate
 from glassbox.serving.logs import RequestLog, caller
 from glassbox.serving.metrics import CONTENT_TYPE
+from glassbox.serving.reading import BodyReader, BodyRoute
 from glassbox.serving.service import Service
 
 _BODIES: dict[str, type[Body]] = {
@@ -78,6 +79,7 @@ def build_app(
             yield
         finally:
             await asyncio.to_thread(service.close)
+            app.state.body_reader.close()
 
     # the pages that FastAPI would add fetch scripts from elsewhere
     app = FastAPI(
@@ -87,6 +89,7 @@ def build_app(
         Gate,
         keys=keys,
         max_body_bytes=service.limits.max_body_bytes,
+        max_bodies_bytes=service.limits.max_bodies_bytes,
         draining=lambda: service.draining,
     )
     if origins:
@@ -99,6 +102,8 @@ def build_app(
         )
     app.add_middleware(RequestLog, metrics=service.metrics, paths=_PATHS)  # outermost
     add_handlers(app, _BODIES)
+    app.state.body_reader = BodyReader(service.limits, _BODIES)
+    app.router.route_class = BodyRoute
     _add_paths(app, service)
     return app
 
@@ -138,4 +143,4 @@ def _add_paths(app: FastAPI, service: Service) -> None:
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> Response:
-        return Json(service.detokenize(body))
+        return Json(await service.detokenize(body))

@@ -45,6 +45,7 @@ _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
 
 _LEAST_TEMPERATURE = 1e-3  # below it float32 overflows; 0 is greedy
 _MOST_BIASES = 300
+_MOST_KEYS = 100
 Guide = JsonSchema | Regex | Choice
 
 
@@ -59,8 +60,11 @@ class Limits(Spec):
     max_stops: int = Field(16, ge=0, description="stop strings of one request")
     max_stop_chars: int = Field(256, gt=0, description="characters of one stop string")
     max_tools: int = Field(128, ge=0, description="tools of one request")
+    max_messages: int = Field(1024, gt=0, description="messages of one chat")
     max_schema_bytes: int = Field(65_536, gt=0, description="schemas of one request, as JSON")
     max_body_bytes: int = Field(4 << 20, gt=0, description="size of a request's body")
+    max_bodies_bytes: int = Field(64 << 20, gt=0, description="bodies of all requests together")
+    max_values: int = Field(1 << 18, gt=0, description="values (numbers, texts, ...) of one body")
 
 
 def _as_prompts(value: Any) -> Any:
@@ -100,13 +104,16 @@ def _as_biases(value: Any) -> Any:
 
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 _IDS = {"type": "array", "items": {"type": "integer"}}
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Ids = Annotated[list[int], Field(fail_fast=True)]
+"""Lists of which one fault is told, not one for each element."""
 Prompts = Annotated[
-    list[str] | list[list[int]],
+    Texts | Annotated[list[Ids], Field(fail_fast=True)],
     BeforeValidator(_as_prompts),
     WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS, _IDS, {"type": "array", "items": _IDS}]}),
 ]
 Stops = Annotated[
-    list[str],
+    Texts,
     BeforeValidator(_as_stops),
     WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS]}),
 ]
@@ -114,6 +121,7 @@ NumTop = Annotated[
     Annotated[int, Field(ge=0, le=20)] | None,
     BeforeValidator(lambda value: None if value is False else value),
 ]
+Messages = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Biases = Annotated[
     dict[int, Bias],
@@ -132,6 +140,8 @@ class Body(BaseModel):
     def _drop_what_asks_for_nothing(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        if len(value) > _MOST_KEYS:
+            raise ValueError(f"an object with {len(value)} keys; at most {_MOST_KEYS} are known")
         return {key: item for key, item in value.items() if not cls._asks_nothing(key, item)}
 
     @classmethod
@@ -171,10 +181,10 @@ class Generation(Body):
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
-    stop_token_ids: list[int] = []
+    stop_token_ids: Ids = []
     guided_json: dict[str, Any] | None = Field(None, description="the answer fits this schema")
     guided_regex: str | None = Field(None, description="the answer matches this pattern")
-    guided_choice: list[str] | None = Field(None, description="the answer is one of these")
+    guided_choice: Texts | None = Field(None, description="the answer is one of these")
 
     @property
     def num_samples(self) -> int:
@@ -320,7 +330,7 @@ class TokenizeBody(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True
 
 
@@ -328,7 +338,7 @@ class DetokenizeBody(Body):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Ids
 
 
 def json_guide(schema: Any, param: str, limits: Limits) -> JsonSchema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from glassbox.serving.bodies import (
     Generation,
     Guide,
     Limits,
+    Messages,
     check_size,
     invalid,
     json_guide,
@@ -74,12 +75,12 @@ class ResponseFormat(Body):
 class ChatBody(Generation):
     """POST /v1/chat/completions."""
 
-    messages: list[dict[str, Any]]
+    messages: Messages
     max_completion_tokens: int | None = Field(None, gt=0)
     max_tokens: int | None = Field(None, gt=0)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=_MAX_TOP)
-    tools: list[ToolSpec] = Field([])
+    tools: Annotated[list[ToolSpec], Field(fail_fast=True)] = Field([])
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
@@ -116,6 +117,8 @@ class ChatBody(Generation):
             )
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs", "needs 'logprobs': true")
+        if len(self.messages) > limits.max_messages:
+            raise too_many("messages", len(self.messages), limits.max_messages)
         if len(self.tools) > limits.max_tools:
             raise too_many("tools", len(self.tools), limits.max_tools)
         check_size([tool.function.parameters for tool in self.tools], "tools", limits)

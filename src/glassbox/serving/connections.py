@@ -145,6 +145,8 @@ class Connections:
         wanted = set(addresses)
         for one in self._open:
             rank = one.dispensable() if one.address in wanted and one is not newest else None
+            if rank is not None and rank[0] == 0 and one.address == addresses[0]:
+                return one  # they come in order: none has waited longer
             if rank is not None and (one.address not in best or rank < best[one.address][0]):
                 best[one.address] = (rank, one)
         return next((best[address][1] for address in addresses if address in best), None)
@@ -237,11 +239,13 @@ class Connection(H11Protocol):
 
     def dispensable(self) -> tuple[int, float] | None:
         """How willingly it is given up for another, the lowest first; None for one being answered."""
-        if self._waits:
+        if self.cycle is None:
             return 0, self._since
-        if self.cycle.more_body:
+        if self._waits:
             return 1, self._since
-        return (2, self._unread[1]) if self.flow.write_paused else None
+        if self.cycle.more_body:
+            return 2, self._since
+        return (3, self._unread[1]) if self.flow.write_paused else None
 
     def overdue(self, now: float) -> str | None:
         """Why it must end, if it must."""

@@ -6,6 +6,7 @@ import difflib
 import json
 import reprlib
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -17,6 +18,8 @@ from starlette.responses import Response
 from glassbox.core.errors import UserError
 
 _MAX_CHARS = 600
+_MAX_FAULTS = 20
+_MAX_KEY_CHARS = 100
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -85,16 +88,17 @@ def error_response(error: StarletteHTTPException) -> Json:
 
 
 def refusal(faults: Iterable[Mapping[str, Any]], known: Iterable[str] = ()) -> ApiError:
-    """One 400 that names every parameter that pydantic found fault with; `param` is the first."""
+    """One 400 that names the parameters that pydantic found fault with; `param` is the first.
+
+    Of many faults the first 20 are explained.
+    """
     found: dict[str, str] = {}
-    for fault in faults:
-        location = [str(part) for part in fault["loc"]]
-        if fault["type"] == "json_invalid":
-            where = location[-1]
-            reason = fault.get("ctx", {}).get("error", fault["msg"])
-            return ApiError(400, f"the body is no JSON: {reason} at character {where}")
+    for fault in islice(faults, _MAX_FAULTS):
+        location = [str(part)[:_MAX_KEY_CHARS] for part in fault["loc"]]
         # of a union's several complaints about one value, the first will do
-        found.setdefault(".".join(location) or "body", _explain(fault, location, known))
+        where = ".".join(location) or "body"
+        if where not in found:
+            found[where] = _explain(fault, location, known)
     return ApiError(
         400, "; ".join(found.values()), param=next(iter(found)), code="invalid_parameter"
     )
@@ -105,7 +109,9 @@ def _explain(fault: Mapping[str, Any], location: list[str], known: Iterable[str]
     if fault["type"] == "missing":
         return f"'{key}' is missing" if key else "the body is missing; send a JSON object"
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], list(known), n=1, cutoff=0.75)
+        word = location[-1]
+        short = len(word) < _MAX_KEY_CHARS
+        near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75) if short else []
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"'{key}' is not supported by this server{hint}"
     message = str(fault["msg"]).removeprefix("Value error, ")
@@ -118,12 +124,26 @@ def _explain(fault: Mapping[str, Any], location: list[str], known: Iterable[str]
     return f"'{key}' = {_short(fault.get('input'))}: {message}"
 
 
+class _Short(reprlib.Repr):
+    """Cuts what is long, without sorting all of a dict for its first three keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 40
+        self.maxlist = self.maxdict = 3
+        self.maxlevel = 2
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """The first keys and values."""
+        if not x or level <= 0:
+            return "{...}" if x else "{}"
+        pairs = islice(x.items(), self.maxdict)
+        shown = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in pairs]
+        return "{" + ", ".join([*shown, "..."] if len(x) > self.maxdict else shown) + "}"
+
+
 def _short(value: Any) -> str:
-    cutter = reprlib.Repr()
-    cutter.maxstring = cutter.maxother = cutter.maxlong = 40
-    cutter.maxlist = cutter.maxdict = 3
-    cutter.maxlevel = 2
-    return cutter.repr(value)
+    return _Short().repr(value)
 
 
 def add_handlers(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:

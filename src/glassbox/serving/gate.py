@@ -46,10 +46,13 @@ class Gate:
         *,
         keys: Sequence[str],
         max_body_bytes: int,
+        max_bodies_bytes: int,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self._max_bodies_bytes = max_bodies_bytes
+        self._bodies_bytes = 0
         self._draining = draining
         self._digests = [_digest(key.encode()) for key in keys]
 
@@ -63,7 +66,11 @@ class Gate:
         if error is not None:
             await error_response(error)(scope, receive, send)
             return
-        await self.app(scope, self._bounded(receive), send)
+        taken = [0]
+        try:
+            await self.app(scope, self._bounded(receive, taken), send)
+        finally:
+            self._bodies_bytes -= taken[0]
 
     def _refuse(self, scope: Scope, headers: Headers) -> ApiError | None:
         path = scope["path"]
@@ -87,15 +94,23 @@ class Gate:
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return digest if scheme.lower() == "bearer" and any(matches) else None
 
-    def _bounded(self, receive: Receive) -> Receive:
-        taken = 0
+    def _bounded(self, receive: Receive, taken: list[int]) -> Receive:
+        """Counts what is read in `taken` and, until the request has ended, in the sum of all."""
 
         async def bounded() -> Message:
-            nonlocal taken
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self.max_body_bytes:
+            size = len(message.get("body", b""))
+            taken[0] += size
+            self._bodies_bytes += size
+            if taken[0] > self.max_body_bytes:
                 raise self._too_large()
+            if self._bodies_bytes > self._max_bodies_bytes:
+                raise ApiError(
+                    429,
+                    f"requests under way hold {self._max_bodies_bytes} bytes; try again later",
+                    code="queue_full",
+                    headers={"Retry-After": "1"},
+                )
             return message
 
         return bounded

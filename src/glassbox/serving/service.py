@@ -23,6 +23,7 @@ from glassbox.serving.bodies import (
     CompletionBody,
     DetokenizeBody,
     EmbeddingBody,
+    Generation,
     Guide,
     Limits,
     TokenizeBody,
@@ -45,6 +46,7 @@ from glassbox.serving.tool_calls import (
     tool_json,
 )
 from glassbox.serving.worker import Caller, Steps, Worker
+from glassbox.tokenizers.bounded import Bounded, TooManyTokens
 
 if TYPE_CHECKING:
     from glassbox.models.causal_lm import CausalLM
@@ -54,6 +56,9 @@ _log = logging.getLogger("glassbox.serving.prompts")
 _READS_TOOLS = re.compile(r"\btools\b")
 _NOBODY = Caller()
 _COMPILERS = 4
+_LONG = 32_768
+"""Characters from which on a text is encoded apart from shorter ones."""
+_MOST_TOLD = 131_072
 T = TypeVar("T")
 
 
@@ -62,7 +67,7 @@ class Service:
 
     model: the engine's; without it there are no embeddings and no scores of prompts.
     adapters: names of the engine's that requests may give for a model's.
-    encode_prompt: ids of a text to be continued, as the model saw texts in training.
+    prompt_prefix: ids that stand before a text to be continued, as in training.
     tool_format: how calls are shown to the model; see `serving.tool_calls`.
     """
 
@@ -75,7 +80,7 @@ class Service:
         model: CausalLM | None = None,
         adapters: Sequence[str] = (),
         limits: Limits | None = None,
-        encode_prompt: Callable[[str], list[int]] | None = None,
+        prompt_prefix: Sequence[int] = (),
         tool_format: ToolFormat = "hermes",
         log_prompts: bool = False,
     ) -> None:
@@ -88,7 +93,10 @@ class Service:
         self.created = int(time.time())
         self.draining = False
         self.metrics = Metrics()
-        self._encode_prompt = encode_prompt or tokenizer.encode
+        self._prefix = list(prompt_prefix)
+        self._bounded = Bounded(tokenizer)
+        self._short_texts = ThreadPoolExecutor(2, thread_name_prefix="short-texts")
+        self._long_texts = ThreadPoolExecutor(1, thread_name_prefix="long-texts")
         self._tool_format = tool_format
         self._log_prompts = log_prompts
         self._vocab_size = tokenizer.vocab_size if model is None else model.config.vocab_size
@@ -146,7 +154,7 @@ class Service:
         alone = body.max_tokens == 0
         if alone and not body.echo:
             raise invalid("max_tokens", "= 0 makes sense only with 'echo': true")
-        guide = await self._compiled(body.guide(self.limits), body.guided_by)
+        guide = await self._guide(body)
         params = body.sampling(
             self.limits,
             num_prompts=len(body.prompt),
@@ -155,12 +163,12 @@ class Service:
             guide=guide,
         )
         asked: Sequence[str | list[int]] = body.prompt
-        prompts = [await self._prompt_ids(prompt, "prompt") for prompt in asked]
-        self._check_lengths(prompts, "prompt", room=0 if alone else 1)
+        room = 0 if alone else 1
+        prompts = [await self._prompt_ids(prompt, "prompt", room=room) for prompt in asked]
         echoes: list[Echo | None] = [None] * len(prompts)
         if body.echo:
             pairs = zip(asked, prompts, strict=True)
-            echoes = [self._echo(prompt, ids, alone) for prompt, ids in pairs]
+            echoes = [await self._echo(prompt, ids, alone) for prompt, ids in pairs]
         choices = [
             CompletionChoice(
                 number * params.n + sample, self.tokenizer, num_top=body.logprobs, echo=echo
@@ -198,10 +206,13 @@ class Service:
     async def chat(self, body: ChatBody, caller: Caller = _NOBODY) -> Answer:
         """Answer a conversation n times."""
         adapter = self.chosen(body.model)
-        body.check(self.limits)
+        size = len(body.messages) + len(body.tools)
+        await self._aside(lambda: body.check(self.limits), size=_LONG * size, param="tools")
         forced = self._forced(body)
-        guide = body.guide(self.limits) if forced is None else forced.schema
-        guide = await self._compiled(guide, body.guided_by)
+        if forced is None:
+            guide = await self._guide(body)
+        else:
+            guide = await self._compiled(forced.schema, body.guided_by)
         stops = [forced.stop] if forced is not None and forced.stop else []
         offered = body.offered
         if offered and forced is None and not body.parallel_tool_calls:
@@ -219,7 +230,7 @@ class Service:
         prompt = await self._chat_ids(body.messages, offered, body.chat_template_kwargs)
         if forced is not None:
             prompt = prompt + self.tokenizer.encode(forced.prefix)
-        self._check_lengths([prompt], "messages")
+        self._check_length(prompt, "messages")
         choices = [
             ChatChoice(
                 index,
@@ -256,8 +267,7 @@ class Service:
             raise invalid("dimensions", f"= {cut}; this model's vectors have {size}")
         if len(body.input) > self.limits.max_inputs:
             raise too_many("input", f"{len(body.input)} texts", self.limits.max_inputs)
-        prompts = [await self._prompt_ids(text, "input") for text in body.input]
-        self._check_lengths(prompts, "input", room=0)
+        prompts = [await self._prompt_ids(text, "input", room=0) for text in body.input]
         self._take_in(body.input, prompts, caller)
         num_tokens = sum(map(len, prompts))
 
@@ -286,17 +296,26 @@ class Service:
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either 'prompt' or 'messages'", param="prompt")
         if body.messages is not None:
-            ids = await self._chat_ids(body.messages)
+            if len(body.messages) > self.limits.max_messages:
+                raise too_many("messages", len(body.messages), self.limits.max_messages)
+            ids = await self._chat_ids(body.messages, most=self._most_told)
         else:
-            assert body.prompt is not None
-            encode = self._encode_prompt if body.add_special_tokens else self.tokenizer.encode
-            ids = await _in_thread(lambda: encode(body.prompt or ""), param="prompt")
+            text = body.prompt or ""
+            with self._too_long("prompt"):
+                ids = await self._aside(
+                    lambda: self._bounded.encode(text, self._most_told),
+                    size=len(text),
+                    param="prompt",
+                )
+            ids = [*self._prefix, *ids] if body.add_special_tokens else ids
         return {"tokens": ids, "count": len(ids), "max_model_len": self.engine.context_length}
 
-    def detokenize(self, body: DetokenizeBody) -> dict[str, Any]:
+    async def detokenize(self, body: DetokenizeBody) -> dict[str, Any]:
         """The text of ids, special tokens included."""
         self.chosen(body.model)
-        return {"prompt": self._text(body.tokens, "tokens")}
+        ids = body.tokens
+        text = await self._aside(lambda: self._text(ids, "tokens"), size=len(ids), param="tokens")
+        return {"prompt": text}
 
     def health(self) -> Json:
         """Whether requests are answered, and how many are."""
@@ -308,7 +327,8 @@ class Service:
     def close(self) -> None:
         """End the engine thread, and log what the engine still holds, which ought to be nothing."""
         self.worker.close()
-        self._compilers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._compilers, self._short_texts, self._long_texts):
+            threads.shutdown(wait=False, cancel_futures=True)
         figures = dataclasses.asdict(self.engine.stats())
         logging.getLogger("glassbox.serving").info("stopped", extra={"fields": figures})
 
@@ -337,12 +357,10 @@ class Service:
         except UserError as error:
             raise ApiError(400, str(error), param=param, code="invalid_token") from None
 
-    def _echo(self, prompt: str | list[int], ids: list[int], alone: bool) -> Echo:
+    async def _echo(self, prompt: str | list[int], ids: list[int], alone: bool) -> Echo:
         if not isinstance(prompt, str):
             return Echo(self._text(prompt, "prompt"), ids, hidden=0, alone=alone)
-        written = self.tokenizer.encode(prompt)
-        hidden = len(ids) - len(written) if ids[len(ids) - len(written) :] == written else 0
-        return Echo(prompt, ids, hidden=hidden, alone=alone)
+        return Echo(prompt, ids, hidden=len(self._prefix), alone=alone)
 
     def _forced(self, body: ChatBody) -> Forced | None:
         if not body.forced:
@@ -351,20 +369,34 @@ class Service:
         with refusing("tools"):
             return force(body.offered, named, self._tool_format)
 
+    async def _guide(self, body: Generation) -> Guide | None:
+        """What an answer is held to, checked and compiled."""
+        if body.guided_by == "body":
+            return None
+        # in threads of their own: slow schemas hold up other schemas at most
+        checking = self._compilers.submit(body.guide, self.limits)
+        return await self._compiled(await asyncio.wrap_future(checking), body.guided_by)
+
     async def _compiled(self, guide: Guide | None, param: str) -> Guide | None:
         """The same, once it is known that answers can be held to it."""
         if guide is not None:
-            # in threads of their own: slow schemas hold up other schemas at most
             compiling = self._compilers.submit(self.engine.compile, guide)
             with _refusing(param):
                 await asyncio.wrap_future(compiling)
         return guide
 
-    async def _prompt_ids(self, prompt: str | list[int], param: str) -> list[int]:
+    async def _prompt_ids(self, prompt: str | list[int], param: str, *, room: int) -> list[int]:
+        """A prompt as ids, behind which there is room for so many more."""
         if isinstance(prompt, str):
-            return await _in_thread(lambda: self._encode_prompt(prompt), param=param)
+            most = self.engine.context_length - room - len(self._prefix)
+            with self._too_long(param, room):
+                ids = await self._aside(
+                    lambda: self._bounded.encode(prompt, most), size=len(prompt), param=param
+                )
+            return [*self._prefix, *ids]
         if not prompt:
             raise invalid(param, "is empty; give at least one token")
+        self._check_length(prompt, param, room=room)
         if min(prompt) < 0 or max(prompt) >= self._vocab_size:
             raise invalid(
                 param,
@@ -378,34 +410,72 @@ class Service:
         messages: list[dict[str, Any]],
         offered: Sequence[FunctionSpec] = (),
         variables: dict[str, Any] | None = None,
+        *,
+        most: int | None = None,
     ) -> list[int]:
-        chat = plain_messages(messages)
-        tools = None
-        if self._tool_format == "tags":
-            chat = [as_text(message, "tags") for message in chat]
-        elif self._reads_tools:
-            tools = [tool_json(spec) for spec in offered] or None
-        else:
-            chat = offer_in_words(chat, offered)
-        encode = self.tokenizer.encode_chat_prompt
-        return await _in_thread(
-            lambda: encode(chat, tools=tools, **(variables or {})), param="messages"
+        limit = self.engine.context_length - 1 if most is None else most
+
+        def encode() -> list[int]:
+            chat = plain_messages(messages)
+            tools = None
+            if self._tool_format == "tags":
+                chat = [as_text(message, "tags") for message in chat]
+            elif self._reads_tools:
+                tools = [tool_json(spec) for spec in offered] or None
+            else:
+                chat = offer_in_words(chat, offered)
+            return self.tokenizer.encode_chat_prompt(
+                chat,
+                tools=tools,
+                check=lambda text: self._bounded.check(text, limit),
+                **(variables or {}),
+            )
+
+        with self._too_long("messages"):
+            return await self._aside(encode, size=_size(messages), param="messages")
+
+    async def _aside(self, compute: Callable[[], T], *, size: int, param: str) -> T:
+        """Work in a thread, so that no stream is held up; what is long waits for what is long only."""
+        threads = self._short_texts if size <= _LONG else self._long_texts
+        with _refusing(param):
+            return await asyncio.wrap_future(threads.submit(compute))
+
+    @contextmanager
+    def _too_long(self, param: str, room: int = 1) -> Iterator[None]:
+        """A block in which a text may turn out to have too many tokens."""
+        try:
+            yield
+        except TooManyTokens as error:
+            raise self._context_exceeded(f"at least {error.least}", param, room) from None
+
+    def _check_length(self, prompt: Sequence[int], param: str, *, room: int = 1) -> None:
+        if len(prompt) + room > self.engine.context_length:
+            raise self._context_exceeded(str(len(prompt)), param, room)
+
+    def _context_exceeded(self, count: str, param: str, room: int) -> ApiError:
+        context = self.engine.context_length
+        needs = " and the answer needs at least one of them" if room else ""
+        return ApiError(
+            400,
+            f"the prompt has {count} tokens; the model's context is {context}{needs}: shorten it",
+            param=param,
+            code="context_length_exceeded",
         )
 
-    def _check_lengths(
-        self, prompts: Sequence[Sequence[int]], param: str, *, room: int = 1
-    ) -> None:
-        context = self.engine.context_length
-        for prompt in prompts:
-            if len(prompt) + room > context:
-                needs = " and the answer needs at least one of them" if room else ""
-                raise ApiError(
-                    400,
-                    f"the prompt has {len(prompt)} tokens; the model's context is {context}{needs}: "
-                    "shorten it",
-                    param=param,
-                    code="context_length_exceeded",
-                )
+    @property
+    def _most_told(self) -> int:
+        """The most tokens that /tokenize counts."""
+        return max(_MOST_TOLD, 4 * self.engine.context_length)
+
+
+def _size(messages: Sequence[dict[str, Any]]) -> int:
+    """About how many characters a chat has; quick, and no more than is needed to know."""
+    size = 0
+    for message in messages:
+        size += sum(len(part) if isinstance(part, str) else _LONG // 8 for part in message.values())
+        if size > _LONG:
+            break
+    return size
 
 
 def _embedding(vector: np.ndarray[Any, Any], size: int, form: str) -> list[float] | str:
@@ -418,16 +488,12 @@ def _embedding(vector: np.ndarray[Any, Any], size: int, form: str) -> list[float
     return [float(number) for number in part]
 
 
-async def _in_thread(compute: Callable[[], T], *, param: str) -> T:
-    """Work aside, so that a long text holds up nobody's stream."""
-    with _refusing(param):
-        return await asyncio.to_thread(compute)
-
-
 @contextmanager
 def _refusing(param: str) -> Iterator[None]:
     """What the user got wrong inside is a 400 that names `param`."""
     try:
         yield
+    except TooManyTokens:
+        raise
     except UserError as error:
         raise ApiError(400, str(error), param=param, code="invalid_parameter") from None

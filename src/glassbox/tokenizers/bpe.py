@@ -155,9 +155,10 @@ class WordModel(Protocol):
 class WordCache(dict[str, tuple[int, ...]]):
     """The ids of words met before; asking for a new one encodes it.
 
-    It holds at most `limit` words, none longer than `MAX_WORD_CHARS`, and starts afresh when full: a
-    language's frequent words are back within one page, and a plain dict needs no bookkeeping at
-    each hit.
+    It holds at most `limit` words, none longer than `MAX_WORD_CHARS`, of `limit` * 16 characters
+    and ids together, and starts afresh when full: a language's frequent words are back within one
+    page, and a plain dict needs no bookkeeping at each hit. (Counted in words alone, random text, whose
+    words are long and each of many ids, would fill ten times the memory.)
     """
 
     MAX_WORD_CHARS = 128
@@ -166,11 +167,14 @@ class WordCache(dict[str, tuple[int, ...]]):
         super().__init__()
         self.model = model
         self.limit = limit
+        self._size = 0
 
     def __missing__(self, word: str) -> tuple[int, ...]:
         ids = tuple(self.model.encode_word(utf8(word)))
         if len(word) <= self.MAX_WORD_CHARS:
-            if len(self) >= self.limit:
+            self._size += len(word) + len(ids)
+            if len(self) >= self.limit or self._size > 16 * self.limit:
                 self.clear()
+                self._size = len(word) + len(ids)
             self[word] = ids
         return ids

@@ -21,7 +21,7 @@ Tested against: transformers' `apply_chat_template` (text and assistant masks).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import regex
@@ -168,11 +168,12 @@ class ChatTemplate:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        check: Callable[[str], None] = lambda text: None,
         **variables: Any,
     ) -> list[int]:
-        """Ids of a chat up to where the assistant is to speak."""
+        """Ids of a chat up to where the assistant is to speak. `check` may refuse the text by raising."""
         chat = _InertChat(self, tokenizer, messages, tools, variables)
-        text, spans = chat.with_spans(add_generation_prompt=True)
+        text, spans = chat.with_spans(add_generation_prompt=True, check=check)
         return chat.encode(text, spans)[0]
 
     def marks_generation(self, tools: Any) -> bool:
@@ -272,12 +273,16 @@ class _InertChat:
         messages = self.messages[:count]
         return self.template._render(messages, prompt, self.tools, self.variables, marks)
 
-    def with_spans(self, *, add_generation_prompt: bool) -> tuple[str, list[Span]]:
-        """The rendered chat and where the assistant speaks in it."""
+    def with_spans(
+        self, *, add_generation_prompt: bool, check: Callable[[str], None] = lambda text: None
+    ) -> tuple[str, list[Span]]:
+        """The rendered chat and where the assistant speaks in it. `check` sees the text first."""
         if self.template.marks_generation(self.tools):
             marked = self._render(None, add_generation_prompt, (self.begin, self.end))
+            check(marked)
             return self._read_marks(marked)
         text = self._render(None, add_generation_prompt)
+        check(text)
         return text, list(self._spans_by_prefix(text))
 
     def _read_marks(self, marked: str) -> tuple[str, list[Span]]:
@@ -437,6 +442,12 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _num_shared(one: str, other: str) -> int:
-    """How many characters two strings begin with alike."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    """How many characters two strings begin with alike; halving, since chats can be long."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -485,10 +485,14 @@ class Tokenizer:
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        check: Callable[[str], None] = lambda text: None,
         **variables: Any,
     ) -> list[int]:
-        """Ids of a chat up to where the assistant is to speak: a prefix of what it was trained on."""
-        return self._chat.encode_prompt(self, messages, tools=tools, **variables)
+        """Ids of a chat up to where the assistant is to speak: a prefix of what it was trained on.
+
+        `check` is called with the text before it is encoded, and may refuse it by raising.
+        """
+        return self._chat.encode_prompt(self, messages, tools=tools, check=check, **variables)
 
     def with_chat_template(self, template: str | None) -> Tokenizer:
         """The same tokenizer with another chat template."""

@@ -74,7 +74,7 @@ def serving(engine: Any = None, **options: Any) -> Service:
         TOKENIZER,
         name="tiny",
         model=MODEL,
-        encode_prompt=plain,
+        prompt_prefix=[TOKENIZER.eos_id],
         **options,
     )
 

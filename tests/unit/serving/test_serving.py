@@ -56,7 +56,7 @@ def service(engine: Any = None, **limits: int) -> Service:
         name="tiny",
         model=MODEL,
         limits=Limits(**limits),
-        encode_prompt=plain,
+        prompt_prefix=[TOKENIZER.eos_id],
     )
 
 
@@ -478,7 +478,7 @@ def test_another_model_is_not_found(client: TestClient) -> None:
         (b"{", "no JSON"),
         (b'{"prompt": "a"', "no JSON"),
         (b'{"prompt": "\xff\xfe"}', "body"),
-        (b'{"prompt": "a", "temperature": NaN}', "temperature"),
+        (b'{"prompt": "a", "temperature": NaN}', "NaN"),
         (b'{"prompt": "a", "temperature": 1e999}', "temperature"),
         (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", ""),
         (b"[" * 10_000, "body"),
