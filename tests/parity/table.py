@@ -1,4 +1,4 @@
-"""Writes docs/parity.md: every family against transformers, from running the checks of `support.parity`.
+"""Writes docs/results/parity.md: every family against transformers, from running the checks of `support.parity`.
 
 Run as `python tests/parity/table.py --write`; without `--write` it prints the table.
 """
@@ -112,10 +112,10 @@ def _figure(value: float) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write docs/parity.md")
+    parser.add_argument("--write", action="store_true", help="write docs/results/parity.md")
     write = parser.parse_args().write
     page = table()
     if write:
-        (ROOT / "docs" / "parity.md").write_text(page, encoding="utf-8")
+        (ROOT / "docs" / "results" / "parity.md").write_text(page, encoding="utf-8")
     else:
         print(page, end="")
