@@ -54,6 +54,18 @@ def from_chunks(x: Float[Tensor, "B H N L D"], length: int) -> Float[Tensor, "B 
     return x.permute(0, 2, 3, 1, 4).reshape(batch, num_chunks * chunk, heads, size)[:, :length]
 
 
+def restarted_sum(
+    steps: Float[Tensor, "B H N L"], counted: Bool[Tensor, "B 1 N L L"]
+) -> Float[Tensor, "B H N L"]:
+    """The sum at token i over the tokens j of its chunk where counted[i, j]: its document's, up to it.
+
+    A running sum over the whole chunk would carry the roundings of one document into the next.
+    """
+    by_token = steps.permute(0, 2, 3, 1)  # (B, N, L, H)
+    with torch.autocast(steps.device.type, enabled=False):
+        return (counted.squeeze(1).to(steps.dtype) @ by_token).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class ChunkDecays:
     """Shares between 0 and 1 that are left, zero across documents; axes of size 1 stand for all.
@@ -86,19 +98,21 @@ def chunk_decays(
         assert documents is None
         log_decay = log_decay.expand(-1, chunk, -1)
     steps = into_chunks(log_decay.unsqueeze(-1), chunk).squeeze(-1)  # (B, H, N, L)
-    total = steps.cumsum(-1)
-    end = total[..., -1:]
     order = torch.arange(chunk, device=log_decay.device)
     hidden = order[:, None] < order
-    reads, writes = total, end - total
-    carry = end.squeeze(-1)
+    segment = None
     if documents is not None:
         segment = segments(documents)
         segment = torch.cat((segment, segment[:, -1:].expand(-1, -length % chunk)), 1)
         segment = segment.view(segment.shape[0], 1, -1, chunk)  # (B, 1, N, L)
+        hidden = hidden | (segment.unsqueeze(-1) != segment.unsqueeze(-2))
+    total = steps.cumsum(-1) if segment is None else restarted_sum(steps, ~hidden)
+    end = total[..., -1:]
+    reads, writes = total, end - total
+    carry = end.squeeze(-1)
+    if segment is not None:
         last = segment[..., -1:]
         before = F.pad(last[:, :, :-1], (0, 0, 1, 0))  # the segment of the state that comes in
-        hidden = hidden | (segment.unsqueeze(-1) != segment.unsqueeze(-2))
         reads = reads.masked_fill(segment != before, -math.inf)
         writes = writes.masked_fill(segment != last, -math.inf)
         carry = carry.masked_fill((before != last).squeeze(-1), -math.inf)

@@ -139,7 +139,16 @@ def _chunked(
 ) -> tuple[Tensor, Tensor]:
     length, size = q.shape[1], min(CHUNK, q.shape[1])
     q, k, v, log_decay, a, b = (into_chunks(part, size) for part in (q, k, v, log_decay, a, b))
-    decayed = log_decay.cumsum(-2)  # G: (B, H, chunks, size, Dk)
+    inclusive = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+    if documents is not None:
+        starts = into_chunks(document_starts(documents)[:, :, None, None].long(), size)
+        begun = starts.cumsum(-2)  # documents begun within the chunk, (B, 1, chunks, size, 1)
+        inclusive = inclusive & (begun == begun.mT)
+    # G, (B, H, chunks, size, Dk): summed anew from each document's start, or one's roundings would
+    # reach the next
+    decayed = (
+        log_decay.cumsum(-2) if documents is None else inclusive.to(log_decay.dtype) @ log_decay
+    )
     total, grow = decayed[..., -1:, :], torch.exp(-decayed)
     q, a = q * torch.exp(decayed), a * torch.exp(decayed - log_decay)
     k_grown, b_grown = k * grow, b * grow
@@ -147,12 +156,8 @@ def _chunked(
     k_end, b_end = k * to_end, b * to_end
     kept = torch.exp(total).mT  # what the chunk leaves of S_0, (B, H, chunks, Dk, 1)
 
-    inclusive = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
     q_first, a_first = q, a
     if documents is not None:
-        starts = into_chunks(document_starts(documents)[:, :, None, None].long(), size)
-        begun = starts.cumsum(-2)  # documents begun within the chunk, (B, 1, chunks, size, 1)
-        inclusive = inclusive & (begun == begun.mT)
         first, last = begun == 0, begun == begun[..., -1:, :]
         q_first, a_first = q * first, a * first
         k_end, b_end = k_end * last, b_end * last

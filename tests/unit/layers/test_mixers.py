@@ -182,3 +182,24 @@ def test_a_batch_equals_its_rows(mixer):
     hidden = hidden_states(3, 5)
     rows = torch.cat([whole(mixer, hidden[row : row + 1]) for row in range(3)])
     torch.testing.assert_close(whole(mixer, hidden), rows, **TOLERANCE)
+
+
+@pytest.mark.parametrize("sizes", [(50, 78), (3, 61)])
+def test_in_float32_no_rounding_of_a_document_reaches_the_next(mixer, sizes):
+    """What follows is the same to the last bit whatever came before, and sends no gradient there."""
+    mixer = mixer.float()
+    first, second = sizes
+    documents = torch.repeat_interleave(torch.arange(2), torch.tensor(sizes))[None]
+    context = {"positions": positions_in_documents(documents), "documents": documents}
+    hidden = hidden_states(1, first + second).float()
+    other = hidden.clone()
+    other[:, :first] = 20 * other[:, :first].flip(1)  # strong decays among them
+    found = []
+    for given in (hidden, other):
+        given.requires_grad_()
+        output = mixer(given, Context(**context))[:, first:]
+        (gradient,) = torch.autograd.grad(output.pow(2).sum(), given)
+        assert float(gradient[:, :first].abs().max()) == 0.0
+        found.append((output, gradient[:, first:]))
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
