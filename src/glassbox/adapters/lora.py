@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from glassbox.adapters.base import Adapters, AdapterSpec
 from glassbox.adapters.layers import Base, LinearUpdate
 from glassbox.adapters.linear_parts import Part, linear_parts, select_parts
+from glassbox.layers.parameter_roles import FusedRows
 
 
 class Lora(AdapterSpec):
@@ -98,6 +99,7 @@ class LowRank(LinearUpdate):
     """
 
     mergeable: ClassVar[bool] = True
+    matrices: ClassVar[tuple[str, ...]] = ("down", "up")
 
     def __init__(
         self,
@@ -132,6 +134,10 @@ class LowRank(LinearUpdate):
             if lengths is None
             else nn.ParameterList(lengths[start:stop].clone() for start, stop in self.rows)
         )
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """The A of each range."""
+        return {"down": FusedRows((self.rank,) * len(self.rows))}
 
     def forward(
         self, x: Float[Tensor, "*shape I"], y: Float[Tensor, "*shape O"], base: Base

@@ -19,6 +19,7 @@ from glassbox.layers.key_value_state import NO_PAST, KeyValueState, KeyValueView
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import Norm
 from glassbox.layers.paged_state import PagedKeyValue
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.rotary import Alibi, Rotary
 from glassbox.ops.rotary import apply_rotary
 
@@ -111,6 +112,12 @@ class GroupedQueryAttention(nn.Module):
         self.k_norm = _norm(spec.qk_norm, self.head_dim if over_head else key_size)
         self.sinks = nn.Parameter(torch.zeros(spec.num_heads)) if spec.sinks else None
         self.output = Linear(query_size, hidden_size, bias=spec.output_bias, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """q, k, v and the gate."""
+        queries, keys = (n * self.head_dim for n in (self.num_heads, self.num_kv_heads))
+        gate = (queries,) if self.spec.output_gate else ()
+        return {"qkv.weight": FusedRows((queries, keys, keys, *gate))}
 
     def initialize(self, draw: Draw) -> None:
         """Sinks zero: one key more that is like any other at first."""

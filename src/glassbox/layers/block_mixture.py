@@ -22,6 +22,7 @@ from glassbox.layers.grouped_heads import (
 )
 from glassbox.layers.key_value_state import KeyValueState
 from glassbox.layers.linear import Linear
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.state import RowState
 from glassbox.ops.block_mixture import block_means, block_mixture
 from glassbox.ops.selected_blocks import padded_length
@@ -92,6 +93,11 @@ class BlockMixtureAttention(nn.Module):
         key_size = self.num_kv_heads * self.head_dim
         self.qkv = Linear(hidden_size, query_size + 2 * key_size)
         self.output = Linear(query_size, hidden_size, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """q, k and v."""
+        keys = self.num_kv_heads * self.head_dim
+        return {"qkv.weight": FusedRows((self.num_heads * self.head_dim, keys, keys))}
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype

@@ -20,6 +20,7 @@ from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.short_conv import ShortConv
 from glassbox.layers.state import TensorState
 from glassbox.ops.activations import silu
@@ -97,6 +98,8 @@ class Forgetting(nn.Module):
 
     wide_weights: ClassVar[tuple[str, ...]] = ("log_rate", "time_bias")
 
+    no_decay: ClassVar[tuple[str, ...]] = ("log_rate", "time_bias")
+
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         self.log_rate = nn.Parameter(torch.zeros(num_heads))
@@ -138,6 +141,15 @@ class DeltaNetLayer(nn.Module):
         self.forgetting = Forgetting(spec.num_heads) if spec.gated else None
         self.norm = RmsNormLayer(RmsNorm(eps=spec.norm_eps), self.value_dim)
         self.output = Linear(values, hidden_size, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """q, k, v and z; b and what a is made from."""
+        gated, heads = self.forgetting is not None, self.spec.num_heads
+        gate = (self.sizes[2],) if gated else ()
+        return {
+            "inputs.weight": FusedRows((*self.sizes, *gate)),
+            "rates.weight": FusedRows((heads, heads) if gated else (heads,)),
+        }
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype

@@ -16,6 +16,7 @@ from glassbox.layers.context import Context
 from glassbox.layers.feedforward import Perceptron
 from glassbox.layers.initialization import Draw
 from glassbox.layers.linear import Linear
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.ops.experts import experts_grouped, linear_wide
 from glassbox.ops.routing import (
     Routing,
@@ -119,6 +120,9 @@ class MixtureOfExpertsLayer(nn.Module):
     wide_weights: ClassVar[tuple[str, ...]] = ("router.weight", "router.bias", "balance_bias")
     balance_bias: Tensor | None
 
+    no_decay: ClassVar[tuple[str, ...]] = ("gate_up_bias", "up_bias", "down_bias")
+    matrices: ClassVar[tuple[str, ...]] = ("gate_up", "up", "down")
+
     def __init__(self, spec: MixtureOfExperts, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec
@@ -142,6 +146,11 @@ class MixtureOfExpertsLayer(nn.Module):
         self.shared_gate = Linear(hidden_size, 1) if spec.shared_gate else None
         self.register_buffer("balance_bias", torch.zeros(count) if spec.balance_bias else None)
         self._pending_load: Tensor | None = None
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """Each expert's gate and up."""
+        size = self.spec.expert.size
+        return {"gate_up": FusedRows((size, size))} if self.spec.expert.gated else {}
 
     def initialize(self, draw: Draw) -> None:
         """Matrices normal, the second narrower; biases zero."""
@@ -211,7 +220,7 @@ class MixtureOfExpertsLayer(nn.Module):
         """Loads for the balancing bias; losses and measures where they are asked for."""
         spec = self.spec
         auxiliary = None if context is None else context.auxiliary
-        learning = self.training and torch.is_grad_enabled() and self.balance_bias is not None
+        learning = self.training and torch.is_grad_enabled() and self._balances()
         if auxiliary is None and not learning:
             return
         candidates = None if real is None else real.unsqueeze(-1)
@@ -235,6 +244,11 @@ class MixtureOfExpertsLayer(nn.Module):
             auxiliary.add_measure("router_entropy", entropies.sum() * spec.top_k / chosen)
             auxiliary.add_measure("dropped_share", 1 - served / chosen)
 
+    def _balances(self) -> bool:
+        """Whether there is a balancing bias to move: that of a layer whose own weights are frozen is too."""
+        own = (*self.parameters(recurse=False), *self.router.parameters(recurse=False))
+        return self.balance_bias is not None and any(p.requires_grad for p in own)
+
     @torch.no_grad()
     def after_step(self, group: Group, *, taken: bool) -> None:
         """Move the balancing bias: up by the rate where the load was below the mean, down where above.
@@ -242,7 +256,8 @@ class MixtureOfExpertsLayer(nn.Module):
         The loads are those of all micro-batches since the last call, over all ranks; of a step that
         was not `taken` they are dropped. Source: arXiv:2408.15664, algorithm 1.
         """
-        if self.balance_bias is None:
+        if self.balance_bias is None or not self._balances():
+            self._pending_load = None
             return
         loads: Int[Tensor, " E"] | None = self._pending_load
         self._pending_load = None

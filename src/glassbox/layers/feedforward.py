@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.linear import Linear
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.ops.activations import clamped_swiglu, geglu, gelu, relu2, swiglu
 
 
@@ -132,6 +133,10 @@ class SwiGluLayer(nn.Module):
         self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """Gate and up."""
+        return {"gate_up.weight": FusedRows((self.spec.size, self.spec.size))}
+
     def forward(
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
@@ -148,6 +153,10 @@ class GeGluLayer(nn.Module):
         self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """Gate and up."""
+        return {"gate_up.weight": FusedRows((self.spec.size, self.spec.size))}
+
     def forward(
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
@@ -163,6 +172,10 @@ class ClampedSwiGluLayer(nn.Module):
         self.spec = spec
         self.gate_up = Linear(hidden_size, 2 * spec.size, bias=spec.bias)
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """Gate and up."""
+        return {"gate_up.weight": FusedRows((self.spec.size, self.spec.size))}
 
     def forward(
         self, x: Float[Tensor, "B T D"], context: Context | None = None

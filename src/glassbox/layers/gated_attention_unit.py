@@ -5,7 +5,7 @@ Source: Hua et al., "Transformer Quality in Linear Time" (GAU and FLASH), arXiv:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
 from glassbox.layers.linear import Linear
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.rotary import Rotary
 from glassbox.layers.state import TensorState
 from glassbox.ops.activations import silu
@@ -57,6 +58,8 @@ class GatedAttentionUnitLayer(nn.Module):
     Tested against: the paper's equations written out, outputs and gradients.
     """
 
+    no_decay: ClassVar[tuple[str, ...]] = ("factor", "shift")
+
     def __init__(self, spec: GatedAttentionUnit, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec.resolve(hidden_size)
@@ -67,6 +70,10 @@ class GatedAttentionUnitLayer(nn.Module):
         self.shift = nn.Parameter(torch.zeros(4, spec.key_dim))
         self.distance = nn.Parameter(torch.empty(spec.chunk))
         self.output = Linear(self.size, hidden_size, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """u, v and z."""
+        return {"uvz.weight": FusedRows((self.size, self.size, self.spec.key_dim))}
 
     def initialize(self, draw: Draw) -> None:
         """Factors and distances normal, shifts zero, as the paper's code."""

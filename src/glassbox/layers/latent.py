@@ -21,6 +21,7 @@ from glassbox.layers.indexer import Indexer, IndexerLayer, IndexParts
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
 from glassbox.layers.paged_state import PagedLatent
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.rotary import Rotary, YarnScaling
 from glassbox.layers.state import RowState
 from glassbox.ops.indexer import choose, chosen_mask, indexer_divergence
@@ -162,6 +163,15 @@ class LatentAttention(nn.Module):
         self.indexer = (
             None if spec.indexer is None else IndexerLayer(spec.indexer, hidden_size, query_size)
         )
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """Queries and keys without positions, those with, latents and values, as the paper has them."""
+        spec = self.spec
+        return {
+            "q_up.weight": FusedRows((spec.nope_dim, spec.rope_dim), groups=spec.num_heads),
+            "kv_down.weight": FusedRows((spec.kv_rank, spec.rope_dim)),
+            "kv_up.weight": FusedRows((spec.nope_dim, spec.value_dim), groups=spec.num_heads),
+        }
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype

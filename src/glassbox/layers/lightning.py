@@ -17,6 +17,7 @@ from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.state import TensorState
 from glassbox.ops.activations import silu
 from glassbox.ops.chunks import wide
@@ -70,6 +71,10 @@ class LightningAttention(nn.Module):
         self.gate = Linear(hidden_size, size)
         self.norm = RmsNormLayer(RmsNorm(eps=self.spec.norm_eps), size)
         self.output = Linear(size, hidden_size, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """q, k and v, head by head."""
+        return {"qkv.weight": FusedRows((self.head_dim,) * 3, groups=self.spec.num_heads)}
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype

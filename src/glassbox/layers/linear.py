@@ -21,6 +21,8 @@ class Linear(nn.Module):
     Tested against: torch.nn.Linear.
     """
 
+    matrices: ClassVar[tuple[str, ...]] = ("weight",)
+
     def __init__(
         self,
         in_features: int,

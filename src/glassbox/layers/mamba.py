@@ -20,6 +20,7 @@ from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.short_conv import ShortConv
 from glassbox.layers.state import TensorState
 from glassbox.ops.activations import silu
@@ -73,6 +74,9 @@ class MambaLayer(nn.Module):
 
     wide_weights: ClassVar[tuple[str, ...]] = ("step_bias", "rate", "skip")
 
+    no_decay: ClassVar[tuple[str, ...]] = ("rate", "skip", "step_bias")
+    matrices: ClassVar[tuple[str, ...]] = ("step_weight",)
+
     def __init__(self, spec: Mamba, hidden_size: int) -> None:
         super().__init__()
         inner, rank = spec.sizes(hidden_size)
@@ -91,6 +95,11 @@ class MambaLayer(nn.Module):
         self.rate = nn.Parameter(torch.empty(inner, states))
         self.skip = nn.Parameter(torch.empty(inner))
         self.output = Linear(inner, hidden_size, bias=spec.bias, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """x and z; s, b and c."""
+        inner = self.rate.shape[0]
+        return {"input.weight": FusedRows((inner, inner)), "select.weight": FusedRows(self.sizes)}
 
     @torch.no_grad()
     def initialize(self, draw: Draw) -> None:

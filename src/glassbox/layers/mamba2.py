@@ -18,6 +18,7 @@ from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
 from glassbox.layers.linear import Linear
 from glassbox.layers.mamba import draw_step_bias
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.short_conv import ShortConv
 from glassbox.layers.state import TensorState
 from glassbox.ops.activations import silu
@@ -82,6 +83,8 @@ class Mamba2Layer(nn.Module):
 
     wide_weights: ClassVar[tuple[str, ...]] = ("step_bias", "rate", "skip", "norm_weight")
 
+    no_decay: ClassVar[tuple[str, ...]] = ("rate", "skip", "step_bias")
+
     def __init__(self, spec: Mamba2, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec
@@ -96,6 +99,11 @@ class Mamba2Layer(nn.Module):
         self.skip = nn.Parameter(torch.empty(heads))
         self.norm_weight = nn.Parameter(torch.empty(inner))
         self.output = Linear(inner, hidden_size, bias=spec.bias, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """z, x, b, c and s."""
+        (inner, _, heads), keys = self.sizes, self.conv_sizes[1]
+        return {"input.weight": FusedRows((inner, inner, keys, keys, heads))}
 
     @torch.no_grad()
     def initialize(self, draw: Draw) -> None:

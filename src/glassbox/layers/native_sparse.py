@@ -5,7 +5,7 @@ Source: Yuan et al., arXiv:2502.11089, section 3.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from glassbox.layers.grouped_heads import (
 from glassbox.layers.initialization import Draw
 from glassbox.layers.key_value_state import KeyValueState
 from glassbox.layers.linear import Linear
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.state import RowState, TensorState
 from glassbox.ops.activations import gelu
 from glassbox.ops.native_sparse import SparseSizes, compressed_attention, window_attention
@@ -97,6 +98,8 @@ class NativeSparse(GroupedHeads):
 class BlockSummary(nn.Module):
     """phi: the vectors of a block, each with its place's own vector added, to one vector."""
 
+    no_decay: ClassVar[tuple[str, ...]] = ("position",)
+
     def __init__(self, block_size: int, head_dim: int, middle: int | None) -> None:
         super().__init__()
         self.position = nn.Parameter(torch.empty(block_size, head_dim))
@@ -166,6 +169,11 @@ class NativeSparseAttention(nn.Module):
         self.key_summary = BlockSummary(spec.block_size, self.head_dim, middle)
         self.value_summary = BlockSummary(spec.block_size, self.head_dim, middle)
         self.output = Linear(query_size, hidden_size, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """q, and keys and values of the three branches."""
+        keys = self.num_kv_heads * self.head_dim
+        return {"qkv.weight": FusedRows((self.num_heads * self.head_dim, *[keys] * 6))}
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype

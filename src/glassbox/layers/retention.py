@@ -17,6 +17,7 @@ from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.rotary import Rotary
 from glassbox.layers.state import TensorState
 from glassbox.ops.activations import silu
@@ -77,6 +78,11 @@ class RetentionLayer(nn.Module):
         self.qkvg = Linear(hidden_size, sum(self.sizes))
         self.norm = RmsNormLayer(RmsNorm(eps=spec.norm_eps), self.value_dim)
         self.output = Linear(values, hidden_size, into_residual=True)
+
+    def fused_rows(self) -> dict[str, FusedRows]:
+        """q, k, v and the gate."""
+        keys, values, gate = self.sizes
+        return {"qkvg.weight": FusedRows((keys // 2, keys // 2, values, gate))}
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype

@@ -69,6 +69,14 @@ class RwkvTimeLayer(nn.Module):
 
     wide_weights: ClassVar[tuple[str, ...]] = ("decay", "bonus")
 
+    no_decay: ClassVar[tuple[str, ...]] = (
+        "mix_key",
+        "mix_value",
+        "mix_receptance",
+        "decay",
+        "bonus",
+    )
+
     def __init__(self, spec: RwkvTime, hidden_size: int) -> None:
         super().__init__()
         size = spec.size or hidden_size
@@ -124,6 +132,8 @@ class RwkvTimeLayer(nn.Module):
 
 class RwkvChannelLayer(nn.Module):
     """Module of `RwkvChannel`. Tested against: transformers RwkvForCausalLM."""
+
+    no_decay: ClassVar[tuple[str, ...]] = ("mix_key", "mix_receptance")
 
     def __init__(self, spec: RwkvChannel, hidden_size: int) -> None:
         super().__init__()

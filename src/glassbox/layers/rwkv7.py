@@ -7,7 +7,7 @@ section 4 and appendix with the pseudocode; numbers of ranks from the authors' p
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,8 @@ class Rwkv7Channel(Spec):
 class LowRank(nn.Module):
     """base + up(bend(down(x))): a vector of its own and a low-rank function of the token."""
 
+    no_decay: ClassVar[tuple[str, ...]] = ("down.weight", "up.weight", "base")
+
     def __init__(
         self,
         hidden_size: int,
@@ -127,6 +129,8 @@ class Rwkv7TimeLayer(nn.Module):
 
     Tested against: the paper's equations, token by token with explicit matrices.
     """
+
+    no_decay: ClassVar[tuple[str, ...]] = ("mix", "removal", "replacement", "bonus")
 
     def __init__(self, spec: Rwkv7Time, hidden_size: int) -> None:
         super().__init__()
@@ -233,6 +237,8 @@ class Rwkv7TimeLayer(nn.Module):
 
 class Rwkv7ChannelLayer(nn.Module):
     """Module of `Rwkv7Channel`. Tested against: the paper's equations."""
+
+    no_decay: ClassVar[tuple[str, ...]] = ("mix",)
 
     def __init__(self, spec: Rwkv7Channel, hidden_size: int) -> None:
         super().__init__()

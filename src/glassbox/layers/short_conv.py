@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,8 @@ class ShortConv(nn.Module):
 
     weight (C, 1, W) is laid out as torch.nn.Conv1d's. Tested against: torch.nn.Conv1d.
     """
+
+    no_decay: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(
         self, channels: int, taps: int, *, bias: bool = False, activation: bool = True

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.base import GroupedOptimizer
-from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters
+from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters, spared_by_decay
 
 
 class AdamWConfig(Spec):
@@ -34,9 +34,8 @@ class AdamWConfig(Spec):
         self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None
     ) -> AdamW | AdamW8bit:
         """AdamW over all trainable parameters of the model and of what is trained along with it."""
-        return self.build_groups(
-            decay_groups(named_parameters(model, companions), self.weight_decay)
-        )
+        named, spared = named_parameters(model, companions), spared_by_decay(model, companions)
+        return self.build_groups(decay_groups(named, self.weight_decay, spared=spared))
 
     def build_groups(self, groups: Sequence[ParameterGroup]) -> AdamW | AdamW8bit:
         """AdamW over these groups, each with a weight decay of its own."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
+
+from glassbox.layers.parameter_roles import undecayed
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,25 @@ def named_parameters(
     return named
 
 
+def spared_by_decay(
+    model: nn.Module, companions: Mapping[str, nn.Module] | None = None
+) -> set[str]:
+    """Of `named_parameters`, those that their layers want spared (`layers.parameter_roles`)."""
+    found = undecayed(model)
+    for name, module in (companions or {}).items():
+        found |= {f"{name}.{key}" for key in undecayed(module)}
+    return found
+
+
 def decay_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float,
+    *,
+    spared: Collection[str] = (),
 ) -> list[ParameterGroup]:
     """Decay matrices; leave vectors (norm weights, biases) alone, as GPT-3 and nanoGPT do.
 
-    The biases of stacked experts are a matrix by shape and biases by name: left alone as well.
+    spared: names of others that are left alone: those that the layers declare (`spared_by_decay`).
     Frozen parameters are left out, tied ones come once. Raises ValueError where nothing is trainable.
     """
     matrices: dict[str, nn.Parameter] = {}
@@ -42,7 +57,7 @@ def decay_groups(
         if not parameter.requires_grad or id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
+        is_matrix = parameter.dim() >= 2 and not name.endswith("bias") and name not in spared
         (matrices if is_matrix else vectors)[name] = parameter
     if not seen:
         raise ValueError("no parameter is trainable; unfreeze some")

@@ -19,10 +19,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from glassbox.core.config import Spec
+from glassbox.layers.parameter_roles import FusedRows, fused_rows
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.base import GroupedOptimizer, Optimizer
-from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters
+from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters, spared_by_decay
 from glassbox.optim.matrices import hidden_matrices
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -41,15 +42,15 @@ class MuonConfig(Spec):
     def build(self, model: CausalLM, companions: Mapping[str, nn.Module] | None = None) -> Together:
         """Both over all trainable parameters; those that are trained along are AdamW's."""
         trained = [pair for pair in named_parameters(model, companions) if pair[1].requires_grad]
-        taken = hidden_matrices(model)
+        taken, spared = hidden_matrices(model), spared_by_decay(model, companions)
         inside = [pair for pair in trained if pair[0] in taken]
         rest = [pair for pair in trained if pair[0] not in taken]
         optimizers: list[Optimizer] = []
         if inside:
-            groups = decay_groups(inside, self.weight_decay)
-            optimizers.append(Muon(groups, momentum=self.momentum))
+            groups = decay_groups(inside, self.weight_decay, spared=spared)
+            optimizers.append(Muon(groups, momentum=self.momentum, rows=fused_rows(model)))
         if rest or not inside:  # an adapter may be matrices alone
-            groups = decay_groups(rest, self.adamw.weight_decay)
+            groups = decay_groups(rest, self.adamw.weight_decay, spared=spared)
             scaled = [replace(group, lr_scale=self.adamw_lr_ratio) for group in groups]
             optimizers.append(self.adamw.build_groups(scaled))
         return Together(optimizers)
@@ -77,8 +78,9 @@ class Muon(GroupedOptimizer):
     """B = mu B + (1 - mu) g; W -= lr (sqrt(max(1, rows / columns)) orthogonalize(mixed) + decay W).
 
     `mixed` is (1 - mu) g + mu B (Nesterov). Decay is decoupled. A stack of matrices, as experts have,
-    is made orthogonal matrix by matrix. With `batched`, matrices of one shape go together. Raises
-    ValueError for parameters that are neither matrices nor stacks of them.
+    is made orthogonal matrix by matrix, and so is a parameter that is several laid out as one (`rows`:
+    q, k and v, or gate and up), each with its own rows / columns. With `batched`, matrices of one shape
+    go together. Raises ValueError for parameters that are neither matrices nor stacks of them.
     Tested against: torch.optim.Muon (which computes in bfloat16), on each matrix by itself.
     """
 
@@ -89,11 +91,13 @@ class Muon(GroupedOptimizer):
         momentum: float = 0.95,
         steps: int = 5,
         batched: bool = True,
+        rows: Mapping[str, FusedRows] | None = None,
     ) -> None:
         super().__init__(groups)
         self.momentum = momentum
         self.newton_schulz_steps = steps
         self.batched = batched
+        self.rows = dict(rows or {})
         self.buffers: dict[str, Tensor] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
@@ -108,29 +112,40 @@ class Muon(GroupedOptimizer):
         """One update of every parameter that has a gradient."""
         for group in self.groups:
             lr = learning_rate * group.lr_scale
-            same_shape: dict[tuple[int, ...] | str, list[str]] = defaultdict(list)
+            pieces: dict[str, list[Tensor]] = {}
             for name, parameter in group.parameters.items():
                 if parameter.grad is not None:
-                    same_shape[tuple(parameter.shape[-2:]) if self.batched else name].append(name)
-            for names in same_shape.values():
-                self._step(group, names, lr)
+                    mixed = self._mixed(name, parameter.grad)
+                    pieces[name] = self.rows[name].split(mixed) if name in self.rows else [mixed]
+            for name, parts in self._orthogonal(pieces).items():
+                weight = group.parameters[name]
+                update = self.rows[name].join(parts) if name in self.rows else parts[0]
+                weight.mul_(1 - lr * group.weight_decay)
+                weight.add_(update, alpha=-lr)
 
-    def _step(self, group: ParameterGroup, names: Sequence[str], lr: float) -> None:
-        mixed = []
-        for name in names:
-            gradient, buffer = group.parameters[name].grad, self.buffers[name]
-            assert gradient is not None
-            buffer.lerp_(gradient, 1 - self.momentum)
-            mixed.append(gradient.lerp(buffer, self.momentum))
-        rows, columns = mixed[0].shape[-2:]
-        scale = math.sqrt(max(1.0, rows / columns))
-        matrices = [one.reshape(-1, rows, columns) for one in mixed]
-        updates = orthogonalize(torch.cat(matrices), steps=self.newton_schulz_steps)
-        parts = updates.split([len(one) for one in matrices])
-        for name, update in zip(names, parts, strict=True):
-            weight = group.parameters[name]
-            weight.mul_(1 - lr * group.weight_decay)
-            weight.add_(update.view_as(weight), alpha=-lr * scale)
+    def _mixed(self, name: str, gradient: Tensor) -> Tensor:
+        buffer = self.buffers[name]
+        buffer.lerp_(gradient, 1 - self.momentum)
+        return gradient.lerp(buffer, self.momentum)
+
+    def _orthogonal(self, pieces: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+        """Each matrix made orthogonal and scaled by its shape, those of one shape in one batch."""
+        same: dict[tuple[object, ...], list[tuple[str, int]]] = defaultdict(list)
+        for name, parts in pieces.items():
+            for place, part in enumerate(parts):
+                key = tuple(part.shape[-2:]) if self.batched else (name, place)
+                same[key].append((name, place))
+        found = {name: list(parts) for name, parts in pieces.items()}
+        for places in same.values():
+            first = pieces[places[0][0]][places[0][1]]
+            rows, columns = first.shape[-2:]
+            matrices = [pieces[name][place].reshape(-1, rows, columns) for name, place in places]
+            updates = orthogonalize(torch.cat(matrices), steps=self.newton_schulz_steps)
+            updates = updates * math.sqrt(max(1.0, rows / columns))
+            parts = list(updates.split([len(one) for one in matrices]))
+            for (name, place), update in zip(places, parts, strict=True):
+                found[name][place] = update.view_as(pieces[name][place])
+        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """The momentum of every parameter."""

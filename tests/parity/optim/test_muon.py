@@ -143,3 +143,39 @@ def test_refuses_vectors_and_foreign_state() -> None:
         optimizer.load_state_dict({k: v for k, v in state.items() if k != "momentum.a"})
     with pytest.raises(ValueError, match="has shape"):
         optimizer.load_state_dict(state | {"momentum.a": torch.zeros(1, 1)})
+
+
+def test_matrices_laid_out_as_one_are_made_orthogonal_one_by_one() -> None:
+    """The update of each of q, k, v and of gate and up is that of torch's Muon on it alone: cosine 1."""
+    from glassbox.layers.attention import GroupedQuery
+    from glassbox.layers.feedforward import SwiGlu
+    from glassbox.layers.parameter_roles import fused_rows
+    from glassbox.models.causal_lm import CausalLM
+    from glassbox.models.config import BlockSpec, ModelConfig, Repeat
+    from glassbox.optim.muon import MuonConfig
+
+    torch.manual_seed(0)
+    block = BlockSpec(mixer=GroupedQuery(num_heads=4, num_kv_heads=2), ffn=SwiGlu(size=20))
+    config = ModelConfig(
+        vocab_size=30, hidden_size=16, context_length=8, blocks=(Repeat(block=block, times=2),)
+    )
+    model = CausalLM(config).double()
+    optimizer = MuonConfig(weight_decay=0.0).build(model)
+    rows = fused_rows(model)
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in rows} == {"qkv", "gate_up"}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model(torch.randint(30, (2, 8))).square().sum().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    optimizer.step(0.1)
+    for name, divided in rows.items():
+        updates = divided.split(model.get_parameter(name).detach() - before[name])
+        for gradient, update in zip(divided.split(gradients[name]), updates, strict=True):
+            alone = torch.nn.Parameter(torch.zeros_like(gradient))
+            muon = Muon([ParameterGroup({"alone": alone})], momentum=0.95)
+            alone.grad = gradient
+            muon.step(0.1)
+            cosine = torch.nn.functional.cosine_similarity(
+                update.flatten(), alone.detach().flatten(), dim=0
+            )
+            assert float(cosine) == pytest.approx(1.0, abs=1e-9)
+            torch.testing.assert_close(update, alone.detach(), rtol=1e-9, atol=1e-12)

@@ -208,6 +208,21 @@ class TestTheBalancingBias:
         layer.after_step(Group(), taken=True)
         assert float(layer.balance_bias.abs().max()) == 0
 
+    def test_that_of_a_frozen_layer_stays(self):
+        """Where other layers alone are trained, nothing of this one may change."""
+        hidden = normal(2, 9, SIZE)
+        for trained, moves in (
+            ("down", True),
+            ("router.weight", True),
+            ("shared.down.weight", False),
+        ):
+            layer = layer_of(balance_bias=True, shared=5)
+            for name, parameter in layer.named_parameters():
+                parameter.requires_grad_(name == trained)
+            layer(hidden)
+            layer.after_step(Group(), taken=True)
+            assert (float(layer.balance_bias.abs().max()) > 0) == moves
+
 
 @pytest.mark.parametrize(
     ("fields", "message"),
