@@ -22,6 +22,7 @@ from glassbox.serving.errors import Json, add_handlers
 from glassbox.serving.gate import Gate
 from glassbox.serving.logs import RequestLog, caller
 from glassbox.serving.metrics import CONTENT_TYPE
+from glassbox.serving.page import root_page
 from glassbox.serving.reading import BodyReader, BodyRoute
 from glassbox.serving.service import Service
 
@@ -32,7 +33,7 @@ _BODIES: dict[str, type[Body]] = {
     "/tokenize": TokenizeBody,
     "/detokenize": DetokenizeBody,
 }
-_PATHS = frozenset({*_BODIES, "/health", "/metrics", "/v1/models", "/openapi.json"})
+_PATHS = frozenset({*_BODIES, "/", "/docs", "/health", "/metrics", "/v1/models", "/openapi.json"})
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -105,7 +106,20 @@ def build_app(
     app.state.body_reader = BodyReader(service.limits, _BODIES)
     app.router.route_class = BodyRoute
     _add_paths(app, service)
+    _add_page(app, service, needs_key=bool(keys))
     return app
+
+
+def _add_page(app: FastAPI, service: Service, *, needs_key: bool) -> None:
+    @app.get("/", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return root_page(
+            host=request.headers.get("host", ""),
+            accept_language=request.headers.get("accept-language", ""),
+            model=None if needs_key else service.name,  # who has no key is told nothing
+            needs_key=needs_key,
+        )
 
 
 def _add_paths(app: FastAPI, service: Service) -> None:

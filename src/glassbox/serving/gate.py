@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glassbox.serving.errors import ApiError, error_response, shutting_down
 
-_OPEN_PATHS = ("/health",)
+_OPEN_PATHS = ("/health", "/", "/docs")
 _ALWAYS = ("/health", "/metrics")
 """What is answered while the server finishes what is under way."""
 
