@@ -49,8 +49,8 @@ def carry_out(folder: Path) -> dict[str, Any]:
     from glassbox.data.shards import write_shard
     from glassbox.data.text import read_documents
     from glassbox.runs.curate import curate
-    from glassbox.runs.recipe import CurateRecipe
     from glassbox.runs.shards import encode_documents
+    from glassbox.runs.stages.curate import CurateRecipe
     from glassbox.tokenizers import train_bpe
 
     clocks = {"perf_counter": time.process_time, "monotonic": time.monotonic}

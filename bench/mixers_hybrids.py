@@ -24,9 +24,10 @@ from glassbox.data.storyworld import CorpusSizes, StoryWorldConfig, write_corpus
 from glassbox.evaluation.perplexity import make_text
 from glassbox.evaluation.scoring import token_log_probs
 from glassbox.formats.open_model import open_model
-from glassbox.runs.recipe import PretrainRecipe, TokenizerConfig, read_recipe, recipe_folders
+from glassbox.runs.recipe import PretrainRecipe, read_recipe, recipe_folders
 from glassbox.runs.shards import prepare_tokenizer
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.stages.text import TokenizerConfig
+from glassbox.runs.train import run_recipe
 
 PLAIN, CONTEXT = "pretrain", 512
 

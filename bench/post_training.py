@@ -41,8 +41,7 @@ from glassbox.tokenizers import Tokenizer, train_bpe
 from glassbox.training.config import TrainConfig
 from glassbox.training.loop import Trainer
 from glassbox.training.next_token import NextToken
-from glassbox.tuning.policy.grpo import Grpo, GrpoConfig
-from glassbox.tuning.policy.rollouts import RolloutSource
+from glassbox.tuning.policy.grpo import Grpo, GrpoConfig, RolloutSource
 
 SIZES = {"tiny": (512, 64, 2, 176), "quickstart": (2048, 160, 3, 448)}
 """Vocabulary, width, layers, feed-forward size."""

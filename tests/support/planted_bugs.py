@@ -78,6 +78,7 @@ OF = {
 
 ROWS = "data/preferences.py"
 SCORES = "tuning/log_probs.py"
+REFERENCE = "tuning/reference.py"
 DPO, FREE, KTO, REWARD = (
     f"tuning/preference/{name}.py" for name in ("dpo", "reference_free", "kto", "reward")
 )
@@ -122,8 +123,8 @@ def all_bugs() -> list[Bug]:
     found += [Bug(name, "mean for sum", *mean, tests=OF[name]) for name in ("DPO", "KTO")]
     found += of(
         "DPO",
-        ("reference is the model", DPO, "return sequence_log_probs(self.reference,", "return sequence_log_probs(model,"),
-        ("reference not frozen", DPO, "else freeze(reference)", "else reference"),
+        ("reference is the model", DPO, "return sequence_log_probs(frozen, batch.ids", "return sequence_log_probs(model, batch.ids"),
+        ("reference not frozen", REFERENCE, "else freeze(model)", "else model"),
         ("no reference at all", DPO, "scores - self._reference_scores(model, batch)", "scores"),
         ("chosen and rejected swapped", DPO, "gap = chosen_ratio - rejected_ratio", "gap = rejected_ratio - chosen_ratio"),
         ("IPO of sums", DPO, 'config.loss in ("ipo", "sigmoid_norm")', 'config.loss == "sigmoid_norm"'),
@@ -161,15 +162,15 @@ def all_bugs() -> list[Bug]:
         "KTO",
         ("KL's sign", KTO, "(ratio - kl)", "(ratio + kl)"),
         ("KL left out", KTO, "(ratio - kl)", "ratio"),
-        ("KL the other way", KTO, "(ours - theirs)", "(theirs - ours)"),
+        ("KL the other way", KTO, "return ours - sequence_log_probs(frozen, batch.other_ids, batch.other_targets)", "return sequence_log_probs(frozen, batch.other_ids, batch.other_targets) - ours"),
         ("KL not cut off at 0", KTO, ".mean().clamp(min=0)", ".mean()"),
-        ("KL of matched answers", KTO, "ours = sequence_log_probs(model, batch.other_ids, batch.other_targets)\n        theirs = sequence_log_probs(self.reference, batch.other_ids, batch.other_targets)", "ours = sequence_log_probs(model, batch.ids, batch.targets)\n        theirs = sequence_log_probs(self.reference, batch.ids, batch.targets)"),
-        ("KL takes a gradient", KTO, "            kl = self._kl(model, batch)\n", "            pass\n        kl = self._kl(model, batch)\n"),
+        ("KL of matched answers", KTO, "ours = sequence_log_probs(model, batch.other_ids, batch.other_targets)\n        with self.reference.reading() as frozen:\n            return ours - sequence_log_probs(frozen, batch.other_ids, batch.other_targets)", "ours = sequence_log_probs(model, batch.ids, batch.targets)\n        with self.reference.reading() as frozen:\n            return ours - sequence_log_probs(frozen, batch.ids, batch.targets)"),
+        ("KL takes a gradient", KTO, "            kl = self._step_kl\n            if kl is None:\n                kl = self._differences(model, batch).mean().clamp(min=0)\n", "            kl = self._step_kl\n        if kl is None:\n            kl = self._differences(model, batch).mean().clamp(min=0)\n        with torch.no_grad():\n"),
         ("answers stand in for themselves", "data/feedback.py", "others = [self.examples[self._other(number, step)] for", "others = [self.examples[number] for"),
         ("weights swapped", KTO, "[config.desirable_weight, config.undesirable_weight]", "[config.undesirable_weight, config.desirable_weight]"),
         ("bad answers as good ones", KTO, "2 * desirable.to(ratio) - 1", "torch.ones_like(ratio)"),
-        ("reference is the model", KTO, "reference = sequence_log_probs(self.reference, batch.ids", "reference = sequence_log_probs(model, batch.ids"),
-        ("reference not frozen", KTO, "freeze(reference)", "reference"),
+        ("reference is the model", KTO, "reference = sequence_log_probs(frozen, batch.ids", "reference = sequence_log_probs(model, batch.ids"),
+        ("reference not frozen", REFERENCE, "else freeze(model)", "else model"),
     )  # fmt: skip
     found += of(
         "reward model",
@@ -253,7 +254,7 @@ def all_bugs() -> list[Bug]:
         ("value loss not halved", PPO, "return errors / 2", "return errors"),
         ("value loss not weighted", PPO, "config.value_weight * errors", "errors"),
         ("padding and prompts counted", PPO, "torch.where(mask, values, torch.zeros_like(values)).sum()", "values.sum()"),
-        ("reference is the model", PPO, "                    self.reference, batch.ids, batch.targets", "                    model, batch.ids, batch.targets"),
+        ("reference is the model", PPO, "                    frozen, batch.ids, batch.targets", "                    model, batch.ids, batch.targets"),
         ("KL the other way", GRPO, "difference = reference - log_probs", "difference = log_probs - reference"),
         ("advantage of the old value", PPO, "            batch.advantages,\n", "            batch.advantages - batch.old_values,\n"),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from glassbox.formats.convert import convert, load_model
 from glassbox.formats.huggingface import save_pretrained
 from glassbox.formats.open_model import find_model, open_model
 from glassbox.runs.recipe import read_recipe
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.train import run_recipe
 from support.tiny_chat import SENTENCES, tiny_chat_model, tiny_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -12,7 +12,7 @@ import pytest
 from glassbox.core.errors import UserError
 from glassbox.formats.huggingface import save_pretrained
 from glassbox.runs.recipe import read_recipe
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.train import run_recipe
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 from support.tiny_run import everything, metrics
 

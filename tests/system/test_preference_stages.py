@@ -15,7 +15,7 @@ from glassbox.formats.huggingface import save_pretrained
 from glassbox.formats.open_model import open_model
 from glassbox.models.scorer import sequence_scores
 from glassbox.runs.recipe import read_recipe
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.train import run_recipe
 from glassbox.training.loop import Trainer
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 

@@ -16,7 +16,7 @@ from glassbox.formats.open_model import open_model
 from glassbox.layers.quantized import Nf4Linear
 from glassbox.models.causal_lm import CausalLM
 from glassbox.runs.recipe import DistillRecipe, read_recipe
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.train import run_recipe
 from support.tiny_chat import SENTENCES, tiny_chat_model, tiny_tokenizer
 
 ROWS = {

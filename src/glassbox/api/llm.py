@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.formats.open_model import open_on
-from glassbox.inference.chat import end_of_turn_ids
+from glassbox.inference.chat import ChatPrompts
 from glassbox.inference.engine import Completion, Engine, TokenEvent
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.scoring import embed
@@ -156,8 +156,7 @@ class LLM:
     def _for_chat(self, params: SamplingParams | None) -> SamplingParams:
         """The same settings; the end of a turn ends the answer."""
         params = SamplingParams() if params is None else params
-        ends = {*params.stop_token_ids, *end_of_turn_ids(self.tokenizer)}
-        return params.model_copy(update={"stop_token_ids": tuple(sorted(ends))})
+        return ChatPrompts(self.tokenizer).params(params)
 
     def _add(
         self, ids: list[int], params: SamplingParams | None, adapter: str | None, asked: _Asked

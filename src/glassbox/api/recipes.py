@@ -12,7 +12,7 @@ from glassbox.api.loaded import Loaded, load
 from glassbox.core.config import apply_overrides, load_recipe
 from glassbox.core.distributed import process_group
 from glassbox.runs.recipe import parse_recipe, recipe_folders
-from glassbox.runs.stages import run_recipe as run_stage
+from glassbox.runs.train import run_recipe as run_stage
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def quickstart(
     Example: `glassbox quickstart --fast`
     """
     from glassbox.core.errors import UserError
-    from glassbox.runs.quickstart import Quickstart, read_quickstart
+    from glassbox.runs.quickstart import Quickstart
+    from glassbox.runs.recipe import read_quickstart
     from glassbox.runs.summary import farewell
 
     if fast and long:

@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("list")(list_)
     group.command("show")(show)
+    group.command("check")(check)
     group.command("schema")(schema)
     app.add_typer(group, name="recipe", rich_help_panel="Look")
 
@@ -37,9 +38,28 @@ def show(
     Example: `glassbox recipe show pretrain.yaml train.steps=50`
     """
     from glassbox.core.config import dump_yaml
-    from glassbox.runs.quickstart import read_any_recipe
+    from glassbox.runs.recipe import read_any_recipe
+    from glassbox.runs.stages.base import StageRecipe
 
-    print(dump_yaml(read_any_recipe(recipe, overrides or [])), end="")
+    parsed = read_any_recipe(recipe, overrides or [])
+    if isinstance(parsed, StageRecipe):
+        parsed.check_shape()
+    print(dump_yaml(parsed), end="")
+
+
+def check(
+    recipe: Annotated[str, typer.Argument(help="A recipe's path or name.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value words.")] = None,
+) -> None:
+    """Open and check all that a recipe names, as a run does before it begins, and change nothing.
+
+    Example: `glassbox recipe check pretrain.yaml data.path=mybook.txt`
+    """
+    from glassbox.runs.check import check_any
+    from glassbox.runs.recipe import read_any_recipe
+
+    for line in check_any(read_any_recipe(recipe, overrides or [])):
+        print(line)
 
 
 def schema() -> None:

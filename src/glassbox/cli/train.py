@@ -20,6 +20,10 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.path=value words laid over the recipe.")
     ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Start anew; a run that is there is moved to OUT.old-N."),
+    ] = False,
 ) -> int:
     """Pre-train, fine-tune or align a model as a recipe says; resumes what was interrupted.
 
@@ -30,11 +34,11 @@ def train(
     from glassbox.core.distributed import process_group
     from glassbox.core.metrics import read_metrics
     from glassbox.runs.recipe import read_recipe
-    from glassbox.runs.stages import run_recipe
+    from glassbox.runs.train import run_recipe
 
     parsed = read_recipe(recipe, overrides or [])
-    with process_group(parsed.device) as group:
-        summary = run_recipe(parsed, group=group)
+    with process_group(parsed.device, timeout_minutes=parsed.rank_timeout_minutes) as group:
+        summary = run_recipe(parsed, group=group, fresh=fresh)
         if not group.is_main:
             return 0
     status = summary["status"]
@@ -45,12 +49,17 @@ def train(
         )
         return 130
     if status == "already finished":
-        print(f"'{parsed.out}' is finished; nothing was changed", file=sys.stderr)
+        print(
+            f"'{parsed.out}' is finished; nothing was changed (--fresh starts anew)",
+            file=sys.stderr,
+        )
         return 0
     for text in last_samples(read_metrics(Path(parsed.out) / "metrics.jsonl")):
         print(f"{text}\n")
+    loss = summary.get("loss")
     print(
         f"done: {summary['steps']} steps, {summary['tokens']:,} tokens, "
+        f"{'' if loss is None else f'loss {loss:.4f}, '}"
         f"{summary['tokens_per_second']:,.0f} tokens/s, "
         f"peak memory {summary['peak_memory_bytes'] / 2**20:,.0f} MiB\n"
         f'go on with: glassbox generate {parsed.out} --prompt "..."   '

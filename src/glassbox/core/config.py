@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import json
 import reprlib
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from glassbox.core.errors import UserError
 from glassbox.core.yaml12 import load_yaml, read_yaml, write_yaml
@@ -31,40 +33,102 @@ class Spec(BaseModel):
 
 def parse(spec: type[SpecT], raw: Any, *, where: str = "configuration") -> SpecT:
     """Validate `raw` as `spec`; raise one UserError line per fault, naming key, value, remedy."""
+    return typing.cast(SpecT, parse_any(spec, raw, where=where))
+
+
+def parse_any(kind: Any, raw: Any, *, where: str = "configuration") -> Any:
+    """`parse` for any annotation, such as a union of specs that a key tells apart."""
     try:
-        return spec.model_validate(raw)
+        return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        lines = [_explain(spec, fault) for fault in error.errors(include_url=False)]
-        raise UserError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from None
+        faults = error.errors(include_url=False)
+        lines = [_explain(kind, fault, faults) for fault in faults]
+        raise UserError(f"{where}: " + "; ".join(dict.fromkeys(filter(None, lines)))) from None
 
 
-def _explain(spec: type[BaseModel], fault: Mapping[str, Any]) -> str:
-    location = [str(part) for part in fault["loc"]]
-    key = ".".join(location) or "(whole)"
+class _Place(NamedTuple):
+    """Where a fault is, as the user wrote it, and the annotations of what may stand there."""
+
+    keys: list[str]
+    kinds: list[Any]
+    owners: list[type[BaseModel]]
+    """The specs that the last key belongs to."""
+
+
+def _explain(kind: Any, fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
+    place = _locate(kind, fault["loc"])
+    key = ".".join(place.keys) or "(whole)"
     value = _short(fault["input"])
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(spec, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+    what = fault["type"]
+    if what == "extra_forbidden":
+        known = sorted({name for model in place.owners for name in model.model_fields})
+        near = difflib.get_close_matches(place.keys[-1], known, n=1, cutoff=0.5)
         remedy = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key '{key}' = {value}; {remedy}"
-    if fault["type"] == "missing":
+    if what == "missing":
         return f"missing key '{key}'; give it a value"
-    if fault["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        kinds = [tag for model in _models_at(spec, location) if (tag := _tag(model))]
-        given = fault["input"].get("kind") if isinstance(fault["input"], Mapping) else None
-        near = (
-            difflib.get_close_matches(given, kinds, n=1, cutoff=0.5)
-            if isinstance(given, str)
-            else []
-        )
-        remedy = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(kinds)}"
-        if fault["type"] == "union_tag_not_found":
-            return f"missing key '{key}.kind'; {remedy}"
-        return f"'{key}.kind' = {_short(given)} is unknown; {remedy}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "value_error" and isinstance(fault["input"], Mapping):
-        return f"'{key}': {message}" if location else message  # the message names what is wrong
-    return f"'{key}' = {value}: {message}"
+    if what in ("union_tag_not_found", "union_tag_invalid"):
+        return _explain_tag(place, key, fault)
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    if what in ("value_error", "assertion_error") and isinstance(fault["input"], Mapping):
+        return f"'{key}': {said}" if place.keys else said  # the message names what is wrong
+    same = [other for other in faults if _locate(kind, other["loc"]).keys == place.keys]
+    if len(same) > 1:  # one value that suits no member of a union is one fault
+        wanted = dict.fromkeys(_wanted(other) for other in same)
+        return f"'{key}' = {value}: {', or '.join(wanted)}"
+    return f"'{key}' = {value}: {_wanted(fault)}"
+
+
+def _explain_tag(place: _Place, key: str, fault: Mapping[str, Any]) -> str:
+    tag, members = next(filter(None, map(_members, place.kinds)), ("kind", {}))
+    key = f"{key}.{tag}" if place.keys else tag
+    given = fault["input"].get(tag) if isinstance(fault["input"], Mapping) else None
+    near = (
+        difflib.get_close_matches(given, members, n=1, cutoff=0.5) if isinstance(given, str) else []
+    )
+    remedy = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(members)}"
+    if fault["type"] == "union_tag_not_found":
+        if not isinstance(fault["input"], Mapping):
+            whole = ".".join(place.keys) or "(whole)"
+            return f"'{whole}' = {_short(fault['input'])}: give a mapping with '{tag}'; {remedy}"
+        return f"missing key '{key}'; {remedy}"
+    return f"'{key}' = {_short(given)} is unknown; {remedy}"
+
+
+def _wanted(fault: Mapping[str, Any]) -> str:
+    """What would be right, in words of ours."""
+    what, context = str(fault["type"]), fault.get("ctx", {})
+    if what in _WANTED:
+        return _WANTED[what].format(**context)
+    if what in ("literal_error", "enum"):
+        return f"use {context['expected']}"
+    return str(fault["msg"]).removeprefix("Value error, ")
+
+
+_WANTED: Mapping[str, str] = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "give a whole number"),
+    "int_parsing_size": "give a smaller number",
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "give true or false"),
+    **dict.fromkeys(("string_type", "string_sub_type"), "give text"),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type"), "give a list, as [a, b]"),
+    **dict.fromkeys(
+        ("dict_type", "mapping_type", "model_type", "model_attributes_type", "dataclass_type"),
+        "give a mapping of keys, as {{key: value}}",
+    ),
+    "none_required": "leave it out, or give null",
+    "finite_number": "give a finite number",
+    "greater_than": "use a number greater than {gt}",
+    "greater_than_equal": "use {ge} or more",
+    "less_than": "use a number below {lt}",
+    "less_than_equal": "use {le} or less",
+    "multiple_of": "use a multiple of {multiple_of}",
+    "too_short": "give at least {min_length} (there are {actual_length})",
+    "too_long": "give at most {max_length}",
+    "string_too_short": "give at least {min_length} characters",
+    "string_too_long": "give at most {max_length} characters",
+    "string_pattern_mismatch": "it has to match {pattern}",
+}
 
 
 def _short(value: Any) -> str:
@@ -76,39 +140,109 @@ def _short(value: Any) -> str:
     return cutter.repr(value)
 
 
-def _known_keys(spec: type[BaseModel], path: Sequence[str]) -> list[str]:
-    return sorted({name for model in _models_at(spec, path) for name in model.model_fields})
+def _locate(kind: Any, location: Sequence[int | str]) -> _Place:
+    """Follow a fault's path through the annotations, without what pydantic puts in for unions.
 
-
-def _models_at(spec: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
-    """The specs that may stand at `path`. Tags of unions and list indices in it are passed over."""
-    candidates: list[type[BaseModel]] = [spec]
-    for part in path:
-        found = [
-            model
-            for candidate in candidates
-            if part in candidate.model_fields
-            for model in _models_in(candidate.model_fields[part].annotation)
+    Beside keys and indices its path names the member of each union that it tried: the tag where a
+    key tells the members apart, else a name of its own. No user wrote those.
+    """
+    keys: list[str] = []
+    kinds, owners = [kind], _models_in(kind)
+    for part in location:
+        chosen = [
+            members[str(part)]
+            for one in kinds
+            if (found := _members(one)) and str(part) in (members := found[1])
         ]
-        if found:
-            candidates = found
-        elif not part.isdigit():
-            candidates = [c for c in candidates if _tag(c) == part] or candidates
-    return candidates
+        if chosen:
+            kinds, owners = chosen, chosen
+            continue
+        models = [model for one in kinds for model in _models_in(one)]
+        inner = [
+            _with_discriminator(model.model_fields[str(part)])
+            for model in models
+            if str(part) in model.model_fields
+        ]
+        items = [item for one in kinds for item in _items(one)]
+        is_index = isinstance(part, int) or any(_is_mapping(one) for one in kinds)
+        if inner:
+            keys.append(str(part))
+            kinds, owners = inner, models
+        elif items and is_index:
+            keys.append(str(part))
+            kinds, owners = items, models or owners
+        elif models and not _is_label(part, kinds):
+            keys.append(str(part))  # a key that no spec has
+            kinds, owners = [], models
+    return _Place(keys, kinds, owners)
 
 
-def _tag(spec: type[BaseModel]) -> str | None:
-    field = spec.model_fields.get("kind")
-    names = () if field is None else typing.get_args(field.annotation)
-    return str(names[0]) if names else None
+def _is_label(part: int | str, kinds: Sequence[Any]) -> bool:
+    """Whether a part of a path is pydantic's name for a member of a union that no key tells apart."""
+    text = str(part)
+    names = {model.__name__ for one in kinds for model in _models_in(one)}
+    in_union = any(len(_choices(one)) > 1 for one in kinds)
+    return in_union and (text in names or "[" in text or text in ("str", "int", "float", "bool"))
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if arguments := typing.get_args(annotation):
-        return [model for argument in arguments for model in _models_in(argument)]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return []
+def _with_discriminator(field: FieldInfo) -> Any:
+    if field.discriminator is None:
+        return field.annotation
+    return Annotated[field.annotation, Field(discriminator=field.discriminator)]
+
+
+def _choices(kind: Any) -> list[Any]:
+    """The members of a union, or the annotation alone."""
+    if typing.get_origin(kind) is Annotated:
+        return _choices(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [one for member in typing.get_args(kind) for one in _choices(member)]
+    return [kind]
+
+
+def _members(kind: Any) -> tuple[str, dict[str, type[BaseModel]]] | None:
+    """The key that tells a union's specs apart, and each spec by its value of it; None for no such union."""
+    if typing.get_origin(kind) is Annotated:
+        inner, *notes = typing.get_args(kind)
+        for note in notes:
+            tag = getattr(note, "discriminator", None)
+            if isinstance(tag, str):
+                models = _models_in(inner)
+                return tag, {value: model for model in models for value in _tags(model, tag)}
+        return _members(inner)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(filter(None, map(_members, typing.get_args(kind))), None)
+    return None
+
+
+def _tags(model: type[BaseModel], key: str) -> list[str]:
+    field = model.model_fields.get(key)
+    return [] if field is None else [str(value) for value in typing.get_args(field.annotation)]
+
+
+def _items(kind: Any) -> list[Any]:
+    """What stands in a list, a tuple or a mapping."""
+    found = []
+    for choice in _choices(kind):
+        origin = typing.get_origin(choice)
+        if isinstance(origin, type) and issubclass(origin, Mapping | Sequence):
+            arguments = [one for one in typing.get_args(choice) if one is not Ellipsis]
+            found += arguments[-1:] if issubclass(origin, Mapping) else arguments
+    return found
+
+
+def _is_mapping(kind: Any) -> bool:
+    origins = [typing.get_origin(choice) for choice in _choices(kind)]
+    return any(isinstance(one, type) and issubclass(one, Mapping) for one in origins)
+
+
+def _models_in(kind: Any) -> list[type[BaseModel]]:
+    """The specs that an annotation names without a list or a mapping between."""
+    return [
+        choice
+        for choice in _choices(kind)
+        if isinstance(choice, type) and issubclass(choice, BaseModel)
+    ]
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

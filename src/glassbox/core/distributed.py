@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,6 +34,20 @@ class Group:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def sum_by_name(self, totals: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        """Add lists of numbers over all ranks by their names; a rank may lack some of the names."""
+        if self.world_size == 1:
+            return {name: list(numbers) for name, numbers in totals.items()}
+        parts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(parts, {name: list(numbers) for name, numbers in totals.items()})
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {
+            name: [
+                sum(column) for column in zip(*(p[name] for p in parts if name in p), strict=True)
+            ]
+            for name in names
+        }
 
     def sum_gradients_(self, tensors: Sequence[Tensor], *, bucket_bytes: int = 32 << 20) -> None:
         """Add each tensor over all ranks, in place, in buckets so that small ones travel together."""
@@ -71,10 +87,11 @@ class Group:
 
 
 @contextlib.contextmanager
-def process_group(device_name: str = "auto") -> Iterator[Group]:
+def process_group(device_name: str = "auto", *, timeout_minutes: float = 60.0) -> Iterator[Group]:
     """Join the group that torchrun describes in the environment; alone, a group of one.
 
-    gloo on CPUs, nccl on CUDA. The group is left at the end, whatever happened.
+    gloo on CPUs, nccl on CUDA. A rank waits `timeout_minutes` for the others, such as for the first
+    one while that tokenizes; then the run ends with an error of torch's. The group is left at the end, whatever happened.
     """
     try:
         group = Group(
@@ -93,7 +110,9 @@ def process_group(device_name: str = "auto") -> Iterator[Group]:
     if cuda:
         torch.cuda.set_device(group.local_rank)
     # gloo serves CPU tensors (flags and sums) beside nccl's CUDA ones
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
+    )
     try:
         yield group
     finally:

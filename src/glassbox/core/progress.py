@@ -61,6 +61,15 @@ class ProgressLine:
         if self._live is not None:
             self._live.stop()
 
+    def say(self, text: str) -> None:
+        """A line that stays, above the live one."""
+        if not self.enabled:
+            return
+        if self._live is not None:
+            self._live.console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(f"  {text}", file=sys.stderr, flush=True)
+
     def update(self, done: float, note: str = "") -> None:
         """Show that `done` of `total` is behind us."""
         if not self.enabled:

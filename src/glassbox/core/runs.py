@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,30 +17,54 @@ from glassbox.core.config import Spec, dump_yaml
 from glassbox.core.environment import describe_environment
 from glassbox.core.errors import UserError
 from glassbox.core.files import remove_leftovers, write_json, write_text
-from glassbox.core.yaml12 import load_yaml, read_yaml
+from glassbox.core.yaml12 import load_yaml, read_yaml, write_yaml
+
+PREPARED = "preparation.json"
+LEFT_BY_RUNS = (
+    "recipe.yaml", "environment.json", "metrics.jsonl", "data.json", "models.json", "heldout.json",
+    "best.json", PREPARED, "data", "tokenizer", "teacher", "teacher-heldout", "checkpoints",
+)  # fmt: skip
+"""What a training run makes in its folder before its first checkpoint."""
 
 
 class RunFolder:
     """`runs/NAME`: recipe.yaml, environment.json, metrics.jsonl, checkpoints/, DONE.json.
 
     As a context manager it holds the folder's lock; the lock dies with the process, so a killed
-    run never blocks its own resume.
+    run never blocks its own resume. What an unbegun run (`has_begun`: no checkpoint, not finished)
+    has left is another command's to take over; `withdraw` takes back what this one has made.
+    leaves: the names of all that this kind of run makes here before it has begun; begun_by: a pattern
+    of files that show that it has.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        leaves: Sequence[str] = LEFT_BY_RUNS,
+        begun_by: str = "checkpoints/step-*/COMPLETE",
+    ) -> None:
         self.path = Path(path)
+        self.leaves = tuple(leaves)
+        self.begun_by = begun_by
         self.recipe = self.path / "recipe.yaml"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.done = self.path / "DONE.json"
+        self.prepared = self.path / PREPARED
         self._lock: FileLock | None = None
+        self._found: set[str] = set()
+        self._made_folders: list[Path] = []
 
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"'{self.path}' is a file; name a folder for the run")
         try:
+            missing = [one for one in (self.path, *self.path.parents) if not one.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
+            self._made_folders = missing
+            self._found = {one.name for one in self.path.iterdir()}
             self._lock = FileLock(str(self.path / ".lock"), timeout=0)
             self._lock.acquire()
         except Timeout:
@@ -57,22 +85,97 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def begin(self, recipe: Spec) -> None:
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is work in the folder that another recipe must not touch."""
+        return self.done.exists() or any(self.path.glob(self.begun_by))
+
+    def compare(self, recipe: Spec) -> None:
+        """Raise UserError where the folder's run has begun by another recipe than this.
+
+        Every value must be the same but where the run is kept, which is no part of what it is.
+        """
+        if not (self.recipe.exists() and self.has_begun):
+            return
+        old, new = load_yaml(self.recipe), recipe.model_dump(mode="json")
+        new = read_yaml(write_yaml(new), "recipe")
+        for one in (old, new):
+            one.pop("out", None)
+        if old != new:
+            raise UserError(
+                f"'{self.path}' holds a run of another recipe ({first_difference(old, new)}); "
+                "name another folder, give the old values to go on with it, or start anew with "
+                "--fresh"
+            )
+
+    def begin(self, recipe: Spec, *, preparation: Mapping[str, Any] | None = None) -> None:
         """Record the resolved recipe and the environment; refuse a folder of another recipe.
 
-        Every value must be the same; what may differ between a run and its resume (where it is
-        kept, say) is no part of `recipe`.
+        Where the folder's run has not begun, it is taken over: unless it was prepared in the very
+        same way (`preparation`, JSON: what its tokenizer and shards depend on), what it made is deleted.
         """
-        text = dump_yaml(recipe)
-        if self.recipe.exists() and (old := load_yaml(self.recipe)) != read_yaml(text, "recipe"):
-            change = first_difference(old, recipe.model_dump(mode="json"))
-            raise UserError(
-                f"'{self.path}' holds a run of another recipe ({change}); "
-                "name another folder, or give the old values to go on with it"
-            )
-        if not self.recipe.exists():
+        self.compare(recipe)
+        if not self.has_begun:
+            wanted = json.loads(json.dumps(preparation or {}))
+            old = self._read_prepared()
+            if old is None or old.get("of") != wanted:
+                self._clear(old)
+                made = [name for name in self.leaves if not (self.path / name).exists()]
+                write_json(self.prepared, {"of": wanted, "made": made})
+        if not self.recipe.exists() or not self.has_begun:
             write_json(self.environment, describe_environment())
-            write_text(self.recipe, text)
+            write_text(self.recipe, dump_yaml(recipe))
+
+    def _read_prepared(self) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self.prepared.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def take_over(self) -> None:
+        """Delete what an unbegun run of this kind has left, where a recipe says that there is one."""
+        if not self.has_begun:
+            self._clear(self._read_prepared())
+
+    def _clear(self, old: Mapping[str, Any] | None) -> None:
+        """Delete what an unbegun run of ours made; what was there before it stays."""
+        if old is not None:
+            names = [name for name in old.get("made", ()) if name in self.leaves]
+        else:
+            names = [name for name in self.leaves if self.recipe.exists()]
+        for name in names:
+            _remove(self.path / name)
+            self._found.discard(name)
+
+    def withdraw(self) -> None:
+        """Delete what this process made, the folder too if it did; call it before the lock is left."""
+        for name in self.leaves:
+            if name not in self._found:
+                _remove(self.path / name)
+        if ".lock" not in self._found:
+            with contextlib.suppress(OSError):
+                (self.path / ".lock").unlink()
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            for folder in self._made_folders:
+                folder.rmdir()
+
+    def set_aside(self) -> Path | None:
+        """Move a run that is there to NAME.old-N, to start anew; None where there is nothing.
+
+        Raises UserError for a folder that holds no run.
+        """
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return None
+        if not (self.recipe.exists() or self.done.exists() or (self.path / ".lock").exists()):
+            raise UserError(f"'{self.path}' holds no run to set aside; name another folder")
+        with self:  # nobody works in it
+            pass
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        self.path.rename(target)
+        return target
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run finished; the last file that a run writes."""
@@ -90,6 +193,29 @@ class RunFolder:
         if not isinstance(content, dict):
             raise UserError(f"'{self.done}' is damaged; delete it and run again")
         return content
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def stamp(paths: Sequence[str]) -> dict[str, str]:
+    """A word for the state of each file or folder, by sizes and times; other names are left out."""
+    words = {}
+    for name in paths:
+        path = Path(name)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        digest = hashlib.blake2b(digest_size=16)
+        for file in files:
+            if file.is_file():
+                state = file.stat()
+                digest.update(f"{file} {state.st_size} {state.st_mtime_ns}\n".encode())
+        if path.exists():
+            words[name] = digest.hexdigest()
+    return words
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str:

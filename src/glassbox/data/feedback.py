@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -23,7 +23,7 @@ from glassbox.data.conversations import (
     read_items,
     system_message,
 )
-from glassbox.data.examples import ExampleSource
+from glassbox.data.examples import ExampleSource, identity_of
 from glassbox.data.preferences import (
     PreferenceReport,
     answer_messages,
@@ -31,8 +31,11 @@ from glassbox.data.preferences import (
     pad_rows,
     pair_of_row,
     prompt_messages,
+    tokens_to_read,
 )
-from glassbox.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from glassbox.tokenizers import Tokenizer
 
 LABELS = ("label", "kto_tag")
 
@@ -168,8 +171,10 @@ class FeedbackBatch:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the forward passes read, padding included."""
-        return self.ids.numel() + self.other_ids.numel()
+        """How many tokens there are to read, without padding, the mismatched ones too."""
+        return tokens_to_read(self.ids, self.targets) + tokens_to_read(
+            self.other_ids, self.other_targets
+        )
 
     def to(self, device: torch.device) -> FeedbackBatch:
         """The same batch on another device."""
@@ -217,6 +222,7 @@ class FeedbackSource(ExampleSource[FeedbackBatch]):
             seed=seed,
             group=group,
             what="answers",
+            identity=identity_of(examples),
         )
         self.examples = examples
         self.max_length = max_length

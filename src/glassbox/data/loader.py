@@ -195,6 +195,17 @@ class PackedSource:
             for first in range(0, len(mine), self.rows_per_batch)
         ]
 
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in which every row is taken once."""
+        return len(self.rows) / self.rows_per_step
+
+    def some_rows(self, numbers: Sequence[int]) -> list[TokenBatch]:
+        """This rank's share of these rows, such as those that are evaluated on. The position stays."""
+        mine = list(numbers)[self.group.rank :: self.group.world_size]
+        size = self.rows_per_batch
+        return self.batches([mine[first : first + size] for first in range(0, len(mine), size)])
+
     def _take(self, count: int) -> list[int]:
         """The next rows of all ranks together."""
         return [self._order[self.cursor + i] for i in range(count)]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,10 +25,12 @@ from glassbox.data.conversations import (
     read_items,
     system_message,
 )
-from glassbox.data.examples import ExampleSource
+from glassbox.data.examples import ExampleSource, identity_of
 from glassbox.data.examples import check_resumable as check_resumable
 from glassbox.ops.cross_entropy import IGNORE
-from glassbox.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from glassbox.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -260,8 +262,8 @@ class PreferenceBatch:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens a forward pass reads, padding included."""
-        return self.ids.numel()
+        """How many tokens there are to read: no padding, and each prompt once."""
+        return tokens_to_read(self.ids, self.targets)
 
     def to(self, device: torch.device) -> PreferenceBatch:
         """The same batch on another device."""
@@ -287,6 +289,27 @@ def pad_rows(
     return inputs, targets
 
 
+def tokens_to_read(ids: Int[Tensor, "R T"], targets: Int[Tensor, "R T"]) -> int:
+    """Inputs of padded rows up to their last target; what rows have alike before their first target, once.
+
+    >>> ids, targets = pad_rows([([5, 6, 7], [0, 0, 1]), ([5, 6, 8, 9], [0, 0, 1, 1])])
+    >>> tokens_to_read(ids, targets)  # 5 and 6 for both rows, and 8 of the second
+    3
+    """
+    ids, scored = ids.cpu(), (targets != IGNORE).cpu()
+    count = 0
+    seen: set[bytes] = set()
+    for row, places in zip(ids, scored, strict=True):
+        found = places.nonzero().squeeze(1)
+        if not len(found):
+            continue
+        first, last = int(found[0]) + 1, int(found[-1]) + 1
+        beginning = row[:first].numpy().tobytes()
+        count += last - (first if beginning in seen else 0)
+        seen.add(beginning)
+    return count
+
+
 def preference_batch(
     pairs: Sequence[EncodedPair], reference: Float[Tensor, "B 2"] | None = None
 ) -> PreferenceBatch:
@@ -304,18 +327,19 @@ class PreferenceSource(ExampleSource[PreferenceBatch]):
         self,
         pairs: Sequence[EncodedPair],
         *,
-        pairs_per_step: int,
-        pairs_per_batch: int | None = None,
+        per_step: int,
+        per_batch: int | None = None,
         seed: int = 0,
         group: Group | None = None,
         reference: Float[Tensor, "P 2"] | None = None,
     ) -> None:
         super().__init__(
             [pair.length for pair in pairs],
-            per_step=pairs_per_step,
-            per_batch=pairs_per_batch,
+            per_step=per_step,
+            per_batch=per_batch,
             seed=seed,
             group=group,
+            identity=identity_of(pairs),
         )
         self.pairs = pairs
         self.reference = reference

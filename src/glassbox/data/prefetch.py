@@ -22,6 +22,10 @@ class Numbered(Protocol[Batch]):
     def next_step(self) -> list[Batch]:
         """The batches of `next_numbers`."""
 
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in which everything is taken once."""
+
     def next_numbers(self) -> Numbers:
         """What the next step's micro-batches hold; the position moves on."""
 
@@ -52,6 +56,11 @@ class PrefetchedSource(Generic[Batch]):
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
         self._ahead: deque[tuple[dict[str, Any], Future[list[Batch]]]] = deque()
         self._position = source.state_dict()
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """The source's."""
+        return self.source.steps_per_epoch
 
     def next_step(self) -> list[Batch]:
         """This rank's micro-batches of the next optimizer step."""

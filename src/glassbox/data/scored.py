@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,10 +14,12 @@ from torch import Tensor
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import BadRow, Found, Message, read_items
-from glassbox.data.examples import ExampleSource
+from glassbox.data.examples import ExampleSource, identity_of
 from glassbox.data.preferences import EncodedPair, PreferenceReport, prompt_messages
 from glassbox.ops.cross_entropy import IGNORE
-from glassbox.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from glassbox.tokenizers import Tokenizer
 
 SEPARATOR = "\n"
 """What stands behind each step; the score of a step is read off at its last id."""
@@ -36,8 +38,11 @@ class ScoredPairs:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens a forward pass reads, padding included."""
-        return self.ids.numel()
+        """How many tokens there are to read: no padding, and what a pair's rows have alike once."""
+        chosen, rejected = self.ids.chunk(2)
+        lengths = torch.stack((self.ends + 1).chunk(2))
+        alike = (chosen == rejected).to(torch.int64).cumprod(dim=-1).sum(dim=-1)
+        return int(lengths.sum() - torch.minimum(alike, lengths.amin(dim=0)).sum())
 
     def to(self, device: torch.device) -> ScoredPairs:
         """The same batch on another device."""
@@ -76,7 +81,14 @@ class ScoredPairSource(ExampleSource[ScoredPairs]):
         group: Group | None = None,
     ) -> None:
         lengths = [pair.length for pair in pairs]
-        super().__init__(lengths, per_step=per_step, per_batch=per_batch, seed=seed, group=group)
+        super().__init__(
+            lengths,
+            per_step=per_step,
+            per_batch=per_batch,
+            seed=seed,
+            group=group,
+            identity=identity_of(pairs),
+        )
         self.pairs = pairs
 
     def batch(self, part: list[int], step: list[int]) -> ScoredPairs:
@@ -127,6 +139,11 @@ class EncodedSolution:
     ids: list[int]
     labels: list[int]
 
+    @property
+    def length(self) -> int:
+        """Ids in all."""
+        return len(self.ids)
+
 
 def encode_solutions(
     solutions: Iterable[Solution], tokenizer: Tokenizer, *, max_length: int
@@ -173,8 +190,9 @@ class JudgedSteps:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens a forward pass reads, padding included."""
-        return self.ids.numel()
+        """How many tokens there are to read, without padding."""
+        places = torch.arange(1, self.labels.shape[1] + 1)
+        return int(torch.where(self.labels != IGNORE, places, 0).amax(dim=-1).sum())
 
     def to(self, device: torch.device) -> JudgedSteps:
         """The same batch on another device."""
@@ -208,6 +226,7 @@ class SolutionSource(ExampleSource[JudgedSteps]):
             seed=seed,
             group=group,
             what="solutions",
+            identity=identity_of(solutions),
         )
         self.solutions = solutions
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
 
-from glassbox.core.config import Spec, parse
+from glassbox.core.config import parse
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
 from glassbox.data.storyworld import (
@@ -19,10 +18,11 @@ from glassbox.data.storyworld import (
     question_from_json,
     read_jsonl,
 )
+from glassbox.evaluation.limits import Limits
 from glassbox.evaluation.perplexity import make_text, score_by_kind, summarize
 from glassbox.evaluation.scoring import token_log_probs
 from glassbox.evaluation.stats import accuracy
-from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
+from glassbox.inference import ChatPrompts, Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.scorer import sequence_scores
 from glassbox.tokenizers import Tokenizer
@@ -30,16 +30,6 @@ from glassbox.tokenizers import Tokenizer
 Row = dict[str, Any]
 SPARE_TOKENS = 16
 NUM_EXAMPLES = 4
-
-
-class Limits(Spec):
-    """How many items of each task are evaluated; 0 takes all that there are."""
-
-    documents: int = Field(0, ge=0)
-    unseen: int = Field(0, ge=0)
-    questions: int = Field(0, ge=0)
-    preferences: int = Field(0, ge=0)
-    arithmetic: int = Field(0, ge=0)
 
 
 class Task(NamedTuple):
@@ -200,13 +190,11 @@ def answer_greedily(
     An answer may be a little longer than the longest expected one; beyond that it is wrong anyway.
     """
     longest = max(len(tokenizer.encode(text)) for text in expected)
-    params = SamplingParams(
-        max_tokens=longest + SPARE_TOKENS,
-        temperature=0.0,
-        stop_token_ids=tuple(end_of_turn_ids(tokenizer)),
-        seed=0,
+    chats = ChatPrompts(tokenizer)
+    params = chats.params(
+        SamplingParams(max_tokens=longest + SPARE_TOKENS, temperature=0.0, seed=0)
     )
-    ids = [tokenizer.encode_chat_prompt(prompt) for prompt in prompts]
+    ids = [chats.ids(prompt) for prompt in prompts]
     completions = Engine(model, tokenizer).generate(ids, params, truncate_prompt=True)
     return [completion.text or "" for completion in completions]
 

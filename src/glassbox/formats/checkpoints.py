@@ -6,6 +6,7 @@ What a checkpoint holds for training is `training.checkpoint`'s.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from glassbox.core.errors import UserError
@@ -13,6 +14,9 @@ from glassbox.core.files import checksum
 
 COMPLETE = "COMPLETE"
 PREFIX = "step-"
+BEST = "best.json"
+"""In a run folder: the step of the checkpoint that was the best by the run's own measure."""
+_MODEL_FILES = ("config.json", "tokenizer.json", "adapter_config.json")
 
 
 def checkpoint_name(step: int) -> str:
@@ -37,6 +41,47 @@ def checkpoint_step(path: Path) -> int:
     return int(path.name.removeprefix(PREFIX))
 
 
+def choose_checkpoint(run: Path, which: str | None = None) -> Path | None:
+    """A complete checkpoint of a run folder; None where it has none.
+
+    which: "best" (by best.json), "last", "step-N"; None: the best where one is recorded, else the
+    last. Raises UserError for one that is not there, and says so where a newer one is not whole.
+    """
+    found = list_checkpoints(run / "checkpoints")
+    if not found:
+        return None
+    if which is None or which == "best":
+        best = _best_step(run)
+        chosen = next((path for path in found if checkpoint_step(path) == best), None)
+        if chosen is not None:
+            return chosen
+        if which == "best":
+            raise UserError(
+                f"'{run}' keeps no best checkpoint; train with train.best_metric, or take {run}@last"
+            )
+    elif which != "last":
+        step = int(which.removeprefix(PREFIX))
+        chosen = next((path for path in found if checkpoint_step(path) == step), None)
+        if chosen is None:
+            steps = ", ".join(str(checkpoint_step(path)) for path in found)
+            raise UserError(f"'{run}' has no complete checkpoint of step {step}; it has {steps}")
+        return chosen
+    newest = [p for p in (run / "checkpoints").glob(f"{PREFIX}[0-9]*") if p.name > found[-1].name]
+    if newest:
+        print(
+            f"  '{max(newest)}' has no COMPLETE file, so it is not whole; taking '{found[-1].name}'",
+            file=sys.stderr,
+        )
+    return found[-1]
+
+
+def _best_step(run: Path) -> int | None:
+    try:
+        return int(json.loads((run / BEST).read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def verify_checkpoint(path: Path) -> None:
     """Compare every file with what COMPLETE recorded. Raises UserError naming the first that differs."""
     try:
@@ -50,6 +95,14 @@ def verify_checkpoint(path: Path) -> None:
             f"'{path / COMPLETE}' is damaged ({error}); "
             "delete this folder to resume from the checkpoint before it"
         ) from None
+    present = [file.name for file in path.glob("*.safetensors")]
+    present += [name for name in _MODEL_FILES if (path / name).exists()]
+    for name in present:
+        if name not in manifest:
+            raise UserError(
+                f"checkpoint '{path}': '{name}' is not among the files that were written "
+                "(COMPLETE does not list it); delete this folder to resume from the checkpoint before it"
+            )
     for name, written in manifest.items():
         file = path / name
         found = checksum(file) if file.is_file() else None

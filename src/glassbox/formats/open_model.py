@@ -1,7 +1,7 @@
 """MODEL on the command line: a run, a checkpoint, a folder, a file, a name.
 
-Looked for in this order: what lies at that path (a run gives its newest checkpoint, a quickstart
-folder its furthest stage); a named offline model, whose weights a Python package brings; a name on
+Looked for in this order: what lies at that path (a run gives its best checkpoint where it keeps one,
+else its newest; RUN@best, RUN@last and RUN@step-N choose; a quickstart folder gives its furthest stage); a named offline model, whose weights a Python package brings; a name on
 the Hugging Face hub.
 """
 
@@ -18,7 +18,7 @@ import torch
 
 from glassbox.core.devices import resolve_device
 from glassbox.core.errors import UserError
-from glassbox.formats.checkpoints import COMPLETE, list_checkpoints, verify_checkpoint
+from glassbox.formats.checkpoints import COMPLETE, choose_checkpoint, verify_checkpoint
 from glassbox.formats.convert import Loaded, kind_of, load_model
 from glassbox.formats.peft import is_adapter
 from glassbox.models.causal_lm import CausalLM
@@ -58,9 +58,13 @@ def find_model(reference: str | Path) -> Path:
 
     Raises UserError that says what was looked for.
     """
-    path = Path(reference)
+    path, which = _split_choice(reference)
     if not path.exists():
         return _find_by_name(str(reference))
+    if which is not None and not (path / "checkpoints").is_dir():
+        raise UserError(
+            f"'{reference}': '{path}' is no run, so it has no checkpoints to choose from"
+        )
     if path.is_file():
         kind_of(path)
         return path
@@ -69,12 +73,21 @@ def find_model(reference: str | Path) -> Path:
     for stage in reversed(STAGE_ORDER):
         if (path / stage / "DONE.json").exists():
             return find_model(path / stage)
-    found = list_checkpoints(path / "checkpoints")
-    if found:
-        return found[-1]
+    found = choose_checkpoint(path, which)
+    if found is not None:
+        return found
     unfinished = any((path / "checkpoints").glob("step-*"))
     what = "only unfinished checkpoints" if unfinished else "no config.json and no checkpoints/"
     raise UserError(f"'{reference}' holds {what}; {_GIVE}")
+
+
+def _split_choice(reference: str | Path) -> tuple[Path, str | None]:
+    """A path, and which of its checkpoints is meant."""
+    path = Path(reference)
+    chosen = re.fullmatch(r"(.+)@(best|last|step-\d+)", str(reference))
+    if path.exists() or chosen is None:
+        return path, None
+    return Path(chosen[1]), chosen[2]
 
 
 def find_whole_model(reference: str | Path) -> Path:
@@ -90,10 +103,10 @@ def find_adapter(reference: str | Path) -> Path:
 
     Raises UserError for what holds none.
     """
-    path = Path(reference)
+    path, _ = _split_choice(reference)
     if not path.is_dir():
         raise UserError(f"no adapter at '{reference}'; give its folder, or the run that trained it")
-    found = find_whole_model(path)
+    found = find_whole_model(reference)
     if not is_adapter(found):
         raise UserError(f"'{found}' holds a model and no adapter; give it as MODEL")
     return found

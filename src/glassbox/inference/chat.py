@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from glassbox.core.errors import UserError
-from glassbox.inference.engine import Engine
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.sampling.randomness import derive_seed
 
 if TYPE_CHECKING:
+    from glassbox.inference.engine import Engine
     from glassbox.tokenizers.tokenizer import Tokenizer
 
 Message = dict[str, str]
@@ -40,9 +40,7 @@ class ChatSession:
         self.system: Message | None = (
             None if system is None else {"role": "system", "content": system}
         )
-        params = SamplingParams() if params is None else params
-        ends = {*params.stop_token_ids, *end_of_turn_ids(tokenizer)}
-        self.params = params.model_copy(update={"stop_token_ids": tuple(sorted(ends))})
+        self.params = ChatPrompts(tokenizer).params(SamplingParams() if params is None else params)
         self.history: list[Message] = []
         self.first_sent = 0
 
@@ -111,6 +109,34 @@ class ChatSession:
         """Where the turn after the one at `first` begins."""
         later = range(first + 1, len(self.history))
         return next((i for i in later if self.history[i]["role"] == "user"), len(self.history))
+
+
+class ChatPrompts:
+    """How chats reach a model and where its answers end, wherever something answers a chat.
+
+    Called with messages and sampling settings it gives the ids of the chat up to the answer, and the
+    settings with the end of the template's turn among what stops it: `<|im_end|>` in ours,
+    `<end_of_turn>` in Gemma's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.stop_token_ids = tuple(end_of_turn_ids(tokenizer))
+
+    def ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The chat, and the header of the assistant's turn."""
+        return self.tokenizer.encode_chat_prompt([dict(message) for message in messages])
+
+    def params(self, params: SamplingParams) -> SamplingParams:
+        """The settings, stopping also where the template ends a turn."""
+        ends = {*params.stop_token_ids, *self.stop_token_ids}
+        return params.model_copy(update={"stop_token_ids": tuple(sorted(ends))})
+
+    def __call__(
+        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams
+    ) -> tuple[list[int], SamplingParams]:
+        """Ids and settings of one request."""
+        return self.ids(messages), self.params(params)
 
 
 def end_of_turn_ids(tokenizer: Tokenizer) -> list[int]:

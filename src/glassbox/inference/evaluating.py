@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 
 from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
-from glassbox.models.causal_lm import CausalLM
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
 
 
 @contextmanager

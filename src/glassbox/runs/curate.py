@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.core.config import dump_yaml
+from glassbox.core.errors import UserError
 from glassbox.core.files import write_json, write_text
 from glassbox.core.interrupts import Interrupts
 from glassbox.core.progress import ProgressLine
@@ -16,13 +17,16 @@ from glassbox.core.runs import RunFolder
 from glassbox.core.version import __version__
 from glassbox.data.curation.limits import Limits
 from glassbox.data.curation.runner import Output, claim_folder, run_curation, step_names
+from glassbox.data.curation.shard_files import SETTINGS
 from glassbox.data.curation.sources import Sources, find_sources
 from glassbox.data.curation.tally import Tally
 from glassbox.reports.curation import render_curation
 from glassbox.runs.curate_steps import build_step, contents_of
-from glassbox.runs.recipe import CurateRecipe
+from glassbox.runs.stages.curate import CurateRecipe
 
 SCHEMA = 1
+LEAVES = ("recipe.yaml", SETTINGS, "documents", "dropped", "work")
+"""What a curation makes in its folder before a shard of it is whole; downloads are kept."""
 
 
 def curate(recipe: CurateRecipe) -> dict[str, Any]:
@@ -32,11 +36,19 @@ def curate(recipe: CurateRecipe) -> dict[str, Any]:
     folder is left as it is, an interrupted one is gone on with, one of another recipe or of sources
     that have changed is refused. The summary's `status` is finished, already finished or interrupted.
     """
-    run = RunFolder(recipe.out)
+    check_curation(recipe)
+    run = RunFolder(recipe.out, leaves=LEAVES, begun_by="work/**/*.done.json")
     with run, Interrupts().watching() as interrupts:
         steps = [build_step(spec) for spec in recipe.steps]
-        sources = _find(recipe, run.path)
-        claim_folder(run.path, _settings(recipe, sources))
+        try:
+            sources = _find(recipe, run.path)
+        except UserError:
+            run.withdraw()
+            raise
+        settings = _settings(recipe, sources)
+        if not _same_settings(run.path, settings):
+            run.take_over()
+        claim_folder(run.path, settings)
         if run.summary is not None:
             shutil.rmtree(run.path / "work", ignore_errors=True)
             return {**run.summary, "status": "already finished"}
@@ -67,6 +79,23 @@ def curate(recipe: CurateRecipe) -> dict[str, Any]:
         run.finish(summary)
         shutil.rmtree(run.path / "work", ignore_errors=True)
         return {**summary, "corrupt": tally.num_corrupt, "status": "finished"}
+
+
+def check_curation(recipe: CurateRecipe) -> None:
+    """Build the steps and find what lies on this machine, writing nothing. Raises UserError."""
+    for spec in recipe.steps:
+        build_step(spec)
+    local = tuple(source for source in recipe.source if source.kind != "url")
+    if local:
+        find_sources(local, downloads=Path(recipe.out) / "downloads")
+
+
+def _same_settings(folder: Path, settings: dict[str, Any]) -> bool:
+    try:
+        old = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(old == json.loads(json.dumps(settings)))
 
 
 def _find(recipe: CurateRecipe, folder: Path) -> Sources:

@@ -9,39 +9,36 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
-from glassbox.core.config import Spec, apply_overrides, load_recipe, merge, parse
-from glassbox.core.devices import DeviceName
+from glassbox.core.config import load_recipe, merge, parse
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.core.progress import ProgressLine, format_seconds
-from glassbox.core.runs import RunFolder
-from glassbox.data.storyworld import CorpusSizes, StoryWorldConfig, write_corpus
+from glassbox.core.runs import PREPARED, RunFolder, stamp
+from glassbox.data.storyworld import write_corpus
 from glassbox.data.text import find_corpus
-from glassbox.evaluation.storyworld import Limits, evaluate_story_world
+from glassbox.evaluation.storyworld import evaluate_story_world
 from glassbox.evaluation.text import evaluate_text
 from glassbox.formats.open_model import open_on
 from glassbox.reports.report import write_report
-from glassbox.runs.recipe import (
-    PretrainRecipe,
-    StageRecipe,
-    TextData,
-    TokenizerConfig,
-    parse_recipe,
-    read_curate_recipe,
-    read_recipe,
-    recipe_folders,
-)
+from glassbox.runs.recipe import parse_recipe, recipe_folders
 from glassbox.runs.samples import sample_stage
 from glassbox.runs.shards import heldout_documents, prepare_tokenizer
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.stages.base import StageRecipe
+from glassbox.runs.stages.pretrain import PretrainRecipe
+from glassbox.runs.stages.quickstart import QuickstartRecipe, StageChange
+from glassbox.runs.stages.text import TextData
+from glassbox.runs.train import run_recipe
 
 TRAINING_STAGES = ("pretrain", "sft", "dpo", "grpo")
+LEAVES = (
+    "recipe.yaml", "environment.json", PREPARED, "quickstart.json", "evaluations.json",
+    "samples.json", "report.html", "corpus", "tokenizer", *TRAINING_STAGES,
+)  # fmt: skip
+"""What a quickstart makes in its folder."""
 TITLES = {
     "corpus": "Story world",
     "tokenizer": "Tokenizer",
@@ -51,49 +48,6 @@ TITLES = {
     "grpo": "Verifiable rewards (GRPO)",
     "report": "Report",
 }
-
-
-class StageChange(Spec):
-    """A stage of the quickstart: a recipe, and what is different here."""
-
-    recipe: str
-    change: dict[str, Any] = Field(default_factory=dict)
-
-
-class QuickstartRecipe(Spec):
-    """The quickstart as data."""
-
-    stage: Literal["quickstart"] = "quickstart"
-    out: str = "runs/quickstart"
-    source: str = Field("storyworld", description="storyworld, shakespeare, or a path to text")
-    seed: int = 0
-    device: DeviceName = "auto"
-    workers: int = Field(2, gt=0, description="processes that write the corpus")
-    world: StoryWorldConfig = StoryWorldConfig()
-    sizes: CorpusSizes = CorpusSizes()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    pretrain: StageChange
-    sft: StageChange
-    dpo: StageChange
-    grpo: StageChange
-    limits: Limits = Limits()
-    samples: int = Field(3, gt=0)
-
-
-def read_quickstart(path: str, overrides: Sequence[str] = ()) -> QuickstartRecipe:
-    """Load the quickstart's recipe. Raises UserError naming what is wrong."""
-    raw = apply_overrides(load_recipe(path, search=recipe_folders()), overrides)
-    return parse(QuickstartRecipe, raw, where=path)
-
-
-def read_any_recipe(path: str, overrides: Sequence[str] = ()) -> Spec:
-    """A stage's recipe, or the quickstart's."""
-    raw = load_recipe(path, search=recipe_folders())
-    if raw.get("stage") == "quickstart":
-        return read_quickstart(path, overrides)
-    if raw.get("stage") == "curate":
-        return read_curate_recipe(path, list(overrides))
-    return read_recipe(path, list(overrides))
 
 
 class Quickstart:
@@ -111,13 +65,17 @@ class Quickstart:
 
     def run(self) -> Literal["finished", "already finished", "interrupted"]:
         """Go through all steps; those whose results are there are not done again."""
-        if not self.world:
-            find_corpus(self.recipe.source)
-        with RunFolder(self.out) as run:
-            run.begin(self.recipe)
+        self.check()
+        run = RunFolder(self.out, leaves=LEAVES, begun_by="*/checkpoints/step-*/COMPLETE")
+        run.compare(self.recipe)
+        with run:
+            files = [] if self.world else [str(find_corpus(self.recipe.source))]
+            made_of = self.recipe.model_dump(mode="json", exclude={"out"})
+            run.begin(self.recipe, preparation={**made_of, "files": stamp(files)})
+            self._read_journal()
+            self._forget_missing(run)
             if run.summary is not None:
                 return "already finished"
-            self._read_journal()
             self._step("corpus", self._make_corpus)
             self._step("tokenizer", self._make_tokenizer)
             for stage in TRAINING_STAGES:
@@ -130,6 +88,28 @@ class Quickstart:
             run.finish({"stages": self.stages, "evaluations": self.evaluations})
             write_report(self.out)
         return "finished"
+
+    def check(self) -> None:
+        """The source, and the recipe of every stage, writing nothing. Raises UserError."""
+        if not self.world:
+            find_corpus(self.recipe.source)
+        for name in TRAINING_STAGES:
+            self.stage_recipe(name).check_shape()
+
+    def _forget_missing(self, run: RunFolder) -> None:
+        """Do again, from the first one on, the steps whose results were deleted since."""
+        results = {"corpus": self.corpus / "manifest.json", "tokenizer": self.out / "tokenizer"}
+        if not self.world:
+            results["corpus"] = find_corpus(self.recipe.source)
+        results |= {name: self.out / name / "DONE.json" for name in TRAINING_STAGES}
+        for place, stage in enumerate(self.stages):
+            name = stage["name"]
+            if stage["status"] == "skipped" or name not in results or results[name].exists():
+                continue
+            print(f"'{results[name]}' is gone: {TITLES[name]} is done again", file=sys.stderr)
+            self.stages = self.stages[:place]
+            run.done.unlink(missing_ok=True)
+            return
 
     def _step(self, name: str, work: Callable[[], dict[str, Any] | None]) -> bool:
         """Do a step unless the journal has it; False where it was interrupted."""

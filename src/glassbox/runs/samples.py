@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 from glassbox.data.storyworld import read_jsonl
-from glassbox.inference import Engine, SamplingParams, end_of_turn_ids
+from glassbox.inference import ChatPrompts, Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
 from glassbox.runs.prompts import plain_prompt
 from glassbox.tokenizers import Tokenizer
@@ -33,10 +33,9 @@ def sample_stage(
         for name in ("questions.heldout.jsonl", "arithmetic.heldout.jsonl")
         for row in itertools.islice(read_jsonl(corpus / name, required=("prompt",)), count)
     ]
-    answer = SamplingParams(
-        max_tokens=ANSWER_TOKENS, temperature=0.0, stop_token_ids=tuple(end_of_turn_ids(tokenizer))
-    )
-    ids = [tokenizer.encode_chat_prompt(prompt) for prompt in prompts]
+    chats = ChatPrompts(tokenizer)
+    answer = chats.params(SamplingParams(max_tokens=ANSWER_TOKENS, temperature=0.0))
+    ids = [chats.ids(prompt) for prompt in prompts]
     for prompt, completion in zip(prompts, engine.generate(ids, answer), strict=True):
         samples.append({"prompt": prompt[-1]["content"], "text": completion.text or ""})
     return samples

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from glassbox.core.errors import UserError
+from glassbox.core.files import write_json
 from glassbox.data.infilling import FimConfig, FimCounts, fill_in_the_middle
+from glassbox.data.loader import PackedRows
 from glassbox.data.shards import Shard, read_shard, write_shard
 from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
-from glassbox.runs.recipe import TextData, TokenizerConfig
+from glassbox.models.causal_lm import CausalLM
+from glassbox.runs.stages.text import TextData, TokenizerConfig
 from glassbox.tokenizers import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 BATCH_DOCUMENTS = 2048
@@ -53,13 +56,21 @@ def training_documents(data: TextData, path: str) -> Iterator[str]:
     )
 
 
-def heldout_documents(data: TextData) -> Iterator[str]:
-    """The held-out documents: a file of their own, or the share of all text picked by its text."""
+def heldout_documents(data: TextData, path: str | None = None) -> Iterator[str]:
+    """The held-out documents: a file of their own, or the share of all text picked by its text.
+
+    Of one of the data's paths where it is given, else of all.
+    """
     if data.heldout_path is not None:
         yield from read_documents(find_corpus(data.heldout_path), split=data.split)
         return
     share = heldout_share(_all_documents(data), data.heldout_share)
-    yield from (text for text in _all_documents(data) if is_heldout(text, share))
+    texts = (
+        _all_documents(data)
+        if path is None
+        else read_documents(find_corpus(path), split=data.split)
+    )
+    yield from (text for text in texts if is_heldout(text, share))
 
 
 def _all_documents(data: TextData) -> Iterator[str]:
@@ -78,16 +89,19 @@ def prepare_shard(
     fim: FimConfig | None = None,
     row_length: int = 0,
     seed: int = 0,
+    verify: bool = True,
+    may_be_empty: bool = False,
 ) -> Shard:
     """Tokenize documents into a shard, unless a finished one by the same tokenizer is there.
 
     Each document is stored as `<eos> ids <eos>`: its first token is predicted, and so is its end.
     With `fim` a share of what fits a row, drawn by `seed`, is rearranged for filling in the middle; the
     shard's header counts it.
-    Raises UserError where there is no document at all.
+    Without `verify` a finished one's checksums are not compared. Raises UserError where there is no
+    document at all, unless that may be so.
     """
     if path.with_name(path.name + ".json").exists():
-        return read_shard(path, fingerprint=tokenizer.fingerprint)
+        return read_shard(path, fingerprint=tokenizer.fingerprint, verify=verify)
     extra: dict[str, Any] = {}
     if fim is None:
         encoded = encode_documents(documents(), tokenizer)
@@ -104,7 +118,7 @@ def prepare_shard(
         fingerprint=tokenizer.fingerprint,
         extra=extra,
     )
-    if not info["num_documents"]:
+    if not info["num_documents"] and not may_be_empty:
         raise UserError(f"there is no {what} text; give more documents or set data.heldout_path")
     return read_shard(path, fingerprint=tokenizer.fingerprint)
 
@@ -116,3 +130,33 @@ def encode_documents(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator
     while batch := list(itertools.islice(iterator, BATCH_DOCUMENTS)):
         for ids in tokenizer.encode_batch(batch):
             yield [eos, *ids, eos]
+
+
+def describe_rows(parts: Sequence[PackedRows], model: CausalLM, folder: Path) -> None:
+    """Write what the rows hold into data.json, and say it."""
+    num_rows, row_length = sum(map(len, parts)), parts[0].row_length
+    facts: dict[str, Any] = {
+        "documents": sum(part.shard.num_documents for part in parts),
+        "tokens": sum(part.shard.num_tokens for part in parts),
+        "rows": num_rows,
+        "row_length": row_length,
+        "fill_rate": sum(part.num_pairs for part in parts) / (num_rows * row_length),
+        "parameters": model.num_parameters,
+    }
+    fims = [part.shard.info["fim"] for part in parts if "fim" in part.shard.info]
+    if fims:
+        facts["fim"] = {key: sum(fim[key] for fim in fims) for key in fims[0]}
+    write_json(folder / "data.json", facts)
+    print(
+        f"  {facts['documents']:,} documents, {facts['tokens']:,} tokens in {num_rows:,} rows of "
+        f"{row_length} ({100 * facts['fill_rate']:.1f}% full); {model.num_parameters:,} parameters",
+        file=sys.stderr,
+    )
+    if fims:
+        fim = facts["fim"]
+        print(
+            f"  {fim['rearranged']:,} of {fim['stretches']:,} stretches of text "
+            f"({100 * fim['rearranged'] / max(1, fim['stretches']):.1f}%) are rearranged to fill in "
+            f"the middle, each whole in one row; {fim['unfit']:,} did not fit one",
+            file=sys.stderr,
+        )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from glassbox.core.errors import UserError
-from glassbox.inference.chat import end_of_turn_ids
+from glassbox.inference.chat import ChatPrompts
 from glassbox.inference.scoring import PromptScores, embed, score_prompts
 from glassbox.serving.answers import Answer, Computed
 from glassbox.serving.bodies import (
@@ -101,7 +101,7 @@ class Service:
         self._log_prompts = log_prompts
         self._vocab_size = tokenizer.vocab_size if model is None else model.config.vocab_size
         template = tokenizer.chat_template
-        self._turn_ends = tuple(end_of_turn_ids(tokenizer)) if template is not None else ()
+        self._turn_ends = ChatPrompts(tokenizer).stop_token_ids if template is not None else ()
         sources = [template] if isinstance(template, str) else list((template or {}).values())
         self._reads_tools = any(_READS_TOOLS.search(source) for source in sources)
         self._compilers = ThreadPoolExecutor(_COMPILERS, thread_name_prefix="compile")

@@ -8,11 +8,20 @@ from glassbox.core.errors import UserError
 from glassbox.tokenizers.bpe_training import SPECIAL_TOKENS, train_bpe
 from glassbox.tokenizers.characters import train_characters
 from glassbox.tokenizers.merge_learning import Progress
+from glassbox.tokenizers.patterns import PreTokenizer
 from glassbox.tokenizers.tokenizer import Tokenizer
 from glassbox.tokenizers.unigram_training import train_unigram
 from glassbox.tokenizers.wordpiece_training import train_wordpiece
 
 KINDS = ("bpe", "wordpiece", "unigram", "characters")
+
+
+def check_training(kind: str, pattern: str) -> None:
+    """Raise UserError where `train_tokenizer` would, before any text is read."""
+    if kind not in KINDS:
+        raise UserError(f"kind = {kind!r} is unknown; use one of {', '.join(KINDS)}")
+    if kind == "bpe":
+        PreTokenizer.named(pattern)
 
 
 def train_tokenizer(

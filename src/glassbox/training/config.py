@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -24,7 +25,10 @@ class EarlyStop(Spec):
 class TrainConfig(Spec):
     """How long, how fast, how safely."""
 
-    steps: int = Field(gt=0)
+    steps: int | None = Field(None, gt=0, description="optimizer steps; None: as epochs says")
+    epochs: float | None = Field(
+        None, gt=0, description="instead of steps: how often all training data are gone through"
+    )
     lr: float = Field(gt=0, description="peak learning rate")
     schedule: Schedule = WarmupCosine()
     only: tuple[str, ...] = Field(
@@ -42,11 +46,37 @@ class TrainConfig(Spec):
 
     @model_validator(mode="after")
     def _settings_fit(self) -> TrainConfig:
-        if self.schedule.warmup_steps >= self.steps:
+        if (self.steps is None) == (self.epochs is None):
             raise UserError(
-                f"schedule.warmup_steps = {self.schedule.warmup_steps} leaves nothing of "
-                f"steps = {self.steps}; make it smaller"
+                f"train.steps = {self.steps} and train.epochs = {self.epochs}: give one of them "
+                "(train.steps=null leaves the steps out)"
             )
+        if self.steps is not None:
+            self._check_warmup(self.steps)
         if self.early_stop and self.best_metric is None:
             raise UserError("early_stop = true needs best_metric, the metric to stop by")
         return self
+
+    def _check_warmup(self, steps: int) -> None:
+        warmup = self.schedule.warmup_steps
+        if warmup >= steps:
+            raise UserError(
+                f"train.schedule.warmup_steps = {warmup} leaves nothing of {steps} steps; add "
+                f"train.schedule.warmup_steps={steps // 10}"
+            )
+
+    def num_steps(self, steps_per_epoch: float | None) -> int:
+        """How many optimizer steps a run takes on data that are gone through in so many.
+
+        Raises UserError where that is not known, and where the warm-up leaves nothing of them.
+        """
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        if steps_per_epoch is None:
+            raise UserError(
+                f"train.epochs = {self.epochs}: these data have no end; give train.steps"
+            )
+        steps = max(1, math.ceil(self.epochs * steps_per_epoch - 1e-9))
+        self._check_warmup(steps)
+        return steps

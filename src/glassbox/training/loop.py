@@ -18,6 +18,7 @@ from glassbox.adapters.base import adapters_of
 from glassbox.core.devices import autocast, peak_memory_bytes
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
+from glassbox.core.files import write_json
 from glassbox.core.interrupts import Interrupts
 from glassbox.core.metrics import JsonlSink, MetricsSink, truncate_metrics
 from glassbox.core.progress import ProgressLine
@@ -28,7 +29,12 @@ from glassbox.core.seeding import (
     seed_everything,
     set_rng_state,
 )
-from glassbox.formats.checkpoints import checkpoint_step, list_checkpoints
+from glassbox.formats.checkpoints import (
+    BEST,
+    checkpoint_name,
+    checkpoint_step,
+    list_checkpoints,
+)
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.base import Optimizer
 from glassbox.optim.clipping import clip_by_global_norm_, global_norm
@@ -36,7 +42,15 @@ from glassbox.tokenizers import Tokenizer
 from glassbox.training.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
-from glassbox.training.protocols import AfterStep, Batch, BatchSource, Hook, Objective, TrainsAlong
+from glassbox.training.protocols import (
+    AfterStep,
+    Batch,
+    BatchSource,
+    BeforeStep,
+    Hook,
+    Objective,
+    TrainsAlong,
+)
 from glassbox.training.window import Window, add_up
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -92,6 +106,7 @@ class Trainer:
         self.source: BatchSource[Any] = source
         self.optimizer = optimizer
         self.config = config
+        self.steps = config.num_steps(getattr(source, "steps_per_epoch", None))
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.tokenizer = tokenizer
@@ -110,6 +125,8 @@ class Trainer:
         )  # then nothing of the base may change, buffers neither
         self._adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
         self._window = Window()
+        self._last_loss: float | None = None
+        self._progress = ProgressLine(label, self.steps, enabled=False)
         self._all_sinks: list[MetricsSink] = self.sinks
 
     def run(self) -> TrainResult:
@@ -134,23 +151,23 @@ class Trainer:
                 stack.callback(file_sink.close)
                 self._all_sinks = [file_sink, *self.sinks]
             interrupts = stack.enter_context(Interrupts().watching())
-            progress = stack.enter_context(
+            self._progress = progress = stack.enter_context(
                 ProgressLine(
                     self.label,
-                    self.config.steps,
+                    self.steps,
                     start=self.state.step,
                     enabled=self.group.is_main,
                 )
             )
             if self.state.step == 0:
                 self._call_hooks(first=True)
-            while self.state.step < self.config.steps and not self.state.stopped_early:
+            while self.state.step < self.steps and not self.state.stopped_early:
                 self._step()
                 self.state.seconds = before + time.monotonic() - began
                 self._report(progress)
                 self._call_hooks()
                 if self.group.any(interrupts.requested):
-                    interrupted = self.state.step < self.config.steps
+                    interrupted = self.state.step < self.steps
                     break
                 every = self.config.checkpoint_every
                 if every and self.state.step % every == 0:
@@ -164,22 +181,25 @@ class Trainer:
         started = time.perf_counter()
         batches = self.source.next_step()
         fetched = time.perf_counter()
+        num_tokens = sum(batch.num_tokens for batch in batches)
         device = self.model.device
         outputs = []
         self.optimizer.zero_grad()
+        if isinstance(self.objective, BeforeStep):
+            batches = [batch.to(device) for batch in batches]
+            with autocast(device, self.config.precision):
+                self.objective.before_step(self.model, batches, self.group)
         for batch in batches:
             with autocast(device, self.config.precision):
                 output = self.objective(self.model, batch.to(device))
             (output.loss_sum * self.scaler.scale).backward()
             output.loss_sum = output.loss_sum.detach()  # or the graph would live on
             outputs.append(output)
-        tokens, totals = self._sum_over_ranks(
-            sum(batch.num_tokens for batch in batches), add_up(outputs)
-        )
+        tokens, totals = self._sum_over_ranks(num_tokens, add_up(outputs))
         loss_sum, weight = totals["loss"]
         loss = loss_sum / weight if weight else 0.0
         norm = self._normalize_gradients(weight * self.scaler.scale)
-        lr = self.config.lr * self.config.schedule.factor(self.state.step, self.config.steps)
+        lr = self.config.lr * self.config.schedule.factor(self.state.step, self.steps)
         reason = self._verdict(loss, norm, weight)
         if reason is None:
             self.optimizer.step(lr)
@@ -233,12 +253,14 @@ class Trainer:
 
     def _report(self, progress: ProgressLine) -> None:
         state, window = self.state, self._window
+        self._last_loss = window.last_loss
         note = f"loss {window.last_loss:.4f}  {window.tokens_per_second:,.0f} tokens/s"
         progress.update(state.step, note)
         if window.reason is not None:
             self._log({"event": "skipped", "reason": window.reason})
+            self._say(f"step {state.step} was skipped: {window.reason}")
             window.reason = None
-        if state.step % self.config.log_every == 0 or state.step == self.config.steps:
+        if state.step % self.config.log_every == 0 or state.step == self.steps:
             self._log(
                 {
                     **window.means(),
@@ -255,7 +277,7 @@ class Trainer:
                 sink.log({"step": self.state.step, **record})
 
     def _call_hooks(self, *, first: bool = False) -> None:
-        all_due = first or self.state.step == self.config.steps
+        all_due = first or self.state.step == self.steps
         values: dict[str, float | str] = {}
         for hook in self.hooks:
             if hook.every and (all_due or self.state.step % hook.every == 0):
@@ -272,6 +294,13 @@ class Trainer:
         if not values:
             return
         self._log({"event": "evaluation", **values})
+        figures = "  ".join(
+            f"{name} {value:.4g}"
+            for name, value in values.items()
+            if not isinstance(value, str) and not name.endswith("_error")
+        )
+        if figures:
+            self._say(f"step {self.state.step}: {figures}")
         if best is not None and best.metric in values and not first:
             self._judge(float(values[best.metric]), best)
 
@@ -282,16 +311,34 @@ class Trainer:
         if better and not math.isnan(value):
             state.best_value, state.best_step, state.stale_evaluations = value, state.step, 0
             self._save()
+            self._note_best(best)
             return
         state.stale_evaluations += 1
         if self.config.early_stop and state.stale_evaluations >= best.patience:
             state.stopped_early = True
-            self._log(
-                {
-                    "event": "early stop",
-                    "reason": f"{best.metric} no better than {state.best_value}",
-                }
+            reason = f"{best.metric} no better than {state.best_value}"
+            self._log({"event": "early stop", "reason": reason})
+            self._say(
+                f"stopped early at step {state.step} of {self.steps}: {reason} (step "
+                f"{state.best_step}) in {state.stale_evaluations} evaluations; that checkpoint is kept"
             )
+
+    def _note_best(self, best: EarlyStop) -> None:
+        """best.json: which checkpoint is opened where the run is named."""
+        state, path = self.state, self.folder / BEST
+        if not self.group.is_main:
+            return
+        if state.best_step is None:
+            path.unlink(missing_ok=True)
+            return
+        write_json(
+            path, {"step": state.best_step, "metric": best.metric, "value": state.best_value}
+        )
+
+    def _say(self, text: str) -> None:
+        """A line on standard error, above the progress."""
+        if self.group.is_main:
+            self._progress.say(text)
 
     def _save(self) -> Path:
         path = save_checkpoint(
@@ -330,6 +377,8 @@ class Trainer:
         self.optimizer.load_state_dict(optimizer_state)
         self.state = TrainState(**state["train"])
         self.source.load_state_dict(state["source"])
+        if self.config.best_metric is not None:
+            self._note_best(self.config.best_metric)
         self.guard.load_state_dict(state["guard"])
         self.scaler.load_state_dict(state["scaler"])
         self._window.load_state_dict(state["window"])
@@ -337,13 +386,13 @@ class Trainer:
             set_rng_state(*rng)
         if self.group.is_main:
             truncate_metrics(self.folder / "metrics.jsonl", self.state.step)
-            if self.state.step < self.config.steps:
+            if self.state.step < self.steps:
                 print(
                     f"  resuming {self.label} at step {checkpoint_step(found[-1])}", file=sys.stderr
                 )
 
     def _summary(self) -> dict[str, Any]:
-        state = self.state
+        state, best = self.state, self.state.best_step
         outside = 1 - state.step_seconds / state.seconds if state.seconds else 0.0
         return {
             "steps": state.step,
@@ -354,4 +403,6 @@ class Trainer:
             "peak_memory_bytes": peak_memory_bytes(self.model.device),
             "skipped_steps": state.skipped,
             "stopped_early": state.stopped_early,
+            "loss": self._last_loss,
+            **({} if best is None else {"best_checkpoint": checkpoint_name(best)}),
         }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from glassbox.core.distributed import Group
-from glassbox.models.causal_lm import CausalLM
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
 
 Number = float | Tensor
 BatchT = TypeVar("BatchT", bound="Batch")
@@ -66,6 +68,14 @@ class TrainsAlong(Protocol):
     @property
     def companions(self) -> Mapping[str, nn.Module]:
         """The modules by name; always the same ones."""
+
+
+@runtime_checkable
+class BeforeStep(Protocol):
+    """An objective that must see a whole step's batches before it is asked about any of them."""
+
+    def before_step(self, model: CausalLM, batches: Sequence[Any], group: Group) -> None:
+        """Once before the forward passes of each optimizer step, on every rank."""
 
 
 class BatchSource(Protocol[BatchT_co]):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.layers.context import Auxiliary
-from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tuning.shared_prompts import can_share, hidden_of_ends, plan
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
 
 
 def answer_log_probs(

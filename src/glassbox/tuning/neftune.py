@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glassbox.data.loader import TokenBatch
-from glassbox.models.causal_lm import CausalLM
 from glassbox.training.protocols import Objective, ObjectiveOutput
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
 
 
 def document_lengths(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
-from glassbox.inference.chat import end_of_turn_ids
+from glassbox.inference.chat import ChatPrompts
 from glassbox.inference.detokenizer import decode
 from glassbox.inference.engine import Engine
 from glassbox.inference.sampling.params import SamplingParams
@@ -102,16 +102,13 @@ def self_consistency(
 
     Source: Wang et al., arXiv:2203.11171. Tested against: counting by hand.
     """
-    tokenizer = _tokenizer(engine)
-    stop = tuple(end_of_turn_ids(tokenizer))
+    chats = ChatPrompts(_tokenizer(engine))
+    common = chats.params(SamplingParams(max_tokens=max_tokens, temperature=temperature, n=samples))
     params = [
-        SamplingParams(
-            max_tokens=max_tokens, temperature=temperature, n=samples,
-            seed=derive_seed(seed, "vote", number), stop_token_ids=stop,
-        )
+        common.model_copy(update={"seed": derive_seed(seed, "vote", number)})
         for number in range(len(prompts))
-    ]  # fmt: skip
-    completions = engine.generate([tokenizer.encode_chat_prompt(list(p)) for p in prompts], params)
+    ]
+    completions = engine.generate([chats.ids(prompt) for prompt in prompts], params)
     votes = []
     for first in range(0, len(completions), samples):
         part = completions[first : first + samples]
@@ -137,7 +134,8 @@ def think_within(
     Source: Muennighoff et al., s1, arXiv:2501.19393, section 3.1.
     """
     tokenizer = _tokenizer(engine)
-    ids = tokenizer.encode_chat_prompt(list(prompt))
+    chats = ChatPrompts(tokenizer)
+    ids = chats.ids(prompt)
     need = (
         len(ids)
         + budget.max_tokens
@@ -149,18 +147,21 @@ def think_within(
             f"prompt, thinking and answer may come to {need} tokens; the model's context is "
             f"{engine.context_length}: lower max_tokens or answer_tokens"
         )
-    stops = tuple(end_of_turn_ids(tokenizer))
     wait = tokenizer.encode(budget.wait)
     thought: list[int] = []
     withheld = turn = 0
     while (left := budget.max_tokens - len(thought)) > 0:
         (completion,) = engine.generate(
             [[*ids, *thought]],
-            SamplingParams(
-                max_tokens=left, temperature=temperature, seed=derive_seed(seed, "think", turn),
-                stop=(budget.end_of_thought,), stop_token_ids=stops,
+            chats.params(
+                SamplingParams(
+                    max_tokens=left,
+                    temperature=temperature,
+                    seed=derive_seed(seed, "think", turn),
+                    stop=(budget.end_of_thought,),
+                )
             ),
-        )  # fmt: skip
+        )
         turn += 1
         thought += _without_stop(tokenizer, completion.token_ids, completion.text or "")
         if completion.finish_reason == "length" or len(thought) >= budget.min_tokens:
@@ -171,11 +172,14 @@ def think_within(
     closing = tokenizer.encode(budget.end_of_thought, allow_special=True)
     (answer,) = engine.generate(
         [[*ids, *thought, *closing]],
-        SamplingParams(
-            max_tokens=budget.answer_tokens, temperature=temperature,
-            seed=derive_seed(seed, "answer"), stop_token_ids=stops,
+        chats.params(
+            SamplingParams(
+                max_tokens=budget.answer_tokens,
+                temperature=temperature,
+                seed=derive_seed(seed, "answer"),
+            )
         ),
-    )  # fmt: skip
+    )
     text = decode(tokenizer, thought)
     return Reasoned(text, answer.text or "", len(thought), len(answer.token_ids), withheld)
 

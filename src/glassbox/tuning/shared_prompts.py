@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,9 @@ from glassbox.layers.feedforward import ClampedSwiGlu, GeGlu, Gelu, Relu2, SwiGl
 from glassbox.layers.rotary import LongRope, Rotary
 from glassbox.layers.shared_past import SharedPast
 from glassbox.models.block import BlockState
-from glassbox.models.causal_lm import CausalLM
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
 
 WORTHWHILE = 0.75
 """Of the tokens that rows apart would read, the most that sharing may read to be worth its overhead."""

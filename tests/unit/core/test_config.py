@@ -64,11 +64,11 @@ class Recipe(Spec):
         ({"layers": [{}, {"wdith": 2}]}, ["'layers.1.wdith'", "did you mean 'width'?"]),
         (
             {"schedule": {"kind": "cosine", "warmup": 2}},
-            ["schedule.cosine.warmup", "'warmup_steps'?"],
+            ["unknown key 'schedule.warmup'", "'warmup_steps'?"],
         ),
         (
             {"layers": [{"schedule": {"kind": "cosine", "warmupsteps": 2}}]},
-            ["warmupsteps", "did you mean 'warmup_steps'?"],
+            ["'layers.0.schedule.warmupsteps'", "did you mean 'warmup_steps'?"],
         ),
         ({"schedule": {"kind": "cosin"}}, ["'schedule.kind' = 'cosin'", "did you mean 'cosine'?"]),
         ({"schedule": {"kind": "zzz"}}, ["'zzz'", "choose one of cosine, flat"]),

@@ -35,6 +35,9 @@ from glassbox.core.files import (
     write_json,
     write_text,
 )
+from glassbox.core.files import (
+    write_json as save_json,
+)
 from glassbox.core.interrupts import Interrupts
 from glassbox.core.metrics import JsonlSink, read_metrics, truncate_metrics
 from glassbox.core.progress import ProgressLine, format_seconds
@@ -178,6 +181,7 @@ class TestRunFolder:
             run.begin(RunRecipe())
             recorded = run.environment.read_text()
             run.begin(RunRecipe())  # the same: goes on
+            save_json(run.checkpoints / "step-00000001" / "COMPLETE", {})
             with pytest.raises(UserError, match=r"another recipe \(lr: 0.001 -> 0.002\)"):
                 run.begin(RunRecipe(lr=2e-3, name="y"))
             with pytest.raises(UserError, match=r"sizes: \[1, 2\] -> \[1\]"):

@@ -18,7 +18,7 @@ from glassbox.data.curation.step import Dropped, Record
 from glassbox.formats.huggingface import save_pretrained
 from glassbox.runs.curate import curate
 from glassbox.runs.curate_steps import ModelScorer, build_step, contents_of
-from glassbox.runs.recipe import CurateRecipe
+from glassbox.runs.stages.curate import CurateRecipe
 from support.tiny_chat import SENTENCES, tiny_chat_model, tiny_tokenizer
 
 

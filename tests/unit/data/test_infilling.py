@@ -23,7 +23,7 @@ from glassbox.data.infilling import (
 from glassbox.data.loader import PackedRows
 from glassbox.data.shards import read_shard, write_shard
 from glassbox.runs.recipe import read_recipe
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.train import run_recipe
 from glassbox.tokenizers import KINDS, SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 STORY = "Mia has a kite. The kite is red, and Tom wants it. 米娅有一只风筝。\n"

@@ -24,7 +24,7 @@ from glassbox.data.packing import cut_documents
 from glassbox.data.shards import Shard, read_shard
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.runs.recipe import read_recipe
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.train import run_recipe
 from support.tiny_run import everything
 
 
@@ -259,7 +259,9 @@ def test_a_mixture_trains_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert run_recipe(recipe)["status"] == "finished"
     run = tmp_path / "run"
     expected = everything(run)
-    shards = [read_shard(run / "data" / name) for name in ("train-0", "train-1", "heldout")]
+    shards = [
+        read_shard(run / "data" / name) for name in ("train-0", "train-1", "heldout-0", "heldout-1")
+    ]
     assert 116 <= sum(shard.num_documents for shard in shards) <= 120
     state = json.loads(
         (run / "checkpoints" / "step-00000004" / "training" / "state.json").read_text()

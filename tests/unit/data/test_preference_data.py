@@ -218,7 +218,7 @@ def test_the_answers_of_a_step_stand_in_for_each_other() -> None:
     assert [int(t[t != IGNORE][0]) for t in batch.other_targets] == [own[-1], *own[:-1]]
     moved = batch.to(torch.device("meta"))
     assert moved.other_targets.device.type == "meta"
-    assert batch.num_tokens == batch.ids.numel() + batch.other_ids.numel()
+    assert batch.num_tokens == 2 * sum(len(row.answer_ids) for row in rows)
 
 
 def test_pairs_are_scored_at_their_last_ids() -> None:

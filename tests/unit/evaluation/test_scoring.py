@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import rng_state
 from glassbox.data.shards import read_shard, write_shard
-from glassbox.evaluation import LossHook, SampleHook, Text, score_texts, token_log_probs
-from glassbox.evaluation.perplexity import make_text, score_by_kind, summarize
-from glassbox.evaluation.scoring import windows
+from glassbox.evaluation.hooks import LossHook, SampleHook
+from glassbox.evaluation.perplexity import Text, make_text, score_by_kind, score_texts, summarize
+from glassbox.evaluation.scoring import token_log_probs, windows
 from glassbox.evaluation.text import evaluate_text
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.shapes import LlamaShape
 from glassbox.runs.recipe import PretrainRecipe, read_recipe
-from glassbox.runs.stages import _hooks
+from glassbox.runs.setup import Setup
 from glassbox.tokenizers import Tokenizer, train_bpe
 
 
@@ -172,7 +172,7 @@ def test_loss_hook_scores_only_what_is_trained(
     assert found["heldout_loss"] == pytest.approx(expected)
     assert set(found) == {"heldout_loss", "heldout_loss_error"}
     limited = LossHook(write_masked_shard(tmp_path, tokenizer), every=10, documents=1, name="loss2")
-    assert limited(model, 0) == {"loss2": pytest.approx(-(first[1] + first[2]) / 2)}
+    assert limited(model, 0) == {"loss2": pytest.approx(-second[3])}  # the one in the middle
 
 
 def test_hooks_leave_model_and_chance_as_they_were(
@@ -207,7 +207,7 @@ def test_a_recipes_temperature_reaches_its_samples(model: CausalLM, tokenizer: T
         words = ["evaluation.prompts=[the cat]", "evaluation.sample_every=1", f"seed={seed}"]
         recipe = read_recipe("pretrain.yaml", [*words, f"evaluation.temperature={temperature}"])
         assert isinstance(recipe, PretrainRecipe)
-        (hook,) = _hooks(recipe, tokenizer, None)
+        (hook,) = Setup(recipe).sample_hooks(tokenizer)
         return hook(model, 1)
 
     assert sample(0, 0) == sample(1, 0)

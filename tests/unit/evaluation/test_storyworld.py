@@ -13,8 +13,8 @@ import torch
 
 from glassbox.core.errors import UserError
 from glassbox.data.storyworld import CorpusSizes, StoryWorldConfig, read_jsonl, write_corpus
-from glassbox.evaluation import evaluate_story_world, storyworld
-from glassbox.evaluation.storyworld import TASKS, choose
+from glassbox.evaluation import storyworld
+from glassbox.evaluation.storyworld import TASKS, choose, evaluate_story_world
 from glassbox.inference import Completion, Engine
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.shapes import LlamaShape

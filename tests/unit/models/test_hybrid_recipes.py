@@ -11,7 +11,7 @@ from glassbox.formats.open_model import open_model
 from glassbox.inference import Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
 from glassbox.runs.recipe import PretrainRecipe, read_recipe
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.train import run_recipe
 
 RECIPES = {"hybrid-delta": [False, True, False, False], "hybrid-mamba2": [False, False, True]}
 

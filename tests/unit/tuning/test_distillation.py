@@ -12,7 +12,7 @@ import torch
 from glassbox.core.errors import UserError
 from glassbox.formats.huggingface import save_pretrained
 from glassbox.runs.recipe import parse_recipe
-from glassbox.runs.stages import run_recipe
+from glassbox.runs.train import run_recipe
 from glassbox.tokenizers import train_bpe
 from glassbox.tuning.distillation.objective import same_vocabulary
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer

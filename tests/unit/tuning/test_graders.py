@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,14 @@ from glassbox.core.config import parse
 from glassbox.core.errors import UserError
 from glassbox.sandbox.python import SandboxLimits, SandboxRefused
 from glassbox.tuning.grading.graders import Format, NumericAnswer, Rubric
-from glassbox.tuning.grading.rubrics import Code, Exact, Numeric, Reward, build_rubric
+from glassbox.tuning.grading.rubrics import (
+    Code,
+    Exact,
+    Numeric,
+    Reward,
+    build_rubric,
+    check_problem,
+)
 from glassbox.tuning.grading.rules import (
     CodeTests,
     ExactAnswer,
@@ -242,11 +250,26 @@ def test_rubrics_from_recipes() -> None:
         build_rubric([Numeric(), Numeric()])
     with pytest.raises(UserError, match="cannot be opened here"):
         build_rubric([Reward(model="x")])
-    asked = []
-    build_rubric(
-        [Reward(model="x")], open_reward_model=lambda m: asked.append(m) or NumericAnswer()
-    )
+    judge = SimpleNamespace(config=SimpleNamespace(score_head=True))
+    asked: list[str] = []
+
+    def open_model(name: str) -> Any:
+        asked.append(name)
+        return judge, None
+
+    made = build_rubric([Reward(model="x")], open_model=open_model)
     assert asked == ["x"]
+    assert made.graders["reward_model"][0].model is judge
+
+
+def test_a_problem_without_what_a_grader_reads_is_told_before_anything_is_sampled() -> None:
+    graders = [Numeric(key="solution"), Exact(key="solution")]
+    check_problem(graders, {"prompt": [], "solution": "4"}, where="p.jsonl")
+    with pytest.raises(UserError, match=r"p\.jsonl: .*no key 'solution', .*grader 'numeric'"):
+        check_problem(graders, {"prompt": [], "answer": "4"}, where="p.jsonl")
+
+
+def test_the_sandboxs_limits_are_checked() -> None:
     with pytest.raises(UserError, match="wall_seconds"):
         parse(Code, {"sandbox": {"wall_seconds": 0}})
 

@@ -22,7 +22,7 @@ from glassbox.optim.groups import decay_groups
 from glassbox.training.config import TrainConfig
 from glassbox.training.loop import Trainer
 from glassbox.tuning.policy.answers import Answer, RolloutBatch
-from glassbox.tuning.policy.grpo import Grpo, GrpoConfig
+from glassbox.tuning.policy.grpo import Grpo, GrpoConfig, RolloutSource
 from glassbox.tuning.policy.ppo import (
     Ppo,
     PpoConfig,
@@ -32,7 +32,6 @@ from glassbox.tuning.policy.ppo import (
     value_model,
 )
 from glassbox.tuning.policy.rloo import Rloo, RlooConfig, RlooSource
-from glassbox.tuning.policy.rollouts import RolloutSource
 from support.policy_problems import PROBLEMS, TOKENIZER, letters, model
 
 # ---- PPO ------------------------------------------------------------------------------------
@@ -64,7 +63,7 @@ def test_every_token_is_paid_as_a_loop_says() -> None:
         prompt = source.problems[answer.problem][0]
         ids = torch.tensor([prompt + answer.token_ids])
         scores = []
-        for which in (policy, source.reference):
+        for which in (policy, source.reference.model):
             log_p = torch.log_softmax(which(ids)[0], dim=-1)
             places = range(len(prompt) - 1, ids.shape[1] - 1)
             scores.append(

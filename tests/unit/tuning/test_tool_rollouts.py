@@ -9,8 +9,7 @@ import pytest
 from glassbox.inference import Engine
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.tuning.policy.answers import ToolConfig
-from glassbox.tuning.policy.grpo import GrpoConfig
-from glassbox.tuning.policy.rollouts import RolloutSource
+from glassbox.tuning.policy.grpo import GrpoConfig, RolloutSource
 from glassbox.tuning.policy.tools import ToolLoop
 from support.policy_problems import PROBLEMS, TOKENIZER, letters, model
 

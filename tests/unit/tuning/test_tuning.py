@@ -41,8 +41,7 @@ from glassbox.tuning.grading.graders import (
     read_problems,
 )
 from glassbox.tuning.policy.answers import RolloutBatch
-from glassbox.tuning.policy.grpo import Grpo, GrpoConfig, group_advantages
-from glassbox.tuning.policy.rollouts import RolloutSource
+from glassbox.tuning.policy.grpo import Grpo, GrpoConfig, RolloutSource, group_advantages
 from glassbox.tuning.preference.dpo import Dpo, DpoConfig, reference_log_probs
 
 TOKENIZER = train_bpe(["Who has the kite? Mia has the kite, and Tom has the ball."], 280)
@@ -227,7 +226,7 @@ def test_dpo_does_not_depend_on_how_pairs_are_shared_out() -> None:
     objective = Dpo(DpoConfig(beta=0.5), reference)
     results = []
     for size in (7, 3):
-        source = PreferenceSource(pairs, pairs_per_step=7, pairs_per_batch=size)
+        source = PreferenceSource(pairs, per_step=7, per_batch=size)
         outputs = [objective(model, batch) for batch in source.next_step()]
         total = sum(output.loss_sum for output in outputs)
         (total / sum(float(output.weight) for output in outputs)).backward()
@@ -246,9 +245,7 @@ def test_dpo_raises_the_margin_of_pairs_it_never_saw() -> None:
     pairs, _ = encode_preferences(seen, TOKENIZER, max_length=64)
     reference = copy.deepcopy(model)
     before = {name: p.clone() for name, p in reference.named_parameters()}
-    source = PreferenceSource(
-        pairs, pairs_per_step=8, reference=reference_log_probs(reference, pairs)
-    )
+    source = PreferenceSource(pairs, per_step=8, reference=reference_log_probs(reference, pairs))
     optimizer = AdamW(decay_groups(model.named_parameters(), 0.0))
     objective = Dpo(DpoConfig(beta=0.1))
     judge = Dpo(DpoConfig(beta=0.1), reference)
@@ -604,4 +601,5 @@ def test_a_batch_moves_whole() -> None:
     batch = RolloutBatch(ids, ids, torch.ones(1), torch.ones(1), old, 3.0, {"reward": (1.0, 2.0)})
     there = batch.to(torch.device("meta"))
     assert {there.ids.device.type, there.old_log_probs.device.type} == {"meta"}
-    assert (there.weight, there.metrics, there.num_tokens) == (3.0, {"reward": (1.0, 2.0)}, 2)
+    assert (there.weight, there.metrics) == (3.0, {"reward": (1.0, 2.0)})
+    assert batch.num_tokens == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,15 @@ from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.layers.context import Auxiliary
 from glassbox.layers.linear import Linear
-from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
-from glassbox.tokenizers import Tokenizer
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.distillation.divergences import Divergence, divergence, top_divergence
 from glassbox.tuning.log_probs import freeze, read_lengths
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
+    from glassbox.tokenizers import Tokenizer
 
 
 class DistillConfig(Spec):
@@ -70,6 +72,16 @@ class DistillConfig(Spec):
                 "mode = 'on_policy' has no data of its own to learn; use hard_weight: 0"
             )
         return self
+
+    def check(self, student: Tokenizer, teacher: Tokenizer) -> None:
+        """Raise UserError where distributions are compared that are over different vocabularies."""
+        if self.mode != "sequence":
+            same_vocabulary(student, teacher)
+
+    def build(self, teacher: CausalLM | None, tokenizer: Tokenizer, student: CausalLM) -> Distill:
+        """The objective; without a teacher its batches bring what one has said."""
+        sizes = {"vocab_size": tokenizer.vocab_size, "hidden_size": student.config.hidden_size}
+        return Distill(self, teacher, **sizes)
 
 
 @dataclass

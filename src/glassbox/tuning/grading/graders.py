@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import regex as re
+from pydantic import Field
 
+from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import BadRow, located, parse_messages, read_rows
 from glassbox.sandbox.python import SandboxRefused
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
+    from glassbox.tokenizers import Tokenizer
+
+OpenModel = Callable[[str], "tuple[CausalLM, Tokenizer]"]
 
 Problem = Mapping[str, Any]
 """{"prompt": messages, ...} and whatever its graders look at, such as "answer"."""
@@ -80,6 +89,38 @@ def final_number(completion: str, markers: Sequence[str] = _MARKERS) -> Decimal 
     return Decimal(match[1].replace(",", "")) if match else None
 
 
+class GraderSpec(Spec):
+    """The spec of a grader: what a recipe says of it, and what it builds.
+
+    A new grader is a class and its spec in a file, and a line in the union of `grading.rubrics`.
+    """
+
+    kind: str
+    name: str | None = Field(None, description="in the metrics: reward/NAME; None: its kind")
+    weight: float = 1.0
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The keys of a problem that the grader cannot do without."""
+        key: str | None = getattr(self, "key", None)
+        return () if key is None else (key,)
+
+    @abstractmethod
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """The grader; `open_model` opens a MODEL for those that need one."""
+
+
+class Numeric(GraderSpec):
+    """The number on the closing line 'Answer: N'."""
+
+    kind: Literal["numeric"] = "numeric"
+    key: str = "answer"
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`NumericAnswer`."""
+        return NumericAnswer(self.key)
+
+
 class NumericAnswer:
     """1 where the completion ends in 'Answer: N' and N is exactly the problem's `answer`, else 0.
 
@@ -95,6 +136,17 @@ class NumericAnswer:
         """Compare as decimals, so that 27.0 is 27 and 0.1 is no binary fraction."""
         found = final_number(completion, self.markers)
         return float(found is not None and found == Decimal(str(problem[self.key])))
+
+
+class Shape(GraderSpec):
+    """The whole completion matches a pattern; by default some working, then 'Answer: N'."""
+
+    kind: Literal["format"] = "format"
+    pattern: str | None = None
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`Format`."""
+        return Format(self.pattern)
 
 
 class Format:

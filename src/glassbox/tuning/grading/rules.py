@@ -10,24 +10,47 @@ import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import regex as re
 import torch
+from pydantic import Field
 
 from glassbox.core.errors import UserError
 from glassbox.data.preferences import pad_rows
 from glassbox.inference.evaluating import evaluating
-from glassbox.models.causal_lm import CausalLM
 from glassbox.sandbox.code_tests import run_tests
 from glassbox.sandbox.python import SandboxLimits
-from glassbox.tokenizers import Tokenizer
-from glassbox.tuning.grading.graders import REGEX_SECONDS, Grader, Problem, side_by_side
+from glassbox.tuning.grading.graders import (
+    REGEX_SECONDS,
+    Grader,
+    GraderSpec,
+    OpenModel,
+    Problem,
+    side_by_side,
+)
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
+    from glassbox.tokenizers import Tokenizer
 
 _GSM8K = re.compile(r"####\s*\$?(-?[\d,]+(?:\.\d+)?)")
 # a minus behind a number or a bracket takes away; commas part thousands, or the members of a list
 _LAST = re.compile(r"(?:(?<![\w)])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 _FENCE = re.compile(r"```(?:\w*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+class Exact(GraderSpec):
+    """The answer word for word."""
+
+    kind: Literal["exact"] = "exact"
+    key: str = "answer"
+    case: bool = False
+    last_line: bool = False
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`ExactAnswer`."""
+        return ExactAnswer(self.key, case=self.case, last_line=self.last_line)
 
 
 class ExactAnswer:
@@ -52,6 +75,23 @@ class ExactAnswer:
         return float(self._plain(said) == self._plain(str(problem[self.key])))
 
 
+class Regex(GraderSpec):
+    """What a pattern's first group finds."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str
+    key: str = "answer"
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`RegexAnswer`."""
+        return RegexAnswer(self.pattern, self.key)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The answer, where the pattern has a group to be compared with it."""
+        return (self.key,) if RegexAnswer(self.pattern).pattern.groups else ()
+
+
 class RegexAnswer:
     """1 where a pattern finds something, and its first group (if it has one) is the problem's `answer`.
 
@@ -74,6 +114,18 @@ class RegexAnswer:
         if not found or self.pattern.groups == 0:
             return float(bool(found))
         return float((found[-1][1] or "").strip() == str(problem[self.key]).strip())
+
+
+class Gsm8k(GraderSpec):
+    """The number behind '####'."""
+
+    kind: Literal["gsm8k"] = "gsm8k"
+    key: str = "answer"
+    flexible: bool = Field(False, description="the last number counts, with '####' or without")
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`Gsm8kAnswer`."""
+        return Gsm8kAnswer(self.key, flexible=self.flexible)
 
 
 class Gsm8kAnswer:
@@ -115,6 +167,18 @@ class Gsm8kAnswer:
         return Decimal(re.sub(r"[$,]", "", found[-1])) if found else None
 
 
+class Short(GraderSpec):
+    """Full marks up to `target` characters, none from `limit` on."""
+
+    kind: Literal["length"] = "length"
+    target: int = Field(gt=0)
+    limit: int = Field(gt=0)
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`Length`."""
+        return Length(self.target, self.limit)
+
+
 class Length:
     """1 up to `target` characters, falling in a straight line to 0 at `limit`, so that short is not cut off.
 
@@ -131,6 +195,17 @@ class Length:
         """Count characters."""
         over = (len(completion) - self.target) / (self.limit - self.target)
         return min(1.0, max(0.0, 1.0 - over))
+
+
+class Json(GraderSpec):
+    """JSON that fits a schema."""
+
+    kind: Literal["json"] = "json"
+    json_schema: dict[str, Any] | None = Field(None, description="None: the problem's own `schema`")
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`JsonAnswer`."""
+        return JsonAnswer(self.json_schema)
 
 
 class JsonAnswer:
@@ -255,6 +330,19 @@ def _same(one: Any, other: Any) -> bool:
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
+class Code(GraderSpec):
+    """Python that passes the problem's tests."""
+
+    kind: Literal["code"] = "code"
+    key: str = "tests"
+    sandbox: SandboxLimits = SandboxLimits()
+    threads: int = Field(4, gt=0)
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`CodeTests`."""
+        return CodeTests(self.key, limits=self.sandbox, threads=self.threads)
+
+
 class CodeTests:
     """1 where the completion's Python passes the problem's `tests`, which it cannot see, else 0.
 
@@ -286,6 +374,19 @@ class CodeTests:
     ) -> Sequence[float]:
         """Several at a time."""
         return side_by_side(self, completions, problems, threads=self.threads)
+
+
+class Reward(GraderSpec):
+    """A reward model's score."""
+
+    kind: Literal["reward_model"] = "reward_model"
+    model: str = Field(description="MODEL with a scalar head")
+
+    def build(self, open_model: OpenModel | None = None) -> Grader:
+        """`RewardModel`."""
+        if open_model is None:
+            raise UserError(f"the reward model '{self.model}' cannot be opened here; use a recipe")
+        return RewardModel(*open_model(self.model))
 
 
 class RewardModel:

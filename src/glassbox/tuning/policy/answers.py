@@ -13,6 +13,7 @@ from torch import Tensor
 
 from glassbox.core.config import Spec
 from glassbox.core.distributed import Group
+from glassbox.data.preferences import tokens_to_read
 from glassbox.sandbox.python import SandboxLimits
 from glassbox.tuning.policy.tools import ToolName
 
@@ -169,7 +170,9 @@ class RolloutBatch:
         loss is multiplied (1 / length for "grpo", else 1).
     old_log_probs: (B, T), the sampling policy's; None where the policy has not moved since.
     returns, old_values: (B, T), what the value model is taught and what it said, where there is one.
-    weight: the loss's divisor; it also counts the answers left out because they teach nothing.
+    weight: the loss's divisor, all of a step's on its first batch; it also counts the answers left out
+        because they teach nothing. share: of that weight, this batch's part by its tokens, by which
+        the layers' own losses count; None: all of it.
     metrics: of the rollout itself, on one batch of each step.
     """
 
@@ -182,11 +185,12 @@ class RolloutBatch:
     metrics: Metrics = field(default_factory=dict)
     returns: Float[Tensor, "B T"] | None = None
     old_values: Float[Tensor, "B T"] | None = None
+    share: float | None = None
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens a forward pass reads, padding included."""
-        return self.ids.numel()
+        """How many tokens there are to read: no padding, and each prompt once."""
+        return tokens_to_read(self.ids, self.targets)
 
     def to(self, device: torch.device) -> RolloutBatch:
         """The same batch on another device."""

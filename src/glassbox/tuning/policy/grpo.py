@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,17 +12,22 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.layers.context import Auxiliary
-from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
-from glassbox.tuning.log_probs import answer_log_probs, freeze
-from glassbox.tuning.policy.answers import RolloutBatch, RolloutConfig
+from glassbox.tuning.log_probs import answer_log_probs
+from glassbox.tuning.policy.answers import Answer, Metrics, RolloutBatch
+from glassbox.tuning.policy.rollouts import AnswerSource, PolicyMethod, PolicySetup, Sampled
+from glassbox.tuning.reference import Reference
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
 
 
-class GrpoConfig(RolloutConfig):
+class GrpoConfig(PolicyMethod):
     """How answers are sampled, and what is learnt from their rewards."""
 
+    kind: Literal["grpo"] = "grpo"
     group_size: int = Field(8, ge=2, description="answers to each prompt")
     clip_low: float = Field(0.2, gt=0, lt=1, description="ratios below 1 - clip_low are clipped")
     clip_high: float = Field(0.2, gt=0, description="ratios above 1 + clip_high are clipped")
@@ -59,6 +65,12 @@ class GrpoConfig(RolloutConfig):
                 "answers more, which the sequence's own ratio is there to avoid; use normalization: grpo"
             )
         return self
+
+    def build(self, setup: PolicySetup) -> tuple[Grpo, RolloutSource]:
+        """The reference is the objective's, where kl_beta > 0."""
+        reference = setup.reference() if self.kl_beta > 0 else None
+        source = RolloutSource(setup.engine, setup.problems, setup.rubric, self, **setup.options)
+        return Grpo(self, reference), source
 
 
 def group_advantages(
@@ -145,13 +157,13 @@ class Grpo:
     Tested against: trl's GRPOTrainer, loss and gradients, for each normalization and ratio.
     """
 
-    def __init__(self, config: GrpoConfig, reference: CausalLM | None = None) -> None:
+    def __init__(self, config: GrpoConfig, reference: CausalLM | Reference | None = None) -> None:
         if config.kl_beta > 0 and reference is None:
             raise UserError(
                 f"kl_beta = {config.kl_beta} needs a reference model; give one or set kl_beta: 0"
             )
         self.config = config
-        self.reference = freeze(reference) if reference is not None and config.kl_beta > 0 else None
+        self.reference = Reference.of(reference) if config.kl_beta > 0 else None
 
     def __call__(self, model: CausalLM, batch: RolloutBatch) -> ObjectiveOutput:
         """Loss of one micro-batch."""
@@ -180,10 +192,12 @@ class Grpo:
         metrics: dict[str, tuple[Number, Number]] = {**batch.metrics}
         metrics["clip_fraction"] = ((clipped & mask).sum(), tokens)
         if self.reference is not None:
-            assert self.reference is not model, "the reference must not be the trained model"
-            with torch.no_grad():
+            assert not self.reference.is_trained(model), (
+                "the reference must not be the trained model"
+            )
+            with torch.no_grad(), self.reference.reading() as frozen:
                 reference = answer_log_probs(
-                    self.reference, batch.ids, batch.targets, temperature=config.temperature
+                    frozen, batch.ids, batch.targets, temperature=config.temperature
                 )
             divergence = kl_to_reference(log_probs, reference)
             metrics["kl"] = ((divergence.detach() * mask).sum(), tokens)
@@ -191,4 +205,59 @@ class Grpo:
         # selected, not multiplied: what stands at masked places can be anything
         per_row = torch.where(mask, losses, torch.zeros_like(losses)).sum(dim=-1)
         output = ObjectiveOutput((per_row * batch.scales).sum(), batch.weight, metrics)
-        return with_auxiliary(output, auxiliary)
+        return with_auxiliary(output, auxiliary, share=batch.share)
+
+
+class RolloutSource(AnswerSource):
+    """GRPO's source: each answer counts by how far it stands above the mean of its group.
+
+    With kl_beta = 0, answers of advantage zero are counted but not run through the model: their
+    loss and gradient are exactly zero. With `dynamic_sampling`, a group whose answers all score the
+    same is replaced by another prompt's, at most that many times (arXiv:2503.14476, section 3.2,
+    with a bound); metrics are of the first draw.
+    """
+
+    config: GrpoConfig
+
+    def _replace(self, groups: list[Sampled]) -> int | None:
+        most = self.config.dynamic_sampling
+        if most == 0:
+            return None
+        first = self.cursor + self.group.rank
+        replaced = 0
+        for attempt in range(1, most + 1):
+            places = [place for place, one in enumerate(groups) if one.is_zero_variance]
+            if not places:
+                break
+            # position * most + attempt - 1: no two draws of a pass over the problems share a prompt
+            positions = [(first + place * self.group.world_size) * most for place in places]
+            for place, drawn in zip(places, self._draw(positions, attempt=attempt), strict=True):
+                if not drawn.is_zero_variance:
+                    groups[place] = drawn
+                    replaced += 1
+        return replaced
+
+    def _credit(self, groups: Sequence[Sampled]) -> Metrics:
+        config = self.config
+        rewards = torch.tensor([one.rewards for one in groups], dtype=torch.float64)
+        advantages = group_advantages(rewards, scale=config.scale_rewards).flatten().tolist()
+        answers = [answer for one in groups for answer in one.answers]
+        for answer, advantage in zip(answers, advantages, strict=True):
+            answer.advantage = advantage
+        if config.old_log_probs == "recompute" and config.steps_per_rollout > 1:
+            self._recompute([answer for answer in answers if self._teaches(answer)])
+        return {}
+
+    def _teaches(self, answer: Answer) -> bool:
+        return super()._teaches(answer) and (answer.advantage != 0 or self.config.kl_beta > 0)
+
+    def _weight(self, answers: Sequence[Answer]) -> float:
+        """What the normalization divides by: answers, trained tokens, or answers * max_tokens."""
+        config = self.config
+        if config.normalization == "dapo":
+            return float(sum(a.num_trained for a in answers if not self._masked(a)))
+        count = float(len(answers))
+        return count if config.normalization == "grpo" else count * config.max_tokens
+
+    def _scale(self, answer: Answer) -> float:
+        return 1 / answer.num_trained if self.config.normalization == "grpo" else 1.0

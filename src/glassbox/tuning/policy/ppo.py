@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,24 +12,28 @@ from torch import Tensor, nn
 
 from glassbox.core.devices import autocast
 from glassbox.core.errors import UserError
-from glassbox.inference.engine import Engine
 from glassbox.inference.evaluating import evaluating
 from glassbox.layers.context import Auxiliary
-from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.grading.graders import Grader, Problem, Rubric
-from glassbox.tuning.log_probs import answer_log_probs, freeze
-from glassbox.tuning.policy.answers import Answer, Metrics, RolloutBatch, RolloutConfig
+from glassbox.tuning.log_probs import answer_log_probs
+from glassbox.tuning.policy.answers import Answer, Metrics, RolloutBatch
 from glassbox.tuning.policy.grpo import kl_to_reference, policy_losses
 from glassbox.tuning.policy.rloo import log_ratio_sums, whiten
-from glassbox.tuning.policy.rollouts import AnswerSource, Sampled
+from glassbox.tuning.policy.rollouts import AnswerSource, PolicyMethod, PolicySetup, Sampled
+from glassbox.tuning.reference import Reference
+
+if TYPE_CHECKING:
+    from glassbox.inference.engine import Engine
+    from glassbox.models.causal_lm import CausalLM
 
 
-class PpoConfig(RolloutConfig):
+class PpoConfig(PolicyMethod):
     """How answers are sampled, how their reward is spread over their tokens, and what is learnt."""
 
+    kind: Literal["ppo"] = "ppo"
     prompts_per_step: int = Field(64, gt=0, description="over all ranks")
     group_size: int = Field(1, ge=1, description="answers to each prompt")
     updates_per_rollout: int = Field(4, gt=0, description="how often each answer is learnt from")
@@ -51,6 +55,9 @@ class PpoConfig(RolloutConfig):
     )
     kl_horizon: float = Field(10000.0, gt=0, description="answers over which kl_beta adapts")
     whiten_advantages: bool = Field(True, description="mean 0 and deviation 1 over the step")
+    value_init: str | None = Field(
+        None, description="MODEL that the value model begins as, such as a reward model; None: init"
+    )
 
     @model_validator(mode="after")
     def _settings_fit(self) -> PpoConfig:
@@ -65,6 +72,22 @@ class PpoConfig(RolloutConfig):
                 f"{self.max_tokens}; make it smaller"
             )
         return self
+
+    def build(self, setup: PolicySetup) -> tuple[Ppo, PpoSource]:
+        """The value model begins as a copy of the model, or of `value_init`."""
+        begun = setup.engine.model if self.value_init is None else setup.opened(self.value_init)
+        value = value_model(begun)
+        reference = setup.reference() if self.kl_beta > 0 else None
+        source = PpoSource(
+            setup.engine,
+            setup.problems,
+            setup.rubric,
+            self,
+            value=value,
+            reference=reference,
+            **setup.options,
+        )
+        return Ppo(self, value, reference), source
 
 
 def generalized_advantages_plain(
@@ -143,6 +166,8 @@ def adapted_beta(beta: float, kl: float, *, target: float, count: int, horizon: 
 
 def value_model(model: CausalLM) -> CausalLM:
     """A value model that begins as a copy of `model`: with its scalar head, or one of zeros (every value 0)."""
+    from glassbox.models.causal_lm import CausalLM
+
     config = model.config.model_copy(update={"score_head": True})
     made = CausalLM(config).to(device=model.device, dtype=model.embedding.weight.dtype)
     missing, unexpected = made.load_state_dict(model.state_dict(), strict=False)
@@ -173,7 +198,10 @@ class Ppo:
     """
 
     def __init__(
-        self, config: PpoConfig, value: CausalLM, reference: CausalLM | None = None
+        self,
+        config: PpoConfig,
+        value: CausalLM,
+        reference: CausalLM | Reference | None = None,
     ) -> None:
         if not value.config.score_head:
             raise UserError(
@@ -186,7 +214,7 @@ class Ppo:
             )
         self.config = config
         self.value = value
-        self.reference = freeze(reference) if in_loss and reference is not None else None
+        self.reference = Reference.of(reference) if in_loss else None
 
     @property
     def companions(self) -> Mapping[str, nn.Module]:
@@ -224,17 +252,19 @@ class Ppo:
         metrics["value_loss"] = (_masked_sum(errors.detach(), mask), tokens)
         metrics["policy_loss"] = (_masked_sum(losses.detach(), mask), tokens)
         if self.reference is not None:
-            assert self.reference is not model, "the reference must not be the trained model"
-            with torch.no_grad():
+            assert not self.reference.is_trained(model), (
+                "the reference must not be the trained model"
+            )
+            with torch.no_grad(), self.reference.reading() as frozen:
                 reference = answer_log_probs(
-                    self.reference, batch.ids, batch.targets, temperature=config.temperature
+                    frozen, batch.ids, batch.targets, temperature=config.temperature
                 )
             divergence = kl_to_reference(log_probs, reference)
             metrics["kl"] = (_masked_sum(divergence.detach(), mask), tokens)
             losses = losses + config.kl_beta * divergence
         total = losses + config.value_weight * errors
         output = ObjectiveOutput(_masked_sum(total, mask), batch.weight, metrics)
-        return with_auxiliary(output, auxiliary)
+        return with_auxiliary(output, auxiliary, share=batch.share)
 
 
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
@@ -259,7 +289,7 @@ class PpoSource(AnswerSource):
         config: PpoConfig,
         *,
         value: CausalLM,
-        reference: CausalLM | None = None,
+        reference: CausalLM | Reference | None = None,
         **options: Any,
     ) -> None:
         super().__init__(engine, problems, grader, config, **options)
@@ -268,9 +298,10 @@ class PpoSource(AnswerSource):
             raise UserError(
                 f"kl_beta = {config.kl_beta} needs a reference model; give one or set kl_beta: 0"
             )
-        assert reference is not engine.model, "the reference must not be the trained model"
         self.value = value
-        self.reference = freeze(reference) if in_reward and reference is not None else None
+        self.reference = Reference.of(reference) if in_reward else None
+        trained = self.reference is not None and self.reference.is_trained(engine.model)
+        assert not trained, "the reference must not be the trained model"
         self.beta = config.kl_beta
 
     def _credit(self, groups: Sequence[Sampled]) -> Metrics:
@@ -282,7 +313,7 @@ class PpoSource(AnswerSource):
         metrics: Metrics = {}
         penalties = [[0.0] * len(answer.token_ids) for answer in answers]
         if self.reference is not None:
-            reference = self._scores(self.reference, answers)
+            reference = self._reference_scores(self.reference, answers)
             penalties = [
                 [self.beta * own * (old - ref) for old, ref, own in zip(*three, strict=True)]
                 for three in (

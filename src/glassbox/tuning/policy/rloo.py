@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,22 +11,26 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from glassbox.core.errors import UserError
-from glassbox.inference.engine import Engine
 from glassbox.layers.context import Auxiliary
-from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.grading.graders import Grader, Problem, Rubric
-from glassbox.tuning.log_probs import answer_log_probs, freeze
-from glassbox.tuning.policy.answers import Answer, Metrics, RolloutBatch, RolloutConfig
+from glassbox.tuning.log_probs import answer_log_probs
+from glassbox.tuning.policy.answers import Answer, Metrics, RolloutBatch
 from glassbox.tuning.policy.grpo import policy_losses
-from glassbox.tuning.policy.rollouts import AnswerSource, Sampled
+from glassbox.tuning.policy.rollouts import AnswerSource, PolicyMethod, PolicySetup, Sampled
+from glassbox.tuning.reference import Reference
+
+if TYPE_CHECKING:
+    from glassbox.inference.engine import Engine
+    from glassbox.models.causal_lm import CausalLM
 
 
-class RlooConfig(RolloutConfig):
+class RlooConfig(PolicyMethod):
     """How answers are sampled, and what they are compared with."""
 
+    kind: Literal["rloo"] = "rloo"
     group_size: int = Field(4, ge=1, description="answers to each prompt")
     baseline: Literal["leave_one_out", "batch", "none"] = Field(
         "leave_one_out",
@@ -51,6 +55,18 @@ class RlooConfig(RolloutConfig):
                 f"{self.max_tokens}; make it smaller"
             )
         return self
+
+    def build(self, setup: PolicySetup) -> tuple[Rloo, RlooSource]:
+        """The reference is the source's, where kl_beta > 0."""
+        source = RlooSource(
+            setup.engine,
+            setup.problems,
+            setup.rubric,
+            self,
+            reference=setup.reference() if self.kl_beta > 0 else None,
+            **setup.options,
+        )
+        return Rloo(self), source
 
 
 def leave_one_out(reward: Float[Tensor, "B G"]) -> Float[Tensor, "B G"]:
@@ -101,7 +117,8 @@ class Rloo:
         metrics: dict[str, tuple[Number, Number]] = {**batch.metrics}
         metrics["clip_fraction"] = (clipped.sum(), len(clipped))
         total = (losses.squeeze(-1) * batch.scales).sum()
-        return with_auxiliary(ObjectiveOutput(total, batch.weight, metrics), auxiliary)
+        output = ObjectiveOutput(total, batch.weight, metrics)
+        return with_auxiliary(output, auxiliary, share=batch.share)
 
 
 class RlooSource(AnswerSource):
@@ -119,7 +136,7 @@ class RlooSource(AnswerSource):
         grader: Grader | Rubric,
         config: RlooConfig,
         *,
-        reference: CausalLM | None = None,
+        reference: CausalLM | Reference | None = None,
         **options: Any,
     ) -> None:
         super().__init__(engine, problems, grader, config, **options)
@@ -127,8 +144,9 @@ class RlooSource(AnswerSource):
             raise UserError(
                 f"kl_beta = {config.kl_beta} needs a reference model; give one or set kl_beta: 0"
             )
-        assert reference is not engine.model, "the reference must not be the trained model"
-        self.reference = freeze(reference) if reference is not None and config.kl_beta > 0 else None
+        self.reference = Reference.of(reference) if config.kl_beta > 0 else None
+        trained = self.reference is not None and self.reference.is_trained(engine.model)
+        assert not trained, "the reference must not be the trained model"
 
     def _credit(self, groups: Sequence[Sampled]) -> Metrics:
         config = self.config
@@ -140,7 +158,7 @@ class RlooSource(AnswerSource):
         ):
             self._recompute(answers)
         if self.reference is not None:
-            kl = log_ratio_sums(answers, self._scores(self.reference, answers))
+            kl = log_ratio_sums(answers, self._reference_scores(self.reference, answers))
             metrics["kl"] = (float(kl.sum()), float(len(answers)))
             rewards = rewards - config.kl_beta * kl.view_as(rewards)
         advantages = self._advantages(rewards).flatten().tolist()

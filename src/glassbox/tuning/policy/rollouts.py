@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,14 @@ from glassbox.core.devices import Precision, autocast
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
+from glassbox.data.examples import check_resumable, identity_of
 from glassbox.data.order import SeededOrder
-from glassbox.data.preferences import check_resumable, pad_rows
-from glassbox.inference.engine import Engine
+from glassbox.data.preferences import pad_rows
+from glassbox.inference.chat import ChatPrompts
 from glassbox.inference.evaluating import evaluating
 from glassbox.inference.sampling.params import SamplingParams
-from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
+from glassbox.training.protocols import Objective
 from glassbox.tuning.grading.graders import Grade, Grader, Problem, Rubric
 from glassbox.tuning.log_probs import answer_log_probs
 from glassbox.tuning.policy.answers import (
@@ -32,8 +34,48 @@ from glassbox.tuning.policy.answers import (
     parts_of,
     spread,
 )
-from glassbox.tuning.policy.grpo import GrpoConfig, group_advantages
 from glassbox.tuning.policy.tools import ToolLoop, make_tools
+from glassbox.tuning.reference import Reference
+
+if TYPE_CHECKING:
+    from glassbox.inference.engine import Engine
+    from glassbox.models.causal_lm import CausalLM
+
+
+@dataclass(frozen=True)
+class PolicySetup:
+    """What a method is built with.
+
+    reference: gives the model as it was at the start; asked for only where a KL term needs it.
+    opened: a MODEL by name, on the device of the run.
+    """
+
+    engine: Engine
+    problems: Sequence[Problem]
+    rubric: Rubric
+    reference: Callable[[], Reference]
+    opened: Callable[[str], CausalLM]
+    seed: int = 0
+    group: Group | None = None
+    precision: Precision = "float32"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every `AnswerSource` takes."""
+        return {"seed": self.seed, "group": self.group, "precision": self.precision}
+
+
+class PolicyMethod(RolloutConfig):
+    """The spec of a policy method: how answers are sampled, and what it builds of them.
+
+    A new method is a subclass in a file of its own, and a line in the union of `runs.stages.policy`.
+    """
+
+    kl_beta: float
+
+    @abstractmethod
+    def build(self, setup: PolicySetup) -> tuple[Objective[RolloutBatch], AnswerSource]:
+        """The objective, and the source of its batches."""
 
 
 @dataclass
@@ -46,7 +88,7 @@ class Sampled:
     calls: int
 
     @property
-    def silent(self) -> bool:
+    def is_zero_variance(self) -> bool:
         """Whether all answers score the same, so that none stands out."""
         return max(self.rewards) == min(self.rewards)
 
@@ -62,7 +104,7 @@ class AnswerSource:
     changes; advantages are of the whole rollout.
 
     Problems whose prompt and max_tokens do not fit the model's context are left out (`num_skipped`).
-    `stop_token_ids` end an answer, <|im_end|> and the end of text unless given. `precision` is that
+    `stop_token_ids` end an answer; what the chat template ends a turn with unless given. `precision` is that
     of the training loop, for scores that are computed again. Raises UserError where no problem is left.
     """
 
@@ -93,9 +135,9 @@ class AnswerSource:
                 f"{self.group.world_size} ranks; make it a multiple of the number of ranks"
             )
         room = engine.context_length - config.max_tokens
-        encoded = [
-            (tokenizer.encode_chat_prompt(problem["prompt"]), problem) for problem in problems
-        ]
+        chats = ChatPrompts(tokenizer)
+        self.encode = lambda problem: chats.ids(problem["prompt"])
+        encoded = [(self.encode(problem), problem) for problem in problems]
         self.problems = [(ids, problem) for ids, problem in encoded if len(ids) <= room]
         self.num_skipped = len(encoded) - len(self.problems)
         if not self.problems:
@@ -103,10 +145,9 @@ class AnswerSource:
                 f"none of {len(encoded)} problems leaves max_tokens = {config.max_tokens} of the "
                 f"model's {engine.context_length} tokens; lower max_tokens or give shorter problems"
             )
-        if stop_token_ids is None:
-            end = tokenizer.special_tokens.get("<|im_end|>")
-            stop_token_ids = () if end is None else (end,)
-        self.stop_token_ids = tuple(stop_token_ids)
+        self.stop_token_ids = (
+            chats.stop_token_ids if stop_token_ids is None else tuple(stop_token_ids)
+        )
         tools = config.tools
         self.loop = ToolLoop(
             engine,
@@ -114,6 +155,7 @@ class AnswerSource:
             rounds=tools.rounds,
             result_chars=tools.result_chars,
         )
+        self.identity = identity_of(self.problems)
         self.cursor = 0
         self.update = 0  # how many optimizer steps the rollout at the cursor has served
         self._answers: list[Answer] = []
@@ -133,6 +175,12 @@ class AnswerSource:
             self.cursor += self.config.prompts_per_step
             self._answers, self._metrics = [], {}
         return batches
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in which every problem is asked about once."""
+        config = self.config
+        return len(self.problems) / config.prompts_per_step * config.steps_per_rollout
 
     def _roll_out(self) -> tuple[list[Answer], Metrics]:
         first = self.cursor + self.group.rank
@@ -224,7 +272,7 @@ class AnswerSource:
         metrics: Metrics = {"reward": (float(rewards.sum()), count)}
         if self.config.group_size > 1:
             metrics["reward_std"] = (float(rewards.std(dim=1).sum()), prompts)
-            metrics["silent_groups"] = (float(sum(one.silent for one in groups)), prompts)
+            metrics["silent_groups"] = (float(sum(one.is_zero_variance for one in groups)), prompts)
         metrics["answer_tokens"] = (float(sum(len(a.token_ids) for a in answers)), count)
         metrics["truncated"] = (float(sum(a.truncated for a in answers)), count)
         metrics["grader_errors"] = (float(sum(g.errors for g in grades)), count)
@@ -253,6 +301,12 @@ class AnswerSource:
         lengths = [self._start(answer) + len(answer.token_ids) for answer in answers]
         for part in parts_of(lengths, self.config.tokens_per_batch):
             yield [answers[number] for number in part]
+
+    def _reference_scores(
+        self, reference: Reference, answers: Sequence[Answer]
+    ) -> list[list[float]]:
+        with reference.reading() as frozen:
+            return self._scores(frozen, answers)
 
     @torch.no_grad()
     def _scores(self, model: CausalLM, answers: Sequence[Answer]) -> list[list[float]]:
@@ -284,6 +338,9 @@ class AnswerSource:
             batches[0].targets.fill_(IGNORE)
             batches[0].scales.zero_()
         batches[0].weight = self._weight(dealt)
+        counts = [int((batch.targets != IGNORE).sum()) for batch in batches]
+        for batch, count in zip(batches, counts, strict=True):
+            batch.share = batches[0].weight * count / max(1, sum(counts))
         batches[0].metrics = self._metrics if self.update == 0 else {}
         return batches
 
@@ -327,6 +384,29 @@ class AnswerSource:
             old_values=spread([answer.values for answer in part], starts, width),
         )
 
+    def grade(self, problems: Sequence[Problem]) -> list[Grade]:
+        """Grades of the likeliest answer to each of some problems, held-out ones; the position stays.
+
+        A problem that does not fit into the context is answered with nothing.
+        """
+        encoded = [self.encode(problem) for problem in problems]
+        room = self.engine.context_length - self.config.max_tokens
+        fitting = [number for number, ids in enumerate(encoded) if len(ids) <= room]
+        params = SamplingParams(
+            max_tokens=self.config.max_tokens,
+            temperature=0.0,
+            stop_token_ids=self.stop_token_ids,
+        )
+        drafts = self.loop.answer(
+            [encoded[number] for number in fitting],
+            [problems[number]["prompt"] for number in fitting],
+            [params] * len(fitting),
+        )
+        texts = [""] * len(problems)
+        for number, draft in zip(fitting, drafts, strict=True):
+            texts[number] = draft.text
+        return self.rubric.grade_all(texts, list(problems))
+
     def state_dict(self) -> dict[str, Any]:
         """The position, as JSON; within a rollout (between its updates) also its answers.
 
@@ -336,6 +416,7 @@ class AnswerSource:
             "cursor": self.cursor,
             "problems": len(self.problems),
             "seed": self.seed,
+            "data": self.identity,
             "update": self.update,
         }
         if self.update:
@@ -349,68 +430,15 @@ class AnswerSource:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position. Raises UserError where the problems are not the ones it was saved with."""
-        check_resumable(state, {"problems": len(self.problems), "seed": self.seed})
+        check_resumable(
+            state, {"problems": len(self.problems), "seed": self.seed, "data": self.identity}
+        )
         self.cursor, self.update = int(state["cursor"]), int(state["update"])
         size = self.config.group_size
         answers = [Answer(**answer) for answer in state.get("answers", [])]
         groups = [answers[i : i + size] for i in range(0, len(answers), size)]
         mine = groups[self.group.rank :: self.group.world_size]
         self._answers, self._metrics = [answer for group in mine for answer in group], {}
-
-
-class RolloutSource(AnswerSource):
-    """GRPO's source: each answer counts by how far it stands above the mean of its group.
-
-    With kl_beta = 0, answers of advantage zero are counted but not run through the model: their
-    loss and gradient are exactly zero. With `dynamic_sampling`, a group whose answers all score the
-    same is replaced by another prompt's, at most that many times (arXiv:2503.14476, section 3.2,
-    with a bound); metrics are of the first draw.
-    """
-
-    config: GrpoConfig
-
-    def _replace(self, groups: list[Sampled]) -> int | None:
-        most = self.config.dynamic_sampling
-        if most == 0:
-            return None
-        first = self.cursor + self.group.rank
-        replaced = 0
-        for attempt in range(1, most + 1):
-            places = [place for place, one in enumerate(groups) if one.silent]
-            if not places:
-                break
-            # position * most + attempt - 1: no two draws of a pass over the problems share a prompt
-            positions = [(first + place * self.group.world_size) * most for place in places]
-            for place, drawn in zip(places, self._draw(positions, attempt=attempt), strict=True):
-                if not drawn.silent:
-                    groups[place] = drawn
-                    replaced += 1
-        return replaced
-
-    def _credit(self, groups: Sequence[Sampled]) -> Metrics:
-        config = self.config
-        rewards = torch.tensor([one.rewards for one in groups], dtype=torch.float64)
-        advantages = group_advantages(rewards, scale=config.scale_rewards).flatten().tolist()
-        answers = [answer for one in groups for answer in one.answers]
-        for answer, advantage in zip(answers, advantages, strict=True):
-            answer.advantage = advantage
-        if config.old_log_probs == "recompute" and config.steps_per_rollout > 1:
-            self._recompute([answer for answer in answers if self._teaches(answer)])
-        return {}
-
-    def _teaches(self, answer: Answer) -> bool:
-        return super()._teaches(answer) and (answer.advantage != 0 or self.config.kl_beta > 0)
-
-    def _weight(self, answers: Sequence[Answer]) -> float:
-        """What the normalization divides by: answers, trained tokens, or answers * max_tokens."""
-        config = self.config
-        if config.normalization == "dapo":
-            return float(sum(a.num_trained for a in answers if not self._masked(a)))
-        count = float(len(answers))
-        return count if config.normalization == "grpo" else count * config.max_tokens
-
-    def _scale(self, answer: Answer) -> float:
-        return 1 / answer.num_trained if self.config.normalization == "grpo" else 1.0
 
 
 class StudentSource(AnswerSource):
@@ -421,3 +449,8 @@ class StudentSource(AnswerSource):
 
     def _weight(self, answers: Sequence[Answer]) -> float:
         return float(sum(a.num_trained for a in answers if not self._masked(a)))
+
+    def first_rollout(self) -> list[RolloutBatch]:
+        """This rank's answers to the first problems, as the model gives them now: to evaluate on."""
+        self.cursor = self.update = 0
+        return self.next_step()

@@ -12,14 +12,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
-from glassbox.inference.engine import Engine
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.sandbox.python import SandboxLimits, SandboxRefused, run_python
-from glassbox.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from glassbox.inference.engine import Engine
+    from glassbox.tokenizers import Tokenizer
 
 ToolName = Literal["calculator", "python"]
 Tool = Callable[[str], str]

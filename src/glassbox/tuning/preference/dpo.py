@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +11,28 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from glassbox.core.config import Spec
 from glassbox.core.devices import Precision, autocast
+from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
-from glassbox.data.preferences import EncodedPair, PreferenceBatch, preference_batch
+from glassbox.data.preferences import (
+    EncodedPair,
+    PreferenceBatch,
+    PreferenceSource,
+    preference_batch,
+)
 from glassbox.layers.context import Auxiliary
-from glassbox.models.causal_lm import CausalLM
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import ObjectiveOutput
-from glassbox.tuning.log_probs import freeze, sequence_log_probs
+from glassbox.tuning.log_probs import sequence_log_probs
+from glassbox.tuning.preference.method import PairLoss, Preferences, PreferenceSetup
 from glassbox.tuning.preference.pair_scores import answer_lengths, pair_metrics
+from glassbox.tuning.reference import Reference
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
 
 
-class DpoConfig(Spec):
+class DpoConfig(PairLoss):
     """Which loss on the pairs' margins, and how far from the reference it may lead."""
 
     kind: Literal["dpo"] = "dpo"
@@ -41,6 +50,25 @@ class DpoConfig(Spec):
                 "use loss: sigmoid, sigmoid_norm or robust, or leave it out"
             )
         return self
+
+    def build(
+        self,
+        examples: Sequence[EncodedPair],
+        heldout: Sequence[EncodedPair],
+        setup: PreferenceSetup,
+    ) -> Preferences:
+        """The reference is asked once for all pairs, before anything is trained."""
+        known = reference_log_probs(
+            setup.model, [*examples, *heldout], precision=setup.precision, group=setup.group
+        )
+        own, theirs = known[: len(examples)], known[len(examples) :]
+        return Preferences(
+            Dpo(self),
+            PreferenceSource(examples, reference=own, **setup.options),
+            PreferenceSource(heldout, reference=theirs, **setup.heldout_options)
+            if heldout
+            else None,
+        )
 
 
 def preference_losses(
@@ -90,9 +118,9 @@ class Dpo:
     rewards beta * r of both answers, their margin, and the share of pairs with a positive one.
     """
 
-    def __init__(self, config: DpoConfig, reference: CausalLM | None = None) -> None:
+    def __init__(self, config: DpoConfig, reference: CausalLM | Reference | None = None) -> None:
         self.config = config
-        self.reference = None if reference is None else freeze(reference)
+        self.reference = Reference.of(reference)
 
     def __call__(self, model: CausalLM, batch: PreferenceBatch) -> ObjectiveOutput:
         """Loss of one batch; both halves go through one forward pass."""
@@ -121,9 +149,9 @@ class Dpo:
                 "DPO has no reference: give Dpo a reference model, or the source the result of "
                 "reference_log_probs"
             )
-        assert self.reference is not model, "the reference must not be the model that is trained"
-        with torch.no_grad():
-            return sequence_log_probs(self.reference, batch.ids, batch.targets)
+        assert not self.reference.is_trained(model), "the reference must not be the trained model"
+        with torch.no_grad(), self.reference.reading() as frozen:
+            return sequence_log_probs(frozen, batch.ids, batch.targets)
 
 
 @torch.no_grad()
@@ -133,21 +161,24 @@ def reference_log_probs(
     *,
     pairs_per_batch: int = 32,
     precision: Precision = "float32",
+    group: Group | None = None,
 ) -> Float[Tensor, "P 2"]:
     """log p_reference(chosen) and log p_reference(rejected) of every pair, on the CPU.
 
     One pass instead of one an epoch, and the reference's memory is free afterwards. Pairs of like
-    length share a batch. Equal to what `Dpo` asks of its own reference up to rounding (1e-5 nats).
+    length share a batch; each of `group`'s ranks takes every so many of these, and all get all scores. Equal to what `Dpo` asks of its own reference up to rounding (1e-5 nats).
     """
+    group = group or Group()
     training = reference.training
     reference.eval()
-    scores = torch.empty(len(pairs), 2)
+    scores = torch.zeros(len(pairs), 2)
     order = sorted(range(len(pairs)), key=lambda number: (pairs[number].length, number))
-    for first in range(0, len(order), pairs_per_batch):
+    stride = group.world_size * pairs_per_batch
+    for first in range(group.rank * pairs_per_batch, len(order), stride):
         part = order[first : first + pairs_per_batch]
         batch = preference_batch([pairs[number] for number in part]).to(reference.device)
         with autocast(reference.device, precision):
             sums = sequence_log_probs(reference, batch.ids, batch.targets)
         scores[part] = torch.stack(sums.chunk(2), dim=1).to(scores)
     reference.train(training)
-    return scores
+    return group.sum_(scores)

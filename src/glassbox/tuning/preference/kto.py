@@ -2,29 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from glassbox.core.config import Spec
-from glassbox.data.feedback import FeedbackBatch
+from glassbox.core.distributed import Group
+from glassbox.data.feedback import (
+    EncodedFeedback,
+    Feedback,
+    FeedbackBatch,
+    FeedbackSource,
+    encode_feedback,
+    read_feedback,
+)
+from glassbox.data.preferences import PreferenceReport
 from glassbox.layers.context import Auxiliary
-from glassbox.models.causal_lm import CausalLM
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
-from glassbox.tuning.log_probs import freeze, sequence_log_probs
+from glassbox.tuning.log_probs import sequence_log_probs
+from glassbox.tuning.preference.method import PreferenceLoss, Preferences, PreferenceSetup
+from glassbox.tuning.reference import Reference
+
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
+    from glassbox.tokenizers import Tokenizer
 
 
-class KtoConfig(Spec):
+class KtoConfig(PreferenceLoss):
     """How far from the reference KTO may lead, and how much good and bad answers weigh."""
 
     kind: Literal["kto"] = "kto"
     beta: float = Field(0.1, gt=0, description="higher keeps the model nearer to the reference")
     desirable_weight: float = Field(1.0, ge=0)
     undesirable_weight: float = Field(1.0, ge=0)
+
+    def read(self, path: str) -> list[Feedback]:
+        """Single answers, or pairs taken apart."""
+        return read_feedback(path)
+
+    def encode(
+        self, rows: Sequence[Any], tokenizer: Tokenizer, *, max_length: int
+    ) -> tuple[list[Any], PreferenceReport]:
+        """Prompts and answers apart, since each prompt also gets another's answer."""
+        return encode_feedback(rows, tokenizer, max_length=max_length)
+
+    def build(
+        self,
+        examples: Sequence[EncodedFeedback],
+        heldout: Sequence[EncodedFeedback],
+        setup: PreferenceSetup,
+    ) -> Preferences:
+        """The reference is kept: the mismatched answers that it is asked about are others in every epoch."""
+        return Preferences(
+            Kto(self, setup.reference()),
+            FeedbackSource(examples, max_length=setup.max_length, **setup.options),
+            FeedbackSource(heldout, max_length=setup.max_length, **setup.heldout_options)
+            if len({tuple(one.prompt_ids) for one in heldout}) > 1  # one prompt has no other
+            else None,
+        )
 
 
 def kto_losses(
@@ -47,21 +86,38 @@ def kto_losses(
 class Kto:
     """The objective: summed `kto_losses` of a batch; the weight is how many answers it has.
 
-    z is estimated from the batch's mismatched answers, max(0, mean of log p - log p_reference), and
-    takes no gradient, as the paper has it; small batches make it noisy. `reference` is a model of
-    its own, frozen here. Metrics: rewards beta r of good and of bad answers, and `kl`.
+    z is estimated from the mismatched answers, max(0, mean of log p - log p_reference), and takes no
+    gradient, as the paper has it. `before_step` takes the mean over a whole step, all micro-batches
+    and ranks, so that neither changes the loss; a batch asked about by itself has that of its own.
+    `reference` is a model of its own, frozen here, or a `Reference`. Metrics: rewards beta r of good
+    and of bad answers, and `kl`. Tested against: trl; one rank, two, and micro-batches of one.
     """
 
-    def __init__(self, config: KtoConfig, reference: CausalLM) -> None:
+    def __init__(self, config: KtoConfig, reference: CausalLM | Reference) -> None:
         self.config = config
-        self.reference = freeze(reference)
+        found = Reference.of(reference)
+        assert found is not None
+        self.reference = found
+        self._step_kl: Float[Tensor, ""] | None = None
+
+    @torch.no_grad()
+    def before_step(self, model: CausalLM, batches: Sequence[FeedbackBatch], group: Group) -> None:
+        """Estimate z from all mismatched answers of a step."""
+        sums = [self._differences(model, batch) for batch in batches]
+        total = torch.zeros(2, dtype=torch.float64, device=model.device)
+        for values in sums:
+            total += torch.stack([values.double().sum(), values.new_tensor(len(values)).double()])
+        group.sum_(total)
+        self._step_kl = (total[0] / total[1]).float().clamp(min=0)
 
     def __call__(self, model: CausalLM, batch: FeedbackBatch) -> ObjectiveOutput:
         """Loss of one batch."""
-        assert self.reference is not model, "the reference must not be the model that is trained"
         with torch.no_grad():
-            reference = sequence_log_probs(self.reference, batch.ids, batch.targets)
-            kl = self._kl(model, batch)
+            kl = self._step_kl
+            if kl is None:
+                kl = self._differences(model, batch).mean().clamp(min=0)
+            with self.reference.reading() as frozen:
+                reference = sequence_log_probs(frozen, batch.ids, batch.targets)
         auxiliary = Auxiliary()
         scores = sequence_log_probs(model, batch.ids, batch.targets, auxiliary=auxiliary)
         ratio = scores - reference
@@ -74,7 +130,9 @@ class Kto:
         }
         return with_auxiliary(ObjectiveOutput(losses.sum(), len(losses), metrics), auxiliary)
 
-    def _kl(self, model: CausalLM, batch: FeedbackBatch) -> Float[Tensor, ""]:
+    def _differences(self, model: CausalLM, batch: FeedbackBatch) -> Float[Tensor, " B"]:
+        """log p - log p_reference of the mismatched answers."""
+        assert not self.reference.is_trained(model), "the reference must not be the trained model"
         ours = sequence_log_probs(model, batch.other_ids, batch.other_targets)
-        theirs = sequence_log_probs(self.reference, batch.other_ids, batch.other_targets)
-        return (ours - theirs).mean().clamp(min=0)
+        with self.reference.reading() as frozen:
+            return ours - sequence_log_probs(frozen, batch.other_ids, batch.other_targets)

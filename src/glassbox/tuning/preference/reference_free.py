@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,18 +12,50 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from glassbox.core.config import Spec
-from glassbox.data.preferences import PreferenceBatch
+from glassbox.data.preferences import EncodedPair, PreferenceBatch, PreferenceSource
 from glassbox.layers.context import Auxiliary
-from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import ObjectiveOutput
 from glassbox.tuning.log_probs import answer_log_probs
+from glassbox.tuning.preference.method import PairLoss, Preferences, PreferenceSetup
 from glassbox.tuning.preference.pair_scores import AnswerScores, answer_lengths, pair_metrics
 
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
 
-class OrpoConfig(Spec):
+
+class ReferenceFreeLoss(PairLoss):
+    """The spec of a loss on pairs that needs no reference."""
+
+    beta: float
+    nll_weight: float
+    prompt_loss: bool
+
+    def build(
+        self,
+        examples: Sequence[EncodedPair],
+        heldout: Sequence[EncodedPair],
+        setup: PreferenceSetup,
+    ) -> Preferences:
+        """Nothing but the pairs."""
+        return Preferences(
+            ReferenceFree(self),
+            PreferenceSource(examples, **setup.options),
+            PreferenceSource(heldout, **setup.heldout_options) if heldout else None,
+        )
+
+    @abstractmethod
+    def losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
+        """The loss of each pair."""
+
+    @property
+    def by_token(self) -> bool:
+        """Whether its margin is of log-probabilities a token, not of whole answers."""
+        return True
+
+
+class OrpoConfig(ReferenceFreeLoss):
     """Odds ratio preference optimization: SFT on the chosen answer and a push between the odds."""
 
     kind: Literal["orpo"] = "orpo"
@@ -31,8 +65,12 @@ class OrpoConfig(Spec):
         False, description="that loss also over the prompt, as the authors' code has it"
     )
 
+    def losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
+        """`odds_ratio_losses`."""
+        return odds_ratio_losses(chosen, rejected, self)
 
-class SimpoConfig(Spec):
+
+class SimpoConfig(ReferenceFreeLoss):
     """Simple preference optimization: log-probabilities a token, a margin to keep."""
 
     kind: Literal["simpo"] = "simpo"
@@ -42,8 +80,12 @@ class SimpoConfig(Spec):
     nll_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's own loss")
     prompt_loss: Literal[False] = False
 
+    def losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
+        """`simpo_losses`."""
+        return simpo_losses(chosen, rejected, self)
 
-class CpoConfig(Spec):
+
+class CpoConfig(ReferenceFreeLoss):
     """Contrastive preference optimization: DPO against a uniform reference, and SFT."""
 
     kind: Literal["cpo"] = "cpo"
@@ -61,6 +103,15 @@ class CpoConfig(Spec):
                 "use loss: sigmoid or leave it out"
             )
         return self
+
+    @property
+    def by_token(self) -> bool:
+        """Of ipo alone."""
+        return self.loss == "ipo"
+
+    def losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
+        """`cpo_losses`."""
+        return cpo_losses(chosen, rejected, self)
 
 
 def odds_ratio_losses(
@@ -132,7 +183,7 @@ class ReferenceFree:
     or of the whole answer as the loss has it, and `nll`, the second term by itself.
     """
 
-    def __init__(self, config: OrpoConfig | SimpoConfig | CpoConfig) -> None:
+    def __init__(self, config: ReferenceFreeLoss) -> None:
         self.config = config
 
     def __call__(self, model: CausalLM, batch: PreferenceBatch) -> ObjectiveOutput:
@@ -149,23 +200,14 @@ class ReferenceFree:
         chosen, rejected = (
             AnswerScores(*side) for side in zip(sums.chunk(2), lengths.chunk(2), strict=True)
         )
-        losses = self._losses(chosen, rejected)
+        losses = config.losses(chosen, rejected)
         read = AnswerScores(tokens.sum(dim=-1), answer_lengths(targets).to(tokens.dtype))
         nll = -read.means.chunk(2)[0]
-        by_token = config.kind != "cpo" or config.loss == "ipo"
-        good, bad = (s.means if by_token else s.sums for s in (chosen, rejected))
+        good, bad = (s.means if config.by_token else s.sums for s in (chosen, rejected))
         metrics = pair_metrics(config.beta * good, config.beta * bad)
         metrics["nll"] = (nll.detach().sum(), len(nll))
         total = (losses + config.nll_weight * nll).sum()
         return with_auxiliary(ObjectiveOutput(total, len(losses), metrics), auxiliary)
-
-    def _losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
-        config = self.config
-        if isinstance(config, OrpoConfig):
-            return odds_ratio_losses(chosen, rejected, config)
-        if isinstance(config, SimpoConfig):
-            return simpo_losses(chosen, rejected, config)
-        return cpo_losses(chosen, rejected, config)
 
 
 def with_prompts(ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +11,37 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from glassbox.core.config import Spec
-from glassbox.data.scored import JudgedSteps, ScoredPairs
+from glassbox.data.preferences import EncodedPair, PreferenceReport
+from glassbox.data.scored import (
+    EncodedSolution,
+    JudgedSteps,
+    ScoredPairs,
+    ScoredPairSource,
+    Solution,
+    SolutionSource,
+    encode_solutions,
+    read_solutions,
+)
 from glassbox.layers.context import Auxiliary
-from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import ObjectiveOutput
 from glassbox.tuning.log_probs import read_lengths
+from glassbox.tuning.preference.method import (
+    PairLoss,
+    PreferenceLoss,
+    Preferences,
+    PreferenceSetup,
+)
 from glassbox.tuning.preference.pair_scores import pair_metrics
 from glassbox.tuning.shared_prompts import can_share, hidden_of_ends, plan
 
+if TYPE_CHECKING:
+    from glassbox.models.causal_lm import CausalLM
+    from glassbox.tokenizers import Tokenizer
 
-class BradleyTerryConfig(Spec):
+
+class BradleyTerryConfig(PairLoss):
     """A score for a whole answer, from pairs."""
 
     kind: Literal["bradley_terry"] = "bradley_terry"
@@ -35,11 +54,47 @@ class BradleyTerryConfig(Spec):
         "alone; small models learn sooner what makes the difference",
     )
 
+    def build(
+        self,
+        examples: Sequence[EncodedPair],
+        heldout: Sequence[EncodedPair],
+        setup: PreferenceSetup,
+    ) -> Preferences:
+        """Answers scored as wholes."""
+        return Preferences(
+            BradleyTerry(self),
+            ScoredPairSource(examples, **setup.options),
+            ScoredPairSource(heldout, **setup.heldout_options) if heldout else None,
+        )
 
-class ProcessConfig(Spec):
+
+class ProcessConfig(PreferenceLoss):
     """A score for each step of a solution, from right and wrong steps."""
 
     kind: Literal["process"] = "process"
+
+    def read(self, path: str) -> list[Solution]:
+        """Solutions with their steps judged."""
+        return read_solutions(path)
+
+    def encode(
+        self, rows: Sequence[Any], tokenizer: Tokenizer, *, max_length: int
+    ) -> tuple[list[Any], PreferenceReport]:
+        """A label at each step's last id."""
+        return encode_solutions(rows, tokenizer, max_length=max_length)
+
+    def build(
+        self,
+        examples: Sequence[EncodedSolution],
+        heldout: Sequence[EncodedSolution],
+        setup: PreferenceSetup,
+    ) -> Preferences:
+        """Solutions judged step by step."""
+        return Preferences(
+            StepJudge(),
+            SolutionSource(examples, **setup.options),
+            SolutionSource(heldout, **setup.heldout_options) if heldout else None,
+        )
 
 
 def bradley_terry_losses(

@@ -1,0 +1,156 @@
+"""What a stage is built with: the run folder, this rank, and each model and file opened once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from glassbox.adapters.base import weights_fingerprint
+from glassbox.core.devices import resolve_device
+from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
+from glassbox.core.files import write_json
+from glassbox.data.heldout import Split, split_heldout
+from glassbox.formats.open_model import find_model, open_model
+from glassbox.models.causal_lm import CausalLM
+from glassbox.runs.stages.base import StageRecipe
+from glassbox.tokenizers import Tokenizer
+from glassbox.training.protocols import BatchSource, Hook, Objective
+from glassbox.tuning.reference import Reference
+
+T = TypeVar("T")
+MODELS = "models.json"
+HELDOUT = "heldout.json"
+
+
+@dataclass
+class Stage:
+    """What a recipe becomes before the loop runs."""
+
+    model: CausalLM
+    tokenizer: Tokenizer
+    objective: Objective[Any]
+    source: BatchSource[Any]
+    hooks: Sequence[Hook] = ()
+    chats: bool = True
+
+
+class Setup:
+    """Opens what a recipe names, each thing once, so that checking and building share it.
+
+    A MODEL that is named by a run is resolved once: `models.json` in the run folder records which
+    checkpoint it was and a hash of its weights, and a resumed run opens that very one.
+    """
+
+    def __init__(self, recipe: StageRecipe, *, group: Group | None = None) -> None:
+        self.recipe = recipe
+        self.folder = Path(recipe.out)
+        self.group = group or Group()
+        self.device = resolve_device(recipe.device, local_rank=self.group.local_rank)
+        self.split: dict[str, Any] | None = None
+        self._kept: dict[str, Any] = {}
+        self._models: dict[str, dict[str, str]] = {}
+        self._given: set[str] = set()
+        record = self.folder / MODELS
+        if record.exists():
+            self._models = json.loads(record.read_text(encoding="utf-8"))
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made the first time that `key` is asked for."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: T = self._kept[key]
+        return found
+
+    def forget(self, *keys: str) -> None:
+        """Let go of what is no longer needed, such as text that is in a shard by now."""
+        for key in keys:
+            self._kept.pop(key, None)
+
+    def restart(self) -> None:
+        """Forget which checkpoints an earlier run in this folder began from."""
+        self._models.clear()
+
+    def model(self, reference: str) -> tuple[CausalLM, Tokenizer]:
+        """A MODEL on this rank's device, the same object each time."""
+        return self.once(f"model {reference}", lambda: self._open(reference))
+
+    def another(self, reference: str) -> CausalLM:
+        """A MODEL again, with weights of its own."""
+        return self._open(reference)[0]
+
+    def apart(self, reference: str) -> tuple[CausalLM, Tokenizer]:
+        """A MODEL that judges or teaches: opened once, and never the object that is trained."""
+        return self.once(f"apart {reference}", lambda: self._open(reference))
+
+    def path_of(self, reference: str) -> Path:
+        """The folder or file that a MODEL is, as recorded where the run has begun."""
+        recorded = self._models.get(reference)
+        if recorded is not None and Path(recorded["path"]).exists():
+            return Path(recorded["path"])
+        return find_model(reference)
+
+    def _open(self, reference: str) -> tuple[CausalLM, Tokenizer]:
+        path = self.path_of(reference)
+        model, tokenizer, _ = open_model(path)
+        fingerprint = weights_fingerprint(model)
+        recorded = self._models.get(reference)
+        if recorded is not None and recorded["weights"] != fingerprint:
+            raise UserError(
+                f"'{reference}' ('{path}') has other weights than when this run began; put the old "
+                "ones back, or train into another folder"
+            )
+        self._models[reference] = {"path": path.resolve().as_posix(), "weights": fingerprint}
+        return model.to(self.device), tokenizer
+
+    def reference(self, init: str) -> Reference:
+        """The model at the start: with an adapter that switches off the model itself, else a copy."""
+        adapter = self.recipe.adapter
+        if adapter is not None and not (adapter.trains_base or adapter.stands_alone):
+            return Reference(self.model(init)[0], adapted=True)
+        return Reference(self.another(init))
+
+    def hold_out(self, prompts: Sequence[Any], share: float) -> Split:
+        """The seeded split of examples by their prompts; all are trained on where nothing is evaluated."""
+        share = share if self.recipe.evaluates else 0.0
+        split = split_heldout(prompts, share, self.recipe.seed)
+        self.split = {
+            "share": share,
+            "seed": self.recipe.seed,
+            "examples": len(prompts),
+            "heldout": split.heldout,
+        }
+        return split
+
+    def record(self) -> None:
+        """Write down what was resolved: the checkpoints that models were, and what is held out."""
+        write_json(self.folder / MODELS, self._models)
+        if self.split is not None and self.split["heldout"]:
+            write_json(self.folder / HELDOUT, self.split, indent=None)
+
+    def main_first(self, prepare: Callable[[], object]) -> None:
+        """Let rank 0 make the files that all ranks then read."""
+        if self.group.is_main:
+            prepare()
+        self.group.barrier()
+
+    def sample_hooks(self, tokenizer: Tokenizer) -> list[Hook]:
+        """What the model writes after the recipe's prompts, where it has any."""
+        from glassbox.evaluation.hooks import SampleHook
+
+        config = self.recipe.evaluation
+        if not (config.prompts and config.sample_every):
+            return []
+        return [
+            SampleHook(
+                tokenizer,
+                config.prompts,
+                every=config.sample_every,
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                seed=self.recipe.seed,
+            )
+        ]

@@ -1,0 +1,136 @@
+"""One recipe, one run: what the recipe builds, handed to the one loop."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from glassbox.adapters.attach import attach, train_only
+from glassbox.adapters.base import BaseModel, adapters_of
+from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
+from glassbox.core.runs import RunFolder, stamp
+from glassbox.core.seeding import derive_seed, seed_everything
+from glassbox.inference.chat import end_of_turn_ids
+from glassbox.models.causal_lm import CausalLM
+from glassbox.runs.setup import Setup
+from glassbox.runs.stages.base import StageRecipe
+from glassbox.training.loop import Trainer
+from glassbox.training.protocols import TrainsAlong
+
+
+def run_recipe(
+    recipe: StageRecipe, *, group: Group | None = None, fresh: bool = False
+) -> dict[str, Any]:
+    """Carry out a recipe in its run folder and return the run's summary.
+
+    All that the recipe names is opened and checked before anything is written, and a start that fails
+    leaves nothing behind. A finished folder is left as it is; an interrupted one goes on from its
+    last checkpoint; one whose run has begun by another recipe is refused, unless `fresh` moves it
+    aside. The summary's `status` is finished, already finished or interrupted.
+    """
+    group = group or Group()
+    run = RunFolder(recipe.out)
+    setup = Setup(recipe, group=group)
+    if group.is_main:
+        if not fresh:
+            run.compare(recipe)
+        if fresh or not run.has_begun:
+            setup.restart()
+            recipe.check(setup)
+        if fresh and (old := run.set_aside()) is not None:
+            print(f"  the run that was there is now in '{old}'", file=sys.stderr)
+    with run if group.is_main else contextlib.nullcontext():
+        group.barrier()
+        if run.summary is not None:
+            return {**run.summary, "status": "already finished"}
+        trainer = None
+        try:
+            if group.is_main:
+                run.begin(recipe, preparation=_preparation(recipe))
+                setup.record()
+            group.barrier()
+            if not group.is_main:
+                setup = Setup(recipe, group=group)
+            trainer = build_trainer(recipe, setup)
+            result = trainer.run()
+        except UserError:
+            untouched = trainer is None or trainer.state.step == 0
+            if group.is_main and untouched and not run.has_begun:
+                run.withdraw()
+            raise
+        if result.interrupted:
+            return {**result.summary, "status": "interrupted"}
+        summary = {**result.summary, "checkpoint": result.checkpoint.name, "status": "finished"}
+        if group.is_main:
+            run.finish(summary)
+        return summary
+
+
+def check_recipe(recipe: StageRecipe) -> list[str]:
+    """Check a recipe as `run_recipe` does before it writes anything; lines that say what was found."""
+    run = RunFolder(recipe.out)
+    run.compare(recipe)
+    setup = Setup(recipe)
+    if not run.has_begun:
+        setup.restart()
+    recipe.check_shape()
+    recipe.check(setup)
+    return [f"'{recipe.out}' holds this run, to be gone on with"] if run.has_begun else []
+
+
+def _preparation(recipe: StageRecipe) -> dict[str, Any]:
+    """What the tokenizer, the shards and the held-out split of a run depend on."""
+    outside = {"out", "train", "optim", "adapter", "device"}
+    return {**recipe.model_dump(mode="json", exclude=outside), "files": stamp(recipe.sources)}
+
+
+def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
+    """The loop with all that the recipe asks for, ready to run."""
+    seed_everything(derive_seed(recipe.seed, "init"))
+    stage = recipe.build(setup)
+    if setup.group.is_main:
+        setup.record()
+    choose_trained(recipe, stage.model, setup)
+    stage.model.to(setup.device)
+    along = stage.objective.companions if isinstance(stage.objective, TrainsAlong) else {}
+    for companion in along.values():
+        companion.to(setup.device)
+    return Trainer(
+        stage.model,
+        stage.objective,
+        stage.source,
+        recipe.optim.build(stage.model, along),
+        recipe.train,
+        folder=setup.folder,
+        tokenizer=stage.tokenizer,
+        group=setup.group,
+        hooks=stage.hooks,
+        stop_token_ids=end_of_turn_ids(stage.tokenizer) if stage.chats else (),
+        seed=recipe.seed,
+        label=recipe.stage,
+    )
+
+
+def choose_trained(recipe: StageRecipe, model: CausalLM, setup: Setup) -> None:
+    """Attach the recipe's adapter, or freeze what `train.only` does not name."""
+    init = getattr(recipe, "init", None)
+    if adapters_of(model) is not None:
+        raise UserError(
+            f"init = '{init}' is an adapter beside its base; make one model of them first: "
+            f"glassbox convert {init} FOLDER"
+        )
+    if recipe.adapter is None:
+        if recipe.train.only:
+            train_only(model, recipe.train.only)
+        return
+    if init is None:
+        raise UserError("adapter: there is no base to adapt; name one as init")
+    if recipe.train.only:
+        raise UserError(
+            "adapter and train.only are both given; name more parameters in adapter.also"
+        )
+    base = BaseModel(init, setup.path_of(init).resolve().as_posix())
+    attach(model, recipe.adapter, base=base, seed=derive_seed(recipe.seed, "adapter"))
+    model.train()
