@@ -36,11 +36,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from glassbox import LLM, SamplingParams
-from glassbox.models.causal_lm import CausalLM
-from glassbox.models.huggingface import save_pretrained
-from glassbox.models.shapes import GPT2Shape, LlamaShape
-from glassbox.tokenizers import Tokenizer, train_bpe
+from glassbox import LLM, CausalLM, GPT2Shape, LlamaShape, SamplingParams, Tokenizer, save
+from glassbox.tokenizers import train_bpe
 from support.tiny_chat import SENTENCES
 
 MODELS = Path(__file__).parents[3] / "lessons" / "models"
@@ -282,16 +279,12 @@ def our_llama(folder: Path, tokenizer: Tokenizer) -> None:
     shape = LlamaShape(
         hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, ffn_size=40, context_length=64
     )
-    save_pretrained(
-        randomized(CausalLM(shape.config(tokenizer.vocab_size))), folder, tokenizer=tokenizer
-    )
+    save(randomized(CausalLM(shape.config(tokenizer.vocab_size))), folder, tokenizer=tokenizer)
 
 
 def our_gpt2(folder: Path, tokenizer: Tokenizer) -> None:
     shape = GPT2Shape(hidden_size=24, num_layers=2, num_heads=4, context_length=64)
-    save_pretrained(
-        randomized(CausalLM(shape.config(tokenizer.vocab_size))), folder, tokenizer=tokenizer
-    )
+    save(randomized(CausalLM(shape.config(tokenizer.vocab_size))), folder, tokenizer=tokenizer)
 
 
 def their_llama(folder: Path, tokenizer: Tokenizer) -> None:
