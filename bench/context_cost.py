@@ -6,8 +6,8 @@
 A random model of each kind, width 128, `--layers` mixers and no feed-forward, one stream through the
 engine: a prompt that leaves room for `--steps` tokens before the length named, then the lower
 quartile of those steps, and of `--rounds` such runs the quicker, for a busy machine slows some. Bytes are what the cache holds of that length, weights apart. With one thread CPU seconds
-are counted, which a busy machine disturbs less than the clock. --write makes docs/context_cost.md
-and docs/context_cost.png.
+are counted, which a busy machine disturbs less than the clock. --write makes docs/results/context_cost.md
+and docs/results/context_cost.png.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main() -> None:
     page = table(found, lengths)
     print(page)
     if args.write:
-        docs = Path(__file__).parents[1] / "docs"
+        docs = Path(__file__).parents[1] / "docs" / "results"
         (docs / "context_cost.md").write_text(INTRODUCTION.format(args=args) + page + "\n" + END)
         plot(found, docs / "context_cost.png")
 

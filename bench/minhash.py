@@ -1,7 +1,7 @@
 """Near-duplicates against datasketch: documents a second, recall, precision, the S-curve.
 
     python bench/minhash.py WIKIPEDIA.txt C4.jsonl [--copies 8] [--words 600] [--rounds 3] \
-        [--plot docs/minhash_s_curve.png]
+        [--plot docs/results/minhash_s_curve.png]
 
 Makes a labelled set: each document, edited copies of it (words replaced, removed or added, by a
 known share), and long documents cut into stretches that have nothing to do with one another. The exact

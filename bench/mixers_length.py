@@ -7,7 +7,7 @@ One layer of each kind at width 128, one row, float32, forward and backward. On 
 runs in a process of its own, forked, so that its highest resident memory is its own; with one thread
 CPU seconds are counted, which a busy machine disturbs less than the clock. A kind that took
 longer than --limit seconds a pass is not tried at longer lengths. `x2` is the factor of the last
-doubling: 2 is linear, 4 quadratic. --plot writes docs/mixers_length.png.
+doubling: 2 is linear, 4 quadratic. --plot writes docs/results/mixers_length.png.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds a pass")
-    parser.add_argument("--plot", action="store_true", help="write docs/mixers_length.png")
+    parser.add_argument("--plot", action="store_true", help="write docs/results/mixers_length.png")
     args = parser.parse_args()
     union = typing.get_args(typing.get_args(Mixer)[0])
     unmeasured = [spec.__name__ for spec in union if spec not in map(type, KINDS.values())]
@@ -242,7 +242,7 @@ def main() -> None:
                 break
     print_table(found, sorted(args.lengths))
     if args.plot:
-        plot(found, Path(__file__).parents[1] / "docs" / "mixers_length.png")
+        plot(found, Path(__file__).parents[1] / "docs" / "results" / "mixers_length.png")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Three blocks of width 96 and a vocabulary of 1,024; each kind's feed-forwards (S
 makes the model 450,000 parameters. All are trained by recipes/pretrain/pretrain.yaml's optimizer on the same
 rows in the same order. A run that is there is not done again, one that was interrupted goes on.
 Speed is measured afterwards, all kinds in turns, in CPU seconds of one thread. --write makes
-docs/mixers.md of all that has been measured.
+docs/results/mixers.md of all that has been measured.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def speeds(kinds: Sequence[str], out: Path, rounds: int) -> dict[str, dict[str, 
 
 
 def page(rows: dict[str, dict[str, Any]]) -> str:
-    """docs/mixers.md."""
+    """docs/results/mixers.md."""
     complete = {
         k: rows[k] for k in KINDS if k in rows and {"loss_nats", "state_bytes"} <= rows[k].keys()
     }
@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/mixers"))
     parser.add_argument("--speed-only", action="store_true", help="train nothing")
-    parser.add_argument("--write", action="store_true", help="write docs/mixers.md")
+    parser.add_argument("--write", action="store_true", help="write docs/results/mixers.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = args.out / "results.json"
@@ -306,7 +306,7 @@ def main() -> None:
     text = page(rows)
     print(text)
     if args.write:
-        write_text(Path(__file__).parents[1] / "docs" / "mixers.md", text)
+        write_text(Path(__file__).parents[1] / "docs" / "results" / "mixers.md", text)
 
 
 if __name__ == "__main__":

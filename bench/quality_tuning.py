@@ -6,7 +6,7 @@ budget. A row that is finished is not run again, so the script can be stopped an
     python bench/quality_tuning.py --run runs/quickstart-long [--seeds 3] [--minutes 60] [--only DPO] [--write]
 
 `--run` is a finished quickstart. Its pre-trained model is fine-tuned for a few steps only, so that
-there is something left to learn. `--write` writes docs/quality_tuning.md and its curves.
+there is something left to learn. `--write` writes docs/results/quality_tuning.md and its curves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from glassbox.formats.open_model import open_on
 from glassbox.runs.recipe import read_recipe
 from glassbox.runs.train import run_recipe
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "results"
 HELD_OUT = 200
 PAIRS, SUMS = 2000, 2000
 CHAT_STEPS, PAIR_STEPS, ROLLOUTS = 100, 60, 30
@@ -211,7 +211,7 @@ def results(out: Path, seeds: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def page(run: Path, out: Path, seeds: int) -> str:
-    """docs/quality_tuning.md."""
+    """docs/results/quality_tuning.md."""
     start, found = before(run, out), results(out, seeds)
     summary = json.loads((run / "pretrain" / "DONE.json").read_text())
     model, _, _ = open_on(str(run / "pretrain"), "cpu")
@@ -270,7 +270,7 @@ def rewards(folder: Path) -> list[float]:
 
 
 def curves(out: Path, found: dict[str, Any], seeds: int) -> bool:
-    """docs/quality_tuning.png: rewards of the policy methods; False where there are none."""
+    """docs/results/quality_tuning.png: rewards of the policy methods; False where there are none."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -305,7 +305,7 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="methods whose name this regular expression finds"
     )
-    parser.add_argument("--write", action="store_true", help="write docs/quality_tuning.md")
+    parser.add_argument("--write", action="store_true", help="write docs/results/quality_tuning.md")
     args = parser.parse_args()
     if args.run is None:  # as `make bench` calls it
         print("this takes an hour and a finished quickstart: give it as --run FOLDER")

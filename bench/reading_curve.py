@@ -1,6 +1,6 @@
 """How far a quickstart's model is from the best possible loss, by the tokens that it has read.
 
-    python bench/reading_curve.py runs/long-0 runs/long-1 [--goal 0.1] [--output docs/long_quickstart.png]
+    python bench/reading_curve.py runs/long-0 runs/long-1 [--goal 0.1] [--output docs/results/long_quickstart.png]
 
 Each run is a finished `glassbox quickstart` (`--long` evaluates every 500 steps). Its losses during
 pre-training are of its first held-out documents, whose exact entropy the story world has written down.
@@ -51,7 +51,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--goal", type=float, default=0.1, help="nats; a line in the plot")
-    parser.add_argument("--output", type=Path, default=Path("docs/long_quickstart.png"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/long_quickstart.png"))
     args = parser.parse_args()
     figure, axes = plt.subplots(figsize=(6.4, 3.8), dpi=130)
     for number, run in enumerate(args.runs):

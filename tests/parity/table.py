@@ -1,4 +1,4 @@
-"""Writes docs/parity.md: every family against transformers, from running the checks of `support.parity`.
+"""Writes docs/results/parity.md: every family against transformers, from running the checks of `support.parity`.
 
 Run as `python tests/parity/table.py --write`; without `--write` it prints the table.
 """
@@ -32,8 +32,10 @@ INTRODUCTION = """\
 Each family is built in transformers from several tiny configs (odd head counts, grouped keys and
 values, tied and untied embeddings, biases where the family has them), every weight drawn at random,
 and its weights are read into ours. A figure is the largest relative difference over these configs:
-the largest entry of |ours - theirs| over the largest of |theirs|, in float32; for gradients, that of
-the worst weight. Tests hold each to {tolerance:.0e}, unless a note says otherwise.
+the largest entry of |ours - theirs| over the largest of |theirs|; for gradients, that of
+the worst weight. Tests hold each to {tolerance:.0e}, unless a note says otherwise. Logits and gradients of the whole
+sequence are compared in float64 (what differs there is the angles of positions, ours in float32),
+generation and exports in float32.
 
 - **among them**: what differs between the configs of things that conversions get wrong. "biases" are
   those that a config has a word for; BLOOM, GPT-2, Qwen2 and RWKV have theirs always.
@@ -112,10 +114,10 @@ def _figure(value: float) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write docs/parity.md")
+    parser.add_argument("--write", action="store_true", help="write docs/results/parity.md")
     write = parser.parse_args().write
     page = table()
     if write:
-        (ROOT / "docs" / "parity.md").write_text(page, encoding="utf-8")
+        (ROOT / "docs" / "results" / "parity.md").write_text(page, encoding="utf-8")
     else:
         print(page, end="")

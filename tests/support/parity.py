@@ -6,11 +6,13 @@ A difference is relative: the largest entry of |ours - theirs| over the largest 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch.overrides import TorchFunctionMode
 from transformers.core_model_loading import revert_weight_conversion
 
 from glassbox.formats.huggingface import save_pretrained
@@ -25,6 +27,50 @@ from glassbox.models.families import (
 from glassbox.models.family import canonical
 from glassbox.ops.cross_entropy import IGNORE
 from support.families import Case
+
+EXACT = 1e-9
+"""The largest difference in float64 between two ways to compute the same, over the largest entry.
+
+A rounding there is 1.1e-16 of a value, and a layer's sums, some thousands of terms that may cancel to a
+thousandth of the largest, lose 1e3 * sqrt(1e4) * 1.1e-16 = 1e-11 of what is left: no order of summation
+and no processor's instructions come near. A wrong factor or a missing term is off by far more.
+"""
+
+
+class InFloat64(TorchFunctionMode):
+    """Inside, what a library casts to float32 for its precision stays in float64.
+
+    transformers computes norms, softmaxes and recurrences in float32 whatever a model's dtype. A
+    comparison in float32 then needs a tolerance that a gradient's cancellation, and a processor that
+    sums otherwise, can break; in float64 `EXACT` does for all. Tensors made inside are float64 too.
+    """
+
+    def __enter__(self) -> InFloat64:
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.set_default_dtype(self.before)
+        super().__exit__(*error)
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        wide = {torch.float32: torch.float64}
+        args = tuple(wide.get(x, x) if isinstance(x, torch.dtype) else x for x in args)
+        kwargs = {
+            key: wide.get(x, x) if isinstance(x, torch.dtype) else x
+            for key, x in (kwargs or {}).items()
+        }
+        return func(*args, **kwargs)
+
 
 INERT = {
     # who wrote the file, and how it is to be run
@@ -62,18 +108,30 @@ def traits_of(cases: Iterable[Case]) -> str:
 
 
 def reference(case: Case, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
-    """Theirs, eager attention, every weight random (norms, biases and saved buffers too)."""
+    """Theirs, eager attention, every weight random (norms, biases and saved buffers too).
+
+    In float64 what it computes from its config is so too; run it then inside `InFloat64`.
+    """
     config = transformers.AutoConfig.for_model(case.model_type, **case.words)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    eager = {"attn_implementation": "eager"}
+    exact = dtype == torch.float64
+    with InFloat64() if exact else nullcontext():
+        if exact:  # their grouped products know no float64
+            eager["experts_implementation"] = "eager"
+        model = transformers.AutoModelForCausalLM.from_config(config, **eager)
     generator = torch.Generator().manual_seed(0)
+
+    def draw(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float32)
+
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             around = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
-            parameter.copy_(around + 0.15 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(around + 0.15 * draw(parameter))
         computed = family_named(case.model_type).is_ignored  # from the config: not to be changed
         for name, buffer in model.named_buffers():
             if name in model.state_dict() and not computed(name):
-                buffer.copy_(0.05 * torch.randn(buffer.shape, generator=generator))
+                buffer.copy_(0.05 * draw(buffer))
     return model.to(dtype)
 
 
@@ -128,17 +186,23 @@ def config_words_lost(case: Case) -> list[str]:
 
 
 def logits_and_gradients(case: Case) -> tuple[float, float]:
-    """Differences of logits, and of the gradients of the loss in all weights, the worst of them."""
-    theirs = reference(case)
+    """Differences of logits, and of the gradients of the loss in all weights, the worst of them.
+
+    In float64, where no processor's order of summation matters: what is left is that of our tables
+    of positions, whose angles are in float32.
+    """
+    theirs = reference(case, torch.float64)
     ours = ours_from(theirs)
     ids = ids_of(case)
-    expected = theirs(input_ids=ids, labels=ids)
+    with InFloat64():
+        expected = theirs(input_ids=ids, labels=ids)
+        expected.loss.backward()
     logits = ours(ids)
     targets = torch.cat((ids[:, 1:], torch.full((2, 1), IGNORE)), 1)
     loss = ours.cross_entropy(ours.hidden_states(ids), targets) / 20
+    assert logits.dtype == expected.logits.dtype == loss.dtype == torch.float64
     torch.testing.assert_close(loss, expected.loss, rtol=1e-6, atol=1e-6)
     loss.backward()
-    expected.loss.backward()
     gradients = gradient_difference(ours, theirs, case.unreached)
     return difference(logits, expected.logits), gradients
 

@@ -16,12 +16,17 @@ NAME = "me/tiny"
 
 
 class PretendHub(http.server.ThreadingHTTPServer):
-    """Serves `files` of the data set me/tiny, and breaks off the first `cuts` answers with data."""
+    """Serves `files` of the data set me/tiny, and breaks off the first `cuts` answers with data.
 
-    def __init__(self, files: dict[str, bytes], cuts: int) -> None:
+    The first `spoilt` answers with data have a byte changed. sent: bytes of data sent, by file.
+    """
+
+    def __init__(self, files: dict[str, bytes], cuts: int, spoilt: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files = {"README.md": b"# tiny\n", **files}
         self.cuts = cuts
+        self.spoilt = spoilt
+        self.sent: dict[str, int] = {}
 
     @property
     def address(self) -> str:
@@ -30,9 +35,9 @@ class PretendHub(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def pretend_hub(files: dict[str, bytes], cuts: int = 0) -> Iterator[PretendHub]:
+def pretend_hub(files: dict[str, bytes], cuts: int = 0, spoilt: int = 0) -> Iterator[PretendHub]:
     """A hub while the block runs."""
-    with PretendHub(files, cuts) as hub:
+    with PretendHub(files, cuts, spoilt) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         yield hub
         hub.shutdown()
@@ -47,7 +52,13 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if path.startswith(f"/api/datasets/{NAME}/tree/"):
             entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": _tag(data)}
+                {
+                    "type": "file",
+                    "path": name,
+                    "size": len(data),
+                    "oid": _blob(data),
+                    **_lfs(name, data),
+                }
                 for name, data in files.items()
             ]
             self._json(entries)
@@ -93,13 +104,30 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if name != "README.md" and self.server.spoilt:
+            self.server.spoilt -= 1
+            data = data[:start] + bytes([data[start] ^ 1]) + data[start + 1 :]
         if name != "README.md" and self.server.cuts:
             self.server.cuts -= 1
             end = (start + end) // 2
             self.close_connection = True
+        self.server.sent[name] = self.server.sent.get(name, 0) + end - start
         self.wfile.write(data[start:end])
 
     def log_message(self, *arguments: object) -> None: ...
+
+
+def _blob(data: bytes) -> str:
+    """What git calls a file of these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _lfs(name: str, data: bytes) -> dict[str, Any]:
+    """Large files are kept beside git, under their SHA-256."""
+    if not name.endswith((".parquet", ".gz")):
+        return {}
+    digest = hashlib.sha256(data).hexdigest()
+    return {"lfs": {"oid": digest, "size": len(data), "pointerSize": 130}}
 
 
 def _tag(data: bytes) -> str:

@@ -168,14 +168,14 @@ def test_text_of_ones_own_skips_what_it_cannot_feed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["quickstart", "--source", "no/such/file"], "no text at 'no/such/file'"),
+        (["quickstart", "--source", "no/such/file"], "no data at 'no/such/file'"),
         (["quickstart", "sizes.trian_bytes=3"], "did you mean 'train_bytes'"),
         (["quickstart", "--language", "fr"], "language"),
         (["quickstart", "--device", "tpu"], "device"),
         (["generate", "no/such/model"], "no model at 'no/such/model'"),
         (["train", "no-such-recipe.yaml"], "no recipe at"),
         (["train", "pretrain.yaml", "train.setps=3"], "did you mean 'steps'"),
-        (["train", "pretrain.yaml", "data.path=no.txt"], "no text at 'no.txt'"),
+        (["train", "pretrain.yaml", "data.path=no.txt"], "no data at 'no.txt'"),
         (["report", "no/such/run"], "no run folder"),
         (["eval", "no/such/model"], "no model at"),
         (["tokenizer", "encode", "no/such/tok", "x"], "no/such/tok"),

@@ -11,14 +11,6 @@ import glassbox
 ROOT = Path(glassbox.__file__).parent
 KNOWN_CIRCLES: frozenset[frozenset[str]] = frozenset(
     {
-        frozenset(
-            {
-                "glassbox.adapters.attach",
-                "glassbox.adapters.linear_parts",
-                "glassbox.adapters.virtual_tokens",
-                "glassbox.models.causal_lm",
-            }
-        ),
         frozenset({"glassbox.data.curation.html", "glassbox.data.curation.page_parser"}),
     }
 )

@@ -28,7 +28,8 @@ def evaluate(
     Raises UserError where there is nothing to evaluate on.
     Tested against: transformers (the same log-probability of every token).
 
-    >>> evaluate("runs/quickstart", ["Once upon a time."])["heldout"]["loss_nats"]["value"]  # doctest: +SKIP
+    >>> found = evaluate("runs/quickstart", ["Once upon a time."])  # doctest: +SKIP
+    >>> found["heldout"]["loss_nats"]["value"]  # doctest: +SKIP
     2.1
     """
     loaded = model if isinstance(model, Loaded) else load(model)

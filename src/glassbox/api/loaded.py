@@ -29,12 +29,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class Loaded:
     """A model with its tokenizer: `.generate` and `.chat` return text, `.model` is the `CausalLM`.
 
-    Attributes:
-        model: the `CausalLM`, in evaluation mode.
-        tokenizer: the `Tokenizer` that was saved with it.
-        config: the model's `ModelConfig`.
-        path: the folder or file that it was read from.
-        stop_token_ids: token ids that end an answer besides the tokenizer's end of text.
+    model: the `CausalLM`, in evaluation mode.
+    tokenizer: the `Tokenizer` that was saved with it.
+    config: the model's `ModelConfig`.
+    path: the folder or file that it was read from; None where it came from none.
+    stop_token_ids: token ids that end an answer besides the tokenizer's end of text.
 
     One prompt at a time; `.llm()` gives the batched and streaming front on the same weights.
     """

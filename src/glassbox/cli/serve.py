@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +62,9 @@ def serve(
     cache_tokens: Annotated[
         int | None,
         typer.Option(
-            "--cache-tokens", min=1, help="Tokens that the cache holds, for all together."
+            "--cache-tokens",
+            min=1,
+            help="Tokens that the KV cache holds, for all together; else by the memory that is free.",
         ),
     ] = None,
     step_tokens: Annotated[
@@ -179,6 +182,8 @@ def _service(
     from glassbox.core.config import parse
     from glassbox.formats.open_model import find_adapter, open_on
     from glassbox.inference import Engine
+    from glassbox.inference.cache_size import choose_cache_tokens
+    from glassbox.inference.speculation.draft_model import DraftModel
     from glassbox.runs.speculation import open_proposer
     from glassbox.serving.bodies import Limits
     from glassbox.serving.service import Service
@@ -189,12 +194,17 @@ def _service(
     loaded, tokenizer, _ = open_on(model, device)
     proposer, count = open_proposer(loaded, tokenizer, *drafts)
     context = loaded.config.context_length
+    if cache_tokens is None:
+        wanted = min(checked.max_running * context, max(context, _CACHE_TOKENS))
+        drafting = [proposer.model] if isinstance(proposer, DraftModel) else []
+        cache = choose_cache_tokens(wanted, loaded, *drafting)
+        cache_tokens = cache.tokens
+        print(f"{cache}; --cache-tokens N sets another size", file=sys.stderr)
     engine = Engine(
         loaded,
         tokenizer,
         max_batch=checked.max_running,
-        cache_tokens=cache_tokens
-        or min(checked.max_running * context, max(context, _CACHE_TOKENS)),
+        cache_tokens=cache_tokens,
         token_budget=step_tokens,
         keep_prefixes=True,
         proposer=proposer,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from glassbox.core.errors import UserError
 from glassbox.data.shards import write_shard
-from glassbox.data.text import LONE_SURROGATE, has_lone_surrogate
+from glassbox.data.text import LONE_SURROGATE, byte_lines, has_lone_surrogate
 
 if TYPE_CHECKING:
     from glassbox.tokenizers import Tokenizer
@@ -41,46 +43,131 @@ class EmptyRow(BadRow):
     """A row of a known form from which nothing can be learnt: it is left out and counted."""
 
 
+ROW_FORMATS = ("jsonl", "json", "csv", "parquet")
+
+
 def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) for every row of a JSONL file, or of a JSON file that holds one list.
+    """(place, object) for every row of data: JSON lines, a JSON list, CSV or Parquet, compressed or not.
 
-    Raises UserError that names the file and the line (or the number of the row in a list).
+    `path` is whatever `find_data` takes: a file, a folder of such files, a named set, a set of the hub.
+    A CSV's cells are text, but for lists and objects in JSON, and for true and false.
+    Raises UserError that names the file and the line (or the number of the row).
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"no file at '{path}'; check the path") from None
-    except IsADirectoryError:
-        raise UserError(f"'{path}' is a folder; name one .jsonl or .json file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is not UTF-8 ({error.reason} at byte {error.start})") from None
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"'{path}' line {error.lineno}: not valid JSON: {error.msg}") from None
-        places = (f"'{path}' row {number}" for number in range(1, len(rows) + 1))
-        numbered: Iterable[tuple[str, Any]] = zip(places, rows, strict=True)
-    else:
-        numbered = _json_lines(path, text)
-    for place, row in numbered:
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: a {type(row).__name__}; each row is an object with keys")
-        if has_lone_surrogate(json.dumps(row, ensure_ascii=False)):
-            raise UserError(f"{place}: a string {LONE_SURROGATE}")
-        yield place, row
+    from glassbox.data.sources import data_files, data_format, find_data
+
+    for file in data_files(find_data(str(path)), ROW_FORMATS):
+        kind = data_format(file)
+        if kind == "parquet":
+            numbered: Iterable[tuple[str, Any]] = _parquet_rows(file)
+        elif kind == "csv":
+            numbered = _csv_rows(file)
+        else:
+            numbered = _json_rows(file)
+        for place, row in numbered:
+            if not isinstance(row, dict):
+                raise UserError(f"{place}: a {type(row).__name__}; each row is an object with keys")
+            if has_lone_surrogate(json.dumps(row, ensure_ascii=False, default=str)):
+                raise UserError(f"{place}: a string {LONE_SURROGATE}")
+            yield place, row
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    # not splitlines(): U+2028 and its kin may stand inside a JSON string
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+def _json_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    lines = byte_lines(file)
+    first = b""
+    for number, line in enumerate(lines, start=1):
+        first = line.lstrip(b"\xef\xbb\xbf \t\r")
+        if not first:
             continue
-        try:
-            yield f"'{path}' line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"'{path}' line {number}: not valid JSON: {error.msg}") from None
+        if first.startswith(b"["):
+            yield from _json_list(file, b"\n".join([b"\n" * (number - 1) + first, *lines]))
+            return
+        yield from _json_line(file, number, first)
+        break
+    else:
+        return
+    for later, line in enumerate(lines, start=number + 1):
+        if line.strip():
+            yield from _json_line(file, later, line)
+
+
+def _json_line(file: Path, number: int, line: bytes) -> Iterator[tuple[str, Any]]:
+    place = f"'{file}' line {number}"
+    yield place, _parsed(place, line)
+
+
+def _json_list(file: Path, content: bytes) -> Iterator[tuple[str, Any]]:
+    rows = _parsed(f"'{file}'", content, "line {line}")
+    for number, row in enumerate(rows, start=1):
+        yield f"'{file}' row {number}", row
+
+
+def _parsed(place: str, content: bytes, inside: str = "") -> Any:
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        where = f"{place} {inside.format(line=error.lineno)}".rstrip()
+        raise UserError(f"{where}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{place}: not valid JSON: nested too deep") from None
+    except ValueError:  # a number of thousands of digits
+        raise UserError(f"{place}: not valid JSON: a number is too long") from None
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(1 << 28)
+    delimiter = "\t" if ".tsv" in (suffix.lower() for suffix in file.suffixes) else ","
+    lines = _decoded(file)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        for row in reader:
+            place = f"'{file}' line {reader.line_num}"
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise UserError(f"{place}: {len(row)} cells, the header has {len(header)}")
+            yield place, {key: _cell(value) for key, value in zip(header, row, strict=True)}
+    except csv.Error as error:
+        raise UserError(f"'{file}' line {reader.line_num}: {error}") from None
+
+
+def _decoded(file: Path) -> Iterator[str]:
+    number = 0
+    try:
+        for number, line in enumerate(byte_lines(file), start=1):
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8") + "\n"
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{file}' line {number} is not UTF-8 ({error.reason})") from None
+
+
+def _cell(value: str) -> Any:
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if value[:1] in ("[", "{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    from glassbox.data.curation.pieces import json_value, one_line
+    from glassbox.data.curation.shard_files import need_pyarrow
+
+    need_pyarrow(str(file))
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"'{file}' row {number}", json_value(row)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"'{file}' row {number + 1}: {one_line(error)}") from None
 
 
 class Found(list[ItemT]):

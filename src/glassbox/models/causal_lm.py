@@ -55,7 +55,7 @@ class CausalLM(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights as `config.init` says, layer by layer; docs/initialization.md has the table.
+        """Draw fresh weights as `config.init` says, layer by layer; docs/design/initialization.md has the table.
 
         `generator` must live where the weights do.
         """

@@ -229,8 +229,8 @@ class Tokenizer:
 
         allow_special: which special tokens in it become their ids: none, all (True), or those named;
             the others are ordinary text.
-        disallowed_special: special tokens that raise UserError where the text contains them and they
-            are not allowed: those named, or "all". tiktoken's `encode` has "all" as its default.
+        disallowed_special: special tokens that raise UserError where the text contains them: those
+            named, or "all" that are not allowed, which is tiktoken's default.
         add_special: put around it what the tokenizer's files put around one text (`special_around`).
         Raises UserError for what is no string, for lone surrogates, and for characters that the
         vocabulary lacks where it has nothing to stand for them. Tested against: `tokenizers`, tiktoken.

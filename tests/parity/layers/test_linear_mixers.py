@@ -24,14 +24,10 @@ from glassbox.layers.retention import Retention, RetentionLayer
 from glassbox.models.families import from_hf_config
 from glassbox.ops.delta_rule import delta_rule, delta_rule_plain, l2_norm
 from support.families.minimax import CASES
-
-# float32 on either side: some hundred sums, one inside the other, in another order
-FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
-# float64, where theirs is written out here
-EXACT = {"rtol": 1e-9, "atol": 1e-10}
+from support.parity import EXACT, InFloat64, difference
 
 
-def normal(*shape, seed=0, dtype=torch.float32):
+def normal(*shape, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -48,24 +44,31 @@ def context(length):
     return Context(positions=torch.arange(length)[None])
 
 
-def compare(ours, theirs, pairs, hidden, tolerance, **given):
+def same(found, expected, name="output", tolerance=EXACT):
+    """Within the tolerance of the largest entry."""
+    assert found.dtype == expected.dtype == torch.float64
+    assert float(expected.abs().max()) > 0, name
+    assert difference(found, expected) <= tolerance, name
+
+
+def compare(ours, theirs, pairs, hidden, tolerance=EXACT, **given):
     """Outputs, and the gradients of inputs and weights. pairs: ours -> theirs, by function of a dict."""
     mine, other = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    found, expected = ours(mine, context(hidden.shape[1])), theirs(other, **given)
+    found = ours(mine, context(hidden.shape[1]))
+    with InFloat64():
+        expected = theirs(other, **given)
     if isinstance(expected, tuple):
         expected = expected[0]
-    torch.testing.assert_close(found, expected, **tolerance)
-    weights = normal(*found.shape, seed=5, dtype=found.dtype)
+    same(found, expected, tolerance=tolerance)
+    weights = normal(*found.shape, seed=5)
     (found * weights).sum().backward()
     (expected * weights).sum().backward()
-    torch.testing.assert_close(mine.grad, other.grad, **tolerance)
+    same(mine.grad, other.grad, "hidden", tolerance)
     mapped = pairs({name: parameter.grad for name, parameter in theirs.named_parameters()})
     grads = {name: parameter.grad for name, parameter in ours.named_parameters()}
     assert grads.keys() == mapped.keys()
     for name, grad in mapped.items():
-        scale = float(grad.abs().max())
-        assert scale > 0
-        torch.testing.assert_close(grads[name] / scale, grad / scale, msg=name, **tolerance)
+        same(grads[name], grad, name, tolerance)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -88,14 +91,15 @@ def test_gated_delta_rule(ours, theirs, groups):
         if mine:
             out, last = ours(l2_norm(q) / math.sqrt(5), l2_norm(k), v, beta, g, state)
         else:
-            out, last = theirs(
-                q, k, v, g=g, beta=beta, initial_state=state,
-                output_final_state=True, use_qk_l2norm_in_kernel=True,
-            )  # fmt: skip
+            with InFloat64():
+                out, last = theirs(
+                    q, k, v, g=g, beta=beta, initial_state=state,
+                    output_final_state=True, use_qk_l2norm_in_kernel=True,
+                )  # fmt: skip
         loss = (out * normal(*out.shape, seed=7)).sum() + (last * normal(*last.shape, seed=8)).sum()
         results.append([out, last, *torch.autograd.grad(loss, given)])
     for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, **FLOAT32)
+        same(found, expected)
 
 
 @pytest.mark.parametrize(("key_heads", "heads"), [(2, 6), (3, 3), (1, 2)])
@@ -110,12 +114,13 @@ def test_gated_delta_net_is_qwen3_nexts(key_heads, heads):
         linear_conv_kernel_dim=3,
         rms_norm_eps=1e-3,
     )
-    theirs = Qwen3NextGatedDeltaNet(config, 0)
+    with InFloat64():
+        theirs = Qwen3NextGatedDeltaNet(config, 0)
     randomize(theirs)
     spec = GatedDelta(
         num_heads=heads, num_key_heads=key_heads, key_dim=4, value_dim=5, conv_taps=3, norm_eps=1e-3
     )
-    ours = DeltaNetLayer(spec, 12)
+    ours = DeltaNetLayer(spec, 12).double()
     groups = heads // key_heads
 
     def mapped(names):
@@ -133,7 +138,7 @@ def test_gated_delta_net_is_qwen3_nexts(key_heads, heads):
         }
 
     ours.load_state_dict(mapped(theirs.state_dict()))
-    compare(ours, theirs, mapped, normal(2, 70, 12, seed=1), FLOAT32)
+    compare(ours, theirs, mapped, normal(2, 70, 12, seed=1))
 
 
 @pytest.mark.parametrize(("heads", "layer"), [(3, 0), (4, 3)])
@@ -141,10 +146,11 @@ def test_lightning_attention_is_minimaxs(heads, layer):
     config = MiniMaxConfig(
         hidden_size=12, num_hidden_layers=6, num_attention_heads=heads, head_dim=6, block_size=16
     )
-    theirs = MiniMaxLightningAttention(config, layer)
+    with InFloat64():
+        theirs = MiniMaxLightningAttention(config, layer)
     randomize(theirs)
     spec = Lightning(num_heads=heads, head_dim=6, rate_scale=1 - layer / (5 + 1e-5) + 1e-5)
-    ours = LightningAttention(spec, 12)
+    ours = LightningAttention(spec, 12).double()
 
     def mapped(names):
         return {
@@ -156,7 +162,7 @@ def test_lightning_attention_is_minimaxs(heads, layer):
 
     ours.load_state_dict(mapped(theirs.state_dict()))
     given = {"position_embeddings": None, "attention_mask": None}
-    compare(ours, theirs, mapped, normal(2, 70, 12, seed=1), FLOAT32, **given)
+    compare(ours, theirs, mapped, normal(2, 70, 12, seed=1), **given)
 
 
 def test_minimax_words_that_transformers_does_not_read_or_we_do_not_build():
@@ -203,8 +209,7 @@ def test_retention_is_the_papers_whose_normalizations_cancel():
     randomize(theirs)
     ours.load_state_dict(theirs.state_dict())
     # float32 angles on our side, as everywhere in the library: 70 positions times 6e-8
-    tolerance = {"rtol": 2e-5, "atol": 2e-6}
-    compare(ours, theirs, dict, normal(2, 70, 12, seed=1, dtype=torch.float64), tolerance)
+    compare(ours, theirs, dict, normal(2, 70, 12, seed=1), 2e-5)
 
 
 class PaperFlash(GatedAttentionUnitLayer):
@@ -233,4 +238,4 @@ def test_gated_attention_unit_is_the_papers(chunk):
     ours, theirs = (kind(spec, 12).double() for kind in (GatedAttentionUnitLayer, PaperFlash))
     randomize(theirs)
     ours.load_state_dict(theirs.state_dict())
-    compare(ours, theirs, dict, normal(2, 70, 12, seed=1, dtype=torch.float64), EXACT)
+    compare(ours, theirs, dict, normal(2, 70, 12, seed=1))

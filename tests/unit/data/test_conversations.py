@@ -127,9 +127,9 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, row: Any, words: 
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file at"):
+    with pytest.raises(UserError, match="no data at"):
         read_chats(tmp_path / "none.jsonl")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="holds no file"):
         read_chats(tmp_path)
     (tmp_path / "b.jsonl").write_bytes(b'{"messages"\xff')
     with pytest.raises(UserError, match="not UTF-8"):

@@ -118,7 +118,7 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
 
 
 def test_missing_corpora_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="no text at"):
+    with pytest.raises(UserError, match="no data at"):
         find_corpus(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="holds no file"):
         list(read_documents(tmp_path))

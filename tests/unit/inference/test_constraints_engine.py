@@ -106,6 +106,15 @@ def test_a_cut_answer_says_length(engine: Engine) -> None:
     assert whole.finish_reason == "stop"
 
 
+def test_nine_thousand_choices(engine: Engine) -> None:
+    texts = tuple(f"{number:05d}" for number in range(9_000))
+    params = SamplingParams(max_tokens=20, n=8, seed=1, constraint=Choice(options=texts))
+    answers = engine.generate([[1]], params)
+    assert {answer.finish_reason for answer in answers} == {"stop"}
+    assert {answer.text for answer in answers} <= set(texts)
+    assert len({answer.text for answer in answers}) > 1
+
+
 def test_end_of_text_ignored_or_none_to_be_had(engine: Engine) -> None:
     """A complete answer ends, though no token is there that would end it."""
     params = SamplingParams(

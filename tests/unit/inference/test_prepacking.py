@@ -10,7 +10,7 @@ from glassbox.adapters.attach import attach
 from glassbox.adapters.specs import Lora
 from glassbox.inference import prepacking as packing
 from glassbox.inference.engine import Engine
-from glassbox.inference.prepacking import Prepacking, available_memory
+from glassbox.inference.prepacking import Prepacking
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.layers.attention import GroupedQuery, Rotary
 from glassbox.layers.experts import MixtureOfExperts
@@ -258,16 +258,3 @@ def test_by_default_weights_are_packed_once_that_pays(monkeypatch):
             model.final_norm.weight.mul_(1.01)
         answers(engine, 1)
         assert engine.stats().prepacked_bytes == 0
-
-
-def test_available_memory_is_the_least_that_anybody_names(monkeypatch):
-    files = {"/proc/meminfo": ["MemTotal: 9 kB", "MemAvailable:  7 kB"]}
-    monkeypatch.setattr(packing, "_lines", lambda path: files.get(path, []))
-    assert available_memory() == 7 * 1024
-    group = "/sys/fs/cgroup/memory."
-    files |= {f"{group}max": ["max"], f"{group}current": ["5"]}
-    assert available_memory() == 7 * 1024
-    files[f"{group}max"] = ["4000"]
-    assert available_memory() == 3995
-    files.clear()
-    assert available_memory() == 0

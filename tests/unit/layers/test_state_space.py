@@ -44,12 +44,14 @@ def model(name: str, init: dict | None = None) -> CausalLM:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_fresh_weights_follow_the_table(name):
     net = model(name, {"std": 0.05})
-    table = (Path(__file__).parents[3] / "docs" / "initialization.md").read_text(encoding="utf-8")
+    table = (Path(__file__).parents[3] / "docs" / "design" / "initialization.md").read_text(
+        encoding="utf-8"
+    )
     branches = sum(1 + (spec.ffn is not None) for spec in net.config.layers())
     narrow = {"mixer.output.weight"} | ({"ffn.value.weight"} if "rwkv" in name else set())
     for full, parameter in net.named_parameters():
         kind = re.sub(r"^blocks\.\d+", "blocks.N", full)
-        assert f"`{kind}`" in table, f"docs/initialization.md lacks {kind}"
+        assert f"`{kind}`" in table, f"docs/design/initialization.md lacks {kind}"
         short = kind.removeprefix("blocks.N.")
         if short.endswith("weight") and parameter.dim() == 2 and "step" not in short:
             std = 0.05 / math.sqrt(branches) if short in narrow else 0.05

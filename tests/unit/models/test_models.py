@@ -235,7 +235,7 @@ def deviation(tensor: torch.Tensor) -> float:
 @pytest.mark.parametrize("gpt2", [True, False])
 @pytest.mark.parametrize("embedding_std", [None, 1.0])
 def test_fresh_weights_follow_the_table(gpt2, scale_residual, embedding_std):
-    """Every row of docs/initialization.md, by name."""
+    """Every row of docs/design/initialization.md, by name."""
     torch.manual_seed(0)
     init = Initialization(std=0.05, scale_residual=scale_residual, embedding_std=embedding_std)
     shape = (
@@ -264,9 +264,11 @@ def test_fresh_weights_follow_the_table(gpt2, scale_residual, embedding_std):
             error = 5 / math.sqrt(2 * parameter.numel())
             assert abs(deviation(parameter) / std - 1) < error, name
             assert abs(parameter.mean().item()) < 5 * std / math.sqrt(parameter.numel()), name
-    table = (Path(__file__).parents[3] / "docs" / "initialization.md").read_text(encoding="utf-8")
+    table = (Path(__file__).parents[3] / "docs" / "design" / "initialization.md").read_text(
+        encoding="utf-8"
+    )
     for kind in seen:
-        assert f"`{kind}`" in table, f"docs/initialization.md lacks {kind}"
+        assert f"`{kind}`" in table, f"docs/design/initialization.md lacks {kind}"
 
 
 def test_every_parameter_belongs_to_a_layer_that_draws_it():

@@ -214,6 +214,8 @@ class ConstraintMatcher:
             or not 0 <= token < self.vocab_size
             or not self._state.try_consume_tokens([self._case() * self._width + token])
         ):
+            if self._state.is_error():  # a limit was hit
+                raise UserError(f"the answer's grammar: {_first_line(self._state.get_error())}")
             raise UserError(f"token {token} is not allowed here by the answer's grammar")
         self._history.append(token)
         self._next = None
@@ -334,8 +336,10 @@ def _source(constraint: JsonSchema | Regex | Choice, library: Any) -> str:
         text = json.dumps({**schema, "x-guidance": options})
         return str(library.LLMatcher.grammar_from_lark(f"{_NO_FORCING}start: %json {text}"))
     if isinstance(constraint, Choice):
-        start = " | ".join(json.dumps(option) for option in dict.fromkeys(constraint.options))
-        return str(library.LLMatcher.grammar_from_lark(f"{_NO_FORCING}start: {start}"))
+        # one terminal, hence one automaton; as many rules, thousands exceed the limits of a step
+        texts = " | ".join(json.dumps(option) for option in dict.fromkeys(constraint.options))
+        rules = f"{_NO_FORCING}start: CHOICE\nCHOICE: {texts}"
+        return str(library.LLMatcher.grammar_from_lark(rules))
     pattern = _CLASS.sub(lambda found: _PYTHON.get(found[0], found[0]), constraint.pattern)
     lark = json.loads(library.LLMatcher.grammar_from_regex(pattern))
     rules = lark["grammars"][0]["lark_grammar"]

@@ -1,0 +1,40 @@
+"""Print the command line's help as Markdown: every command, its arguments and options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import typer
+
+from glassbox.cli.main import build
+
+
+def describe(path: list[str], command: Any) -> None:
+    """One command, or a group's commands one after another."""
+    if isinstance(command, click.Group) or hasattr(command, "commands"):
+        for name in command.list_commands(click.Context(command)):
+            describe([*path, name], command.get_command(click.Context(command), name))
+        return
+    print(f"## `{' '.join(path)}`\n\n{(command.help or '').strip()}\n")
+    rows = []
+    for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue
+        about = getattr(parameter, "help", None) or ""
+        if parameter.param_type_name == "argument":
+            rows.append((f"`{(parameter.metavar or parameter.name or '').upper()}`", about))
+        else:
+            names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+            default = parameter.default
+            shown = not callable(default) and default not in (None, False, (), [], "")
+            rows.append((names, about + (f" Default: `{default}`." if shown else "")))
+    if rows:
+        print("| argument or option | meaning |\n|---|---|")
+        for names, about in rows:
+            print(f"| {names} | {' '.join(about.replace('|', chr(92) + '|').split())} |")
+        print()
+
+
+if __name__ == "__main__":
+    describe(["glassbox"], typer.main.get_command(build()))

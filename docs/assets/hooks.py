@@ -1,0 +1,56 @@
+"""What the site's build does beyond mkdocs: formulas as MathML, links to source files, the CLI page.
+
+Formulas are written as $...$ and become MathML while the site is built, so that pages need no script.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+
+ROOT = Path(__file__).parents[2]
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>', flags=re.DOTALL)
+
+
+def on_page_content(content: str, **kwargs: Any) -> str:
+    """Formulas of a page as MathML."""
+    return FORMULA.sub(
+        lambda found: convert(
+            html.unescape(found[3]), display="block" if found[2] == "[" else "inline"
+        ),
+        content,
+    )
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, **kwargs: Any) -> str:
+    """The help texts of all commands, where the page asks for them; links out of docs/ to the repository."""
+    if "<!-- commands -->" in markdown:
+        markdown = markdown.replace("<!-- commands -->", commands())
+    depth = page.file.src_path.count("/")
+    repository = config.repo_url or ""
+
+    def link(found: re.Match[str]) -> str:
+        target = found[2]
+        up = len(re.match(r"(?:\.\./)*", target)[0]) // 3  # type: ignore[index]
+        if up > depth and repository:
+            return f"{found[1]}({repository.rstrip('/')}/blob/main/{target[3 * up :]})"
+        return f"`{found[1][1:-1].strip('`')}`" if up > depth else found[0]
+
+    return re.sub(r"(\[[^\]]*\])\((\.\./[^)\s]*)\)", link, markdown)
+
+
+def commands() -> str:
+    """`glassbox ... --help` of every command, as Markdown."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "assets" / "commands.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout

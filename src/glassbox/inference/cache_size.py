@@ -1,0 +1,63 @@
+"""How many tokens a cache should hold, given the memory that is free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from glassbox.core.errors import UserError
+from glassbox.core.memory import available_memory
+from glassbox.models.causal_lm import CausalLM
+
+SHARE = 4
+"""A quarter of what is free: the rest is for activations, packed weights, and everybody else."""
+_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """A paged cache of `tokens`, each of `token_bytes`, chosen where `free_bytes` were free (0: unknown)."""
+
+    tokens: int
+    token_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        size = self.tokens * self.token_bytes / 2**30
+        free = f" of {self.free_bytes / 2**30:.1f} GiB free" if self.free_bytes else ""
+        return f"KV cache: up to {self.tokens:,} tokens, {size:.2f} GiB{free}"
+
+
+def bytes_per_token(*models: CausalLM) -> int:
+    """Bytes of the paged cache for each token, summed over the models and their layers.
+
+    What layers keep for a sequence as a whole (recurrent states) is not counted.
+    Tested against: the memory that an engine's cache takes.
+    """
+    total = 0
+    for model in models:
+        where = {"device": torch.device("meta"), "dtype": model.output_weight.dtype}
+        for block in model.blocks:
+            paged = block.init_paged(1, _BLOCK, model.config.context_length, **where)  # type: ignore[operator]
+            total += 0 if paged is None else paged.cache_bytes
+    return total // _BLOCK
+
+
+def choose_cache_tokens(wanted: int, *models: CausalLM) -> CacheSize:
+    """`wanted` tokens, or as many as a quarter of the free memory holds.
+
+    Raises UserError where that is not even one block of 16 tokens.
+    """
+    size = bytes_per_token(*models)
+    device = models[0].device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    tokens = wanted
+    if free and size:
+        tokens = min(wanted, free // SHARE // size)
+    if tokens < _BLOCK:
+        raise UserError(
+            f"{free / 2**20:.0f} MiB of memory are free, too few for a KV cache of {size} bytes a "
+            "token; free some, or give --cache-tokens"
+        )
+    return CacheSize(tokens, size, free)
