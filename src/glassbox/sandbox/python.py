@@ -44,6 +44,7 @@ Wall = Literal[
 _LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/nix/store")
 _DATA = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
 _POLL_SECONDS = 0.1
+_SLACK_BYTES = 64 << 10  # blocks are larger than the bytes in them
 
 
 class SandboxRefused(UserError):
@@ -435,7 +436,7 @@ def _watch(
             events = selector.select(min(left, _POLL_SECONDS)) if left > 0 else []
             if left <= 0:
                 stopped = "timeout"
-            elif _size_of(folder) > limits.file_bytes:
+            elif _size_of(folder) > limits.file_bytes + _SLACK_BYTES:
                 stopped = "flood"
             for key, _ in events:
                 if key.fileobj is process.stdin:

@@ -21,12 +21,14 @@ Tested against: transformers' `apply_chat_template` (text and assistant masks).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import regex
 
 from glassbox.core.errors import UserError
+from glassbox.sandbox.template_process import TemplateProcess, shared_template_process
 from glassbox.sandbox.templates import MARKS, TemplateSandbox
 from glassbox.tokenizers.added_tokens import AllowSpecial, Piece
 from glassbox.tokenizers.parts import TextProcessing
@@ -114,6 +116,10 @@ class ChatEncoder(Protocol):
 class ChatTemplate:
     """A chat template, compiled once, rendered in a sandbox.
 
+    Glassbox's own template is rendered here. Any other, which comes with a model from anywhere, is
+    rendered in a process with hard limits on memory and time (on Windows here, too, within the
+    limits of `TemplateSandbox` alone). The text is the same.
+
     source:          Jinja source, or several by name: `tool_use` serves where there are tools,
                      `default` otherwise.
     special_strings: what templates may name: `eos_token`, `bos_token`, ...
@@ -129,9 +135,14 @@ class ChatTemplate:
                 f"chat_template has {sorted(self.sources)} but no 'default'; name one so"
             )
         self._sandbox = TemplateSandbox()
-        self._compiled = {
-            name: self._sandbox.compile_guarded(text) for name, text in self.sources.items()
-        }
+        self._compiled = {}
+        self._process: TemplateProcess | None = None
+        for name, text in self.sources.items():
+            if text == DEFAULT_CHAT_TEMPLATE or os.name != "posix":
+                self._compiled[name] = self._sandbox.compile_guarded(text)
+            else:
+                self._process = shared_template_process()
+                self._process.compile(text)
 
     def render(
         self,
@@ -191,17 +202,19 @@ class ChatTemplate:
         variables: Mapping[str, Any],
         marks: tuple[str, str] | None = None,
     ) -> str:
-        return self._sandbox.render_guarded(
-            self._compiled[self._name(tools)],
-            {
-                **self.special_strings,
-                **variables,
-                "messages": messages,
-                "tools": tools,
-                "add_generation_prompt": add_generation_prompt,
-                MARKS: marks,
-            },
-        )
+        name = self._name(tools)
+        context = {
+            **self.special_strings,
+            **variables,
+            "messages": messages,
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+            MARKS: marks,
+        }
+        if name in self._compiled:
+            return self._sandbox.render_guarded(self._compiled[name], context)
+        assert self._process is not None
+        return self._process.render(self.sources[name], context)
 
 
 class _InertChat:

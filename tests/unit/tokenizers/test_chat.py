@@ -302,8 +302,9 @@ def test_hostile_templates_are_refused_quickly(source: str) -> None:
 )
 def test_endless_work_is_stopped(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr(sandbox.Budget, "__init__", _small_budget)
+    here = sandbox.TemplateSandbox()
     with pytest.raises(UserError, match="it takes more than"):
-        ChatTemplate(source).render(CHAT)
+        here.render_guarded(here.compile_guarded(source), {"messages": CHAT})
 
 
 def _small_budget(budget: sandbox.Budget) -> None:
