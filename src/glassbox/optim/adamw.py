@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from glassbox.core.config import Spec
 from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.base import GroupedOptimizer
-from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters, spared_by_decay
+from glassbox.optim.groups import ParameterGroup, model_groups
+
+Decay = Literal["decoupled", "independent", "cautious"]
 
 
 class AdamWConfig(Spec):
@@ -29,27 +31,40 @@ class AdamWConfig(Spec):
     weight_decay: float = Field(0.1, ge=0)
     foreach: bool = Field(True, description="many tensors a call; false: the plain loop")
     bits: Literal[32, 8] = Field(32, description="a number of its moments: 8 takes a quarter")
+    decay: Decay = Field(
+        "decoupled",
+        description="decoupled: times the rate; independent: not; cautious: only where the step shrinks",
+    )
+
+    @model_validator(mode="after")
+    def _decay_fits(self) -> AdamWConfig:
+        if self.bits == 8 and self.decay != "decoupled":
+            raise ValueError(f"decay = '{self.decay}' does not go with bits = 8; use 32")
+        return self
 
     def build(
         self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None
     ) -> AdamW | AdamW8bit:
         """AdamW over all trainable parameters of the model and of what is trained along with it."""
-        named, spared = named_parameters(model, companions), spared_by_decay(model, companions)
-        return self.build_groups(decay_groups(named, self.weight_decay, spared=spared))
+        return self.build_groups(model_groups(model, self.weight_decay, companions))
 
     def build_groups(self, groups: Sequence[ParameterGroup]) -> AdamW | AdamW8bit:
         """AdamW over these groups, each with a weight decay of its own."""
         betas = (self.beta1, self.beta2)
         if self.bits == 8:
             return AdamW8bit(groups, betas=betas, eps=self.eps)
-        return AdamW(groups, betas=betas, eps=self.eps, foreach=self.foreach)
+        return AdamW(groups, betas=betas, eps=self.eps, foreach=self.foreach, decay=self.decay)
 
 
 class AdamW(GroupedOptimizer):
     """m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr (m^ / (sqrt(v^) + eps) + decay w).
 
     m^ and v^ are divided by 1 - b^t, t counted a parameter, from 1. Decay is decoupled: it multiplies
-    the weight by 1 - lr * decay before the step. Moments have the parameter's dtype. Tested against: torch.optim.AdamW.
+    the weight by 1 - lr * decay before the step; "independent" by 1 - decay, whatever the rate; "cautious"
+    does so only where the step's sign is the weight's, which both then shrink. Moments have the
+    parameter's dtype. Source: independent: Wortsman et al., arXiv:2309.14322, section 3.4, with the
+    schedule left out; cautious: Chen et al., arXiv:2510.12402. Tested against: torch.optim.AdamW, and
+    the two others' loops.
     """
 
     def __init__(
@@ -59,11 +74,13 @@ class AdamW(GroupedOptimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         foreach: bool = True,
+        decay: Decay = "decoupled",
     ) -> None:
         super().__init__(groups)
         self.betas = betas
         self.eps = eps
         self.foreach = foreach
+        self.decay = decay
         self.first: dict[str, Tensor] = {}
         self.second: dict[str, Tensor] = {}
         for group in self.groups:
@@ -96,8 +113,17 @@ class AdamW(GroupedOptimizer):
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         unbiased_first = first / (1 - beta1**count)
         unbiased_second = second / (1 - beta2**count)
-        weight.mul_(1 - lr * group.weight_decay)
-        weight.sub_(lr * unbiased_first / (unbiased_second.sqrt() + self.eps))
+        step = lr * unbiased_first / (unbiased_second.sqrt() + self.eps)
+        share = self._share(group, lr)
+        if self.decay == "cautious":
+            weight.sub_(share * weight * (step * weight >= 0))
+        else:
+            weight.mul_(1 - share)
+        weight.sub_(step)
+
+    def _share(self, group: ParameterGroup, lr: float) -> float:
+        """Of a weight that decay takes away in one step."""
+        return group.weight_decay if self.decay == "independent" else lr * group.weight_decay
 
     def _step_foreach(self, group: ParameterGroup, names: list[str], count: int, lr: float) -> None:
         """The plain step for many tensors a call; they have all been updated `count - 1` times."""
@@ -112,8 +138,12 @@ class AdamW(GroupedOptimizer):
         denominator = torch._foreach_sqrt(second)
         torch._foreach_div_(denominator, math.sqrt(1 - beta2**count))
         torch._foreach_add_(denominator, self.eps)
-        if group.weight_decay:
-            torch._foreach_mul_(weights, 1 - lr * group.weight_decay)
+        if group.weight_decay and self.decay == "cautious":
+            # the step's sign is the first moment's: its denominator is positive
+            for weight, moment in zip(weights, first, strict=True):
+                weight.sub_(self._share(group, lr) * weight * (moment * weight >= 0))
+        elif group.weight_decay:
+            torch._foreach_mul_(weights, 1 - self._share(group, lr))
         torch._foreach_addcdiv_(weights, first, denominator, -lr / (1 - beta1**count))
 
     def state_dict(self) -> dict[str, Tensor]:

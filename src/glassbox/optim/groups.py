@@ -63,3 +63,11 @@ def decay_groups(
         raise ValueError("no parameter is trainable; unfreeze some")
     groups = [ParameterGroup(matrices, weight_decay), ParameterGroup(vectors, 0.0)]
     return [group for group in groups if group.parameters]
+
+
+def model_groups(
+    model: nn.Module, weight_decay: float, companions: Mapping[str, nn.Module] | None = None
+) -> list[ParameterGroup]:
+    """`decay_groups` of all trainable parameters of a model and of what is trained along with it."""
+    named, spared = named_parameters(model, companions), spared_by_decay(model, companions)
+    return decay_groups(named, weight_decay, spared=spared)

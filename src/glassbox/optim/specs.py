@@ -6,7 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from glassbox.optim.adafactor import AdafactorConfig
 from glassbox.optim.adamw import AdamWConfig
+from glassbox.optim.lion import LionConfig
 from glassbox.optim.muon import MuonConfig
+from glassbox.optim.sgd import SgdConfig, SgdDecayConfig
 
-OptimizerConfig = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]
+OptimizerConfig = Annotated[
+    AdamWConfig | MuonConfig | SgdConfig | SgdDecayConfig | LionConfig | AdafactorConfig,
+    Field(discriminator="kind"),
+]

@@ -7,9 +7,23 @@ from typing import Annotated
 from pydantic import Field
 
 from glassbox.optim.schedules.constant import Constant
+from glassbox.optim.schedules.cosine_restarts import CosineRestarts
+from glassbox.optim.schedules.inverse_root import InverseRoot
 from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.optim.schedules.warmup_linear import WarmupLinear
+from glassbox.optim.schedules.warmup_stable_decay import WarmupStableDecay
 
-__all__ = ["Constant", "Schedule", "WarmupCosine", "WarmupLinear"]
+__all__ = [
+    "Constant",
+    "CosineRestarts",
+    "InverseRoot",
+    "Schedule",
+    "WarmupCosine",
+    "WarmupLinear",
+    "WarmupStableDecay",
+]
 
-Schedule = Annotated[WarmupCosine | WarmupLinear | Constant, Field(discriminator="kind")]
+Schedule = Annotated[
+    WarmupCosine | WarmupLinear | Constant | WarmupStableDecay | InverseRoot | CosineRestarts,
+    Field(discriminator="kind"),
+]

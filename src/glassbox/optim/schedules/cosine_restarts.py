@@ -1,0 +1,32 @@
+"""Cosines that begin anew."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from glassbox.optim.schedules.base import WarmupSchedule
+
+
+class CosineRestarts(WarmupSchedule):
+    """Linear rise, then half cosines down to `final_ratio`, each as long as the one before times `growth`.
+
+    Source: Loshchilov and Hutter, arXiv:1608.03983 (SGDR), section 3.
+    Tested against: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
+    """
+
+    kind: Literal["cosine_restarts"] = "cosine_restarts"
+    first_steps: int = Field(gt=0, description="of the first cosine, T_0")
+    growth: int = Field(1, gt=0, description="T_mult")
+    final_ratio: float = Field(0.0, ge=0, le=1)
+
+    def after_warmup(self, step: int, total_steps: int) -> float:
+        """(1 + cos(pi progress in its cosine)) / 2, between the final ratio and 1."""
+        length = self.first_steps
+        while step >= length:
+            step -= length
+            length *= self.growth
+        shape = 0.5 * (1 + math.cos(math.pi * step / length))
+        return self.final_ratio + (1 - self.final_ratio) * shape
