@@ -167,6 +167,12 @@ class Connections:
             if reason is not None:
                 connection.drop(reason)
 
+    def drop_unfinished(self) -> None:
+        """Close what has no whole request under way: the server ends."""
+        for connection in list(self._open):
+            if connection.is_unfinished:
+                connection.drop("shutdown")
+
     def count(self, reason: str) -> None:
         """A connection was closed from this side."""
         if self._metrics is not None:
@@ -246,6 +252,11 @@ class Connection(H11Protocol):
         if self.cycle.more_body:
             return 2, self._since
         return (3, self._unread[1]) if self.flow.write_paused else None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a request has begun to arrive, or none has, and there is no answer to finish."""
+        return self._waits or bool(self.cycle.more_body)
 
     def overdue(self, now: float) -> str | None:
         """Why it must end, if it must."""

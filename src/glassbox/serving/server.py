@@ -180,6 +180,7 @@ class _Draining(uvicorn.Server):
                 self._closed = now
             waited = self._closed is not None and now - self._closed > _FAREWELL_SECONDS
             if waited or left <= 0:
+                self._connections.drop_unfinished()
                 # readers who have not taken all of their answers have what is left of the time
                 self.config.timeout_graceful_shutdown = max(
                     1, round(min(left, self._drain_seconds))

@@ -14,6 +14,7 @@ import pytest
 
 from glassbox.core.errors import UserError
 from glassbox.inference import Engine
+from glassbox.serving.bodies import Limits
 from glassbox.serving.connections import ConnectionLimits
 from glassbox.serving.logs import JsonLines, RateLimit
 from glassbox.serving.service import Service
@@ -154,6 +155,36 @@ def test_a_server_that_answers_everywhere_refuses_more() -> None:
         said.gate.set()
         assert all(read_all(one).startswith(b"HTTP/1.1 200") for one in answering)
         assert health(port) < 10
+
+
+def test_bodies_under_way_are_limited_together() -> None:
+    limits = Limits(max_body_bytes=2000, max_bodies_bytes=3200)
+    served = Service(Scripted(TOKENIZER, [5, 6]), TOKENIZER, name="tiny", limits=limits)
+    whole = post("/tokenize", b'{"prompt": "' + b"a" * 1500 + b'"}', "Connection: close")
+    with serving(served) as port:
+        uploading = [connect(port, whole[:-20]) for _ in range(2)]
+        time.sleep(0.2)  # both are read
+        status, found = answer(port, whole)
+        assert status == 429
+        assert b"retry-after: 1" in found.lower()
+        for one in uploading:
+            one.sendall(whole[-20:])
+            assert read_all(one).startswith(b"HTTP/1.1 200")
+        assert answer(port, whole)[0] == 200  # there is room again
+
+
+def test_who_still_sends_when_the_server_ends_is_closed_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("uvicorn").addHandler(caplog.handler)
+    try:
+        with serving(service()) as port:
+            sending = connect(port, post("/tokenize", b'{"prompt": "The fox"}')[:-5])
+            time.sleep(0.2)
+        assert not read_all(sending).startswith(b"HTTP/1.1 200")
+    finally:
+        logging.getLogger("uvicorn").removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 MALFORMED = {
