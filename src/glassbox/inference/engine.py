@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from glassbox.inference.block_manager import BlockManager
 from glassbox.inference.constraints.grammar import Grammar, GrammarCompiler
 from glassbox.inference.constraints.specs import Choice, JsonSchema, Regex
 from glassbox.inference.evaluating import evaluating
+from glassbox.inference.guidance import Guidance
 from glassbox.inference.plan import Plan, SequenceState
 from glassbox.inference.requests import (
     Completion,
@@ -49,6 +51,10 @@ __all__ = ["Completion", "Engine", "EngineStats", "FinishReason", "QueueFull", "
 _BROKEN = (
     "the model's logits are NaN or infinite; its weights are broken (a diverged training run?) or "
     "overflow in this dtype: use float32 or another checkpoint"
+)
+_FORBIDDEN = (
+    "no token is left to choose: bad_words, no_repeat_ngram_size or another setting forbids all of them, "
+    "or the model's logits are NaN or infinite; loosen the settings"
 )
 
 
@@ -134,6 +140,7 @@ class Engine:
             self.load_adapter(name, folder)
         self._weights = WeightsVersion()
         self._speculative = None if proposer is None else SpeculativeDecoder(proposer, num_drafts)
+        self._guidance: Guidance | None = None  # once a request asks for it
         self._compiler: GrammarCompiler | None = None
         self._making_compiler = threading.Lock()
         self._samples: dict[SequenceState, SampleState] = {}
@@ -380,6 +387,8 @@ class Engine:
         self._adapters.check(adapter)
         if self.keep_prefixes and not self.has_work and self._weights.changed(self.model):
             self.forget_prefixes()
+        if request.params.guidance_scale != 1 and self._guidance is None:
+            self._guidance = Guidance(self.model, max_rows=self.max_batch, dtype=self.dtype)
         constraint = request.params.constraint
         grammar = None if constraint is None else self.compile(constraint)
         sequences = self._scheduler.add(
@@ -416,12 +425,16 @@ class Engine:
         steps = torch.tensor([s.num_generated for s in plan.sampling], device=logits.device)
         with_drafts = {chunk.sequence: chunk for chunk in plan.chunks if chunk.drafted}
         drafts = [with_drafts[s].drafted if s in with_drafts else () for s in plan.sampling]
+        if self._guidance is not None:
+            rows = [0, *accumulate(1 + len(draft) for draft in drafts)][:-1]
+            logits = self._guidance.guide(logits, samples, rows)
         verified = verify(sampler, logits, drafts, steps, [sample.matcher for sample in samples])
         scores, top_log_probs = verified.scores(), verified.top_log_probs()
         tokens, ended = verified.tokens, []
         for row, (sample, drawn) in enumerate(zip(samples, tokens, strict=True)):
             if not verified.sound[row]:
-                sample.fail(sample.constraint_error or _BROKEN)
+                processed = sample.request.params.has_processors
+                sample.fail(sample.constraint_error or (_FORBIDDEN if processed else _BROKEN))
                 ended.append(sample.sequence)
                 continue
             for ahead, (token, (which, at)) in enumerate(
@@ -450,6 +463,8 @@ class Engine:
         del self._samples[sequence]
         if self._speculative is not None:
             self._speculative.proposer.forget(sequence.id)
+        if self._guidance is not None:
+            self._guidance.forget(sequence.id)
 
     def _free_if_idle(self) -> None:
         """When idle, free what the next request cannot use."""

@@ -145,6 +145,7 @@ def make_request(
         )
     if params.stop and tokenizer is None:
         raise UserError(f"stop = {params.stop!r} needs a tokenizer; use stop_token_ids or give one")
+    params = _with_ids(params, tokenizer)
     check_bias(params, vocab_size)
     room = max(context_length - params.max_tokens, context_length // 2, 1)
     if truncate and len(prompt) > room:
@@ -154,6 +155,12 @@ def make_request(
             f"{name} has {len(prompt)} tokens; the model's context is {context_length} and the "
             "answer needs at least one: shorten it (in Python: or pass truncate_prompt=True)"
         )
+    max_new = min(params.max_tokens, context_length - len(prompt))
+    if params.guidance_scale != 1 and len(params.negative_prompt_ids) + max_new > context_length:
+        raise UserError(
+            f"the negative prompt has {len(params.negative_prompt_ids)} tokens; with max_tokens = {max_new} "
+            f"it exceeds the model's context of {context_length}: shorten one of them"
+        )
     stop_ids = set(params.stop_token_ids)
     if tokenizer is not None and "eos_token" in tokenizer.roles and not params.ignore_eos:
         stop_ids.add(tokenizer.eos_id)
@@ -161,9 +168,35 @@ def make_request(
         prompt=list(prompt),
         params=params,
         seed=secrets.randbits(63) if params.seed is None else params.seed,
-        max_new=min(params.max_tokens, context_length - len(prompt)),
+        max_new=max_new,
         stop_ids=frozenset(stop_ids),
     )
+
+
+def _with_ids(params: SamplingParams, tokenizer: Tokenizer | None) -> SamplingParams:
+    """The settings with `bad_words` and `negative_prompt` as tokens.
+
+    A bad word is banned as it stands and with a space before it, as its first token differs.
+    """
+    if not params.bad_words and params.negative_prompt is None:
+        return params
+    if tokenizer is None:
+        name = "bad_words" if params.bad_words else "negative_prompt"
+        raise UserError(f"{name} needs a tokenizer; use {name}_ids or give one")
+    banned = {
+        tuple(ids): None
+        for word in params.bad_words
+        for text in (word, " " + word.lstrip())
+        if (ids := tokenizer.encode(text))
+    }
+    update: dict[str, object] = {
+        "bad_words": (),
+        "bad_words_ids": (*params.bad_words_ids, *banned),
+        "negative_prompt": None,
+    }
+    if params.negative_prompt is not None:
+        update["negative_prompt_ids"] = tuple(tokenizer.encode(params.negative_prompt))
+    return params.model_copy(update=update)
 
 
 @dataclass(eq=False)
@@ -209,6 +242,7 @@ class SampleState:
             generated=sequence.tokens[sequence.prompt_length :],
             stop_ids=tuple(self.request.stop_ids),
             matcher=self.matcher,
+            max_new=self.request.max_new,
         )
 
     def fail(self, message: str) -> None:

@@ -43,6 +43,7 @@ _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
 }
 """Parameters we lack, and the values (besides null and false) with which clients send them without need."""
 
+_NEGATIVE_PROMPT_CHARS = 1 << 16
 _LEAST_TEMPERATURE = 1e-3  # below it float32 overflows; 0 is greedy
 _MOST_BIASES = 300
 _MOST_KEYS = 100
@@ -178,7 +179,14 @@ class Generation(Body):
     top_k: int = Field(0, ge=0, lt=2**31)
     min_p: float = Field(0.0, ge=0, le=1)
     typical_p: float = Field(1.0, gt=0, le=1)
+    epsilon_cutoff: float = Field(0.0, ge=0, lt=1)
+    eta_cutoff: float = Field(0.0, ge=0, lt=1)
+    top_h: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    no_repeat_ngram_size: int = Field(0, ge=0, le=1024)
+    bad_words: Stops = []
+    guidance_scale: float = Field(1.0, ge=0, le=100)
+    negative_prompt: str | None = None
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
     stop_token_ids: Ids = []
@@ -242,6 +250,8 @@ class Generation(Body):
             include={
                 *("temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "logit_bias"),
                 *("repetition_penalty", "frequency_penalty", "presence_penalty", "ignore_eos"),
+                *("epsilon_cutoff", "eta_cutoff", "top_h", "no_repeat_ngram_size", "bad_words"),
+                *("guidance_scale", "negative_prompt"),
             }
         )
         if guide is not None:
@@ -267,9 +277,15 @@ class Generation(Body):
             raise too_many("n", f"{of}{self.num_samples}", limits.max_choices)
         if len(self.stop) > limits.max_stops:
             raise too_many("stop", f"{len(self.stop)} strings", limits.max_stops)
-        longest = max(map(len, self.stop), default=0)
-        if longest > limits.max_stop_chars:
-            raise too_many("stop", f"{longest} characters", limits.max_stop_chars)
+        if len(self.bad_words) > limits.max_stops:
+            raise too_many("bad_words", f"{len(self.bad_words)} texts", limits.max_stops)
+        for param, texts in (("stop", self.stop), ("bad_words", self.bad_words)):
+            longest = max(map(len, texts), default=0)
+            if longest > limits.max_stop_chars:
+                raise too_many(param, f"{longest} characters", limits.max_stop_chars)
+        if len(self.negative_prompt or "") > _NEGATIVE_PROMPT_CHARS:
+            length = f"{len(self.negative_prompt or '')} characters"
+            raise too_many("negative_prompt", length, _NEGATIVE_PROMPT_CHARS)
         if len(self.stop_token_ids) > limits.max_stops:
             raise too_many("stop_token_ids", f"{len(self.stop_token_ids)} ids", limits.max_stops)
         for param, ids in (

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _CACHED = 1 << 17  # numbers
+_TOP_H_TOKENS = 100
 
 
 def apply_repetition_penalty(
@@ -120,6 +121,47 @@ def typical_filter(logits: Float[Tensor, "N V"], mass: Float[Tensor, " N"]) -> F
     last = (cumulative < mass.double().unsqueeze(-1)).sum(dim=-1, keepdim=True)
     border = ascending.gather(-1, last.clamp_(max=logits.shape[-1] - 1))
     return logits.masked_fill((distance > border) & (mass < 1).unsqueeze(-1), -math.inf)
+
+
+def epsilon_filter(
+    logits: Float[Tensor, "N V"], epsilon: Float[Tensor, " N"]
+) -> Float[Tensor, "N V"]:
+    """-inf where a token's probability is below epsilon; the likeliest stays, 0 keeps all.
+
+    Source: Hewitt et al., arXiv:2210.15191, section 4. Tested against: transformers EpsilonLogitsWarper.
+    """
+    remove = logits.softmax(dim=-1) < epsilon.to(logits.dtype).unsqueeze(-1)
+    return logits.masked_fill(remove & (logits < logits.amax(dim=-1, keepdim=True)), -math.inf)
+
+
+def eta_filter(logits: Float[Tensor, "N V"], epsilon: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    """-inf where a token's probability is below min(epsilon, sqrt(epsilon) e^-H); 0 keeps all.
+
+    H is the entropy in nats; the likeliest stays.
+    Source: Hewitt et al., arXiv:2210.15191, section 4. Tested against: transformers EtaLogitsWarper.
+    """
+    probs = logits.softmax(dim=-1)
+    entropy = torch.special.entr(probs).sum(dim=-1)
+    epsilon = epsilon.to(logits.dtype)
+    eta = torch.minimum(epsilon, epsilon.sqrt() * (-entropy).exp()).unsqueeze(-1)
+    remove = (probs < eta) & (logits < logits.amax(dim=-1, keepdim=True))
+    return logits.masked_fill(remove, -math.inf)
+
+
+def top_h_filter(logits: Float[Tensor, "N V"], share: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    """-inf outside the likeliest tokens whose terms -p log p sum to at most share * H.
+
+    p and the entropy H are of the 100 likeliest tokens alone, which are all that can stay; share = 0
+    keeps all.
+    Source: Potraghloo et al., Top-H decoding, arXiv:2509.02510. Tested against: transformers TopHLogitsWarper.
+    """
+    values, ids = logits.topk(min(_TOP_H_TOKENS, logits.shape[-1]), dim=-1)
+    terms = torch.special.entr(values.softmax(dim=-1))
+    bound = (terms.sum(dim=-1) * share.to(logits.dtype)).unsqueeze(-1)
+    keep = terms.cumsum(dim=-1) <= bound
+    keep[:, 0] = True
+    kept = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, keep)
+    return logits.masked_fill(~kept & (share > 0).unsqueeze(-1), -math.inf)
 
 
 def totals(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from glassbox.core.config import Spec
 from glassbox.inference.constraints.specs import Constraint, check_text
+from glassbox.inference.sampling.processors import Watermark
 from glassbox.inference.sampling.randomness import derive_seed
 
 _MOST_BIAS = 1e30  # float32 ends at 3e38
@@ -31,6 +32,18 @@ class SamplingParams(Spec):
     typical_p: float = Field(
         1.0, gt=0, le=1, description="keep the tokens nearest to the expected surprise, up to p"
     )
+    epsilon_cutoff: float = Field(
+        0.0, ge=0, lt=1, description="keep tokens of at least this probability; 0 keeps all"
+    )
+    eta_cutoff: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="as epsilon_cutoff, lower where the entropy is high; 0 keeps all",
+    )
+    top_h: float | None = Field(
+        None, gt=0, le=1, description="keep the likeliest tokens up to this share of the entropy"
+    )
     repetition_penalty: float = Field(
         1.0,
         ge=1e-6,
@@ -43,7 +56,34 @@ class SamplingParams(Spec):
     presence_penalty: float = Field(
         0.0, ge=-2, le=2, description="taken from a logit where the answer has the token"
     )
+    no_repeat_ngram_size: int = Field(
+        0, ge=0, le=1024, description="no n-gram of prompt and answer occurs twice; 0 allows all"
+    )
+    bad_words: tuple[str, ...] = Field(
+        (), description="texts that the answer never contains, as a word of its own or within one"
+    )
+    bad_words_ids: tuple[tuple[int, ...], ...] = Field(
+        (), description="token sequences that the answer never contains"
+    )
     logit_bias: dict[int, float] = Field({}, description="added to the logits of these tokens")
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = Field(
+        (), description="pairs of a token sequence and what is added to the logit of its last token"
+    )
+    forced_bos_token_id: int | None = Field(None, ge=0, description="the answer's first token")
+    forced_eos_token_id: tuple[int, ...] = Field(
+        (), description="the last token of an answer that reaches max_tokens is one of these"
+    )
+    exponential_decay_length_penalty: tuple[int, float] | None = Field(
+        None, description="(start, factor): stop tokens become likelier by factor**(length - start)"
+    )
+    guidance_scale: float = Field(
+        1.0, ge=0, le=100, description="classifier-free guidance; above 1 away from negative_prompt"
+    )
+    negative_prompt: str | None = Field(None, description="what guidance_scale leads away from")
+    negative_prompt_ids: tuple[int, ...] = Field(
+        (), description="negative_prompt as tokens; without one, the prompt's last token"
+    )
+    watermark: Watermark | None = Field(None, description="a green-list watermark in the answer")
     min_tokens: int = Field(0, ge=0, description="no token ends the answer before this many")
     stop: tuple[str, ...] = Field((), description="strings that end the answer, left out of it")
     stop_token_ids: tuple[int, ...] = Field((), description="tokens that end the answer")
@@ -87,6 +127,44 @@ class SamplingParams(Spec):
             raise ValueError("token ids are never negative")
         return value
 
+    @field_validator("forced_eos_token_id", mode="before")
+    @classmethod
+    def _one_id_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("bad_words", mode="before")
+    @classmethod
+    def _one_word_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _sequences_are_tokens(self) -> SamplingParams:
+        for name in ("bad_words", "bad_words_ids"):
+            if any(not sequence for sequence in getattr(self, name)):
+                raise ValueError(
+                    f"{name} has an empty sequence, which every answer contains; leave it out"
+                )
+        if any(not sequence for sequence, _ in self.sequence_bias):
+            raise ValueError("sequence_bias has an empty sequence; name its tokens")
+        if any(token < 0 for token in self.named_tokens):
+            raise ValueError("token ids are never negative")
+        if any(not abs(bias) <= _MOST_BIAS for _, bias in self.sequence_bias):
+            raise ValueError("a bias is a number float32 can hold; bad_words_ids forbids")
+        if self.exponential_decay_length_penalty is not None:
+            start, factor = self.exponential_decay_length_penalty
+            if start < 0 or not 0 < factor <= 1e6:
+                raise ValueError(
+                    f"exponential_decay_length_penalty = ({start}, {factor}); give (0 or more, above 0)"
+                )
+        guided = self.negative_prompt is not None or self.negative_prompt_ids
+        if guided and self.guidance_scale == 1:
+            raise ValueError(
+                "a negative prompt needs guidance_scale; set it, 1.5 say, or leave both out"
+            )
+        if self.negative_prompt is not None and self.negative_prompt_ids:
+            raise ValueError("give negative_prompt or negative_prompt_ids, not both")
+        return self
+
     @field_validator("logit_bias")
     @classmethod
     def _biased_ids_are_ids(cls, value: dict[int, float]) -> dict[int, float]:
@@ -112,6 +190,32 @@ class SamplingParams(Spec):
                 "lower one or raise the other"
             )
         return self
+
+    @property
+    def named_tokens(self) -> list[int]:
+        """Every token id that a setting names, but for stop tokens, which a model need not have."""
+        forced = [] if self.forced_bos_token_id is None else [self.forced_bos_token_id]
+        return [
+            *self.logit_bias,
+            *(token for sequence in self.bad_words_ids for token in sequence),
+            *(token for sequence, _ in self.sequence_bias for token in sequence),
+            *self.forced_eos_token_id,
+            *self.negative_prompt_ids,
+            *forced,
+        ]
+
+    @property
+    def has_processors(self) -> bool:
+        """Whether the next token's logits depend on the tokens before it, beyond the penalties."""
+        return bool(
+            self.no_repeat_ngram_size
+            or self.bad_words_ids
+            or self.sequence_bias
+            or self.forced_eos_token_id
+            or self.forced_bos_token_id is not None
+            or self.exponential_decay_length_penalty is not None
+            or self.watermark is not None
+        )
 
     @property
     def num_samples(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.inference.constraints.grammar import ConstraintMatcher, masks
+from glassbox.inference.sampling import processors
 from glassbox.inference.sampling.filters import apply_temperature, draw
 from glassbox.inference.sampling.logprobs import chosen_log_probs, top_log_probs
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.sampling.penalties import History
+from glassbox.inference.sampling.processors import NgramBan
 from glassbox.inference.sampling.randomness import uniforms
 from glassbox.inference.sampling.shortlist import draw_filtered, filtered
 
@@ -31,6 +34,7 @@ class SamplingRow:
     prompt, generated: its tokens so far, for the penalties.
     stop_ids: every token that ends it, end-of-text included; `min_tokens` bars them.
     matcher: the state of its constraint after `generated`.
+    max_new: the most tokens it can have; None for params.max_tokens.
     """
 
     params: SamplingParams
@@ -40,6 +44,57 @@ class SamplingRow:
     generated: Sequence[int] = ()
     stop_ids: Sequence[int] = ()
     matcher: ConstraintMatcher | None = None
+    max_new: int | None = None
+
+
+class _Processors:
+    """The logits processors of one row, and the tokens that they look at."""
+
+    def __init__(self, row: SamplingRow) -> None:
+        self.params = row.params
+        self.tokens = [*row.prompt, *row.generated]
+        self.stop_ids = tuple(row.stop_ids)
+        self.last_step = (row.params.max_tokens if row.max_new is None else row.max_new) - 1
+        self._ngrams = NgramBan(row.params.no_repeat_ngram_size)
+
+    def copy(self) -> _Processors:
+        """The same with tokens of its own."""
+        new = copy.copy(self)
+        new.tokens = self.tokens.copy()
+        new._ngrams = NgramBan(self.params.no_repeat_ngram_size)
+        return new
+
+    def before_penalties(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+        """Sequence bias."""
+        biases = self.params.sequence_bias
+        return processors.sequence_bias(logits, self.tokens, biases) if biases else logits
+
+    def after_penalties(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+        """Repeated n-grams and bad words."""
+        params = self.params
+        if params.no_repeat_ngram_size:
+            banned = self._ngrams.banned(self.tokens)
+            logits = logits.index_fill(
+                0, torch.tensor(banned, device=logits.device).long(), -torch.inf
+            )
+        if params.bad_words_ids:
+            logits = processors.ban_bad_words(
+                logits, self.tokens, params.bad_words_ids, self.stop_ids
+            )
+        return logits
+
+    def after_constraints(self, logits: Float[Tensor, " V"], step: int) -> Float[Tensor, " V"]:
+        """Forced tokens and the length decay."""
+        params = self.params
+        if params.forced_bos_token_id is not None and step == 0:
+            logits = processors.force_token(logits, [params.forced_bos_token_id])
+        if params.forced_eos_token_id and step == self.last_step:
+            logits = processors.force_token(logits, params.forced_eos_token_id)
+        if params.exponential_decay_length_penalty is not None:
+            start, factor = params.exponential_decay_length_penalty
+            ids = [token for token in self.stop_ids if token < len(logits)]
+            logits = processors.length_decay(logits, step, start, factor, ids)
+        return logits
 
 
 @dataclass(frozen=True)
@@ -74,11 +129,15 @@ class RowSampler:
         tables: dict[str, Tensor],
         history: tuple[list[int], History] | None,
         matchers: list[ConstraintMatcher | None],
+        processed: list[_Processors | None],
     ) -> None:
         """Use `of`. columns: one number a row; tables: (R, W), padded with -1 (ids) or 0."""
         self.params = list(params)
         self._columns, self._tables = columns, tables
         self._matchers = matchers
+        self._processors = processed
+        self._processed = [row for row, one in enumerate(processed) if one is not None]
+        self._marked = [row for row in self._processed if params[row].watermark is not None]
         self._constrained = [row for row, matcher in enumerate(matchers) if matcher is not None]
         self._history = history
         device = columns["temperature"].device
@@ -99,7 +158,7 @@ class RowSampler:
     @property
     def has_state(self) -> bool:
         """Whether `accept` has anything to do: a row has penalties or a constraint."""
-        return self._history is not None or bool(self._constrained)
+        return self._history is not None or bool(self._constrained or self._processed)
 
     @classmethod
     def of(
@@ -148,6 +207,11 @@ class RowSampler:
                 "top_p": column([p.top_p if p.temperature else 1 for p in params], real),
                 "min_p": column([p.min_p if p.temperature else 0 for p in params], real),
                 "typical_p": column([p.typical_p if p.temperature else 1 for p in params], real),
+                "epsilon_cutoff": column(
+                    [p.epsilon_cutoff if p.temperature else 0 for p in params], real
+                ),
+                "eta_cutoff": column([p.eta_cutoff if p.temperature else 0 for p in params], real),
+                "top_h": column([(p.top_h or 0) if p.temperature else 0 for p in params], real),
                 "min_tokens": column([min(p.min_tokens, _ENDLESS) for p in params], whole),
                 "seed": column([row.seed for row in rows], whole),
                 "sample": column([row.sample for row in rows], whole),
@@ -171,6 +235,7 @@ class RowSampler:
             },
             history,
             [row.matcher for row in rows],
+            [_Processors(row) if row.params.has_processors else None for row in rows],
         )
 
     def select(self, rows: Sequence[int] | Int[Tensor, " M"]) -> RowSampler:
@@ -184,10 +249,11 @@ class RowSampler:
             if kept:
                 old = torch.tensor([at[places[new]] for new in kept], device=index.device)
                 history = (kept, self._history[1].select(old))
-        matchers, taken = [], set()
+        matchers, processed, taken = [], [], set()
         for place in places:
-            matcher = self._matchers[place]
+            matcher, one = self._matchers[place], self._processors[place]
             matchers.append(matcher.copy() if matcher is not None and place in taken else matcher)
+            processed.append(one.copy() if one is not None and place in taken else one)
             taken.add(place)
         return RowSampler(
             [self.params[place] for place in places],
@@ -195,6 +261,7 @@ class RowSampler:
             _narrowed({name: tensor[index] for name, tensor in self._tables.items()}),
             history,
             matchers,
+            processed,
         )
 
     def extend(self, other: RowSampler) -> RowSampler:
@@ -216,6 +283,7 @@ class RowSampler:
             },
             history,
             self._matchers + other._matchers,
+            self._processors + other._processors,
         )
 
     def uniforms(self, steps: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
@@ -239,7 +307,28 @@ class RowSampler:
         logits = self.adjusted(logits, steps)
         if self._temperature:
             logits = apply_temperature(logits, self._columns["temperature"])
-        return filtered(logits, self._columns) if self._filters else logits
+        if self._filters:
+            logits = filtered(logits, self._columns)
+        return self._watermarked(logits)
+
+    def _watermarked(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        if not self._marked:
+            return logits
+        logits = logits.clone()
+        for row in self._marked:
+            one = self._processors[row]
+            assert one is not None
+            assert one.params.watermark is not None
+            logits[row] = processors.watermark(logits[row], one.tokens, one.params.watermark)
+        return logits
+
+    def _process_rows(
+        self, logits: Float[Tensor, "R V"], apply: Callable[[_Processors, Tensor, int], Tensor]
+    ) -> None:
+        for row in self._processed:
+            one = self._processors[row]
+            assert one is not None
+            logits[row] = apply(one, logits[row], row)
 
     def adjusted(
         self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]
@@ -250,13 +339,21 @@ class RowSampler:
         """
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
-        elif self._bias or self._history is not None or self._min_tokens or self._constrained:
+        elif (
+            self._bias
+            or self._history is not None
+            or self._min_tokens
+            or self._constrained
+            or self._processed
+        ):
             logits = logits.clone()
         if self._bias:
             ids, bias = self._tables["bias_ids"], self._tables["bias"]
             logits.scatter_add_(1, ids.clamp(min=0), bias.to(logits.dtype))
+        self._process_rows(logits, lambda one, x, _: one.before_penalties(x))
         if self._history is not None:
             self._history[1].penalise_(logits, self._penalised)
+        self._process_rows(logits, lambda one, x, _: one.after_penalties(x))
         if self._constrained:
             chosen = [self._matchers[row] for row in self._constrained]
             rows = torch.tensor(self._constrained, device=logits.device)
@@ -273,6 +370,9 @@ class RowSampler:
                 ended = (barred == -torch.inf).all(dim=-1, keepdim=True)
                 barred = torch.where(ended, logits, barred)
             logits = barred
+        if self._processed:
+            done = steps.tolist()
+            self._process_rows(logits, lambda one, x, row: one.after_constraints(x, done[row]))
         return logits
 
     def pick(self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]) -> SampledTokens:
@@ -284,14 +384,15 @@ class RowSampler:
         if not bool(sound.all()):
             logits = torch.where(sound.unsqueeze(-1), logits, 0.0)
         biased = self.adjusted(logits, steps)
-        if self._constrained or self._bias or self._min_tokens:
+        if self._constrained or self._bias or self._min_tokens or self._processed:
             sound = sound & biased.amax(dim=-1).isfinite()
         if self.all_greedy:
-            tokens = biased.argmax(dim=-1)
+            tokens = self._watermarked(biased).argmax(dim=-1)
         else:
             tokens = self._draw(biased, steps)
             if self.any_greedy:
-                tokens = torch.where(self.greedy, biased.argmax(dim=-1), tokens)
+                greedy = self._watermarked(biased).argmax(dim=-1)
+                tokens = torch.where(self.greedy, greedy, tokens)
         raw = tempered = ids = tops = None
         if self._scored:
             raw, tempered = chosen_log_probs(logits, tokens, self._columns["temperature"])
@@ -304,7 +405,10 @@ class RowSampler:
         uniform = self.uniforms(steps)
         if self._temperature:
             logits = apply_temperature(logits, self._columns["temperature"])
-        if self._filters:
+        if self._marked:
+            logits = filtered(logits, self._columns) if self._filters else logits
+            tokens = draw(self._watermarked(logits), uniform)
+        elif self._filters:
             tokens = draw_filtered(logits, self._columns, uniform)
         else:
             tokens = draw(logits, uniform)
@@ -325,6 +429,13 @@ class RowSampler:
                 matcher = self._matchers[row]
                 if moved[row] and matcher is not None:
                     matcher.accept(chosen[row])
+        if self._processed:
+            chosen = tokens.tolist()
+            moved = [True] * len(chosen) if rows is None else rows.tolist()
+            for row in self._processed:
+                one = self._processors[row]
+                if moved[row] and one is not None:
+                    one.tokens.append(chosen[row])
 
 
 class RowSource(Protocol):
@@ -369,15 +480,30 @@ class SamplerCache:
 
 
 def check_bias(params: SamplingParams, vocab_size: int) -> None:
-    """Raise UserError for a bias of a token outside the vocabulary."""
-    if params.logit_bias and max(params.logit_bias) >= vocab_size:
+    """Raise UserError for a setting that names a token outside the vocabulary."""
+    most = max(params.named_tokens, default=0)
+    if most >= vocab_size:
+        names = (
+            *("logit_bias", "bad_words_ids", "sequence_bias", "forced_bos_token_id"),
+            *("forced_eos_token_id", "negative_prompt_ids"),
+        )
+        plain = SamplingParams()
+        named = [name for name in names if getattr(params, name) != getattr(plain, name)]
         raise UserError(
-            f"logit_bias names token {max(params.logit_bias)}; this model knows 0 to {vocab_size - 1}"
+            f"{' or '.join(named)} names token {most}; this model knows 0 to {vocab_size - 1}"
         )
 
 
 def _filters(params: SamplingParams) -> bool:
-    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0 or params.typical_p < 1
+    return (
+        params.top_k > 0
+        or params.top_p < 1
+        or params.min_p > 0
+        or params.typical_p < 1
+        or params.epsilon_cutoff > 0
+        or params.eta_cutoff > 0
+        or params.top_h is not None
+    )
 
 
 def _penalises(params: SamplingParams) -> bool:

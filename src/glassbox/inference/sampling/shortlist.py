@@ -18,7 +18,10 @@ from torch import Tensor
 
 from glassbox.inference.sampling.filters import (
     draw,
+    epsilon_filter,
+    eta_filter,
     min_p_filter,
+    top_h_filter,
     top_k_filter,
     top_p_filter,
     totals,
@@ -43,7 +46,10 @@ def draw_filtered(
     No more than `small` numbers are filtered as they are, which is sooner done than a table.
     Tested against: `draw` after the four filters, equal to the bit.
     """
-    if logits.numel() <= small:
+    whole_only = (
+        (columns["top_h"] > 0) | (columns["epsilon_cutoff"] > 0) | (columns["eta_cutoff"] > 0)
+    )
+    if logits.numel() <= small or bool(whole_only.any()):  # they are defined by all probabilities
         return draw(filtered(logits, columns), uniform)
     whole = (columns["top_p"] < 1) & (
         columns["top_k"] == 0
@@ -78,6 +84,8 @@ def filtered(
     """
     top_k, top_p = columns["top_k"], columns["top_p"]
     cut = top_k > 0
+    if bool((columns["top_h"] > 0).any()):
+        logits = top_h_filter(logits, columns["top_h"])
     if bool(cut.any()):
         logits = top_k_filter(logits, top_k)
     if bool((top_p < 1).any()):
@@ -89,6 +97,10 @@ def filtered(
         logits = min_p_filter(logits, columns["min_p"])
     if bool((columns["typical_p"] < 1).any()):
         logits = typical_filter(logits, columns["typical_p"])
+    if bool((columns["epsilon_cutoff"] > 0).any()):
+        logits = epsilon_filter(logits, columns["epsilon_cutoff"])
+    if bool((columns["eta_cutoff"] > 0).any()):
+        logits = eta_filter(logits, columns["eta_cutoff"])
     return logits
 
 

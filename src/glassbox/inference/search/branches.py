@@ -61,7 +61,10 @@ class Branches:
 def reject_sampling(params: SamplingParams, what: str) -> None:
     """Raise UserError for sampling settings that a search does not use."""
     plain = SamplingParams()
-    for name in ("top_k", "top_p", "min_p", "typical_p", "n", "best_of", "stop", "constraint"):
+    for name in (
+        *("top_k", "top_p", "min_p", "typical_p", "n", "best_of", "stop", "constraint"),
+        *("epsilon_cutoff", "eta_cutoff", "top_h", "guidance_scale", "watermark"),
+    ):
         if getattr(params, name) != getattr(plain, name):
             raise UserError(
                 f"{name} = {getattr(params, name)!r}: {what} has no use for it; leave it out"

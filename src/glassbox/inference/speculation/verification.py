@@ -33,7 +33,9 @@ class SpeculativeDecoder:
         active = [
             (sequence, sample)
             for sequence, sample in running
-            if sequence.computed > 0 and len(sequence.tokens) - sequence.computed == 1
+            if sequence.computed > 0
+            and len(sequence.tokens) - sequence.computed == 1
+            and sample.request.params.guidance_scale == 1  # its logits come one position at a time
         ]
         wanted = [
             DraftRequest(
@@ -196,4 +198,4 @@ def _verify_in_turn(
 
 def _penalises(params: SamplingParams) -> bool:
     neutral = params.frequency_penalty == 0 and params.presence_penalty == 0
-    return params.repetition_penalty != 1 or not neutral
+    return params.repetition_penalty != 1 or not neutral or params.has_processors
