@@ -10,6 +10,8 @@ import typer
 
 from glassbox.cli.data_analyze import analyze
 from glassbox.cli.data_curate import curate
+from glassbox.cli.data_get import get
+from glassbox.cli.data_tokenize import tokenize
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +24,8 @@ def register(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("curate")(curate)
     group.command("analyze")(analyze)
+    group.command("get")(get)
+    group.command("tokenize")(tokenize)
     app.add_typer(group, name="data", rich_help_panel="Prepare")
 
 

@@ -88,7 +88,10 @@ class PackedRows:
         self.row_length = row_length
         # flat arrays, not lists of tuples: 16 bytes a piece for millions of documents
         starts, lengths, first_pieces = array("q"), array("q"), array("q", [0])
-        for row in pack_documents(shard.offsets, row_length, strategy=strategy, stride=stride):
+        packed = pack_documents(
+            shard.offsets, row_length, strategy=strategy, stride=stride, overlap=shard.overlap
+        )
+        for row in packed:
             for start, length in row:
                 starts.append(start)
                 lengths.append(length)

@@ -21,12 +21,12 @@ WINDOW = 1 << 16
 
 
 def cut_documents(
-    offsets: NDArray[np.int64], capacity: int, stride: int | None = None
+    offsets: NDArray[np.int64], capacity: int, stride: int | None = None, overlap: int = 0
 ) -> Iterator[Piece]:
     """The pieces of documents `ids[offsets[i] : offsets[i + 1]]`, none longer than `capacity`.
 
     A piece begins every `stride` pairs (None: `capacity`, so that each pair is in one piece) until
-    one reaches the end of its document. Raises ValueError for a stride that would leave pairs out.
+    one reaches the end of its document. overlap: ids behind a document that are its own as well. Raises ValueError for a stride that would leave pairs out.
 
     >>> list(cut_documents(np.array([0, 4, 11]), 4))
     [(0, 3), (4, 4), (8, 2)]
@@ -37,9 +37,10 @@ def cut_documents(
     if not 0 < stride <= capacity:
         raise ValueError(f"a stride of {stride} with rows of {capacity} leaves pairs out")
     for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        for piece in range(start, end - 1, stride):
-            yield piece, min(capacity, end - 1 - piece)
-            if piece + capacity >= end - 1:
+        pairs_end = end + overlap - 1
+        for piece in range(start, pairs_end, stride):
+            yield piece, min(capacity, pairs_end - piece)
+            if piece + capacity >= pairs_end:
                 break
 
 
@@ -99,10 +100,11 @@ def pack_documents(
     *,
     strategy: Literal["best_fit", "greedy"] = "best_fit",
     stride: int | None = None,
+    overlap: int = 0,
 ) -> Iterator[list[Piece]]:
     """Rows of pieces for a shard's documents, window by window so that memory stays bounded."""
     pack = pack_best_fit if strategy == "best_fit" else pack_greedy
     for first in range(0, max(0, len(offsets) - 1), WINDOW):
-        pieces = list(cut_documents(offsets[first : first + WINDOW + 1], capacity, stride))
+        pieces = list(cut_documents(offsets[first : first + WINDOW + 1], capacity, stride, overlap))
         for row in pack([length for _, length in pieces], capacity):
             yield [pieces[index] for index in row]

@@ -29,12 +29,17 @@ BUFFERED_IDS = 1 << 20
 
 @dataclass(frozen=True)
 class Shard:
-    """Documents as ids. `ids[offsets[i] : offsets[i + 1]]` is document i; `mask` says what is trained."""
+    """Documents as ids. `ids[offsets[i] : offsets[i + 1]]` is document i; `mask` says what is trained.
+
+    overlap: 1 where the id behind a document's last is its own too and the first of the next one, as
+    an end-of-text id is in files that have a single one between documents.
+    """
 
     ids: NDArray[Any]
     offsets: NDArray[np.int64]
     mask: NDArray[np.uint8] | None
     info: dict[str, Any]
+    overlap: int = 0
 
     @property
     def num_documents(self) -> int:

@@ -24,6 +24,7 @@ from glassbox.data.curation.blocks import FORMATS, file_format
 from glassbox.data.curation.download import download
 from glassbox.data.curation.encodings import COMPRESSIONS
 from glassbox.data.hub import COMPLETE, HubName, fetch_split, parse_name
+from glassbox.data.token_files import is_shard
 
 GIVE = "give a file, a folder, hf:owner/name[:split], or a set by its name (`glassbox data get --list`)"
 
@@ -43,6 +44,8 @@ def find_data(name: str) -> Path:
     path = Path(name)
     with contextlib.suppress(OSError, ValueError):  # a name too long, or with a zero in it
         if path.exists():
+            return path
+        if is_shard(path):
             return path
     if name.startswith("hf:"):
         return fetch_hub(parse_name(name))

@@ -14,11 +14,19 @@ from glassbox.data.infilling import FimConfig, FimCounts, fill_in_the_middle
 from glassbox.data.loader import PackedRows
 from glassbox.data.shards import Shard, read_shard, write_shard
 from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
+from glassbox.data.token_files import (
+    SUFFIXES,
+    find_token_files,
+    open_token_file,
+    part,
+    split_heldout,
+)
 from glassbox.models.causal_lm import CausalLM
 from glassbox.runs.stages.text import TextData, TokenizerConfig
 from glassbox.tokenizers import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 BATCH_DOCUMENTS = 2048
+NAME_THE_TOKENIZER = "'{path}' holds ids, not text; name the tokenizer that made them: tokenizer.path=FOLDER (or gpt2)"
 
 
 def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> Tokenizer:
@@ -29,7 +37,8 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     if (kept / "tokenizer.json").exists():
         return Tokenizer.load(kept)
     for path in data.paths:
-        find_corpus(path)  # a wrong path is told before anything else
+        if find_token_files(find_corpus(path)) is not None:
+            raise UserError(NAME_THE_TOKENIZER.format(path=path))
     where = ", ".join(data.paths)
     print(f"  training a tokenizer of {config.vocab_size} entries on {where}", file=sys.stderr)
     texts = itertools.chain.from_iterable(training_documents(data, path) for path in data.paths)
@@ -42,6 +51,56 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     )
     tokenizer.save(kept)
     return tokenizer
+
+
+def token_shard(data: TextData, path: str, tokenizer: Tokenizer) -> Shard | None:
+    """The ids to train on where one of the data's paths holds ids already; None where it is text.
+
+    Of a file without ids held out beside it, the last `data.heldout_share` is left to be held out.
+    """
+    files = find_token_files(find_corpus(path))
+    if files is None:
+        return None
+    if data.fim is not None:
+        raise UserError(
+            f"data.fim rearranges text, and '{path}' holds ids; name text, or leave out fim"
+        )
+    if files.is_shard:
+        return read_shard(files.train, fingerprint=tokenizer.fingerprint)
+    shard = _open_ids(files.train, tokenizer)
+    if data.heldout_path is not None or files.heldout is not None:
+        return shard
+    return split_heldout(shard, data.heldout_share, longest=data.row_length)[0]
+
+
+def heldout_token_shard(data: TextData, path: str, tokenizer: Tokenizer) -> Shard | None:
+    """The held-out ids of one of the data's paths, or of `data.heldout_path`; None where it is text."""
+    if data.heldout_path is not None:
+        files = find_token_files(find_corpus(data.heldout_path))
+        return None if files is None else _whole(files.train, data, tokenizer)
+    files = find_token_files(find_corpus(path))
+    if files is None:
+        return None
+    if files.heldout is not None:
+        return _whole(files.heldout, data, tokenizer)
+    if files.is_shard:
+        raise UserError(
+            f"there is no shard 'heldout' beside '{files.train}'; name one as data.heldout_path"
+        )
+    shard = _open_ids(files.train, tokenizer)
+    return split_heldout(shard, data.heldout_share, longest=data.row_length)[1]
+
+
+def _whole(path: Path, data: TextData, tokenizer: Tokenizer) -> Shard:
+    if path.suffix not in SUFFIXES:
+        return read_shard(path, fingerprint=tokenizer.fingerprint)
+    shard = _open_ids(path, tokenizer)
+    # a file without an end of text would else be one document, longer than a model reads
+    return part(shard, 0, len(shard.ids), longest=data.row_length)
+
+
+def _open_ids(path: Path, tokenizer: Tokenizer) -> Shard:
+    return open_token_file(path, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
 
 
 def training_documents(data: TextData, path: str) -> Iterator[str]:
@@ -75,9 +134,9 @@ def heldout_documents(data: TextData, path: str | None = None) -> Iterator[str]:
 
 def _all_documents(data: TextData) -> Iterator[str]:
     # one share for all sources, so that a text in two of them falls on one side
-    return itertools.chain.from_iterable(
-        read_documents(find_corpus(p), split=data.split) for p in data.paths
-    )
+    found = (find_corpus(path) for path in data.paths)
+    texts = (path for path in found if find_token_files(path) is None)
+    return itertools.chain.from_iterable(read_documents(p, split=data.split) for p in texts)
 
 
 def prepare_shard(

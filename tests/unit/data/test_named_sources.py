@@ -22,10 +22,13 @@ from glassbox.data import hub as module
 from glassbox.data import sources
 from glassbox.data.catalogue import CATALOGUE
 from glassbox.data.conversations import read_chats, read_rows
+from glassbox.data.feedback import read_feedback
 from glassbox.data.hub import HubFile, HubName, card_patterns, choose_files, parse_name
 from glassbox.data.preferences import read_preferences
+from glassbox.data.scored import read_solutions
 from glassbox.data.sources import find_data
 from glassbox.data.text import find_corpus, read_documents
+from glassbox.tuning.grading.graders import read_problems
 from support.pretend_hub import COMMIT, NAME, pretend_hub
 
 TEXTS = ["One document.", "Zwei, größer.", '三 "quoted"\nline']
@@ -181,6 +184,25 @@ def test_a_set_of_the_hub_is_fetched_over_a_connection_that_breaks_and_only_once
         len(PARTS[train[0]]),
         hashlib.sha256(PARTS[train[0]]).hexdigest(),
     ]
+
+
+def test_rows_of_every_kind_by_a_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = {"prompt": "q", "chosen": "g", "rejected": "b"}
+    files = {
+        "chats/train.parquet": packed_table({"messages": [CHAT["messages"]]}),
+        "pairs/train.jsonl.gz": gzip.compress(json_lines([pair])),
+        "sums/test.jsonl": json_lines([{"question": "1 + 1?", "answer": "2"}]),
+        "steps/train.json": json.dumps(
+            [{"prompt": "q", "completions": ["a"], "labels": [True]}]
+        ).encode(),
+    }
+    with pretend_hub(files) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        assert read_chats(f"hf:{NAME}/chats") == [CHAT["messages"]]
+        assert read_preferences(f"hf:{NAME}/pairs")[0].rejected[0]["content"] == "b"
+        assert read_feedback(f"hf:{NAME}/pairs")[1].desirable is False
+        assert read_problems(f"hf:{NAME}/sums:test")[0]["answer"] == "2"
+        assert read_solutions(f"hf:{NAME}/steps")[0].labels == [True]
 
 
 def test_what_came_before_a_break_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:

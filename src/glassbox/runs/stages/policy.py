@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from glassbox.runs.stages.base import HeldoutData, StageRecipe, evenly, note_lost
+from glassbox.runs.stages.text import ROW_PLACES
 from glassbox.tuning.grading.graders import Numeric
 from glassbox.tuning.grading.rubrics import AnyGrader
 from glassbox.tuning.policy.grpo import GrpoConfig
@@ -23,7 +24,7 @@ AnyPolicyMethod = Annotated[GrpoConfig | RlooConfig | PpoConfig, Field(discrimin
 class ProblemData(HeldoutData):
     """Problems whose answers can be checked."""
 
-    path: str = Field(description="JSON or JSON lines of problems: prompt (or question), answer")
+    path: str = Field(description=ROW_PLACES + "problems: prompt (or question), answer")
     instruction: str = Field(
         "", description="put behind each prompt, such as how the answer is to be written"
     )

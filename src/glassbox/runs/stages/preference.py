@@ -10,6 +10,7 @@ from pydantic import Field
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import Found
 from glassbox.runs.stages.base import HeldoutData, StageRecipe, evenly, note_lost
+from glassbox.runs.stages.text import ROW_PLACES
 from glassbox.tuning.preference.dpo import DpoConfig
 from glassbox.tuning.preference.kto import KtoConfig
 from glassbox.tuning.preference.method import (
@@ -34,7 +35,7 @@ AnyPreferenceLoss = Annotated[
 class PreferenceData(HeldoutData):
     """Pairs of a chosen and a rejected answer; single answers for KTO, solutions for process rewards."""
 
-    path: str = Field(description="JSON or JSON lines of preference pairs, or of the others")
+    path: str = Field(description=ROW_PLACES + "preference pairs, or of the others")
     pairs_per_step: int = Field(16, gt=0, description="or answers, or solutions")
     pairs_per_batch: int | None = Field(None, gt=0)
     max_length: int = Field(512, gt=1)

@@ -62,7 +62,8 @@ class PretrainRecipe(StageRecipe):
 
         from glassbox.data.packing import pack_documents
         from glassbox.data.text import find_corpus, read_documents
-        from glassbox.runs.shards import encode_documents
+        from glassbox.data.token_files import find_token_files
+        from glassbox.runs.shards import NAME_THE_TOKENIZER, encode_documents
 
         tokenizer = self._known_tokenizer(setup)
         if self.init is not None:
@@ -75,6 +76,11 @@ class PretrainRecipe(StageRecipe):
                 f"{setup.group.world_size} ranks; make it a multiple of the number of ranks"
             )
         for path in self.sources:
+            if find_token_files(find_corpus(path)) is not None:
+                if tokenizer is None:
+                    raise UserError(NAME_THE_TOKENIZER.format(path=path))
+                self._ids(setup, path, tokenizer)
+                continue
             texts = read_documents(find_corpus(path), split=self.data.split)
             documents = itertools.islice(texts, CHECKED_DOCUMENTS)
             first = list(documents)
@@ -151,6 +157,21 @@ class PretrainRecipe(StageRecipe):
         check_row_length(self.data.row_length, model.config.context_length)
         return model, tokenizer
 
+    def _ids(
+        self, setup: Setup, path: str, tokenizer: Tokenizer
+    ) -> tuple[Shard | None, Shard | None]:
+        """The ids to train on and those held out where a path holds ids; each file is read once."""
+        from glassbox.runs.shards import heldout_token_shard, token_shard
+
+        data = self.data
+        return setup.once(
+            f"ids of {path}",
+            lambda: (
+                token_shard(data, path, tokenizer),
+                heldout_token_shard(data, path, tokenizer),
+            ),
+        )
+
     def _shards(self, setup: Setup, tokenizer: Tokenizer) -> tuple[list[Shard], list[Shard]]:
         """The shards of all texts, and those held out: one of a file of its own, else one a text."""
         from glassbox.runs.shards import heldout_documents, prepare_shard, training_documents
@@ -161,7 +182,8 @@ class PretrainRecipe(StageRecipe):
         for number, path in enumerate(data.paths):
             name = f"train-{number}" if several else "train"
             trained.append(
-                prepare_shard(
+                self._ids(setup, path, tokenizer)[0]
+                or prepare_shard(
                     lambda path=path: training_documents(data, path),  # type: ignore[misc]
                     tokenizer,
                     folder / name,
@@ -174,7 +196,8 @@ class PretrainRecipe(StageRecipe):
             )
         apart = several and data.heldout_path is None
         heldout = [
-            prepare_shard(
+            self._ids(setup, path or data.paths[0], tokenizer)[1]
+            or prepare_shard(
                 lambda path=path: heldout_documents(data, path),  # type: ignore[misc]
                 tokenizer,
                 folder / (f"heldout-{number}" if apart else "heldout"),

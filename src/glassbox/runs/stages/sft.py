@@ -14,6 +14,7 @@ from glassbox.runs.stages.base import (
     note_lost,
     options_of,
 )
+from glassbox.runs.stages.text import ROW_PLACES
 
 if TYPE_CHECKING:
     from glassbox.data.conversations import Message
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class ChatData(HeldoutData):
     """Conversations to fine-tune on."""
 
-    path: str = Field(description="JSON or JSON lines of chats")
+    path: str = Field(description=ROW_PLACES + "chats")
     row_length: int = Field(512, gt=1)
     rows_per_step: int = Field(8, gt=0)
     rows_per_batch: int | None = Field(None, gt=0)

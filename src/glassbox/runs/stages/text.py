@@ -21,19 +21,27 @@ class TokenizerConfig(Spec):
     pattern: str = Field("gpt4", description="gpt2, gpt4, llama3, qwen2 or a regular expression")
 
 
+TEXT_PLACES = (
+    "text: a file or folder (text, JSON lines, CSV, Parquet, compressed or not), a set by its name "
+    "(`glassbox data get --list`), hf:owner/name[:split]; or ids: train.bin, train.npy, a shard"
+)
+ROW_PLACES = (
+    "a file or folder (JSON lines, JSON, CSV, Parquet, compressed or not), a set by its name "
+    "(`glassbox data get --list`), or hf:owner/name[:split], of "
+)
+
+
 class TextSource(Spec):
     """One text of a mixture."""
 
-    path: str = Field(description="a file or folder of text or JSON lines, or 'shakespeare'")
+    path: str = Field(description=TEXT_PLACES)
     weight: float = Field(1.0, gt=0, description="its share of the rows, over the sum of all")
 
 
 class TextData(Spec):
     """Text to pre-train on."""
 
-    path: str | None = Field(
-        None, description="a file or folder of text or JSON lines, or 'shakespeare'"
-    )
+    path: str | None = Field(None, description=TEXT_PLACES)
     sources: tuple[TextSource, ...] = Field(
         (), description="instead of path (null): texts that are mixed by weight"
     )
