@@ -1,7 +1,7 @@
 """The engine: requests and settings in, tokens out. Everything that generates does it here.
 
 One step is three lines (`Engine._step`): the scheduler plans, the runner computes, the samples take
-the new tokens. `docs/reading_order.md` names the files that a token passes through.
+the new tokens. `docs/design/reading_order.md` names the files that a token passes through.
 """
 
 from __future__ import annotations

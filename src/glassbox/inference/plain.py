@@ -1,6 +1,6 @@
 """Generation as its definition reads: no cache, no batch. The oracle of the engine.
 
-Reading starts here; `docs/reading_order.md` says where it goes on.
+Reading starts here; `docs/design/reading_order.md` says where it goes on.
 """
 
 from __future__ import annotations
