@@ -28,7 +28,7 @@ Message = Mapping[str, Any]
 
 @dataclass(eq=False)
 class _Asked:
-    """A stream's request: its number once the engine has it, and whether its reader has left."""
+    """A stream's request: its id once the engine has it, and whether the consumer has closed the stream."""
 
     queue: asyncio.Queue[TokenEvent | Exception] = field(default_factory=asyncio.Queue)
     number: int | None = None
@@ -39,8 +39,8 @@ class LLM:
     """Model, tokenizer and engine in one: text in, answers out.
 
     model: what commands take for MODEL (a run, a checkpoint, a folder, a file, a name). Options
-    besides `device` are those of `Engine`; prefixes are kept, so that turns of a chat and prompts
-    that begin alike are read once. Calls from several threads wait for each other; `stream`s run
+    besides `device` are those of `Engine`; the prefix cache is kept between calls, so that turns of a chat
+    and common prefixes are prefilled once. Calls from several threads wait for each other; `stream`s run
     together in one batch. Raises UserError where there is no such model.
     """
 
@@ -69,7 +69,7 @@ class LLM:
         *,
         adapter: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        """Answers to texts or token ids, all at the same time: n of each prompt, in the order given.
+        """Completions of texts or token ids, batched: n of each prompt, in the order given.
 
         adapter: the name of one of the engine's (`adapters` option), for all prompts or one each.
         """
@@ -85,7 +85,7 @@ class LLM:
         *,
         adapter: str | None = None,
     ) -> list[Completion]:
-        """Answers to a conversation, or to several at the same time: the next turn of each."""
+        """The next turn of a conversation, or of several, batched."""
         if not messages:
             raise UserError("a conversation without messages; give at least one")
         single = isinstance(messages[0], Mapping)
@@ -103,7 +103,7 @@ class LLM:
     ) -> AsyncIterator[TokenEvent]:
         """One answer (or params.n) to a text, token ids or a conversation, token by token.
 
-        adapter: the name of one of the engine's; None for the model as it is.
+        adapter: the name of one of the engine's; None for the base model.
         Streams that are open at the same time share every step. Closing one frees what it held.
         """
         if prompt and isinstance(prompt[0], Mapping):
@@ -140,7 +140,7 @@ class LLM:
     ) -> Float[Tensor, "N D"]:
         """A vector a text: the mean of its tokens' final hidden states, divided by its length (L2).
 
-        adapter: the name of one of the engine's; None for the model as it is.
+        adapter: the name of one of the engine's; None for the base model.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
         model = self.engine.model
@@ -154,14 +154,14 @@ class LLM:
         return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
 
     def _for_chat(self, params: SamplingParams | None) -> SamplingParams:
-        """The same settings; the end of a turn ends the answer."""
+        """The same settings, with the end-of-turn token as a stop token."""
         params = SamplingParams() if params is None else params
         return ChatPrompts(self.tokenizer).params(params)
 
     def _add(
         self, ids: list[int], params: SamplingParams | None, adapter: str | None, asked: _Asked
     ) -> None:
-        """In another thread: its stream may have been closed before our turn came."""
+        """Runs in another thread: the stream may have been closed before it gets the lock."""
         with self._guard:
             if not asked.gone:
                 asked.number = self.engine.add(ids, params, adapter=adapter)
@@ -179,7 +179,7 @@ class LLM:
             return self.engine.step()
 
     async def _run(self) -> None:
-        """Step for as long as somebody listens; the loop is free while the model computes."""
+        """Step while any stream is open; the event loop stays free while the model computes."""
         try:
             while self._queues:
                 events = await asyncio.to_thread(self._step)

@@ -1,4 +1,4 @@
-"""Adapters that requests choose by name, beside a base that stays what it was."""
+"""Adapters that requests select by name, on an unchanged base model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from glassbox.models.causal_lm import CausalLM
 
 
 class RequestAdapters:
-    """A model's adapters, as far as requests may name them.
+    """A model's adapters that requests may select.
 
-    Each is tried once, in a small batch beside a row without it, before any request has it: a layer
-    that cannot have an adapter a row is found out then, and not in the middle of others' answers.
+    Each is tried once, in a small batch beside a row without it, before any request uses it: a layer
+    that does not support an adapter per row is found then, and not while other requests run.
     """
 
     def __init__(self, model: CausalLM) -> None:
@@ -27,15 +27,15 @@ class RequestAdapters:
 
     @property
     def names(self) -> list[str]:
-        """Of all that the model holds."""
+        """The names of all adapters of the model."""
         adapters = adapters_of(self.model)
         return [] if adapters is None else adapters.names
 
     def load(self, name: str, folder: Path | str) -> None:
-        """Take in an adapter's folder, ours or PEFT's; which one is active does not change.
+        """Load an adapter's folder, ours or PEFT's; the active adapter does not change.
 
         Raises UserError for a folder that is damaged or of another base, a name that is taken, and
-        kinds that would change the base or cannot be chosen a row; the model then is as before.
+        kinds that would change the base or cannot be selected per row; the model is then unchanged.
         """
         spec, _ = read_adapter(folder)
         if spec.stands_alone:
@@ -59,7 +59,7 @@ class RequestAdapters:
             raise
 
     def check(self, name: str | None) -> None:
-        """Raises UserError for a name that no request can have; None is the model as it is."""
+        """Raise UserError for a name that requests cannot select; None is the base model."""
         if name is None:
             return
         adapters = adapters_of(self.model)

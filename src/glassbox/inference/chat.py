@@ -1,4 +1,4 @@
-"""A conversation: history, the prompt that fits the context, and answers as they come."""
+"""A chat session: history, a prompt that fits the context, streamed answers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Message = dict[str, str]
 
 
 class ChatSession:
-    """Turns with one model.
+    """A multi-turn chat with one model.
 
-    `history` keeps every message. What the model reads is the system message and as many of the
-    latest turns as leave room for an answer: min(max_tokens, half the context) tokens.
-    adapter: the engine's by name that answers; None for the model as it is.
+    `history` keeps every message. The prompt is the system message and as many of the latest turns as
+    leave room for an answer of min(max_tokens, half the context) tokens.
+    adapter: the name of one of the engine's; None for the base model.
     Raises UserError where the tokenizer has no chat template.
     """
 
@@ -45,10 +45,10 @@ class ChatSession:
         self.first_sent = 0
 
     def send(self, text: str) -> Iterator[str]:
-        """Say something; the answer comes in pieces, and joins the history when it has ended.
+        """Send a message; the answer is streamed, and added to the history at its end.
 
-        One that is broken off (the iterator closed) joins it as far as it got; where nothing was
-        said yet, neither question nor answer does. Raises UserError for a message too long.
+        An answer that is interrupted (the iterator closed) is added as far as it got; before its first
+        token neither question nor answer is. Raises UserError for a message too long.
         """
         question = {"role": "user", "content": text}
         prompt, first = self._prompt(question)
@@ -86,7 +86,7 @@ class ChatSession:
         self.first_sent = 0
 
     def _prompt(self, question: Message) -> tuple[list[int], int]:
-        """Token ids of what fits, and the place in the history where it begins."""
+        """Token ids of the turns that fit, and the index in the history of the first one."""
         context = self.engine.context_length
         room = context - min(self.params.max_tokens, context // 2)
         first = self.first_sent
@@ -97,7 +97,7 @@ class ChatSession:
             if len(ids) <= room:
                 return ids, first
             if first >= len(self.history):
-                if len(ids) < context:  # a shorter answer is better than none
+                if len(ids) < context:  # leave room for a shorter answer
                     return ids, first
                 raise UserError(
                     f"the message comes to {len(ids)} tokens with the system message; the model's "

@@ -1,9 +1,8 @@
-"""Steps that feed one token of one request, compiled: a few pieces of machine code for the whole model.
+"""Compiled decoding of a single sequence: a few torch.compile graphs for the whole model.
 
-An ordinary step of a small model is thousands of calls into torch, and by the time that one comes round again
-the weights have driven its code and numbers out of the processor's caches. The compiled step is the same model
-as torch.compile reads it. A row's tokens lie wherever its blocks are, any number of them, so it is compiled
-once.
+An eager step of a small model is thousands of calls into torch, whose overhead and cache misses dominate. The
+compiled step is the same model under torch.compile. The slots of the KV cache are an input of dynamic length,
+so it is compiled once.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class CompiledStep:
                 "keep keys and values of every token; leave it out for this model"
             )
         self.model = model
-        self.num_steps = 0  # taken so
+        self.num_steps = 0  # steps taken compiled
         self._works = True
         self._slots = torch.arange(block_size)
         blocks = list(model.blocks)
@@ -70,7 +69,7 @@ class CompiledStep:
         try:
             with _as(SingleRowLinear, self._linears):
                 logits = self._step(plan.chunks[0], states)
-        except Exception as error:  # whatever it is, the ordinary step goes on from here
+        except Exception as error:  # whatever it is, eager steps continue from here
             self._works = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"steps are not compiled from here on: {reason}", stacklevel=2)
@@ -128,7 +127,7 @@ def _through(
     blocks: Sequence[nn.Module],
     states: Sequence[BlockState],
 ) -> Float[Tensor, "1 1 D"]:
-    """Through some blocks, a row's tokens lying at these places, the last one's to be written."""
+    """Some blocks of the model; the row's tokens are in these cache slots, the last one to be written."""
     length, nothing = places.shape[0], positions.new_empty(0, 0)
     pages = Pages(places[-1:], nothing, positions, length, level=True, places=places)
     context = Context(positions=positions, key_length=length, pages=pages)

@@ -1,4 +1,4 @@
-"""From tokens to text as they come: no half character, and nothing of a stop string, ever gets out."""
+"""Incremental detokenization: never half a character, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class StopStrings:
-    """Finds the stop string that is complete first, however the text is cut into pieces.
+    """Finds the first complete stop string, however the text is cut into pieces.
 
     >>> scanner = StopStrings(("END",))
     >>> scanner.push("the E"), scanner.push("N"), scanner.push("D!"), scanner.matched
@@ -23,7 +23,7 @@ class StopStrings:
         self.matched: str | None = None
 
     def push(self, piece: str) -> str:
-        """What is now known not to belong to a stop string; nothing more once one has matched."""
+        """The text that can no longer be part of a stop string; nothing once one has matched."""
         if self.matched is not None:
             return ""
         self.held += piece
@@ -40,19 +40,19 @@ class StopStrings:
         return safe
 
     def flush(self) -> str:
-        """What was held back, when no more text comes."""
+        """The text held back, at the end of the stream."""
         rest, self.held = self.held, ""
         return rest
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class TextStream:
-    """Tokens in, text that is safe to show out."""
+    """Tokens in, text that is safe to emit out."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
@@ -65,21 +65,21 @@ class TextStream:
         return self._scanner.matched
 
     def push(self, token: int) -> str:
-        """The text that this token makes known."""
+        """The text that this token completes."""
         if self._tokenizer.id_to_token(token) is None:
             return ""
         return self._scanner.push(self._decoder.push(token))
 
     def flush(self) -> str:
-        """The rest, when no more tokens come: a broken character, the beginning of a stop string."""
+        """The rest at the end of the stream: an incomplete character, the beginning of a stop string."""
         return self._scanner.push(self._decoder.flush()) + self._scanner.flush()
 
 
 def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """The text of an answer, as a `TextStream` would give it in the end.
+    """The text of a completion, equal to what a `TextStream` emits in total.
 
-    Control tokens are not shown, nor ids that stand for nothing: a model whose vocabulary was
-    rounded up can produce these.
+    Control tokens are skipped, as are ids without a token, which a model with a padded vocabulary
+    can produce.
     """
     known = (token for token in ids if tokenizer.id_to_token(token) is not None)
     return tokenizer.decode(known, skip_special=True)

@@ -1,4 +1,4 @@
-"""Eval mode for as long as something looks at a model."""
+"""Eval mode, autocast and adapter selection while a model is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Every module in eval mode inside, and afterwards each as it was before."""
+    """Every module in eval mode inside; each module's mode is restored afterwards."""
     every = [model]
     for module in every:  # each step does it, and `modules()` takes ten times as long
         every.extend(child for child in module._modules.values() if child is not None)
@@ -32,7 +32,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def autocast_below(model: CausalLM, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """The model in `dtype` where that is narrower than its weights; a wider one is its caches' alone."""
+    """Autocast to `dtype` where it is narrower than the weights; a wider one applies to the caches only."""
     if dtype is None or dtype.itemsize >= model.embedding.weight.dtype.itemsize:
         return nullcontext()
     return torch.autocast(model.device.type, dtype=dtype)

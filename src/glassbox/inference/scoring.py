@@ -1,6 +1,6 @@
-"""What a model makes of texts that it only reads: a log-probability a token, one vector a text.
+"""Scoring without generation: log-probabilities of prompt tokens, embeddings of texts.
 
-Both come in pieces, so that who shares the model with others can let them in between.
+Both are iterators that yield between batches, so that a server can interleave other work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROWS_OF_LOGITS = 256
 
 @dataclass(frozen=True)
 class PromptScores:
-    """log p of each of a prompt's tokens given those before it, and of the likeliest in its place.
+    """log p of each prompt token given those before it, and of the most likely tokens at its position.
 
     log_probs: nats, float32 or wider; the first token, which nothing predicts, has None.
     top: (token, log-probability) greatest first; None for the first token.
@@ -37,7 +37,7 @@ class PromptScores:
 def score_prompts(
     model: CausalLM, prompts: Sequence[Sequence[int]], *, top: int = 0, adapter: str | None = None
 ) -> Iterator[PromptScores | None]:
-    """Scores of each prompt, in order; None where there is nothing to tell yet.
+    """Scores of each prompt, in order; None between batches, where there is no result yet.
 
     adapter: the name of one that the model holds; None for the model as it is.
     Raises UserError for a prompt that is empty or longer than the model's context.
