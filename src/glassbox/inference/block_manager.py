@@ -297,14 +297,14 @@ class BlockTables:
         first = sequence.computed // blocks.block_size
         behind = (sequence.computed + num_tokens - 1) // blocks.block_size + 1
         held = sequence.blocks
-        places = [
+        positions = [
             place
             for place in range(first, behind)
             if place >= len(held) or blocks.is_shared(held[place])
         ]
-        if len(places) > blocks.num_free:
+        if len(positions) > blocks.num_free:
             return False
-        for place in places:
+        for place in positions:
             (fresh,) = blocks.allocate(1, after=held[place - 1] if place else -1)
             if place == len(held):
                 held.append(fresh)

@@ -5,7 +5,7 @@
 
 Source: Sennrich et al., 2016 (arXiv:1508.07909), on bytes as in GPT-2. `train_bpe_plain` is that
 sentence in Python. `train_bpe` gives the same merges without ever looking at a word that does not
-hold the pair: it keeps, for each pair, its count and its places, and a heap of counts that is mended
+hold the pair: it keeps, for each pair, its count and its positions, and a heap of counts that is mended
 lazily. Tested against: `tokenizers` (`BpeTrainer`), the same merges, ties included.
 """
 

@@ -269,16 +269,16 @@ class _InertChat:
         return value
 
     def _swap_string(self, text: str) -> str:
-        places = {m.start() for m in self._specials.finditer(text, overlapped=True)}
+        positions = {m.start() for m in self._specials.finditer(text, overlapped=True)}
         for n in range(1, min(self._longest, len(text)) + 1):
             if text[-n:] in self._starts:
-                places.add(len(text) - n)
+                positions.add(len(text) - n)
             if text[:n] in self._tails:
-                places.add(n - 1)
-        if not places:
+                positions.add(n - 1)
+        if not positions:
             return text
         chars = list(text)
-        for place in places:
+        for place in positions:
             chars[place] = self._stand_ins[chars[place]]
         return "".join(chars)
 

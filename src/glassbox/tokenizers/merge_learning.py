@@ -1,6 +1,6 @@
 """Learning merges without ever looking at a word that does not hold the pair.
 
-For each pair its count and its places are kept, and a heap of counts that is mended lazily. The
+For each pair its count and its positions are kept, and a heap of counts that is mended lazily. The
 symbols may be anything that can be joined: bytes, or pieces of words.
 
 Most pairs are too rare ever to be joined, and millions of them would fill the memory. A pair's count
@@ -68,14 +68,14 @@ def learn_merges(
 
 
 class _Frequent:
-    """The pairs of at least `floor` occurrences, each with its exact count and its places."""
+    """The pairs of at least `floor` occurrences, each with its exact count and its positions."""
 
     def __init__(self, words: LinkedWords, least: int) -> None:
         self.words = words
         self.least = max(1, least)
         self.floor: int | None = None  # None: nothing was counted yet
         self.counts: dict[int, int] = {}
-        self.places: dict[int, Integers] = {}
+        self.positions: dict[int, Integers] = {}
         self.heap: list[tuple[int, int]] = []
         self.refused: list[int] = []
 
@@ -96,11 +96,11 @@ class _Frequent:
         self._forget(pair)
 
     def _forget(self, pair: int) -> None:
-        del self.counts[pair], self.places[pair]
+        del self.counts[pair], self.positions[pair]
 
     def merge(self, pair: int, joined: int, *, is_new: bool) -> None:
         """Join a pair wherever it stands, and mend the counts of its neighbours' pairs."""
-        where = self.places[pair]
+        where = self.positions[pair]
         self._forget(pair)
         lost, won = self.words.merge(pair >> 32, pair & 0xFFFFFFFF, joined, where)
         assert self.floor is not None
@@ -124,14 +124,14 @@ class _Frequent:
         if most < self.least:
             return False
         self.floor = max(self.least, most // _STEP)
-        self.counts, self.places = {}, {}
+        self.counts, self.positions = {}, {}
         self._keep(found)
         return True
 
     def _keep(self, found: Grouped) -> None:
         assert self.floor is not None
         for pair, count, where in found.at_least(self.floor):
-            self.places[pair] = where.copy()  # a view would hold what the rare pairs had, too
+            self.positions[pair] = where.copy()  # a view would hold what the rare pairs had, too
             if self.counts.get(pair) != count:
                 self.counts[pair] = count
                 heapq.heappush(self.heap, (-count, pair))
@@ -139,28 +139,28 @@ class _Frequent:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Pairs, the total weight of each, and the places of each: from `begins` on in `places`."""
+    """Pairs, the total weight of each, and the positions of each: from `begins` on in `positions`."""
 
     keys: npt.NDArray[np.int64]
     totals: npt.NDArray[np.int64]
     begins: npt.NDArray[np.int64]
-    places: Integers
+    positions: Integers
 
     @classmethod
-    def of(cls, keys: Integers, weights: Integers, places: Integers) -> Grouped:
-        """Equal keys together, each group's places in the order given."""
+    def of(cls, keys: Integers, weights: Integers, positions: Integers) -> Grouped:
+        """Equal keys together, each group's positions in the order given."""
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         weights = weights[order]
         starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else _NONE
         totals = np.add.reduceat(weights, starts, dtype=np.int64) if len(keys) else _NONE
         few = keys[starts].astype(np.int64)
-        return cls(few, totals, np.append(starts, len(keys)), places[order])
+        return cls(few, totals, np.append(starts, len(keys)), positions[order])
 
     def at_least(self, least: int) -> Iterator[tuple[int, int, Integers]]:
-        """(pair, total, places) of those with such a total."""
+        """(pair, total, positions) of those with such a total."""
         for i in np.flatnonzero(self.totals >= least).tolist():
-            where = self.places[self.begins[i] : self.begins[i + 1]]
+            where = self.positions[self.begins[i] : self.begins[i + 1]]
             yield int(self.keys[i]), int(self.totals[i]), where
 
 
@@ -192,7 +192,7 @@ class LinkedWords:
         self.previous = np.arange(-1, total - 1, dtype=small)
 
     def count_pairs(self) -> Grouped:
-        """Each pair's count and the places of its left symbol, in ascending order."""
+        """Each pair's count and the positions of its left symbol, in ascending order."""
         inside = self.symbol >= 0
         inside &= self.symbol[self.next] >= 0
         here = np.flatnonzero(inside).astype(self.next.dtype)
@@ -216,35 +216,35 @@ class LinkedWords:
         if narrow is np.int64:
             return found
         wide = (found.keys >> bits) << 32 | (found.keys & ((1 << bits) - 1))
-        return Grouped(wide, found.totals, found.begins, found.places)
+        return Grouped(wide, found.totals, found.begins, found.positions)
 
     def merge(
-        self, left: int, right: int, joined: int, places: Integers
+        self, left: int, right: int, joined: int, positions: Integers
     ) -> tuple[Grouped, Grouped]:
-        """Join every `left right` that still stands at one of `places`: what pairs lose, and what they win."""
+        """Join every `left right` that still stands at one of `positions`: what pairs lose, and what they win."""
         symbol, follow, precede = self.symbol, self.next, self.previous
-        places = places[symbol[places] == left]
-        partner = follow[places]
+        positions = positions[symbol[positions] == left]
+        partner = follow[positions]
         here = symbol[partner] == right
-        places, partner = places[here], partner[here]
-        if left == right and len(places) > 1:  # in a run such as aaa, only every other pair
-            apart = np.ones(len(places), bool)
-            apart[1:] = partner[:-1] != places[1:]
-            index = np.arange(len(places))
+        positions, partner = positions[here], partner[here]
+        if left == right and len(positions) > 1:  # in a run such as aaa, only every other pair
+            apart = np.ones(len(positions), bool)
+            apart[1:] = partner[:-1] != positions[1:]
+            index = np.arange(len(positions))
             run_start = np.maximum.accumulate(np.where(apart, index, 0))
             every_other = (index - run_start) % 2 == 0
-            places, partner = places[every_other], partner[every_other]
+            positions, partner = positions[every_other], partner[every_other]
 
         after = follow[partner]
-        before = precede[places]
+        before = precede[positions]
         symbol_after_old = symbol[after]
-        symbol[places] = joined
+        symbol[positions] = joined
         symbol[partner] = _GONE
-        follow[places] = after
-        precede[after] = places
+        follow[positions] = after
+        precede[after] = positions
 
         # A neighbour that was itself joined: the pair between the two is counted from its left.
-        weight = self.weight[places]
+        weight = self.weight[positions]
         has_after = symbol_after_old >= 0
         has_before = symbol[before] >= 0
         weight_after, weight_before = weight[has_after], weight[has_before]
@@ -256,7 +256,7 @@ class LinkedWords:
             [_pairs(joined, symbol[after[has_after]]), _pairs(symbol_before, joined)]
         )
         weights = np.concatenate([weight_after, weight_before])
-        where = np.concatenate([places[has_after], before[has_before]])
+        where = np.concatenate([positions[has_after], before[has_before]])
 
         return Grouped.of(lost, weights, where), Grouped.of(won, weights, where)
 

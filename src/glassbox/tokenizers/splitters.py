@@ -18,8 +18,8 @@ from glassbox.tokenizers.checks import get, kind_of, optional, show, typed
 from glassbox.tokenizers.normalizers import pattern_of
 from glassbox.tokenizers.patterns import DIGIT, PATTERNS, WorkLimit, compile_pattern, find_matches
 
-Piece = tuple[str, bool]
-Splitter = Callable[[str, bool, WorkLimit], list[Piece]]
+Cut = tuple[str, bool]
+Splitter = Callable[[str, bool, WorkLimit], list[Cut]]
 
 _MAX_STEPS = 64
 
@@ -102,7 +102,7 @@ def _grouped(spans: list[tuple[int, int, bool]], behavior: str) -> list[tuple[in
 def _by_pattern(
     find: regex.Pattern[str], behavior: str, invert: bool = False, *, bounded: bool = False
 ) -> Splitter:
-    def split(text: str, first: bool, limit: WorkLimit) -> list[Piece]:
+    def split(text: str, first: bool, limit: WorkLimit) -> list[Cut]:
         parts = cut(text, find, behavior, invert=invert, limit=limit if bounded else None)
         starts = bool(parts) and text.startswith(parts[0]) and first
         return [(part, starts and i == 0) for i, part in enumerate(parts)]
@@ -122,7 +122,7 @@ def _sequence(raw: Any, where: str, chars: bool) -> Splitter:
         for i, step in enumerate(steps)
     ]
 
-    def split(text: str, first: bool, limit: WorkLimit) -> list[Piece]:
+    def split(text: str, first: bool, limit: WorkLimit) -> list[Cut]:
         pieces = [(text, first)] if text else []
         for step in splitters:
             pieces = [part for piece in pieces for part in step(*piece, limit)]
@@ -137,7 +137,7 @@ def _byte_level(raw: Any, where: str, chars: bool) -> Splitter:
     cuts = optional(raw, "use_regex", bool, True, where)
     find = compile_pattern(PATTERNS["gpt2"]).findall
 
-    def split(text: str, first: bool, limit: WorkLimit) -> list[Piece]:
+    def split(text: str, first: bool, limit: WorkLimit) -> list[Cut]:
         if not text:
             return []
         if prefixes and not text.startswith(" "):
@@ -162,7 +162,7 @@ def _metaspace(raw: Any, where: str) -> Splitter:
         )
     find = compile_pattern(regex.escape(mark))
 
-    def split(text: str, first: bool, limit: WorkLimit) -> list[Piece]:
+    def split(text: str, first: bool, limit: WorkLimit) -> list[Cut]:
         if not text:
             return []
         text = text.replace(" ", mark)

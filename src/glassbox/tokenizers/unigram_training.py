@@ -136,18 +136,18 @@ def seed_pieces(word_counts: Mapping[str, int], seeds: int, max_chars: int) -> d
         for char in word:
             level[char] += count
     found = {char: float(count) for char, count in sorted(level.items())}
-    places = [
+    positions = [
         (word, start, count) for word, count in word_counts.items() for start in range(len(word))
     ]
     candidates: list[tuple[float, str]] = []
     for length in range(2, max_chars + 2):
         longer: Counter[str] = Counter()
-        places = [
+        positions = [
             (word, start, count)
-            for word, start, count in places
+            for word, start, count in positions
             if start + length <= len(word) and level[word[start : start + length - 1]] > 1
         ]
-        for word, start, count in places:
+        for word, start, count in positions:
             longer[word[start : start + length]] += count
         most: dict[str, int] = {}
         for piece, count in longer.items():
@@ -164,7 +164,7 @@ def seed_pieces(word_counts: Mapping[str, int], seeds: int, max_chars: int) -> d
 
 
 class Segmentations:
-    """Every way to cut every word: a graph of places, whose edges are pieces."""
+    """Every way to cut every word: a graph of positions, whose edges are pieces."""
 
     def __init__(self, word_counts: Mapping[str, int], pieces: Sequence[str]) -> None:
         self.pieces = list(pieces)

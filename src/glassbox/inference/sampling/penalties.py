@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_SPARE = 64  # places for new tokens made at a time
+_SPARE = 64  # positions for new tokens made at a time
 
 
 @dataclass
 class History:
     """The distinct tokens of rows with a penalty, and how often each one's output has them.
 
-    ids, counts: (P, U), the first `lengths` places of each row in use. Prompt tokens stand here,
+    ids, counts: (P, U), the first `lengths` positions of each row in use. Prompt tokens stand here,
     with a count of 0, only where the repetition penalty wants them. So a step costs as much as a row
     has distinct tokens, not as much as the vocabulary.
     """
@@ -103,11 +103,11 @@ class History:
         if self.longest > self.ids.shape[1]:
             wide = self._widened(self.longest + max(_SPARE, self.longest // 2))
             self.ids, self.counts = wide.ids, wide.counts
-        places = torch.arange(self.ids.shape[1], device=self.ids.device)
+        positions = torch.arange(self.ids.shape[1], device=self.ids.device)
         lengths = self.lengths.unsqueeze(1)
         token = tokens.unsqueeze(1)
-        here = (self.ids == token) & (places < lengths)
-        fresh = ~here.any(dim=1, keepdim=True) & (places == lengths)
+        here = (self.ids == token) & (positions < lengths)
+        fresh = ~here.any(dim=1, keepdim=True) & (positions == lengths)
         if active is not None:
             here, fresh = here & active.unsqueeze(1), fresh & active.unsqueeze(1)
         self.ids = torch.where(fresh, token, self.ids)

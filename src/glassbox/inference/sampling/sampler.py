@@ -240,23 +240,23 @@ class RowSampler:
 
     def select(self, rows: Sequence[int] | Int[Tensor, " M"]) -> RowSampler:
         """These rows in this order. One named twice is forked: its histories diverge from here."""
-        places = [int(row) for row in rows]
-        index = torch.tensor(places, dtype=torch.int64, device=self.greedy.device)
+        positions = [int(row) for row in rows]
+        index = torch.tensor(positions, dtype=torch.int64, device=self.greedy.device)
         history = None
         if self._history is not None:
             at = {place: i for i, place in enumerate(self._history[0])}
-            kept = [new for new, place in enumerate(places) if place in at]
+            kept = [new for new, place in enumerate(positions) if place in at]
             if kept:
-                old = torch.tensor([at[places[new]] for new in kept], device=index.device)
+                old = torch.tensor([at[positions[new]] for new in kept], device=index.device)
                 history = (kept, self._history[1].select(old))
         matchers, processed, taken = [], [], set()
-        for place in places:
+        for place in positions:
             matcher, one = self._matchers[place], self._processors[place]
             matchers.append(matcher.copy() if matcher is not None and place in taken else matcher)
             processed.append(one.copy() if one is not None and place in taken else one)
             taken.add(place)
         return RowSampler(
-            [self.params[place] for place in places],
+            [self.params[place] for place in positions],
             {name: tensor[index] for name, tensor in self._columns.items()},
             _narrowed({name: tensor[index] for name, tensor in self._tables.items()}),
             history,

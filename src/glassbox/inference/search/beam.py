@@ -93,9 +93,9 @@ def beam_search(
         log_probs = sampler.adjusted(logits.log_softmax(dim=-1), steps)
         totals = (scores.unsqueeze(1) + log_probs).flatten()
         looked_at = max(2, 1 + len(stops)) * width
-        values, places = (x[0] for x in likeliest(totals.unsqueeze(0), looked_at))
-        parents = (places // logits.shape[-1]).tolist()
-        tokens = (places % logits.shape[-1]).tolist()
+        values, positions = (x[0] for x in likeliest(totals.unsqueeze(0), looked_at))
+        parents = (positions // logits.shape[-1]).tolist()
+        tokens = (positions % logits.shape[-1]).tolist()
         going: list[int] = []
         last = length == max_new
         for rank, (value, parent, token) in enumerate(
