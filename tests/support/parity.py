@@ -174,7 +174,7 @@ def config_words_lost(case: Case) -> list[str]:
     """
     theirs = transformers.AutoConfig.for_model(case.model_type, **case.words).to_dict()
     config = from_hf_config(theirs)
-    words = family_named(case.model_type).express(config)
+    words = family_named(case.model_type).to_hf_config(config)
     assert words is not None
     assert canonical(from_hf_config({"model_type": case.model_type, **words})) == canonical(config)
     again = transformers.AutoConfig.for_model(case.model_type, **words).to_dict()

@@ -50,7 +50,7 @@ def linear_parts(model: CausalLM) -> list[list[Part]]:
     }
     linears = {path: m for path, m in linears.items() if not path.endswith(".base")}
     linears = {path: m for path, m in linears.items() if ".updates." not in path}
-    families = [family for family in FAMILIES if family.express(model.config) is not None]
+    families = [family for family in FAMILIES if family.to_hf_config(model.config) is not None]
     return [_parts_of(linears, family.rules(model.config)) for family in families] or [
         _parts_of(linears, [])
     ]

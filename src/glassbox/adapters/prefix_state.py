@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.layers.context import Context
-from glassbox.layers.key_value_state import NO_PAST, KeyValueView, Seen
+from glassbox.layers.key_value_state import NO_PAST, AttendedKeys, KeyValueView
 from glassbox.layers.state import State
 
 
@@ -29,16 +29,16 @@ class Prefixed(KeyValueView):
         self.values = values
         self.inner = inner
 
-    def see(
+    def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
-    ) -> Seen:
+    ) -> AttendedKeys:
         """What the queries may look at: the prefix, and what they would see without it."""
         view: KeyValueView = NO_PAST if self.inner is None else self.inner  # type: ignore[assignment]
-        seen = view.see(keys, values, context)
+        seen = view.attended(keys, values, context)
         batch, length = keys.shape[0], self.keys.shape[2]
         # queries stand at the last keys, so without a mask the prefix is seen as all that is earlier
         mask = None if seen.mask is None else F.pad(seen.mask, (length, 0), value=True)
-        return Seen(
+        return AttendedKeys(
             torch.cat((self.keys.to(seen.keys.dtype).expand(batch, -1, -1, -1), seen.keys), 2),
             torch.cat((self.values.to(seen.keys.dtype).expand(batch, -1, -1, -1), seen.values), 2),
             mask,
@@ -64,12 +64,12 @@ class Recorder(KeyValueView):
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
-    def see(
+    def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
-    ) -> Seen:
+    ) -> AttendedKeys:
         """The call's own tokens, each seeing those before it."""
         self.keys, self.values = keys, values
-        return Seen(keys, values, None, True, None)
+        return AttendedKeys(keys, values, None, True, None)
 
     def reorder(self, rows: Tensor) -> None:
         """It is never reordered."""

@@ -15,8 +15,8 @@ from glassbox.ops.block_attention import Places
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the queries of one call may look at.
+class AttendedKeys:
+    """The keys and values that the queries of one call attend to.
 
     in_order: query i stands at key i + S - T, as `ops.attention` has it; a window needs that.
     places: positions of queries and keys where they do not.
@@ -32,11 +32,11 @@ class Seen:
 class KeyValueView:
     """What queries attend to: the call's own keys and values, and whatever a state has before them."""
 
-    def see(
+    def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
-    ) -> Seen:
+    ) -> AttendedKeys:
         """Without a past: the call's own, each query those up to itself in its document."""
-        return Seen(keys, values, context.mask(), True, None)
+        return AttendedKeys(keys, values, context.mask(), True, None)
 
     def attend(
         self,
@@ -51,8 +51,8 @@ class KeyValueView:
         sinks: Float[Tensor, " H"] | None = None,
         slopes: Float[Tensor, " H"] | None = None,
     ) -> Float[Tensor, "B H T Dh"]:
-        """`ops.attention.attention` of these queries over what they may `see`."""
-        seen = self.see(keys, values, context)
+        """`ops.attention.attention` of these queries over the keys that they may attend to."""
+        seen = self.attended(keys, values, context)
         return attention(
             q,
             seen.keys.to(q.dtype),
@@ -110,15 +110,15 @@ class KeyValueState(RowState, KeyValueView):
             self.values.scatter_(2, index, values)
         return self.keys[:, :, : context.key_length], self.values[:, :, : context.key_length]
 
-    def see(
+    def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
-    ) -> Seen:
+    ) -> AttendedKeys:
         """`update`, and what this call's queries may look at: the slots up to their own."""
         keys, values = self.update(keys, values, context)
         if context.in_order:
-            return Seen(keys, values, None, True, None)
+            return AttendedKeys(keys, values, None, True, None)
         slots = torch.arange(keys.shape[2], device=keys.device).unsqueeze(0)
-        return Seen(keys, values, context.mask(), False, (context.positions, slots))
+        return AttendedKeys(keys, values, context.mask(), False, (context.positions, slots))
 
 
 class WindowState(RowState, KeyValueView):
@@ -145,9 +145,9 @@ class WindowState(RowState, KeyValueView):
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
-    def see(
+    def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
-    ) -> Seen:
+    ) -> AttendedKeys:
         """Take in this call's real tokens; return what they may look at.
 
         One token looks at the ring, in the ring's order. Several look at the ring unrolled, oldest
@@ -157,13 +157,13 @@ class WindowState(RowState, KeyValueView):
         length, window = keys.shape[2], self.keys.shape[2]
         first = context.positions[:, :1]  # (B or 1, 1)
         if length > 1 and context.in_order:
-            seen = Seen(keys, values, None, True, None)
+            seen = AttendedKeys(keys, values, None, True, None)
         elif length > 1:
             order = (first + torch.arange(window, device=first.device)) % window
             past_keys, past_values = _gather(self.keys, order), _gather(self.values, order)
             place = torch.arange(-window, length, device=first.device)
             mask = (first + place >= 0)[:, None, None].expand(-1, 1, length, -1)
-            seen = Seen(
+            seen = AttendedKeys(
                 torch.cat((past_keys, keys), dim=2),
                 torch.cat((past_values, values), dim=2),
                 mask,
@@ -176,7 +176,7 @@ class WindowState(RowState, KeyValueView):
         slots = torch.arange(window, device=first.device)
         held = first - (first - slots) % window  # the position in each slot, now
         mask = (held >= 0)[:, None, None]
-        return Seen(self.keys, self.values, mask, False, (first, held))
+        return AttendedKeys(self.keys, self.values, mask, False, (first, held))
 
     def _write(
         self, keys: Tensor, values: Tensor, first: Tensor, lengths: Int[Tensor, " B"] | None

@@ -114,7 +114,7 @@ class LatentState(RowState):
         self.entries = entries
         self.index_keys = index_keys
 
-    def see(
+    def attended(
         self, entries: Tensor, index_keys: Tensor | None, context: Context
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Put this call's at their positions; what its queries may look at, and the mask."""
@@ -223,7 +223,7 @@ class LatentAttention(nn.Module):
             mask = context.mask()
         else:
             own = None if index is None else index.keys
-            entries, past, mask = state.see(entries, own, context)
+            entries, past, mask = state.attended(entries, own, context)
             entries = entries.to(q.dtype)
             if index is not None:
                 assert past is not None

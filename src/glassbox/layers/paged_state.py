@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.layers.context import Context
-from glassbox.layers.key_value_state import KeyValueView, Seen
+from glassbox.layers.key_value_state import AttendedKeys, KeyValueView
 from glassbox.layers.pages import Pages
 from glassbox.layers.state import RowState
 from glassbox.ops.single_query import single_query_attention
@@ -103,20 +103,20 @@ class PagedKeyValue(PagedState, KeyValueView):
         torch.index_select(blocks, 0, rows, out=found)
         return found.view(heads, len(pages.table), -1, size)[:, :, : pages.length]
 
-    def see(
+    def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
-    ) -> Seen:
+    ) -> AttendedKeys:
         """Write, and return what this call's queries may look at."""
         pages = context.pages
         assert pages is not None
         self.write(keys, values, pages)
         if context.in_order:
-            return Seen(keys, values, None, True, None)
+            return AttendedKeys(keys, values, None, True, None)
         past_keys = self.read("keys", pages).transpose(0, 1)
         past_values = self.read("values", pages).transpose(0, 1)
         order = torch.arange(pages.length, device=keys.device).unsqueeze(0)
         aligned = pages.start is not None
-        return Seen(past_keys, past_values, pages.mask(), aligned, (pages.positions, order))
+        return AttendedKeys(past_keys, past_values, pages.mask(), aligned, (pages.positions, order))
 
     def attend(
         self,
@@ -157,7 +157,7 @@ class PagedKeyValue(PagedState, KeyValueView):
     ) -> Float[Tensor, "B H 1 Dh"]:
         """One token a row: write it and attend, all rows and heads in two products.
 
-        Tested against: `see` and `attention`.
+        Tested against: `attended` and `attention`.
         """
         written = self.write(keys, values, pages)
         if pages.window is None:
@@ -199,7 +199,7 @@ class PagedKeyValue(PagedState, KeyValueView):
 class PagedLatent(PagedState):
     """Entries of latent attention, (N, block_size, C), and the indexer's keys where there is one."""
 
-    def see(
+    def attended(
         self,
         entries: Float[Tensor, "B T C"],
         index_keys: Float[Tensor, "B T Di"] | None,

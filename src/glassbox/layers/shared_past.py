@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glassbox.layers.context import Context
-from glassbox.layers.key_value_state import KeyValueView, Seen
+from glassbox.layers.key_value_state import AttendedKeys, KeyValueView
 
 
 class SharedPast(KeyValueView):
@@ -29,11 +29,11 @@ class SharedPast(KeyValueView):
         self.owners = owners
         self.mask = mask
 
-    def see(
+    def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
-    ) -> Seen:
+    ) -> AttendedKeys:
         """The row's beginning, and the call's own tokens behind it."""
-        return Seen(
+        return AttendedKeys(
             torch.cat((self.keys.to(keys.dtype).index_select(0, self.owners), keys), dim=2),
             torch.cat((self.values.to(keys.dtype).index_select(0, self.owners), values), dim=2),
             self.mask,

@@ -118,7 +118,7 @@ class Family:
     model_type, architecture: its names there. prefix: what the names of all tensors but the head's
     begin with. ignored: pattern of tensors that files may hold and no model needs. left_out: pattern
     of further weights that theirs and ours do not read; they are told of when a model is converted.
-    draft: the config in their words, or None where a look at the specs rules it out.
+    write_hf_config: the config in Hugging Face's keys, or None where a look at the specs rules it out.
     read: our config from theirs. rules: the weights' map.
     """
 
@@ -127,18 +127,18 @@ class Family:
     prefix: str
     ignored: str
     presets: Mapping[str, ModelConfig]
-    draft: Callable[[ModelConfig], dict[str, Any] | None]
+    write_hf_config: Callable[[ModelConfig], dict[str, Any] | None]
     read: Callable[[HfConfig], ModelConfig]
     rules: Callable[[ModelConfig], list[WeightRule]]
     left_out: str = r"(?!)"  # none
 
-    def express(self, config: ModelConfig) -> dict[str, Any] | None:
-        """The config in their words, or None where they have no words for all of it.
+    def to_hf_config(self, config: ModelConfig) -> dict[str, Any] | None:
+        """The config in Hugging Face's keys, or None where this family cannot represent all of it.
 
-        What is drafted must read back as the same model, so that a field which a spec gains later
-        is never lost in silence: a family that does not know it cannot express it.
+        What is written must read back as the same model, so that a field which a spec gains later is
+        never dropped silently.
         """
-        raw = self.draft(config)
+        raw = self.write_hf_config(config)
         if raw is None or canonical(self.read(HfConfig(raw))) != canonical(config):
             return None
         return raw

@@ -87,7 +87,7 @@ def test_pages_hold_what_was_written_wherever_their_blocks_lie(windowed):
         slots = tables[row, order // size] * size + order % size
         pages = Pages(slots, tables[row : row + 1], order.unsqueeze(0), length)
         context = Context(order.unsqueeze(0), key_length=length, pages=pages)
-        state.see(keys[row : row + 1, :, :length], values[row : row + 1, :, :length], context)
+        state.attended(keys[row : row + 1, :, :length], values[row : row + 1, :, :length], context)
     window = Window(24) if windowed else None
     for _ in range(steps):
         positions = lengths.unsqueeze(1).clone()

@@ -150,7 +150,7 @@ def test_bfloat16_with_the_residual_stream_in_float32(name, wide):
 def test_presets_have_as_many_parameters_as_theirs_and_as_their_name_says(model_type, name, said):
     config = presets()[name]
     with torch.device("meta"):
-        words = family_named(model_type).express(config)
+        words = family_named(model_type).to_hf_config(config)
         assert words is not None
         theirs = transformers.AutoConfig.for_model(model_type, **words)
         expected = transformers.AutoModelForCausalLM.from_config(theirs).num_parameters()
@@ -180,12 +180,15 @@ def test_limits_survive_the_way_there_and_back_where_json_can_say_them():
     family = family_named("mamba2")
     raw = {"model_type": "mamba2", **CASES["mamba2"].words}
     limited = from_hf_config(raw | {"time_step_limit": [0.1, 0.5]})
-    words = family.express(limited)
+    words = family.to_hf_config(limited)
     assert words is not None
     assert words["time_step_limit"] == [0.1, 0.5]
     assert (
-        family.express(from_hf_config(raw | {"time_step_limit": (0.0, float("inf"))})) is not None
+        family.to_hf_config(from_hf_config(raw | {"time_step_limit": (0.0, float("inf"))}))
+        is not None
     )
     written = {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
     assert from_hf_config(raw | written) == from_hf_config(raw)
-    assert family.express(from_hf_config(raw | {"time_step_limit": [0.1, float("inf")]})) is None
+    assert (
+        family.to_hf_config(from_hf_config(raw | {"time_step_limit": [0.1, float("inf")]})) is None
+    )

@@ -294,7 +294,7 @@ def test_a_preset_has_as_many_parameters_in_transformers(family):
     name = next((name for name in family.presets if name in PARAMETERS), None)
     if name is not None:
         config = transformers.AutoConfig.for_model(
-            family.model_type, **family.express(family.presets[name])
+            family.model_type, **family.to_hf_config(family.presets[name])
         )
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)
@@ -305,13 +305,13 @@ def test_every_family_has_a_tiny_preset_and_says_all_of_its_presets():
     for family in FAMILIES:
         assert any(name.endswith("-tiny") for name in family.presets), family.model_type
         for name, config in family.presets.items():
-            words = family.express(config)
+            words = family.to_hf_config(config)
             assert words is not None, name
             assert (
                 to_hf_config(config) is not None
             )  # in a plainer family's words where one has them
             again = from_hf_config({"model_type": family.model_type, **words})
-            assert family.express(again) == words, name
+            assert family.to_hf_config(again) == words, name
 
 
 @EACH

@@ -76,7 +76,7 @@ def family_of(config: ModelConfig) -> Family | None:
 
     The plainest stands first: a Mistral without windows is a Llama, and is written as one.
     """
-    return next((family for family in FAMILIES if family.express(config) is not None), None)
+    return next((family for family in FAMILIES if family.to_hf_config(config) is not None), None)
 
 
 def family_named(model_type: str, *, where: str = "config.json") -> Family:
@@ -99,7 +99,7 @@ def to_hf_config(
     family = family_of(config)
     if family is None:
         return None
-    words = family.express(config)
+    words = family.to_hf_config(config)
     assert words is not None
     architecture = family.architecture
     if config.score_head:

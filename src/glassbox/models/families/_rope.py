@@ -35,7 +35,7 @@ def scaling_words(scaling: RotaryScaling | None) -> dict[str, Any]:
     """`rope_type` and what belongs to it; "default" where they have no word for a scaling.
 
     That is no silent loss: what is read back from these words differs, so that
-    `Family.express` finds that the family cannot express it.
+    `Family.to_hf_config` finds that the family cannot express it.
     """
     if isinstance(scaling, LinearScaling):
         return {"rope_type": "linear", "factor": scaling.factor}

@@ -41,7 +41,7 @@ def llama_parts(config: ModelConfig, *, longrope: bool = False) -> Parts | None:
 
     LongRoPE is written by the family that has it alone: transformers would take it from any, other
     programs would not. What differs from layer to layer within a kind is the family's to write;
-    what it cannot write is found by `Family.express`, which reads the words back.
+    what it cannot write is found by `Family.to_hf_config`, which reads the words back.
     """
     layers = config.layers()
     for layer in layers:

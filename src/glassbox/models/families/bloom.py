@@ -17,7 +17,7 @@ from glassbox.models.families._interleaved import InterleavedHeads
 from glassbox.models.family import Family, HfConfig, WeightRule, uniform_block
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """BloomConfig's keys; transformers does not read `seq_length`, the published files hold it."""
     block = uniform_block(config)
     if block is None or not isinstance(block.mixer, GroupedQuery):
@@ -127,7 +127,7 @@ BLOOM = Family(
         "bloom-7b1": _published(4096, 30, 32),
         "bloom": _published(14336, 70, 112),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

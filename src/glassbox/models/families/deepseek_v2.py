@@ -24,7 +24,7 @@ GREEDY, BY_GROUP = "greedy", "group_limited_greedy"
 """Their ways to choose experts: among all, or among those of the best groups."""
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """DeepseekV2Config's keys. transformers insists on whole hidden_size / num_heads, and never
     divides gates by their sum.
     """
@@ -134,7 +134,7 @@ DEEPSEEK_V2 = Family(
             topk_group=3,
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=deepseek_rules,
 )

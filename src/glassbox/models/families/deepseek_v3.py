@@ -24,7 +24,7 @@ from glassbox.models.families._rope import read_rotary
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """DeepseekV3Config's keys."""
     parts = deepseek_parts(config)
     if parts is None:
@@ -133,7 +133,7 @@ DEEPSEEK_V3 = Family(
         "deepseek-v3-tiny": read(HfConfig(published(**TINY))),
         "deepseek-v3": read(HfConfig(published())),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=deepseek_rules,
 )

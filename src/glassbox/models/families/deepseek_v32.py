@@ -30,7 +30,7 @@ DENSE, EXPERTS = "dense", "sparse"
 """Their types of feed-forward."""
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """DeepseekV32Config's keys. transformers knows no queries without a latent."""
     parts = deepseek_parts(config)
     if parts is None or parts.mixer.indexer is None or parts.mixer.q_rank is None:
@@ -91,7 +91,7 @@ DEEPSEEK_V32 = Family(
             HfConfig(published(index_n_heads=64, index_head_dim=128, index_topk=2048))
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=deepseek_rules,
 )

@@ -29,7 +29,7 @@ ACTIVATIONS = {"gelu_pytorch_tanh": True, "gelu": False}
 """Their names for GELU: is it the tanh form?"""
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Gemma2Config's keys. transformers insists on whole hidden_size / num_heads."""
     words = gemma_words(config)
     parts = llama_parts(config)
@@ -145,7 +145,7 @@ GEMMA2 = Family(
         "gemma-2-9b": _published(3584, 42, 16, 8, 14336),
         "gemma-2-27b": _published(4608, 46, 32, 16, 36864, head_dim=128, query_pre_attn_scalar=144),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=llama_rules,
 )

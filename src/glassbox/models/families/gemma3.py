@@ -25,7 +25,7 @@ from glassbox.models.family import Family, HfConfig
 GLOBAL_BASE, LOCAL_BASE = 1e6, 1e4
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Gemma3TextConfig's keys."""
     words = gemma_words(config)
     if words is None:
@@ -113,7 +113,7 @@ GEMMA3 = Family(
         "gemma-3-270m": _published(640, 18, 2048),
         "gemma-3-1b": _published(1152, 26, 6912),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=llama_rules,
 )

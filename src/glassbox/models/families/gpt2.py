@@ -19,7 +19,7 @@ ACTIVATIONS = {"gelu_new": True, "gelu_pytorch_tanh": True, "gelu": False}
 """Their names for GELU: is it the tanh form?"""
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """GPT2Config's keys."""
     block = uniform_block(config)
     if block is None or not isinstance(block.mixer, GroupedQuery):
@@ -135,7 +135,7 @@ GPT2 = Family(
         "gpt2-large": _published(1280, 36, 20),
         "gpt2-xl": _published(1600, 48, 25),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

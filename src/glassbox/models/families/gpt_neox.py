@@ -22,7 +22,7 @@ ACTIVATIONS = {"gelu": False, "gelu_fast": True, "gelu_new": True, "gelu_pytorch
 """Their names for GELU: is it the tanh form?"""
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """GPTNeoXConfig's keys."""
     block = uniform_block(config)
     if block is None or not isinstance(block.mixer, GroupedQuery):
@@ -143,7 +143,7 @@ GPT_NEOX = Family(
         "pythia-12b": _pythia(5120, 36, 40, 50688),
         "gpt-neox-20b": _pythia(6144, 44, 64, 50432, hidden_act="gelu_fast"),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

@@ -74,7 +74,7 @@ class TransposedStack(WeightRule):
         return parts[0].transpose(1, 2)
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """GptOssConfig's keys."""
     parts = expert_parts(config)
     if parts is None or not isinstance(parts.experts.expert, ClampedSwiGlu):
@@ -194,7 +194,7 @@ GPT_OSS = Family(
         "gpt-oss-20b": _published(),
         "gpt-oss-120b": _published(num_hidden_layers=36, num_local_experts=128),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

@@ -29,7 +29,7 @@ from glassbox.models.families.mamba import mixer_rules
 from glassbox.models.family import Family, HfConfig, WeightRule
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """JambaConfig's keys, of a model with at least one layer of each mixer."""
     layers = config.layers()
     if not all(isinstance(layer.mixer, GroupedQuery | Mamba) for layer in layers):
@@ -198,7 +198,7 @@ JAMBA = Family(
             num_attention_heads=64,
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

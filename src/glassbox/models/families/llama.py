@@ -23,7 +23,7 @@ from glassbox.models.family import Family, HfConfig
 from glassbox.models.shapes import LlamaShape
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """LlamaConfig's keys. transformers insists on whole hidden_size / num_heads and on even heads."""
     parts = llama_parts(config)
     if parts is None or config.hidden_size % parts.mixer.num_heads:
@@ -118,7 +118,7 @@ LLAMA = Family(
         "llama-3.2-1b": _published(2048, 16, 32, 8, 8192, **_stretched(32.0), **TIED),
         "llama-3.2-3b": _published(3072, 28, 24, 8, 8192, **_stretched(32.0), **TIED),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=llama_rules,
 )

@@ -17,7 +17,7 @@ CONTEXT_KEY = "max_position_embeddings"
 """No word of theirs says how long the sequences were; this one, of other families, keeps it."""
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """MambaConfig's keys. transformers insists on an inner size that is a multiple of hidden_size."""
     block = uniform_block(config)
     if block is None or not isinstance(block.mixer, Mamba) or not isinstance(block.norm, RmsNorm):
@@ -142,7 +142,7 @@ MAMBA = Family(
         "mamba-1.4b": published(Mamba(), 2048, 48, 50280),
         "mamba-2.8b": published(Mamba(), 2560, 64, 50280),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

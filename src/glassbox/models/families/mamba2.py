@@ -19,7 +19,7 @@ from glassbox.models.family import Family, HfConfig, WeightRule, uniform_block
 LIMIT_KEY = "time_step_limit"
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Mamba2Config's keys. transformers insists on an inner size that is a multiple of hidden_size.
 
     A lower limit of the step size without an upper one would need an infinity, which JSON lacks.
@@ -145,7 +145,7 @@ MAMBA2 = Family(
             Mamba2(num_heads=128, head_dim=64, num_groups=8), 4096, 64, 32768, tie_embeddings=False
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

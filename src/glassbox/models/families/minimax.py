@@ -45,7 +45,7 @@ def rate_scale(layer: int, num_layers: int) -> float:
     return 1 - layer / (num_layers - 1 + 1e-5) + 1e-5
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """MiniMaxConfig's keys. It has no words for a model without a layer of softmax attention."""
     layers = config.layers()
     full = [layer.mixer for layer in layers if isinstance(layer.mixer, GroupedQuery)]
@@ -206,7 +206,7 @@ MINIMAX = Family(
         ),
         "minimax-text-01": _published(),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

@@ -21,7 +21,7 @@ from glassbox.models.families._shared import (
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """MistralConfig's keys."""
     parts = llama_parts(config)
     if parts is None:
@@ -75,7 +75,7 @@ MISTRAL = Family(
         "mistral-7b-v0.1": _published(sliding_window=4096),
         "mistral-7b-v0.3": _published(vocab_size=32768, rope_theta=1e6),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=llama_rules,
 )

@@ -22,7 +22,7 @@ from glassbox.models.families._shared import read_attention, read_model, read_sw
 from glassbox.models.family import Family, HfConfig, WeightRule
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """MixtralConfig's keys."""
     parts = expert_parts(config)
     if parts is None:
@@ -98,7 +98,7 @@ MIXTRAL = Family(
             router_aux_loss_coef=0.001,
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

@@ -21,7 +21,7 @@ from glassbox.models.families._shared import (
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Olmo2Config's keys."""
     parts = llama_parts(config)
     if parts is None:
@@ -73,7 +73,7 @@ OLMO2 = Family(
         "olmo2-13b": _published(5120, 40, 40, 40, 13824),
         "olmo2-32b": _published(5120, 64, 40, 8, 27648),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=llama_rules,
 )

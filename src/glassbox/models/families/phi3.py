@@ -26,7 +26,7 @@ from glassbox.models.families._shared import (
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Phi3Config's keys. transformers divides hidden_size among the heads."""
     parts = llama_parts(config, longrope=True)
     if parts is None:
@@ -117,7 +117,7 @@ PHI3 = Family(
             sliding_window=None,
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=partial(llama_rules, fused=True),
 )

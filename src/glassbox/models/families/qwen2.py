@@ -24,7 +24,7 @@ from glassbox.models.families._shared import (
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Qwen2Config's keys."""
     parts = llama_parts(config)
     if parts is None:
@@ -102,7 +102,7 @@ QWEN2 = Family(
             tie_word_embeddings=False,
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=llama_rules,
 )

@@ -21,7 +21,7 @@ from glassbox.models.families.qwen3_moe import qwen_experts_words, read_qwen_exp
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Qwen2MoeConfig's keys. transformers has no head_dim of its own here, and even heads."""
     parts = expert_parts(config)
     if parts is None or parts.experts.shared is None:
@@ -110,7 +110,7 @@ QWEN2_MOE = Family(
             max_position_embeddings=131072,
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=expert_model_rules,
 )

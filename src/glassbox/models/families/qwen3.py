@@ -22,7 +22,7 @@ from glassbox.models.families.qwen2 import qwen_window_words, read_qwen_windows
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Qwen3Config's keys."""
     parts = llama_parts(config)
     if parts is None:
@@ -86,7 +86,7 @@ QWEN3 = Family(
         "qwen3-14b": _published(5120, 40, 40, 8, 17408),
         "qwen3-32b": _published(5120, 64, 64, 8, 25600),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=llama_rules,
 )

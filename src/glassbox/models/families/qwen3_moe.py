@@ -23,7 +23,7 @@ from glassbox.models.families._shared import read_attention, read_model
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Qwen3MoeConfig's keys."""
     parts = expert_parts(config)
     if parts is None:
@@ -135,7 +135,7 @@ QWEN3_MOE = Family(
             num_attention_heads=64,
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=expert_model_rules,
 )

@@ -37,7 +37,7 @@ from glassbox.models.family import Family, HfConfig, WeightRule
 LINEAR = "linear_attention"
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Qwen3NextConfig's keys. It has no words for a model that lacks one of the two mixers."""
     layers = config.layers()
     full = [layer.mixer for layer in layers if isinstance(layer.mixer, GroupedQuery)]
@@ -242,7 +242,7 @@ QWEN3_NEXT = Family(
         ),
         "qwen3-next-80b-a3b": _published(),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

@@ -34,7 +34,7 @@ class VectorRule(WeightRule):
         return parts[0].reshape(-1)
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """RwkvConfig's keys.
 
     `rescale_every` halves the residual stream every so many layers when transformers runs a model,
@@ -158,7 +158,7 @@ RWKV = Family(
         "rwkv-4-7b": _published(4096, 32),
         "rwkv-4-14b": _published(5120, 40),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=rules,
 )

@@ -28,7 +28,7 @@ from glassbox.models.families._shared import (
 from glassbox.models.family import Family, HfConfig
 
 
-def draft(config: ModelConfig) -> dict[str, Any] | None:
+def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """SmolLM3Config's keys; in `no_rope_layers` a 1 marks a layer that does have positions."""
     parts = llama_parts(config)
     if parts is None:
@@ -116,7 +116,7 @@ SMOLLM3 = Family(
             )
         ),
     },
-    draft=draft,
+    write_hf_config=write_hf_config,
     read=read,
     rules=llama_rules,
 )
