@@ -19,6 +19,7 @@ from glassbox.layers.mamba import Mamba
 from glassbox.layers.mamba2 import Mamba2
 from glassbox.layers.native_sparse import NativeSparse
 from glassbox.layers.norms import Norm, RmsNorm
+from glassbox.layers.python_layer import PythonFeedForward, PythonMixer
 from glassbox.layers.retention import Retention
 from glassbox.layers.rwkv import RwkvChannel, RwkvTime
 from glassbox.layers.rwkv7 import Rwkv7Channel, Rwkv7Time
@@ -37,11 +38,12 @@ Mixer = Annotated[
     | Mamba
     | Mamba2
     | RwkvTime
-    | Rwkv7Time,
+    | Rwkv7Time
+    | PythonMixer,
     Field(discriminator="kind"),
 ]
 FeedForward = Annotated[
-    Perceptron | MixtureOfExperts | RwkvChannel | Rwkv7Channel,
+    Perceptron | MixtureOfExperts | RwkvChannel | Rwkv7Channel | PythonFeedForward,
     Field(discriminator="kind"),
 ]
 

@@ -10,9 +10,16 @@ from glassbox.optim.adafactor import AdafactorConfig
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.lion import LionConfig
 from glassbox.optim.muon import MuonConfig
+from glassbox.optim.python_optimizer import PythonOptimizer
 from glassbox.optim.sgd import SgdConfig, SgdDecayConfig
 
 OptimizerConfig = Annotated[
-    AdamWConfig | MuonConfig | SgdConfig | SgdDecayConfig | LionConfig | AdafactorConfig,
+    AdamWConfig
+    | MuonConfig
+    | SgdConfig
+    | SgdDecayConfig
+    | LionConfig
+    | AdafactorConfig
+    | PythonOptimizer,
     Field(discriminator="kind"),
 ]

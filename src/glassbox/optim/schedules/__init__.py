@@ -9,6 +9,7 @@ from pydantic import Field
 from glassbox.optim.schedules.constant import Constant
 from glassbox.optim.schedules.cosine_restarts import CosineRestarts
 from glassbox.optim.schedules.inverse_root import InverseRoot
+from glassbox.optim.schedules.python_schedule import PythonSchedule
 from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.optim.schedules.warmup_linear import WarmupLinear
 from glassbox.optim.schedules.warmup_stable_decay import WarmupStableDecay
@@ -17,6 +18,7 @@ __all__ = [
     "Constant",
     "CosineRestarts",
     "InverseRoot",
+    "PythonSchedule",
     "Schedule",
     "WarmupCosine",
     "WarmupLinear",
@@ -24,6 +26,12 @@ __all__ = [
 ]
 
 Schedule = Annotated[
-    WarmupCosine | WarmupLinear | Constant | WarmupStableDecay | InverseRoot | CosineRestarts,
+    WarmupCosine
+    | WarmupLinear
+    | Constant
+    | WarmupStableDecay
+    | InverseRoot
+    | CosineRestarts
+    | PythonSchedule,
     Field(discriminator="kind"),
 ]
