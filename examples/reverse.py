@@ -15,17 +15,11 @@ from typing import Any
 
 import torch
 
+import glassbox
 from glassbox.data.loader import TokenBatch
-from glassbox.inference import Engine, SamplingParams
-from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import Initialization
-from glassbox.models.shapes import LlamaShape
-from glassbox.optim.adamw import AdamW
 from glassbox.optim.groups import decay_groups
 from glassbox.optim.schedules import WarmupCosine
-from glassbox.training.config import TrainConfig
-from glassbox.training.loop import Trainer
-from glassbox.training.next_token import NextToken
 
 LETTERS, LENGTH, EQUALS = 12, 5, 12  # ids 0..11 are letters, 12 stands between word and answer
 
@@ -53,24 +47,20 @@ class Reversals:
 
 
 def main(folder: Path) -> float:
-    shape = LlamaShape(
-        hidden_size=48,
-        num_layers=2,
-        num_heads=2,
-        ffn_size=96,
-        context_length=16,
-        tie_embeddings=False,
-        init=Initialization(embedding_std=1.0),
-    )
-    model = CausalLM(shape.config(vocab_size=LETTERS + 1))
-    optimizer = AdamW(decay_groups(model.named_parameters(), weight_decay=0.01))
-    config = TrainConfig(steps=400, lr=5e-3, schedule=WarmupCosine(warmup_steps=20))
-    Trainer(model, NextToken(), Reversals(), optimizer, config, folder=folder).run()
+    sizes = {"hidden_size": 48, "num_layers": 2, "num_heads": 2, "ffn_size": 96}
+    init = Initialization(embedding_std=1.0)
+    shape = glassbox.LlamaShape(**sizes, context_length=16, tie_embeddings=False, init=init)
+    model = glassbox.CausalLM(shape.config(vocab_size=LETTERS + 1))
+    optimizer = glassbox.AdamW(decay_groups(model.named_parameters(), weight_decay=0.01))
+    config = glassbox.TrainConfig(steps=400, lr=5e-3, schedule=WarmupCosine(warmup_steps=20))
+    glassbox.Trainer(
+        model, glassbox.NextToken(), Reversals(), optimizer, config, folder=folder
+    ).run()
 
     chance = random.Random("held out")
     words = [[chance.randrange(LETTERS) for _ in range(LENGTH)] for _ in range(200)]
-    greedy = SamplingParams(max_tokens=LENGTH, temperature=0.0)
-    answers = Engine(model).generate([[*word, EQUALS] for word in words], greedy)
+    greedy = glassbox.SamplingParams(max_tokens=LENGTH, temperature=0.0)
+    answers = glassbox.Engine(model).generate([[*word, EQUALS] for word in words], greedy)
     right = sum(a.token_ids == word[::-1] for a, word in zip(answers, words, strict=True))
     print(f"{right} of {len(words)} new words reversed")
     return right / len(words)

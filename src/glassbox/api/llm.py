@@ -39,13 +39,21 @@ class LLM:
     """Model, tokenizer and engine in one: text in, answers out.
 
     model: what commands take for MODEL (a run, a checkpoint, a folder, a file, a name). Options
-    besides `device` are those of `Engine`; the prefix cache is kept between calls, so that turns of a chat
-    and common prefixes are prefilled once. Calls from several threads wait for each other; `stream`s run
+    besides `device` and `code` (see `glassbox.load`) are those of `Engine`; the prefix cache is kept
+    between calls, so that turns of a chat and common prefixes are prefilled once. Calls from several
+    threads wait for each other; `stream`s run
     together in one batch. Raises UserError where there is no such model.
     """
 
-    def __init__(self, model: str | Path, *, device: str = "auto", **options: Any) -> None:
-        loaded, tokenizer, _ = open_on(model, device)
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        code: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        loaded, tokenizer, _ = open_on(model, device, code=code)
         self._set_up(loaded, tokenizer, options)
 
     @classmethod

@@ -121,13 +121,16 @@ def load(
     *,
     device: str | torch.device = "auto",
     dtype: DType = "auto",
+    code: Sequence[str] = (),
 ) -> Loaded:
     """A model by whatever names it: a run folder, a checkpoint, a Hugging Face folder or hub name,
     a GGUF file, llama2.c's .bin, an adapter's folder, or an offline name such as "smollm2".
 
     device: auto (a GPU where there is one), cpu, cuda, mps, or a torch.device.
     dtype: auto (the file's own; block-quantized files become float32), or float32, bfloat16, float16.
-    Nothing that is loaded can run code. Raises UserError naming what is missing or damaged.
+    code: paths of layers of your own that the model may have, such as "my.py:Mixer". Nothing that is
+        loaded can run code that you have not named so.
+    Raises UserError naming what is missing or damaged.
 
     >>> load("runs/quickstart").model.num_parameters  # doctest: +SKIP
     1574016
@@ -137,7 +140,7 @@ def load(
         raise UserError(f"dtype = {dtype!r} is unknown; use auto, {', '.join(_DTYPES)}")
     place = device if isinstance(device, torch.device) else resolve_device(device)
     found = find_whole_model(model)
-    loaded = load_model(found, device=place, dtype=wanted, find_base=find_model)
+    loaded = load_model(found, device=place, dtype=wanted, find_base=find_model, code=code)
     tokenizer = check_pair(loaded, found)
     return Loaded(loaded.model.eval(), tokenizer, path=found, stop_token_ids=loaded.stop_token_ids)
 

@@ -34,6 +34,10 @@ def chat(
             help="Faster steps on a CPU: the first answer waits for a C++ compiler.",
         ),
     ] = False,
+    code: Annotated[
+        list[str] | None,
+        typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Chat with a model: it remembers the conversation and answers as it thinks. /help lists commands.
@@ -46,7 +50,7 @@ def chat(
 
     params = settings("chat", sampling, max_tokens=200, temperature=0.7, top_p=0.95)
     adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}
-    loaded, tokenizer, folder = open_on(model, device)
+    loaded, tokenizer, folder = open_on(model, device, code=code or ())
     session = ChatSession(
         Engine(loaded, tokenizer, adapters=adapters, compiled=compiled),
         tokenizer,

@@ -31,6 +31,10 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", help="Write the figures as JSON.")
     ] = None,
+    code: Annotated[
+        list[str] | None,
+        typer.Option("--code", help="FILE.py:NAME of a layer of your own that a model has."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Loss, excess over the exact entropy, and accuracy on questions, preferences and sums.
@@ -51,6 +55,7 @@ def evaluate(
         limit=limit,
         prefix=check_prefix(prefix),
         device=device,
+        code=code or (),
     )
     Console().print(comparison_table(results))
     if output is not None:

@@ -66,6 +66,10 @@ def generate(
         int,
         typer.Option("--ngram-drafts", min=0, help="Guess so many tokens from the text so far."),
     ] = 0,
+    code: Annotated[
+        list[str] | None,
+        typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Continue a text; the continuation alone goes to standard output, as it is made.
@@ -95,7 +99,7 @@ def generate(
     params = settings("generate", sampling, max_tokens=200, constraint=constraint, **heat)
     adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}
     chosen = next(iter(adapters), None)
-    loaded, tokenizer, _ = open_on(model, device)
+    loaded, tokenizer, _ = open_on(model, device, code=code or ())
     ids = plain_prompt(tokenizer, sys.stdin.read() if prompt == "-" else prompt)
     proposer, count = open_proposer(loaded, tokenizer, draft, num_drafts, ngram_drafts)
     engine = Engine(loaded, tokenizer, proposer=proposer, num_drafts=count, adapters=adapters)

@@ -111,6 +111,10 @@ def serve(
     drain_seconds: Annotated[
         int, typer.Option("--drain-seconds", min=0, help="To finish answers in when told to stop.")
     ] = 30,
+    code: Annotated[
+        list[str] | None,
+        typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Serve a model over HTTP, to any client of OpenAI's API: chat, completions, embeddings.
@@ -145,6 +149,7 @@ def serve(
             (draft, num_drafts, ngram_drafts),
             folders,
             {"prepacked": pack_weights, "compiled": compiled},
+            code,
             name=name or Path(model).resolve().name,
             tool_format=tool_format,
             log_prompts=log_prompts,
@@ -177,6 +182,7 @@ def _service(
     drafts: tuple[str | None, int, int],
     adapters: dict[str, str],
     speed: dict[str, Any],
+    code: list[str] | None,
     **options: Any,
 ) -> Service:
     from glassbox.core.config import parse
@@ -191,7 +197,7 @@ def _service(
 
     checked = parse(Limits, limits, where="glassbox serve")
     folders = {name: find_adapter(path) for name, path in adapters.items()}
-    loaded, tokenizer, _ = open_on(model, device)
+    loaded, tokenizer, _ = open_on(model, device, code=code or ())
     proposer, count = open_proposer(loaded, tokenizer, *drafts)
     context = loaded.config.context_length
     if cache_tokens is None:

@@ -96,16 +96,20 @@ def source_digest(path: str) -> str | None:
     return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
-def refuse_python(raw: Any, *, where: str) -> None:
-    """Raise UserError where a mapping that came with a model names Python code to run."""
+def refuse_python(raw: Any, *, where: str, allowed: Sequence[str] = ()) -> None:
+    """Raise UserError where a mapping that came with a model names Python code to run.
+
+    allowed: the `path`s that the user has named again for this model, to the letter.
+    """
     stack = [raw]
     while stack:
         one = stack.pop()
         if isinstance(one, Mapping):
-            if one.get("kind") == "python":
+            if one.get("kind") == "python" and one.get("path") not in allowed:
                 raise UserError(
-                    f"{where} names Python code ({one.get('path')!r}); code is run only where a "
-                    "recipe of your own names it, never from a model's files"
+                    f"{where} names Python code ({one.get('path')!r}), which is not run because a "
+                    "model's files say so; if the code is yours, name it yourself: --code PATH, or "
+                    "glassbox.load(..., code=[PATH])"
                 )
             stack.extend(one.values())
         elif isinstance(one, list | tuple):

@@ -108,8 +108,11 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     find_base: Callable[[str], Path] = Path,
+    code: Sequence[str] = (),
 ) -> Loaded:
     """The model at a path, of whatever kind, in evaluation mode.
+
+    code: paths of layers of the user's own that the model may have (`core.plugins`).
 
     dtype is the files' own unless given; memory peaks near the model's own size. An adapter is
     attached to its base, which `find_base` looks for by name where it is not where it was.
@@ -129,7 +132,8 @@ def load_model(
         model = load_weights(TorchFile(path), path.parent, device=device, dtype=dtype)
         path = path.parent
     else:
-        model, unread = load_pretrained(path, device=device, dtype=dtype), left_out(path)
+        model = load_pretrained(path, device=device, dtype=dtype, code=code)
+        unread = left_out(path)
     tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").exists() else None
     return Loaded(model, tokenizer, _stop_ids(path, tokenizer), tuple(unread))
 

@@ -18,6 +18,7 @@ from glassbox.adapters.base import adapters_of
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
+from glassbox.core.plugins import refuse_python
 from glassbox.formats.narrow_files import read_narrow, widened
 from glassbox.formats.tensor_files import TensorFiles, read_json, write_sharded
 from glassbox.formats.tensor_source import TensorSource
@@ -121,8 +122,11 @@ def load_pretrained(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    code: Sequence[str] = (),
 ) -> CausalLM:
     """The model of a folder, in evaluation mode: our checkpoints and Hugging Face's.
+
+    code: paths of layers of the user's own that the model may have (`core.plugins`); none otherwise.
 
     dtype is the one it was saved in unless given; of files of mixed dtypes, as many families have
     them (routers, norms, rates of recurrences in float32 beside bfloat16), the float32 stays where
@@ -133,7 +137,7 @@ def load_pretrained(
     folder = Path(folder)
     described = _read_config(folder)
     with TensorFiles(folder) as source:
-        return _load(source, described, folder, device=device, dtype=dtype)
+        return _load(source, described, folder, device=device, dtype=dtype, code=code)
 
 
 def left_out(folder: Path | str) -> list[str]:
@@ -165,8 +169,10 @@ def _load(
     *,
     device: torch.device | str,
     dtype: torch.dtype | None,
+    code: Sequence[str] = (),
 ) -> CausalLM:
     config, family, raw = described
+    refuse_python(raw.get(OWN_KEY), where=f"'{folder / 'config.json'}'", allowed=code)
     name = _saved_dtype(raw, folder)
     if dtype is None:
         dtype = DTYPES[name or "float32"][1]

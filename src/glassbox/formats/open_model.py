@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -153,15 +153,19 @@ def offline_file(name: str) -> Path:
 
 
 def open_model(
-    reference: str | Path, *, device: torch.device | None = None
+    reference: str | Path, *, device: torch.device | None = None, code: Sequence[str] = ()
 ) -> tuple[CausalLM, Tokenizer, Path]:
     """Model, tokenizer and the folder or file they came from.
+
+    code: paths of layers of the user's own that the model may have (`core.plugins`).
 
     A checkpoint of ours is compared with its checksums first. Raises UserError naming what is
     missing or damaged.
     """
     found = find_whole_model(reference)
-    loaded = load_model(found, device=device or torch.device("cpu"), find_base=find_model)
+    loaded = load_model(
+        found, device=device or torch.device("cpu"), find_base=find_model, code=code
+    )
     return loaded.model, check_pair(loaded, found), found
 
 
@@ -180,7 +184,9 @@ def check_pair(loaded: Loaded, found: Path) -> Tokenizer:
     return tokenizer
 
 
-def open_on(reference: str | Path, device_name: str) -> tuple[CausalLM, Tokenizer, Path]:
+def open_on(
+    reference: str | Path, device_name: str, *, code: Sequence[str] = ()
+) -> tuple[CausalLM, Tokenizer, Path]:
     """`open_model` on a device by name, ready to generate."""
-    model, tokenizer, found = open_model(reference, device=resolve_device(device_name))
+    model, tokenizer, found = open_model(reference, device=resolve_device(device_name), code=code)
     return lay_out_for_decoding(model.eval()), tokenizer, found

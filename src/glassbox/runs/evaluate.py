@@ -22,6 +22,7 @@ def evaluate_models(
     limit: int = 0,
     prefix: Prefix = "auto",
     device: str = "auto",
+    code: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluation of each model, by the name it was given.
 
@@ -31,7 +32,7 @@ def evaluate_models(
     """
     results: dict[str, Any] = {}
     for reference in references:
-        model, tokenizer, _ = open_on(reference, device)
+        model, tokenizer, _ = open_on(reference, device, code=code)
         if text is not None:
             documents = read_documents(find_corpus(text))
             results[reference] = evaluate_text(

@@ -99,7 +99,7 @@ def test_an_adapter_is_attached_trained_alone_and_merged(folder: Path) -> None:
 
 def test_evaluate_reads_texts_and_files(loaded: Loaded, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
-    file.write_text("The fox ran.\n", encoding="utf-8")
+    file.write_text("The fox ran.", encoding="utf-8")
     figures = glassbox.evaluate(loaded, ["The fox ran."])["heldout"]
     assert glassbox.evaluate(folder, file)["heldout"] == figures
     assert set(figures) >= {"loss_nats", "perplexity", "bits_per_byte"}
