@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from glassbox.core.errors import UserError
 from glassbox.core.plugins import PythonSpec, load_object, require_methods
 from glassbox.optim.base import GroupedOptimizer, Optimizer
-from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters
+from glassbox.optim.groups import ParameterGroup, model_groups
 
 _METHODS = ("step", "zero_grad", "parameters", "state_dict", "load_state_dict")
 
@@ -33,7 +33,7 @@ class PythonOptimizer(PythonSpec):
         self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None
     ) -> Optimizer:
         """The optimizer over all trainable parameters. Raises UserError for one that lacks a method."""
-        groups = decay_groups(named_parameters(model, companions), self.weight_decay)
+        groups = model_groups(model, self.weight_decay, companions)
         thing = load_object(self.path)
         if inspect.isclass(thing) and issubclass(thing, torch.optim.Optimizer):
             return TorchOptimizer(groups, thing, self.options, path=self.path)

@@ -97,7 +97,7 @@ def test_memory_that_does_not_fit_is_refused_by_name() -> None:
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     base = {"steps": 10, "lr": 0.1}
-    with pytest.raises(UserError, match=r"warmup_steps = 10 leaves nothing of steps = 10"):
+    with pytest.raises(UserError, match=r"warmup_steps = 10 leaves nothing of 10 steps"):
         parse(TrainConfig, {**base, "schedule": {"kind": "constant", "warmup_steps": 10}})
     with pytest.raises(UserError, match="early_stop = true needs best_metric"):
         parse(TrainConfig, {**base, "early_stop": True})
