@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glassbox.serving.errors import ApiError, error_response, shutting_down
+from glassbox.serving.memory import MemoryReturn
 
 _OPEN_PATHS = ("/health", "/", "/docs")
 _ALWAYS = ("/health", "/metrics")
@@ -53,6 +54,7 @@ class Gate:
         self.max_body_bytes = max_body_bytes
         self._max_bodies_bytes = max_bodies_bytes
         self._bodies_bytes = 0
+        self._memory = MemoryReturn()
         self._draining = draining
         self._digests = [_digest(key.encode()) for key in keys]
 
@@ -71,6 +73,7 @@ class Gate:
             await self.app(scope, self._bounded(receive, taken), send)
         finally:
             self._bodies_bytes -= taken[0]
+            self._memory.ended(taken[0])
 
     def _refuse(self, scope: Scope, headers: Headers) -> ApiError | None:
         path = scope["path"]
