@@ -28,60 +28,76 @@ def serve(
         str, typer.Argument(help="A run, a checkpoint, a folder, a .gguf or .bin file, a name.")
     ],
     host: Annotated[
-        str, typer.Option("--host", help="Where to listen; others than this machine need a key.")
+        str,
+        typer.Option(
+            "--host", help="Address to listen on; other than loopback, a key is required."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="0: a free one, which is printed.")
+        int,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65535,
+            help="Port to listen on; 0 chooses a free one and prints it.",
+        ),
     ] = 8000,
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", help="Keys, one a line; or set GLASSBOX_API_KEY."),
+        typer.Option(
+            "--api-key-file", help="File of API keys, one a line; or set GLASSBOX_API_KEY."
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="What requests call the model; else its folder.")
+        str | None, typer.Option("--name", help="Model name in requests; default: its folder.")
     ] = None,
     adapters: Annotated[
         list[str] | None,
         typer.Option(
             "--adapters",
-            help="NAME=PATH: an adapter that requests choose by model NAME; may be repeated.",
+            help="NAME=PATH: serve an adapter as model NAME; may be repeated.",
         ),
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", help="Most tokens an answer may ask for.")
+        int, typer.Option("--max-tokens", help="Largest max_tokens of a request.")
     ] = 4096,
     max_running: Annotated[
-        int, typer.Option("--max-running", help="Answers made at the same time.")
+        int, typer.Option("--max-running", help="Sequences generated at the same time.")
     ] = 32,
     max_queue: Annotated[
-        int, typer.Option("--max-queue", help="Requests that may wait; others are told to retry.")
+        int, typer.Option("--max-queue", help="Queued requests; beyond it clients get 429.")
     ] = 128,
     max_choices: Annotated[
-        int, typer.Option("--max-choices", help="Most answers of one request: prompts times n.")
+        int, typer.Option("--max-choices", help="Most choices of one request: prompts times n.")
     ] = 64,
     cache_tokens: Annotated[
         int | None,
         typer.Option(
             "--cache-tokens",
             min=1,
-            help="Tokens that the KV cache holds, for all together; else by the memory that is free.",
+            help="Capacity of the KV cache in tokens; default: by free memory.",
         ),
     ] = None,
     step_tokens: Annotated[
         int,
         typer.Option(
-            "--step-tokens", min=1, help="Most tokens a step reads: long prompts in parts."
+            "--step-tokens",
+            min=1,
+            help="Most tokens of a step; longer prompts are prefilled in chunks.",
         ),
     ] = 512,
     draft: Annotated[
-        str | None, typer.Option("--draft", help="A smaller model that guesses ahead: same text.")
+        str | None,
+        typer.Option("--draft", help="Draft model for speculative decoding; same output."),
     ] = None,
     num_drafts: Annotated[
-        int, typer.Option("--num-drafts", min=1, help="Tokens that --draft guesses.")
+        int, typer.Option("--num-drafts", min=1, help="Draft tokens of --draft.")
     ] = 4,
     ngram_drafts: Annotated[
         int,
-        typer.Option("--ngram-drafts", min=0, help="Guess so many tokens from the text so far."),
+        typer.Option(
+            "--ngram-drafts", min=0, help="Draft so many tokens by n-grams of the text so far."
+        ),
     ] = 0,
     pack_weights: Annotated[
         bool | None,
@@ -103,13 +119,16 @@ def serve(
     ] = "hermes",
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option("--cors-origin", help="Whose web pages may read answers; may be repeated."),
+        typer.Option("--cors-origin", help="CORS origin that may read responses; may be repeated."),
     ] = None,
     log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Write prompts to the log, which has none else.")
+        bool, typer.Option("--log-prompts", help="Write prompts to the log.")
     ] = False,
     drain_seconds: Annotated[
-        int, typer.Option("--drain-seconds", min=0, help="To finish answers in when told to stop.")
+        int,
+        typer.Option(
+            "--drain-seconds", min=0, help="Time to finish running requests after SIGTERM."
+        ),
     ] = 30,
     code: Annotated[
         list[str] | None,
@@ -200,12 +219,13 @@ def _service(
     loaded, tokenizer, _ = open_on(model, device, code=code or ())
     proposer, count = open_proposer(loaded, tokenizer, *drafts)
     context = loaded.config.context_length
+    chosen = None
     if cache_tokens is None:
         wanted = min(checked.max_running * context, max(context, _CACHE_TOKENS))
         drafting = [proposer.model] if isinstance(proposer, DraftModel) else []
         cache = choose_cache_tokens(wanted, loaded, *drafting)
         cache_tokens = cache.tokens
-        print(f"{cache}; --cache-tokens N sets another size", file=sys.stderr)
+        chosen = f"{cache}; --cache-tokens N sets another size"
     engine = Engine(
         loaded,
         tokenizer,
@@ -218,6 +238,8 @@ def _service(
         adapters=folders,
         **speed,
     )
+    if chosen is not None:
+        print(chosen, file=sys.stderr)
     if speed["compiled"]:  # the compiler's time is not the first request's
         from glassbox.inference import SamplingParams
 

@@ -24,9 +24,10 @@ class CacheSize:
     free_bytes: int
 
     def __str__(self) -> str:
-        size = self.tokens * self.token_bytes / 2**30
+        mebibytes = self.tokens * self.token_bytes / 2**20
+        size = f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
         free = f" of {self.free_bytes / 2**30:.1f} GiB free" if self.free_bytes else ""
-        return f"KV cache: up to {self.tokens:,} tokens, {size:.2f} GiB{free}"
+        return f"KV cache: up to {self.tokens:,} tokens, {size}{free}"
 
 
 def bytes_per_token(*models: CausalLM) -> int:

@@ -39,10 +39,10 @@ _LAST_WORDS_SECONDS = 1.0
 
 
 class Waiting(Response):
-    """Puts a job in line and waits for what becomes of it.
+    """Queues a job and waits for its results.
 
-    A client that hangs up, at any time, gives up the job. To be made in the event loop.
-    Raises ApiError 429 with Retry-After where the line is full.
+    When the client disconnects, the job is cancelled. Must be created in the event loop.
+    Raises ApiError 429 with Retry-After when the queue is full.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Waiting(Response):
         except QueueFull:
             raise ApiError(
                 429,
-                f"{worker.num_running} requests are being answered and {worker.num_waiting} wait; "
+                f"{worker.num_running} requests are running and {worker.num_waiting} are queued; "
                 "try again later",
                 code="queue_full",
                 headers={"Retry-After": "1"},
@@ -76,7 +76,7 @@ class Waiting(Response):
         self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI call: answer until done or until the client is gone."""
+        """The ASGI call: respond until done or until the client disconnects."""
         gone = asyncio.create_task(_hung_up(receive))
         answer = asyncio.create_task(self._answer(scope, receive, send))
         try:
@@ -99,7 +99,7 @@ class Waiting(Response):
         raise NotImplementedError
 
     async def _refuse(self, failure: Failure, scope: Scope, receive: Receive, send: Send) -> None:
-        """The whole response: why there is none."""
+        """Send an error response."""
         note(scope, ended=failure.message)
         error = ApiError(failure.status, failure.message, code=failure.code)
         await error_response(error)(scope, receive, send)
@@ -113,11 +113,11 @@ class Waiting(Response):
 
 
 class Answer(Waiting):
-    """A completion or a chat. Status and headers wait for the first token, so that what goes wrong
-    before it has a status of its own.
+    """The response to a completion or chat. Status and headers are sent with the first token, so that
+    an error before it has its own status.
 
-    choices: one for each answer of the prompts, in order. results: who hears of the job's own work.
-    best: how many of each prompt's answers are given, the best first, where not all are.
+    choices: one for each sample of each prompt, in order. results: receives the values of `work`.
+    best: with `best_of`, how many of each prompt's samples are returned, best first.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Answer(Waiting):
             note(scope, prompt_tokens=self._prompt_tokens, completion_tokens=self._num_tokens)
 
     def _take(self, item: Item) -> list[dict[str, Any]]:
-        """What a stream says of an item; its effect on what is said at the end."""
+        """Record an item; the choices to stream for it."""
         if isinstance(item, Token):
             self._num_tokens += 1
             choice = self._choices[item.index]
@@ -231,7 +231,7 @@ class Answer(Waiting):
 
 
 class Computed(Waiting):
-    """What a job's own work comes to, made into one JSON object by `finish`."""
+    """The results of a job's own computation, combined into one JSON object by `finish`."""
 
     def __init__(
         self,

@@ -53,14 +53,14 @@ _ERROR = {
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what, "content": {"application/json": {"schema": _ERROR}}}
     for status, what in {
-        400: "The request is at fault",
-        401: "No valid key",
-        403: "A name that this server does not answer to",
+        400: "Invalid request",
+        401: "Missing or invalid API key",
+        403: "Host name not allowed",
         404: "No such model",
         413: "The body is too large",
-        422: "The request is at fault",
-        429: "The line is full; Retry-After says when to come back",
-        503: "The server is about to end",
+        422: "Invalid request",
+        429: "Queue full; see Retry-After",
+        503: "The server is shutting down",
     }.items()
 }
 
@@ -68,9 +68,9 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 def build_app(
     service: Service, *, keys: Sequence[str] = (), origins: Sequence[str] = ()
 ) -> FastAPI:
-    """The application; its lifespan is the engine thread's.
+    """The application; the engine thread starts and ends with it.
 
-    origins: whose web pages may read the answers; others' may not.
+    origins: CORS origins whose pages may read responses.
     """
 
     @asynccontextmanager
@@ -117,7 +117,7 @@ def _add_page(app: FastAPI, service: Service, *, needs_key: bool) -> None:
         return root_page(
             host=request.headers.get("host", ""),
             accept_language=request.headers.get("accept-language", ""),
-            model=None if needs_key else service.name,  # who has no key is told nothing
+            model=None if needs_key else service.name,  # not disclosed without a key
             needs_key=needs_key,
         )
 

@@ -1,4 +1,4 @@
-"""What requests may say: strict types, and a name that is not supported is refused, never ignored."""
+"""Request bodies: strict types; unsupported fields return 400."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""Parameters we lack, and the values (besides null and false) with which clients send them without need."""
+"""Unsupported parameters, and the values (besides null and false) that ask for nothing and are accepted."""
 
 _NEGATIVE_PROMPT_CHARS = 1 << 16
 _LEAST_TEMPERATURE = 1e-3  # below it float32 overflows; 0 is greedy
@@ -51,7 +51,7 @@ Guide = JsonSchema | Regex | Choice
 
 
 class Limits(Spec):
-    """The most that one request, and all of them together, may ask of the server."""
+    """Limits on one request and on all requests together."""
 
     max_tokens: int = Field(4096, gt=0, description="tokens of one answer")
     max_running: int = Field(32, gt=0, description="answers made at the same time")
@@ -69,7 +69,7 @@ class Limits(Spec):
 
 
 def _as_prompts(value: Any) -> Any:
-    """One prompt or many, of text or of ids, as a list."""
+    """One or more prompts, text or ids, as a list."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
@@ -91,7 +91,7 @@ def _as_stops(value: Any) -> Any:
 
 
 def _as_biases(value: Any) -> Any:
-    """Ids, which are strings as JSON's keys, as numbers."""
+    """JSON object keys (token ids as strings) as integers."""
     if not isinstance(value, dict):
         return value
     if len(value) > _MOST_BIASES:
@@ -132,7 +132,7 @@ Biases = Annotated[
 
 
 class Body(BaseModel):
-    """A JSON object of known names; null is as good as absent."""
+    """A JSON object with known fields; null means absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -155,13 +155,13 @@ class Body(BaseModel):
 
 
 class StreamOptions(Body):
-    """What a stream is to tell besides the text."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class Generation(Body):
-    """What completions and chats share. Those after `user` are not OpenAI's own."""
+    """Fields common to completions and chats. Those after `user` extend OpenAI's API."""
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=0)
@@ -175,7 +175,7 @@ class Generation(Body):
     n: int = Field(1, gt=0)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, description="the caller's own label; not used")
+    user: str | None = Field(None, description="accepted and ignored")
     top_k: int = Field(0, ge=0, lt=2**31)
     min_p: float = Field(0.0, ge=0, le=1)
     typical_p: float = Field(1.0, gt=0, le=1)
@@ -201,17 +201,17 @@ class Generation(Body):
 
     @property
     def num_top(self) -> int | None:
-        """How many likeliest tokens to tell of at each place; None without log-probabilities."""
+        """How many top log-probabilities to return at each position; None for no log-probabilities."""
         return None
 
     @property
     def guided_by(self) -> str:
-        """The parameter that says what the answer is held to."""
+        """The parameter that constrains the output."""
         names = ("guided_json", "guided_regex", "guided_choice")
         return next((name for name in names if getattr(self, name) is not None), "body")
 
     def guide(self, limits: Limits) -> Guide | None:
-        """What the answer is held to. Raises ApiError."""
+        """The output constraint, if any. Raises ApiError."""
         given = {
             name: value
             for name in ("guided_json", "guided_regex", "guided_choice")
@@ -220,7 +220,7 @@ class Generation(Body):
         if len(given) > 1:
             raise ApiError(
                 400,
-                f"an answer is held to one thing, not to {' and '.join(given)}; give one of them",
+                f"{' and '.join(given)} exclude each other; give one of them",
                 param=next(iter(given)),
                 code="invalid_parameter",
             )
@@ -244,7 +244,7 @@ class Generation(Body):
         stops: Sequence[str] = (),
         guide: Guide | None = None,
     ) -> SamplingParams:
-        """Settings of a prompt's choices. Raises ApiError for what the limits forbid."""
+        """Sampling parameters. Raises ApiError beyond the limits."""
         self._check(limits, num_prompts, vocab_size, max_tokens)
         asked: dict[str, Any] = self.model_dump(
             include={
@@ -320,15 +320,17 @@ class CompletionBody(Generation):
 
     @property
     def num_top(self) -> int | None:
-        """How many likeliest tokens to tell of at each place; None without log-probabilities."""
+        """How many top log-probabilities to return at each position; None for no log-probabilities."""
         return self.logprobs
 
     def _check(self, limits: Limits, num_prompts: int, vocab_size: int, max_tokens: int) -> None:
         super()._check(limits, num_prompts, vocab_size, max_tokens)
         if self.best_of is not None and self.best_of < self.n:
-            raise invalid("best_of", f"= {self.best_of} answers cannot hold n = {self.n}")
+            raise invalid("best_of", f"= {self.best_of} is below n = {self.n}")
         if self.num_samples > self.n and self.stream:
-            raise invalid("best_of", "above n cannot be streamed: which are best shows at the end")
+            raise invalid(
+                "best_of", "above n cannot be streamed, since the best are known only at the end"
+            )
 
 
 class EmbeddingBody(Body):
@@ -338,7 +340,7 @@ class EmbeddingBody(Body):
     model: str | None = None
     encoding_format: str = Field("float", pattern="^(float|base64)$")
     dimensions: int | None = Field(None, gt=0, description="cut to so many, and of length 1 again")
-    user: str | None = Field(None, description="the caller's own label; not used")
+    user: str | None = Field(None, description="accepted and ignored")
 
 
 class TokenizeBody(Body):
@@ -358,14 +360,14 @@ class DetokenizeBody(Body):
 
 
 def json_guide(schema: Any, param: str, limits: Limits) -> JsonSchema:
-    """A schema that answers are held to. Raises ApiError for one that is too large or no schema."""
+    """A schema as an output constraint. Raises ApiError if it is too large or invalid."""
     check_size(schema, param, limits)
     with refusing(param):
         return JsonSchema(definition=schema)
 
 
 def check_size(schema: Any, param: str, limits: Limits) -> None:
-    """Raises ApiError where what the caller wrote as a schema is larger than the server allows."""
+    """Raises ApiError if a schema, as JSON, is larger than the limit."""
     size = len(json.dumps(schema))
     if size > limits.max_schema_bytes:
         raise too_many(param, f"{size} bytes of JSON", limits.max_schema_bytes)
@@ -373,7 +375,7 @@ def check_size(schema: Any, param: str, limits: Limits) -> None:
 
 @contextmanager
 def refusing(param: str | None) -> Iterator[None]:
-    """A block in which what pydantic refuses is refused as the caller's parameter."""
+    """Turn pydantic's ValidationError into an ApiError about a parameter."""
     try:
         yield
     except ValidationError as error:
@@ -384,11 +386,11 @@ def refusing(param: str | None) -> Iterator[None]:
 
 
 def invalid(param: str, what: str) -> ApiError:
-    """A 400 about a parameter's value."""
+    """A 400 for an invalid value."""
     return ApiError(400, f"'{param}' {what}", param=param, code="invalid_parameter")
 
 
 def too_many(param: str, given: int | str, most: int) -> ApiError:
-    """A 400 about a limit of this server."""
+    """A 400 for a value above a limit of this server."""
     message = f"'{param}' = {given} is above this server's limit of {most}"
     return ApiError(400, message, param=param, code="limit_exceeded")

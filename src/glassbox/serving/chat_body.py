@@ -1,4 +1,4 @@
-"""What a chat's request may say: messages, tools, and the form of the answer."""
+"""The body of a chat request: messages, tools, response format."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FunctionSpec(Body):
 
 
 class ToolSpec(Body):
-    """A tool; there are only functions."""
+    """A tool; only functions are supported."""
 
     type: Literal["function"]
     function: FunctionSpec
@@ -88,12 +88,12 @@ class ChatBody(Generation):
 
     @property
     def num_top(self) -> int | None:
-        """How many likeliest tokens to tell of at each place; None without log-probabilities."""
+        """How many top log-probabilities to return at each position; None for no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def forced(self) -> FunctionSpec | bool:
-        """The function that must be called; True where any of them must."""
+        """The function that must be called; True if any function must."""
         if isinstance(self.tool_choice, NamedTool):
             name = self.tool_choice.function.name
             found = [tool.function for tool in self.tools if tool.function.name == name]
@@ -108,7 +108,7 @@ class ChatBody(Generation):
         return [] if self.tool_choice == "none" else [tool.function for tool in self.tools]
 
     def check(self, limits: Limits) -> None:
-        """Raises ApiError for what does not go together, and for what the limits forbid."""
+        """Raises ApiError for conflicting parameters and beyond the limits."""
         if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
             raise invalid(
                 "max_tokens",
@@ -131,7 +131,7 @@ class ChatBody(Generation):
         if not self.forced and any(spec.strict for spec in self.offered):
             raise invalid(
                 "tools",
-                "ask for strict arguments, which are given only where a call is sure: set "
+                "ask for strict arguments, which need a forced call: set "
                 "'tool_choice' to 'required' or to a function, or 'strict' to false",
             )
         reserved = sorted(_TEMPLATES_OWN & set(self.chat_template_kwargs))
@@ -140,13 +140,13 @@ class ChatBody(Generation):
 
     @property
     def guided_by(self) -> str:
-        """The parameter that says what the answer is held to."""
+        """The parameter that constrains the output."""
         if self.forced:
             return "tools"
         return "response_format" if self.response_format is not None else super().guided_by
 
     def guide(self, limits: Limits) -> Guide | None:
-        """What the answer is held to, tools apart. Raises ApiError."""
+        """The output constraint, not counting tools. Raises ApiError."""
         guide = super().guide(limits)
         form = self.response_format
         if form is None or form.type == "text":
@@ -162,8 +162,8 @@ class ChatBody(Generation):
         if found is not None and self.offered:
             raise ApiError(
                 400,
-                "'tools' and a form of the answer exclude each other, since a call would not have "
-                "that form; leave one out or set 'tool_choice' to 'none'",
+                "'tools' and a response format exclude each other, since a call would not match "
+                "the format; remove one or set 'tool_choice' to 'none'",
                 param="response_format" if guide is None else "tools",
                 code="invalid_parameter",
             )
@@ -171,9 +171,9 @@ class ChatBody(Generation):
 
 
 def plain_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as chat templates know them: developers are the system, arguments of calls are objects.
+    """Messages as chat templates expect them: `developer` becomes `system`, call arguments become objects.
 
-    Raises ApiError for roles that this API does not have and arguments that are no JSON object.
+    Raises ApiError for unknown roles and for arguments that are not a JSON object.
     """
     return [_plain(message, f"messages[{i}]") for i, message in enumerate(messages)]
 

@@ -1,4 +1,4 @@
-"""One answer in the making: tokens in, and what completions and chats say of them out."""
+"""One choice of a response: tokens in, elements of `choices` out."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Said = dict[str, Any]
 
 
 class Answering(Protocol):
-    """A choice that grows token by token."""
+    """A choice that is built token by token."""
 
     @property
     def mean_log_prob(self) -> float:
         """What `best_of` ranks by."""
 
     def begin(self) -> list[Said]:
-        """What a stream says before the first token."""
+        """Chunks to stream before the first token."""
 
     def push(self, event: TokenEvent) -> list[Said]:
-        """What it says of a token; nothing where there is nothing to say."""
+        """Chunks to stream for a token; may be empty."""
 
     def whole(self, index: int) -> Said:
         """The finished choice."""
@@ -50,7 +50,7 @@ class _Mean:
 
 
 class CompletionChoice:
-    """An element of a text_completion. `prompt` is what an echo puts before the answer."""
+    """A choice of a text_completion. `echo` is the prompt that precedes the text."""
 
     def __init__(
         self, index: int, tokenizer: Tokenizer, *, num_top: int | None, echo: Echo | None
@@ -139,9 +139,9 @@ class Echo:
 
 
 class ChatChoice:
-    """An element of a chat.completion, with the calls of tools read out of the text.
+    """A choice of a chat.completion, with tool calls parsed from the text.
 
-    reader: None where no tool may be called. forced: the call that the answer is.
+    reader: None if no tool may be called. forced: the call that the output must be.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class ChatChoice:
         return self._mean.value
 
     def begin(self) -> list[Said]:
-        """Who speaks."""
+        """The role."""
         if self._reader is not None and self._forced is not None:
             self._reader.push(self._forced.prefix)
         return [self._said({"role": "assistant", "content": ""}, None)]

@@ -24,7 +24,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class ApiError(HTTPException):
-    """A refusal, with its status and what the error object says."""
+    """An error response: status and fields of the error object."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ApiError(HTTPException):
 
 
 def shutting_down() -> ApiError:
-    """The refusal of a server that is about to end."""
+    """503 while the server shuts down."""
     return ApiError(
         503,
         "the server is shutting down",
@@ -88,9 +88,9 @@ def error_response(error: StarletteHTTPException) -> Json:
 
 
 def refusal(faults: Iterable[Mapping[str, Any]], known: Iterable[str] = ()) -> ApiError:
-    """One 400 that names the parameters that pydantic found fault with; `param` is the first.
+    """One 400 that names the invalid parameters; `param` is the first.
 
-    Of many faults the first 20 are explained.
+    At most 20 faults are explained.
     """
     found: dict[str, str] = {}
     for fault in islice(faults, _MAX_FAULTS):
@@ -120,7 +120,7 @@ def _explain(fault: Mapping[str, Any], location: list[str], known: Iterable[str]
     if not key and fault["type"] == "string_unicode":
         return f"the name {_short(fault.get('input'))} has a lone surrogate, which is no text"
     if not key:
-        return "the body is no JSON object; send one, with Content-Type: application/json"
+        return "the body is not a JSON object; send one, with Content-Type: application/json"
     return f"'{key}' = {_short(fault.get('input'))}: {message}"
 
 
@@ -147,7 +147,7 @@ def _short(value: Any) -> str:
 
 
 def add_handlers(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
-    """Answer everything that goes wrong in one shape. `bodies` says what each path reads."""
+    """Return every error in the same format. `bodies`: the model of each path's body."""
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, StarletteHTTPException)

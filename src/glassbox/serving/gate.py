@@ -1,4 +1,4 @@
-"""What a request must pass before it is read: the key, the name it asks for, its size."""
+"""Checks before a request is read: API key, host name, body size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from glassbox.serving.memory import MemoryReturn
 
 _OPEN_PATHS = ("/health", "/", "/docs")
 _ALWAYS = ("/health", "/metrics")
-"""What is answered while the server finishes what is under way."""
+"""Paths that are answered while the server shuts down."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only mean this machine.
+    """Whether a host name or address is a loopback one.
 
     >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("example.org")
     (True, True, False, False)
@@ -33,12 +33,12 @@ def is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """Refuses, before the body is read, who has no key and who comes when the server is about to
-    end; and while it is read, what is too large.
+    """Rejects requests without a valid key, and all requests while the server shuts down, before the
+    body is read; and bodies that are too large, while they are read.
 
-    Without keys only this machine may ask, and by a name of this machine: a web page that has its
-    own name point here (DNS rebinding) is a stranger all the same. Keys are kept as hashes and
-    compared in constant time.
+    Without keys the Host header must name this machine, so that a web page whose domain resolves to
+    this address (DNS rebinding) is rejected. Keys are stored as hashes and compared in constant
+    time.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Gate:
         return shutting_down() if self._draining() and path not in _ALWAYS else None
 
     def _known(self, headers: Headers) -> bytes | None:
-        """The hash of the key that was sent, if it is one of ours."""
+        """The hash of the key that was sent, if it is valid."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         digest = _digest(given.strip().encode("latin-1"))
         matches = [hmac.compare_digest(digest, known) for known in self._digests]

@@ -1,6 +1,6 @@
 """A line of JSON for each request and each fault, and the id by which a request is known.
 
-No prompt and no answer is ever logged, unless the server was started to do so; keys never are.
+Prompts are logged only with --log-prompts; answers and keys never are.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ def log_to(stream: TextIO | None = None) -> None:
 
 
 def note(scope: Scope, **fields: Any) -> None:
-    """Something that the request's line in the log is to say."""
+    """Add fields to the request's log line."""
     scope.setdefault(_NOTES, {}).update(fields)
 
 
 def caller(scope: Scope) -> Caller:
-    """Whose request this is."""
+    """The caller of a request."""
     return Caller(scope.get("glassbox.request_id", ""), scope.get("glassbox.tenant", ""))
 
 

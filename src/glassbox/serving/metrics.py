@@ -1,4 +1,4 @@
-"""What the server tells Prometheus: queue, cache, tokens, and how long callers wait."""
+"""Prometheus metrics: queue, cache, tokens, latencies."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Metrics:
             registry=self._registry,
         )
         self._prompt_tokens = Counter(
-            "glassbox_prompt_tokens", "Tokens of prompts taken in", registry=self._registry
+            "glassbox_prompt_tokens", "Prompt tokens", registry=self._registry
         )
         self._tokens = Counter(
-            "glassbox_completion_tokens", "Tokens given out", registry=self._registry
+            "glassbox_completion_tokens", "Generated tokens", registry=self._registry
         )
         self._requests = Counter(
             "glassbox_requests",
@@ -53,7 +53,7 @@ class Metrics:
         )
 
     def connections(self, count: Callable[[], int]) -> None:
-        """Tell of open connections, as they are when asked."""
+        """Export the number of open connections."""
         gauge = Gauge("glassbox_connections_open", "Open connections", registry=self._registry)
         gauge.set_function(lambda: float(count()))
 
@@ -62,7 +62,7 @@ class Metrics:
         self._closed.labels(reason).inc()
 
     def watch(self, worker: Worker) -> None:
-        """Tell of a worker's queue and of its engine's cache, as they are when asked."""
+        """Export a worker's queue and its engine's cache."""
         self._registry.register(_State(worker))
 
     def token(self, *, begun: float, previous: float | None, now: float) -> None:
@@ -74,7 +74,7 @@ class Metrics:
             self._between.observe(now - previous)
 
     def prompt(self, tokens: int) -> None:
-        """A prompt was taken in."""
+        """A prompt was accepted."""
         self._prompt_tokens.inc(tokens)
 
     def request(self, path: str, status: int) -> None:
@@ -87,7 +87,7 @@ class Metrics:
 
 
 class _State:
-    """Figures that are read off when they are asked for."""
+    """Values read when the metrics are collected."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -97,14 +97,14 @@ class _State:
         worker = self._worker
         stats = worker.engine.stats()
         gauges = {
-            "requests_running": ("Requests being answered", worker.num_running),
-            "requests_waiting": ("Requests in line", worker.num_waiting),
-            "sequences_running": ("Answers being made", stats.running),
-            "sequences_waiting": ("Answers that wait inside the engine", stats.waiting),
-            "cache_blocks": ("Blocks of the cache", stats.blocks_total),
-            "cache_blocks_free": ("Blocks that nobody holds", stats.blocks_free),
+            "requests_running": ("Running requests", worker.num_running),
+            "requests_waiting": ("Queued requests", worker.num_waiting),
+            "sequences_running": ("Running sequences", stats.running),
+            "sequences_waiting": ("Waiting sequences", stats.waiting),
+            "cache_blocks": ("KV cache blocks", stats.blocks_total),
+            "cache_blocks_free": ("Free KV cache blocks", stats.blocks_free),
             "cache_blocks_reusable": (
-                "Free blocks whose content can be shared",
+                "Free blocks in the prefix cache",
                 stats.blocks_cached,
             ),
             "packed_weights_bytes": (
@@ -114,10 +114,10 @@ class _State:
         }
         counters = {
             "prefix_hits": (
-                "Tokens of prompts that did not have to be read again",
+                "Prompt tokens served from the prefix cache",
                 stats.prefix_hits,
             ),
-            "preemptions": ("Answers set back for want of blocks", stats.preemptions),
+            "preemptions": ("Preempted sequences", stats.preemptions),
         }
         for name, (what, value) in gauges.items():
             yield GaugeMetricFamily(f"glassbox_{name}", what, value)

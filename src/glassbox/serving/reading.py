@@ -112,11 +112,11 @@ def _depth_exceeds(value: Any) -> bool:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _no_json(reason: str) -> ApiError:
-    return ApiError(400, f"the body is no JSON: {reason}")
+    return ApiError(400, f"the body is not valid JSON: {reason}")
 
 
 class BodyRoute(APIRoute):

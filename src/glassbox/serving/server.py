@@ -57,7 +57,7 @@ def read_keys(file: Path | None, environ: Mapping[str, str] = os.environ) -> lis
 
 
 def check_origins(origins: Sequence[str]) -> list[str]:
-    """Origins of web pages, as browsers send them. Raises UserError for what is none.
+    """CORS origins, as browsers send them. Raises UserError for an invalid one.
 
     >>> check_origins(["https://example.org", "http://localhost:3000"])
     ['https://example.org', 'http://localhost:3000']
@@ -65,7 +65,7 @@ def check_origins(origins: Sequence[str]) -> list[str]:
     for origin in origins:
         if not re.fullmatch(r"https?://[^/*\s]+", origin):
             raise UserError(
-                f"--cors-origin {origin[:100]!r} is no origin; write one as https://example.org"
+                f"--cors-origin {origin[:100]!r} is not an origin; write one as https://example.org"
             )
     return list(origins)
 
@@ -78,7 +78,7 @@ def listen(host: str, port: int, *, keys: list[str]) -> socket.socket:
     """
     if not is_loopback(host) and not keys:
         raise UserError(
-            f"--host {host} lets others use the model; give --api-key-file FILE or set "
+            f"--host {host} is reachable from other machines; give --api-key-file FILE or set "
             f"{KEY_VARIABLE}, or leave out --host"
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -92,7 +92,7 @@ def listen(host: str, port: int, *, keys: list[str]) -> socket.socket:
 
 
 def address(listening: socket.socket) -> str:
-    """Where a socket is found, as a URL.
+    """The URL of a listening socket.
 
     >>> with socket.create_server(("127.0.0.1", 0)) as free: address(free).rpartition(":")[0]
     'http://127.0.0.1'
@@ -111,7 +111,7 @@ def run(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is under way, for `drain_seconds` at most.
 
-    Prints the address to standard output when requests can come. Either signal is a clean end.
+    Prints the address to standard output when ready. Either signal exits with status 0.
     Raises UserError where the limit on open files leaves no room for connections.
     """
     connections = Connections(
@@ -137,8 +137,8 @@ def run(
 
 
 class _Draining(uvicorn.Server):
-    """At the first signal new requests are refused (503) while those under way are finished; at the
-    second, or when the time is over, what is left is broken off."""
+    """At the first signal new requests get 503 while running ones finish; at the second, or at the
+    deadline, the rest is cancelled."""
 
     def __init__(
         self,
@@ -152,29 +152,29 @@ class _Draining(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._connections = connections
         self._deadline = math.inf
-        self._closed: float | None = None  # when the door was
+        self._closed: float | None = None  # when listening ended
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen. `backlog` is what is accepted at once; more may wait to be."""
+        """Start listening. uvicorn's `backlog` also bounds accepts per event; the kernel's queue is longer."""
         await super().startup(sockets)
         for listening in sockets or []:
             listening.listen(_BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came. uvicorn's own would close the door at once and raise the signal again."""
+        """Handle a signal. uvicorn's own handler would stop listening at once and raise the signal again."""
         again = self._service.draining
         self._service.draining = True
         seconds = 0 if again else self._drain_seconds
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: close slow connections; whether it is time to go."""
+        """Called ten times a second: close slow connections; whether to exit."""
         self._connections.sweep()
         if self._service.draining:
             now = time.monotonic()
             left = self._deadline - now
             if self._service.idle and self._closed is None:
-                # whoever has come through the door but not yet spoken is still told to go elsewhere
+                # connections that have sent nothing yet still get a 503
                 for server in self.servers:
                     server.close()
                 self._closed = now

@@ -1,4 +1,4 @@
-"""One model behind the API: requests in, answers and errors out."""
+"""The endpoints: from request bodies to responses, for one model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 
 class Service:
-    """What the API's paths do.
+    """Implements the API's endpoints.
 
     model: the engine's; without it there are no embeddings and no scores of prompts.
     adapters: names of the engine's that requests may give for a model's.
@@ -116,7 +116,7 @@ class Service:
     # ---- what the paths do ------------------------------------------------------------------
 
     def chosen(self, model: str | None) -> str | None:
-        """The adapter that a model's name stands for; None for the model served, which no name means too.
+        """The adapter with this name; None for the base model, also without a name.
 
         Raises ApiError 404 for any other name.
         """
@@ -127,13 +127,13 @@ class Service:
         there = ", ".join(repr(name) for name in (self.name, *self.adapters))
         raise ApiError(
             404,
-            f"there is no model {model[:100]!r} here; this server has {there}",
+            f"no model {model[:100]!r}; this server has {there}",
             param="model",
             code="model_not_found",
         )
 
     def model_cards(self) -> list[dict[str, Any]]:
-        """The entries of /v1/models: the model, and behind it its adapters."""
+        """The entries of /v1/models: the model, then its adapters."""
         return [self.model_card(name) for name in (None, *self.adapters)]
 
     def model_card(self, adapter: str | None = None) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Service:
         assert body.max_tokens is not None
         alone = body.max_tokens == 0
         if alone and not body.echo:
-            raise invalid("max_tokens", "= 0 makes sense only with 'echo': true")
+            raise invalid("max_tokens", "= 0 needs 'echo': true")
         guide = await self._guide(body)
         params = body.sampling(
             self.limits,
@@ -291,7 +291,7 @@ class Service:
         return Computed(self.worker, work, finish, prompt_tokens=num_tokens, caller=caller)
 
     async def tokenize(self, body: TokenizeBody) -> dict[str, Any]:
-        """The ids that a completion's or a chat's prompt comes to."""
+        """Token ids of a prompt or a chat."""
         self.chosen(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either 'prompt' or 'messages'", param="prompt")
@@ -318,14 +318,14 @@ class Service:
         return {"prompt": text}
 
     def health(self) -> Json:
-        """Whether requests are answered, and how many are."""
+        """Health, and the number of running and queued requests."""
         alive = self.worker.alive
         status = ("draining" if self.draining else "ok") if alive else "down"
         counts = {"running": self.worker.num_running, "waiting": self.worker.num_waiting}
         return Json({"status": status, **counts}, 200 if status == "ok" else 503)
 
     def close(self) -> None:
-        """End the engine thread, and log what the engine still holds, which ought to be nothing."""
+        """Stop the engine thread, and log what the engine still holds."""
         self.worker.close()
         for threads in (self._compilers, self._short_texts, self._long_texts):
             threads.shutdown(wait=False, cancel_futures=True)
@@ -334,14 +334,14 @@ class Service:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody is being answered or waits."""
+        """Whether no request is running or queued."""
         return self.worker.num_running + self.worker.num_waiting == 0
 
     # ---- how ------------------------------------------------------------------------------
 
     def _needed_model(self, param: str) -> CausalLM:
         if self.model is None:
-            raise invalid(param, "asks for what only the model can tell, and it is not at hand")
+            raise invalid(param, "needs the model, which this server does not have")
         return self.model
 
     def _take_in(self, asked: Any, prompts: Sequence[Sequence[int]], caller: Caller) -> None:
@@ -370,7 +370,7 @@ class Service:
             return force(body.offered, named, self._tool_format)
 
     async def _guide(self, body: Generation) -> Guide | None:
-        """What an answer is held to, checked and compiled."""
+        """The output constraint, checked and compiled."""
         if body.guided_by == "body":
             return None
         # in threads of their own: slow schemas hold up other schemas at most
@@ -378,7 +378,7 @@ class Service:
         return await self._compiled(await asyncio.wrap_future(checking), body.guided_by)
 
     async def _compiled(self, guide: Guide | None, param: str) -> Guide | None:
-        """The same, once it is known that answers can be held to it."""
+        """The same constraint, after compiling it."""
         if guide is not None:
             compiling = self._compilers.submit(self.engine.compile, guide)
             with _refusing(param):
@@ -386,7 +386,7 @@ class Service:
         return guide
 
     async def _prompt_ids(self, prompt: str | list[int], param: str, *, room: int) -> list[int]:
-        """A prompt as ids, behind which there is room for so many more."""
+        """Token ids of a prompt; `room` more tokens must fit the context."""
         if isinstance(prompt, str):
             most = self.engine.context_length - room - len(self._prefix)
             with self._too_long(param, room):
@@ -435,14 +435,14 @@ class Service:
             return await self._aside(encode, size=_size(messages), param="messages")
 
     async def _aside(self, compute: Callable[[], T], *, size: int, param: str) -> T:
-        """Work in a thread, so that no stream is held up; what is long waits for what is long only."""
+        """Run in a thread, off the event loop; long inputs have a thread of their own."""
         threads = self._short_texts if size <= _LONG else self._long_texts
         with _refusing(param):
             return await asyncio.wrap_future(threads.submit(compute))
 
     @contextmanager
     def _too_long(self, param: str, room: int = 1) -> Iterator[None]:
-        """A block in which a text may turn out to have too many tokens."""
+        """Turn TooManyTokens into a 400."""
         try:
             yield
         except TooManyTokens as error:
@@ -464,12 +464,12 @@ class Service:
 
     @property
     def _most_told(self) -> int:
-        """The most tokens that /tokenize counts."""
+        """The most tokens that /tokenize returns."""
         return max(_MOST_TOLD, 4 * self.engine.context_length)
 
 
 def _size(messages: Sequence[dict[str, Any]]) -> int:
-    """About how many characters a chat has; quick, and no more than is needed to know."""
+    """Characters of a chat, approximately; stops counting once it is long."""
     size = 0
     for message in messages:
         size += sum(len(part) if isinstance(part, str) else _LONG // 8 for part in message.values())
@@ -490,7 +490,7 @@ def _embedding(vector: np.ndarray[Any, Any], size: int, form: str) -> list[float
 
 @contextmanager
 def _refusing(param: str) -> Iterator[None]:
-    """What the user got wrong inside is a 400 that names `param`."""
+    """Turn UserError into a 400 that names `param`."""
     try:
         yield
     except TooManyTokens:

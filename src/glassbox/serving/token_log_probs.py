@@ -16,7 +16,7 @@ Top = Sequence[tuple[int, float]]
 
 
 def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
-    """What a token stands for; nothing for the ids of a vocabulary that was rounded up."""
+    """A token's bytes; empty for padding ids of the vocabulary."""
     return b"" if tokenizer.id_to_token(token) is None else tokenizer.token_bytes(token)
 
 
@@ -49,7 +49,7 @@ def _chat_token(tokenizer: Tokenizer, token: int, log_prob: float) -> dict[str, 
 class CompletionLogProbs:
     """A completion choice's `logprobs`: tokens, their scores, the likeliest, where each begins.
 
-    As in OpenAI's, the token itself is told among the likeliest even where it is not one of them.
+    As in OpenAI's, the token itself is always in `top_logprobs`, even if it is not among the likeliest.
     """
 
     def __init__(self, tokenizer: Tokenizer, num_top: int) -> None:
@@ -66,7 +66,7 @@ class CompletionLogProbs:
         self._offsets: list[int] = []
 
     def push(self, token: int, log_prob: float | None, top: Top) -> None:
-        """One more token; None where nothing predicted it."""
+        """Add a token; log_prob is None for the first token of a prompt."""
         raw = token_bytes(self._tokenizer, token)
         text = token_text(raw)
         self._tokens.append(text)
@@ -86,7 +86,7 @@ class CompletionLogProbs:
         self._top.append(likeliest)
 
     def take(self) -> dict[str, Any]:
-        """What has come since the last time."""
+        """The tokens added since the last call."""
         taken = {
             "tokens": self._tokens,
             "token_logprobs": self._log_probs,

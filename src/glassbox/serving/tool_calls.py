@@ -1,4 +1,4 @@
-"""Tools in chats: how a prompt offers them, and how calls are read from what the model says.
+"""Tools in chats: how a prompt lists them, and how calls are parsed from the output.
 
 Two ways of writing a call are read. Hermes' and Qwen's, which our own chat template has too,
     <tool_call>
@@ -45,10 +45,10 @@ class ToolCall:
 
 
 class CallReader:
-    """Pieces of text in; text that is no call, and calls, out.
+    """Parses tool calls from streamed text.
 
-    What begins like a call is held back until it is one or is not. Blanks around calls are dropped.
-    A call that is no JSON, or of a function that is not offered, stays text.
+    Text that may begin a call is held back until that is known. White space around calls is dropped.
+    A call that is not JSON, or names an unknown function, stays text.
 
     >>> reader = CallReader([FunctionSpec(name="f")])
     >>> reader.push("So: <tool_"), reader.push('call>{"name": "f"}</tool_call>')[0].name
@@ -67,7 +67,7 @@ class CallReader:
         self._just_called = False
 
     def push(self, piece: str) -> list[str | ToolCall]:
-        """What this piece makes known."""
+        """Text and calls that are complete after this piece."""
         self._held += piece
         found: list[str | ToolCall] = []
         while self._go_on(found):
@@ -177,7 +177,7 @@ class Forced:
 def force(
     offered: Sequence[FunctionSpec], named: FunctionSpec | None, format: ToolFormat
 ) -> Forced:
-    """How a call of `named`, or of any that is offered, is brought about. Raises ValidationError."""
+    """The constraint that forces a call of `named`, or of any offered function. Raises ValidationError."""
     if format == "tags":
         tagged = [spec for spec in offered if spec.name in TAGS]
         spec = named if named is not None else (tagged[0] if len(tagged) == 1 else None)
@@ -206,7 +206,7 @@ def _any_call(offered: Sequence[FunctionSpec]) -> dict[str, Any]:
 
 
 def offer_in_words(messages: Sequence[Message], offered: Sequence[FunctionSpec]) -> list[Message]:
-    """A chat for a template that knows no tools: told to the system message, calls and results as text."""
+    """A chat for a template without tools: listed in the system message, calls and results as text."""
     lines = [json.dumps(tool_json(spec), ensure_ascii=False) for spec in offered]
     listing = "\n".join(["You may call these functions:", "<tools>", *lines, "</tools>"])
     how = f'To call one, write\n{OPEN}\n{{"name": NAME, "arguments": ARGUMENTS}}\n{CLOSE}'

@@ -1,7 +1,7 @@
-"""The engine thread: requests wait in line, and all that are being answered share the engine's steps.
+"""The engine thread: requests are queued, and all running ones share the engine's steps.
 
-The model is only ever called from here. Between two steps a request may also have work of its own
-done, prompts scored or texts embedded, one piece at a time, so that none holds up the others.
+The model is only ever called from here. Between two steps one piece of a request's own computation
+(prompt scores, embeddings) is done, so that none delays the others for long.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ class Steps(Protocol):
         tenant: str = "",
         adapter: str | None = None,
     ) -> int:
-        """Put a request in line; its number. What tenants' prompts share is kept apart."""
+        """Queue a request; its number. Prefixes are never shared between tenants."""
 
     def compile(self, constraint: Constraint) -> object:
-        """Make a constraint ready; raises UserError for one that answers cannot be held to."""
+        """Compile a constraint; raises UserError for one that is not supported."""
 
     def step(self) -> list[TokenEvent]:
-        """One step of everything that runs."""
+        """One step of all running sequences."""
 
     def cancel(self, request_id: int) -> None:
-        """Give up a request and free what it holds."""
+        """Cancel a request and free its blocks."""
 
     def stats(self) -> EngineStats:
-        """How things stand."""
+        """Counts and cache use."""
 
 
 class Meter(Protocol):
-    """Who counts tokens and seconds."""
+    """Records tokens and latencies."""
 
     def token(self, *, begun: float, previous: float | None, now: float) -> None:
         """A token was made: of a request that came at `begun`, after the one at `previous`."""
@@ -80,14 +80,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Result:
-    """Something a request's own work came to."""
+    """A value of a request's own computation."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The request came to grief; the message is fit for its caller."""
+    """The request failed; the message may be shown to the client."""
 
     message: str
     status: int = 500
@@ -103,13 +103,13 @@ Item = Token | Result | Failure | End
 
 
 class Closed(Exception):
-    """The engine thread has ended, or is about to."""
+    """The engine thread has ended or is ending."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """By which id a request is known, and among whose it is: one caller's are not told from timing
-    what another has asked before."""
+    """The id of a request and its tenant: prefixes are not shared between tenants, so that timing
+    tells nothing about another's requests."""
 
     request_id: str = ""
     tenant: str = ""
@@ -148,7 +148,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Places it takes: its choices, or one."""
+        """Number of sequences it runs; at least one."""
         return max(1, self.num_choices)
 
 
@@ -174,11 +174,11 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin; to be called once."""
+        """Start the thread; call once."""
         self._thread.start()
 
     def close(self) -> None:
-        """Drop what is left, end the thread after the step under way, and wait for that."""
+        """Cancel all jobs, end the thread after the current step, and wait for it."""
         with self._wake:
             self._closing = True
             for job in (*self._waiting, *self._running):
@@ -189,21 +189,21 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether requests can still be answered."""
+        """Whether requests are accepted."""
         return self._thread.is_alive() and not self._closing
 
     @property
     def num_running(self) -> int:
-        """Requests that are being answered."""
+        """Running requests."""
         return len(self._running)
 
     @property
     def num_waiting(self) -> int:
-        """Requests in line."""
+        """Queued requests."""
         return len(self._waiting)
 
     def submit(self, job: Job) -> None:
-        """Put a job in line. Raises QueueFull, and Closed once the thread is ending."""
+        """Queue a job. Raises QueueFull, and Closed once the thread is ending."""
         with self._wake:
             if not self.alive:
                 raise Closed
@@ -213,9 +213,9 @@ class Worker:
             self._wake.notify()
 
     def abort(self, job: Job) -> None:
-        """Give up a job, at any time and from any thread; one that has ended is left alone.
+        """Cancel a job, from any thread; no effect on one that has ended.
 
-        Its place in line is free at once, what it holds of the cache after the step under way.
+        Its place in the queue is free at once, its cache blocks after the current step.
         """
         with self._wake:
             job.cancelled = True
@@ -223,7 +223,7 @@ class Worker:
                 self._waiting.remove(job)
 
     def _num_next(self) -> int:
-        """How many of those in line may begin as soon as the thread looks."""
+        """How many queued jobs can start now."""
         room = self.max_running - sum(job.size for job in self._running)
         count = 0
         for job in self._waiting:
@@ -249,7 +249,7 @@ class Worker:
                 self._finish(job, Failure("the engine has stopped", 503, "engine_stopped"))
 
     def _admit(self) -> bool:
-        """Wait for work and fill the free places; False when it is time to go."""
+        """Wait for work and start queued jobs; False when closing."""
         with self._wake:
             while not (self._running or self._waiting or self._closing):
                 self._wake.wait()
@@ -264,7 +264,7 @@ class Worker:
         return going_on
 
     def _add(self, job: Job) -> None:
-        """Hand a job's prompts to the engine."""
+        """Submit a job's prompts to the engine."""
         if not job.prompts:
             self._finish(job, End())
             return
@@ -281,7 +281,7 @@ class Worker:
             self._fail(job, error)
 
     def _work(self) -> None:
-        """One piece of one job's own work, the jobs taking turns."""
+        """One piece of one job's own computation, round-robin."""
         jobs = [job for job in self._running if job.work is not None]
         if not jobs:
             return
@@ -299,7 +299,7 @@ class Worker:
             self._fail(job, error)
 
     def _step(self) -> None:
-        """One step of the engine for all, and everyone's tokens delivered."""
+        """One step of the engine; deliver its tokens."""
         generating = [job for job in self._running if job.work is None]
         if not generating:
             return
@@ -335,7 +335,7 @@ class Worker:
                 self._finish(job, End())
 
     def _fail(self, job: Job, error: Exception) -> None:
-        """End a job by an exception that must not reach the others."""
+        """End a job by an exception without affecting others."""
         if isinstance(error, UserError):
             self._finish(job, Failure(str(error), 400, "invalid_parameter"))
             return
@@ -343,7 +343,7 @@ class Worker:
         self._finish(job, Failure(_OUR_FAULT))
 
     def _finish(self, job: Job, last_word: Item) -> None:
-        """Free all that a job holds, its place first: who hears the last word may come back at once."""
+        """Free all that a job holds, then deliver its last item: the client may send its next request at once."""
         for number in job.numbers:
             self._owners.pop(number, None)
             try:

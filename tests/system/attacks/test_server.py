@@ -81,6 +81,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert "Traceback" not in (root / "log").read_text()
 
 
+def test_the_start_says_how_large_the_cache_is(server: Server) -> None:
+    line = server.log.read_text().splitlines()[0]
+    assert line.startswith("KV cache: up to 65,536 tokens, ")
+    assert line.endswith(" GiB free; --cache-tokens N sets another size")
+
+
 def worst_health(server: Server, times: int) -> float:
     return max(health(server.port) for _ in range(times))
 

@@ -130,7 +130,7 @@ def test_an_unknown_name_is_no_model(client, path):
     assert answer.status_code == 404
     assert answer.json() == {
         "error": {
-            "message": "there is no model 'nobody' here; this server has 'tiny', 'poet', 'clerk'",
+            "message": "no model 'nobody'; this server has 'tiny', 'poet', 'clerk'",
             "type": "invalid_request_error",
             "param": "model",
             "code": "model_not_found",
