@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from glassbox.formats.huggingface import save_pretrained
+from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 from support.tiny_run import everything, last_weights, metrics
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -104,3 +108,48 @@ def test_a_run_goes_on_on_another_number_of_ranks_and_to_the_same_bits_on_its_ow
 
 def test_process_groups_do_what_they_say_on_every_rank(tmp_path: Path) -> None:
     torchrun(2, "ranks.py", tmp_path)
+
+
+def glassbox_on(ranks: int, *words: str) -> None:
+    """`glassbox` under torchrun."""
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
+    done = subprocess.run(
+        [*command, "-m", "glassbox", *words],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", ["kto", "dpo", "grpo"])
+def test_recipes_on_two_ranks_give_the_figures_of_one(tmp_path: Path, name: str) -> None:
+    """Held-out figures too, of which each rank computes its share. In float32 sums in another order
+    differ by about 1e-6 of their terms; three steps of 0.003 enlarge that to less than 1e-3."""
+    tokenizer = tiny_tokenizer()
+    save_pretrained(tiny_chat_model(tokenizer), tmp_path / "model", tokenizer=tokenizer)
+    questions = [f"who has {n}?" for n in range(40)]
+    rows: list[dict[str, object]] = [
+        {"prompt": q, "chosen": f"the fox {q[8:]}", "rejected": "a ball"} for q in questions
+    ]
+    words = ["data.pairs_per_step=8", "data.pairs_per_batch=2", "data.heldout_share=0.2"]
+    if name == "grpo":
+        rows = [{"prompt": q, "answer": "Mia"} for q in questions]
+        words = ["grpo.prompts_per_step=4", "grpo.group_size=4", "grpo.max_tokens=12"]
+        words += ["graders=[{kind: length, target: 2, limit: 30}]", "train.schedule.warmup_steps=1"]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words += [f"init={tmp_path / 'model'}", f"data.path={tmp_path / 'data.jsonl'}", "device=cpu"]
+    words += ["train.steps=3", "train.lr=0.003", "train.log_every=1", "evaluation.every=1"]
+    words += ["train.schedule.warmup_steps=1", "train.checkpoint_every=0"]
+    for ranks in (1, 2):
+        glassbox_on(ranks, "train", f"{name}.yaml", *words, f"out={tmp_path / str(ranks)}")
+    one, two = metrics(tmp_path / "1"), metrics(tmp_path / "2")
+    assert len(one) == len(two)
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            assert theirs[key] == pytest.approx(value, rel=1e-3, abs=1e-3), (key, mine, theirs)
