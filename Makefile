@@ -3,17 +3,34 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_FLAGS ?=
+PIP := -m pip install --quiet --disable-pip-version-check
+LATEST := .venv-latest
+# names and versions, for this Python: see constraints/resolve.py
+CONSTRAINED = $$($(BIN)/python constraints/resolve.py option)
+PINS := pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: quickstart test lint format docs bench golden clean help
+.PHONY: quickstart test test-latest constraints lint format docs bench golden clean help
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(VENV)/.installed ## from nothing to a small model that chats, in minutes
 	$(BIN)/glassbox quickstart
 
 test: $(VENV)/.installed-test ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_FLAGS)
+
+test-latest: | $(LATEST)/bin/python ## the test suite with the newest of every package, and what has drifted from the constraints
+	$(LATEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager -e '.[test]'
+	@echo "== newer than the constraints:"; $(LATEST)/bin/python constraints/resolve.py drift
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n 2 --dist loadscope $(PYTEST_FLAGS) || { \
+		status=$$?; echo "== it fails; newer than the constraints:"; \
+		$(LATEST)/bin/python constraints/resolve.py drift; exit $$status; }
+
+constraints: | $(LATEST)/bin/python ## resolve constraints/*.txt again with the newest of every package
+	$(LATEST)/bin/python $(PIP) uv
+	$(LATEST)/bin/python constraints/resolve.py write --newest
+	$(LATEST)/bin/python constraints/resolve.py check
 
 lint: $(VENV)/.installed-lint ## formatting, style, types, layers
 	$(BIN)/ruff format --check .
@@ -35,25 +52,25 @@ golden: $(VENV)/.installed-test ## record the golden loss curve anew (say why in
 	$(BIN)/python tests/golden/loss_curve.py --write
 
 clean: ## remove what was built, not what was trained
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(LATEST) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(LATEST)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Glassbox needs Python 3.10 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D:/bin=)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+$(VENV)/.installed: $(PINS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP) $(CONSTRAINED) -e .
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+$(VENV)/.installed-test: $(PINS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP) $(CONSTRAINED) -e '.[test]'
 	touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint,serve,data]'
+$(VENV)/.installed-lint: $(PINS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP) $(CONSTRAINED) -e '.[lint,serve,data]'
 	touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+$(VENV)/.installed-docs: $(PINS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP) $(CONSTRAINED) -e '.[docs]'
 	touch $@ $(VENV)/.installed
