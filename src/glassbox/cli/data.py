@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from glassbox.cli.data_analyze import analyze
+from glassbox.cli.data_classifier import classifier
 from glassbox.cli.data_curate import curate
 from glassbox.cli.data_get import get
 from glassbox.cli.data_tokenize import tokenize
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("analyze")(analyze)
     group.command("get")(get)
     group.command("tokenize")(tokenize)
+    group.command("classifier")(classifier)
     app.add_typer(group, name="data", rich_help_panel="Prepare")
 
 

@@ -7,11 +7,14 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from glassbox.core.config import parse
+from glassbox.data.curation.lines import LineDuplicates, LineDuplicatesSpec
 from glassbox.data.curation.runner import Output, run_curation, step_names
 from glassbox.data.curation.sources import FilesSource, find_sources
-from glassbox.data.curation.step import StepSpec
+from glassbox.data.curation.step import Dropped, Record, StepSpec
 from glassbox.data.curation.steps import StepConfig
 from glassbox.data.curation.tally import Tally
 
@@ -81,3 +84,45 @@ def test_every_step_drops_what_it_is_for_whatever_the_number_of_workers(corpus: 
         assert tally.steps["repeated_passages"].changed == 1
         assert tally.kept == 35 - 3
     assert all_files(corpus / "out-1") == all_files(corpus / "out-2")
+
+
+LINES = st.lists(
+    st.lists(st.sampled_from(["a", "The same line.", "  The same line.", "Another line.", "", "x" * 9]), max_size=6),
+    max_size=8,
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
+@given(documents=LINES, least=st.sampled_from([1, 5]))
+def test_lines_that_came_before_are_taken_out(documents: list[list[str]], least: int) -> None:
+    """Against a set of the lines themselves."""
+    step = LineDuplicates(least)
+    records = [Record("\n".join(lines), f"a:{n}") for n, lines in enumerate(documents)]
+    notes = step.decide([(record.id, step.signature(record)) for record in records])
+    seen: set[str] = set()
+    for record, lines in zip(records, documents, strict=True):
+        kept = []
+        for line in lines:
+            if len(line.strip()) >= least and line.strip() in seen:
+                continue
+            kept.append(line)
+            seen.add(line.strip())
+        note = notes.get(record.id)
+        result = step.revise(record, note) if isinstance(note, bytes) else record
+        expected = "\n".join(kept)
+        if isinstance(result, Dropped):
+            assert not expected.strip()
+        elif len(kept) == len(lines):
+            assert result is record
+        else:
+            assert result.text == expected.strip("\n")
+
+
+def test_lines_in_canonical_form() -> None:
+    step = LineDuplicatesSpec(min_characters=4, form="canonical").build()
+    records = [Record("Page 3 of 12\nword", "a:1"), Record("page 4 of 12\nother", "a:2")]
+    notes = step.decide([(record.id, step.signature(record)) for record in records])
+    assert list(notes) == ["a:2"]
+    note = notes["a:2"]
+    assert isinstance(note, bytes)
+    assert step.revise(records[1], note) == Record("other", "a:2")

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,64 @@ def test_fiscal_codes_are_sought_by_their_end() -> None:
         assert personal._may_hold_fiscal_code(f"Codice {code}, as printed")
     for text in ("", "RSSMRA85T10A562", "RSSMRA85F10A562S", "the seventh of May at noon: 12345"):
         assert not personal._may_hold_fiscal_code(text)
+
+
+def masked(text: str, **settings: Any) -> str:
+    step: Any = PrivacySpec(**settings).build()
+    result: str = step(Record(text, "a:1")).text
+    return result
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["13812345678", "07911123456", "0612345678", "015112345678", "+14155552671", "+447911123456"],
+)
+def test_numbers_without_separators(number: str) -> None:
+    assert masked(f"Ask Ana, {number}, or write.") == "Ask Ana, <PHONE>, or write."
+    assert masked(f"tel {number}") == "tel <PHONE>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Decimal('-86087.7578')", "Decimal('1557.96930'), Decimal('-86087.7578'))", "x = +35236450.6",
+        "order 13812345678", "id=13812345678", "seed 0612345678", "13812345678901", "0.13812345678",
+        "1700000000 is a time, 1609459200 another", "0x13812345678", "00000000000", "http://a.b/13812345678",
+        "110854824     0 160133733     0     0", "1\t4155552671\t3", "4155552671", "the 10-digit 9876543210",
+    ],
+)  # fmt: skip
+def test_numbers_that_are_no_telephones(text: str) -> None:
+    assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'to the HTML5 specs sections "8.2.4.44" Bogus\n  # comment state" and "8.2.4.45" Markup',
+        "versions:\n\n    1\n    2.7.2.2\n    1.3.a4\n    3.2.pl0\n    3.1.1.6\n    2g6\n",
+        "see 8.2.4.44, 8.2.4 and 9.1",
+        "levels such as 7.1.4.34",
+    ],
+)
+def test_numbering_is_no_address(text: str) -> None:
+    assert masked(text) == text
+
+
+@pytest.mark.parametrize("text", ["{} answers", "from {} on", "dns: {}, 1.1", "a: {}; b"])
+def test_small_addresses_are_addresses(text: str) -> None:
+    for address in ("8.8.8.8", "1.1.1.1", "93.184.215.14"):
+        assert masked(text.format(address)) == text.format("<IP>")
+
+
+def test_addresses_reserved_for_documentation_are_masked_where_asked() -> None:
+    text = "192.0.2.7 198.51.100.1 203.0.113.255 2001:db8::1 10.1.2.3 127.0.0.1 ::1 224.0.0.1"
+    assert masked(text) == text
+    assert masked(text, private_ips=True) == " ".join(["<IP>"] * 8)
+    assert masked("0.0.0.0", private_ips=True) == "0.0.0.0"
+
+
+def test_a_page_of_digits_is_passed_over_quickly() -> None:
+    began = time.process_time()
+    for piece in ("1", "1 ", "1.2.", "1-", "(1", "12 345 "):
+        masked(piece * (50_000 // len(piece)))
+    assert time.process_time() - began < 20  # a hundred seconds and more before

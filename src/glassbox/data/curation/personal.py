@@ -53,6 +53,21 @@ _VERSION = re.compile(
     re.IGNORECASE,
 )
 _LOOK_BACK = 40
+# what is about machines' addresses, and what is about versions and sections, some words away
+_ADDRESS_WORD = re.compile(
+    r"\b(?:ip|ips|ipv4|address(?:es)?|addr|hosts?|servers?|dns|ping|gateway|proxy|router|client|peer|"
+    r"visitors?|login|logged|connect\w*|subnet|netmask|port|from|via)\b|地址|服务器",
+    re.IGNORECASE,
+)
+_NUMBERING_WORD = re.compile(
+    r"\b(?:versions?|releases?|levels?|sections?|chapters?|clauses?|specs?|specification|paragraphs?|"
+    r"figures?|tables?|rules?|§§?|rfc|v\.?r\.?m\.?f|appendix|annex)\b|版本|章|节",
+    re.IGNORECASE,
+)
+_OTHER_NUMBERING = re.compile(
+    r"(?<![\d.])\d{1,2}\.\d{1,2}(?:\.\d{1,2})?(?:[a-z]\w{0,3})?(?![\d.]*\d)(?!\.\d)"
+)
+_NEAR = 160
 
 
 def _after(cue: re.Pattern[str], text: str, start: int) -> bool:
@@ -245,12 +260,32 @@ def ip_addresses(text: str, *, private: bool) -> Iterator[Found]:
         before = text[max(0, match.start() - 2) : match.start()]
         if re.fullmatch(r"\w/", before) or _after(_VERSION, text, match.start()):
             continue  # Chrome/120.0.0.0, version 1.2.3.4
+        if _is_numbering(text, match):
+            continue
         if _is_address(match[0], private):
             yield Found("ip", *match.span())
     if "::" in text or text.count(":") > 6:
         for match in _IPV6.finditer(text):
             if _is_address(match[0], private):
                 yield Found("ip", *match.span())
+
+
+def _is_numbering(text: str, match: re.Match[str]) -> bool:
+    """Whether four small numbers are a section's or a version's: 8.2.4.44 beside "sections" or 2.7.2.
+
+    Only where each number has two digits at most, and no word for an address stands before it.
+    """
+    if any(len(part) > 2 for part in match[0].split(".")):
+        return False
+    before = text[max(0, match.start() - _NEAR) : match.start()]
+    if _ADDRESS_WORD.search(before[-60:]):
+        return False
+    if _NUMBERING_WORD.search(before):
+        return True
+    # a list of versions: another number of two or three parts, alone on its line or in its word
+    behind = text[match.end() : match.end() + _NEAR]
+    others = [*_OTHER_NUMBERING.finditer(before), *_OTHER_NUMBERING.finditer(behind)]
+    return len(others) >= 2
 
 
 def _is_address(word: str, private: bool) -> bool:
@@ -260,25 +295,41 @@ def _is_address(word: str, private: bool) -> bool:
         return False
     if private:
         return not address.is_unspecified
-    return address.is_global and (address.version == 4 or address in _UNICAST)
+    return (
+        address.is_global
+        and not address.is_multicast
+        and (address.version == 4 or address in _UNICAST)
+    )
 
 
 _PHONE_DIGITS = re.compile(r"\d(?:[ \xa0()./‐-–-]{0,3}\d){6,17}")
 _PHONE_WINDOW = re.compile(r"(?:\+|\(\+?|00)?" + _PHONE_DIGITS.pattern)
-# an ISBN of ten digits, a fraction, what is written like a US social security number
-_NO_PHONE = re.compile(r"\d{1,5}-\d{1,7}-\d{1,6}-[\dXx]|\d{1,3}\.\d{5,}|\d{3}-\d\d-\d{4}")
+# an ISBN of ten digits, a number with a fraction, what is written like a US social security number
+_NO_PHONE = re.compile(
+    r"\d{1,5}-\d{1,7}-\d{1,6}-[\dXx]|\d{1,3}\.\d{5,}|\d{4,}\.\d+|\d{3}-\d\d-\d{4}"
+)
+_GROUPS = re.compile(r"\d+")
+_MOST_GROUPS = 7
+"""Groups of digits that a number is written in at most: +33 6 12 34 56 78 has six."""
 
 
 def phones(text: str, regions: Sequence[str]) -> Iterator[Found]:
     """Numbers of telephones: international ones, and those that a region would write.
 
-    A plain run of digits needs a word like "call" before it.
+    A plain run of digits needs a word like "call" before it, or has to be a mobile number of a region
+    in full, with the 0 of such numbers or China's 1 at its beginning.
     """
     import phonenumbers
 
     for window in _phone_windows(text):
         start = window.start()
         named = _after(_PHONE_WORD, text, start)
+        if len(_GROUPS.findall(window[0])) > _MOST_GROUPS and "+" not in window[0]:
+            continue  # a table of numbers
+        if not named and window[0].isdigit():
+            if _is_mobile(phonenumbers, text, window, regions):
+                yield Found("phone", *window.span())
+            continue
         if not named and (_after(_OTHER_NUMBER, text, start) or _in_address(text, start)):
             continue
         if _NO_PHONE.fullmatch(window[0]):
@@ -295,9 +346,48 @@ def phones(text: str, regions: Sequence[str]) -> Iterator[Found]:
         begin = left + around.index(number, found.start)
         bare = number.isdigit()
         inside = re.search(r"\d[.,]$", text[max(0, begin - 2) : begin]) is not None
-        if (bare and not named) or inside or _NO_PHONE.fullmatch(number):
+        behind = text[begin + len(number) :]
+        fraction = re.match(r"\.\d", behind) is not None and "." not in number
+        if (bare and not named) or inside or fraction or _NO_PHONE.fullmatch(number):
+            continue
+        if not named and number[0] != "+" and _in_table(text[:begin], behind):
             continue
         yield Found("phone", begin, begin + len(number))
+
+
+def _is_mobile(phonenumbers: Any, text: str, window: re.Match[str], regions: Sequence[str]) -> bool:
+    """Whether a plain run of 10 to 12 digits is a mobile number as a region writes it in full."""
+    digits, start, end = window[0], window.start(), window.end()
+    if not 10 <= len(digits) <= 12 or not (digits[0] == "0" or re.match(r"1[3-9]", digits)):
+        return False
+    around = text[max(0, start - 1) : start], text[end : end + 2]
+    if re.match(r"[A-Za-z0-9_.,#$€£¥/=-]", around[0]) or re.match(
+        r"[A-Za-z0-9_/%-]|[.,]\d", around[1]
+    ):
+        return False
+    if _after(_OTHER_NUMBER, text, start) or _in_address(text, start):
+        return False
+    if len(set(digits)) < 4 or _in_table(text[:start], text[end:]):
+        return False
+    mobile = phonenumbers.PhoneNumberType.MOBILE
+    for region in regions:
+        try:
+            number = phonenumbers.parse(digits, region)
+        except phonenumbers.NumberParseException:
+            continue
+        full = digits[0] == "0" or region == "CN"
+        valid = full and phonenumbers.is_valid_number(number)
+        if valid and phonenumbers.number_type(number) == mobile:
+            return True
+    return False
+
+
+def _in_table(before: str, behind: str) -> bool:
+    """Whether a number stands in a column: other digits on its line, two spaces or a tab away."""
+    return (
+        re.search(r"\d(?: {2,}|\t)[ \t]*$", before[-_LOOK_BACK:]) is not None
+        or re.match(r"(?: {2,}|\t)[ \t]*\d", behind[:_LOOK_BACK]) is not None
+    )
 
 
 def _phone_windows(text: str) -> Iterator[re.Match[str]]:

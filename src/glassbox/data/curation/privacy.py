@@ -40,7 +40,12 @@ class PrivacySpec(StepSpec):
         ("US", "GB", "DE", "FR", "ES", "IT", "CN"),
         description="countries whose way to write a number at home is known; +1 ... always is",
     )
-    private_ips: bool = Field(False, description="also 127.0.0.1, 192.168.0.1 and their like")
+    private_ips: bool = Field(
+        False,
+        description="also addresses that lead to nobody: of private networks (192.168.0.1), of the "
+        "machine itself (127.0.0.1), multicast (224.0.0.1), and those reserved for documentation "
+        "(192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24, 2001:db8::/32)",
+    )
 
     def build(self) -> RecordStep:
         """The step. Raises UserError where the extra is missing, and for an unknown country."""

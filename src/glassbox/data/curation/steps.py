@@ -9,11 +9,13 @@ from pydantic import Field
 from glassbox.data.curation.boilerplate import BoilerplateSpec
 from glassbox.data.curation.c4 import C4QualitySpec
 from glassbox.data.curation.chunking import ChunkSpec
+from glassbox.data.curation.classifier import ClassifierSpec
 from glassbox.data.curation.cleaning import NormalizeSpec, RepairSpec
 from glassbox.data.curation.decontaminate import DecontaminateSpec
 from glassbox.data.curation.exact import ExactSpec
 from glassbox.data.curation.html import HtmlSpec
 from glassbox.data.curation.language import LanguageSpec
+from glassbox.data.curation.lines import LineDuplicatesSpec
 from glassbox.data.curation.minhash import MinHashSpec
 from glassbox.data.curation.perplexity import PerplexitySpec
 from glassbox.data.curation.privacy import PrivacySpec
@@ -34,8 +36,10 @@ StepConfig = Annotated[
     | GopherRepetitionSpec
     | FinewebQualitySpec
     | PerplexitySpec
+    | ClassifierSpec
     | PrivacySpec
     | ChunkSpec
+    | LineDuplicatesSpec
     | ExactSpec
     | MinHashSpec
     | SimHashSpec
