@@ -148,6 +148,10 @@ def test_a_shortlist_draws_to_the_bit_what_the_filters_over_all_words_do(
         "top_p": torch.tensor([one[1] for one in chosen], dtype=torch.float64),
         "min_p": torch.tensor([one[2] for one in chosen], dtype=torch.float64),
         "typical_p": torch.tensor([one[3] for one in chosen], dtype=torch.float64),
+        **{
+            name: torch.zeros(len(chosen), dtype=torch.float64)
+            for name in ("epsilon_cutoff", "eta_cutoff", "top_h")
+        },
     }
     expected = filtered(logits, columns)
     for small in (0, 8192):

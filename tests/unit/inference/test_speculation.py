@@ -187,8 +187,8 @@ def test_a_model_that_drafts_for_itself_is_always_right(name: str) -> None:
     assert [answer.token_ids for answer in engine.generate(prompts, params)] == plain
     stats = engine.stats()
     assert stats.accepted == stats.drafted > 0
-    assert draft._blocks.num_free == draft._blocks.num_blocks
-    assert sorted(draft._free) == list(range(8))
+    assert draft._cache._blocks.num_free == draft._cache._blocks.num_blocks
+    assert sorted(draft._cache._free) == list(range(8))
 
 
 @pytest.mark.parametrize("name", ["attention", next(n for n in MIXERS if "mamba" in n)])
@@ -268,9 +268,9 @@ def test_a_draft_model_reads_long_prompts_in_parts_and_keeps_its_sampler(
     plain = [answer.token_ids for answer in Engine(model).generate(prompts, params)]
     draft = DraftModel(model, model, max_tokens=12)
     fed, built = [], []
-    run, of = draft._runner.run, RowSampler.of
+    run, of = draft._cache.runner.run, RowSampler.of
     monkeypatch.setattr(
-        draft._runner, "run", lambda plan: (fed.append(plan.num_tokens), run(plan))[1]
+        draft._cache.runner, "run", lambda plan: (fed.append(plan.num_tokens), run(plan))[1]
     )
     monkeypatch.setattr(
         RowSampler, "of", lambda *words: (built.append(len(words[0])), of(*words))[1]
@@ -289,9 +289,9 @@ def test_cancelled_answers_are_forgotten() -> None:
     number = engine.add([1, 2, 3], SamplingParams(max_tokens=30, seed=1, ignore_eos=True))
     for _ in range(3):
         engine.step()
-    assert draft._blocks.num_free < draft._blocks.num_blocks
+    assert draft._cache._blocks.num_free < draft._cache._blocks.num_blocks
     engine.cancel(number)
-    assert draft._blocks.num_free == draft._blocks.num_blocks
+    assert draft._cache._blocks.num_free == draft._cache._blocks.num_blocks
     assert not engine.has_work
 
 
