@@ -231,7 +231,9 @@ class Engine:
     @property
     def cache_bytes(self) -> int:
         """Memory of the caches now; 0 when nothing runs, unless prefixes are kept."""
-        return self._runner.cache_bytes if self._runner.num_blocks or self._runner.num_rows else 0
+        guidance = 0 if self._guidance is None else self._guidance.cache_bytes
+        held = self._runner.num_blocks or self._runner.num_rows
+        return guidance + (self._runner.cache_bytes if held else 0)
 
     def stats(self) -> EngineStats:
         """Current counts."""

@@ -21,7 +21,13 @@ class Guidance:
     """
 
     def __init__(self, model: CausalLM, *, max_rows: int, dtype: torch.dtype | None) -> None:
-        self._cache = SideCache(model, max_rows=max_rows, dtype=dtype)
+        # the engine's own runner has prepacked copies of these weights, if any
+        self._cache = SideCache(model, max_rows=max_rows, dtype=dtype, prepacked=False)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the negative prompts' cache, beside the engine's own."""
+        return self._cache.cache_bytes
 
     def guide(
         self, logits: Float[Tensor, "M V"], samples: Sequence[SampleState], rows: Sequence[int]

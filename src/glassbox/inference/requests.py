@@ -30,7 +30,7 @@ class Completion:
     text: without stop token and stop string; None without a tokenizer.
     finish_reason: "stop" by a stop token or string, "length" by max_tokens or the model's context.
     log_probs: log softmax(logits)[token] of each, of the model's raw logits in float32, before
-        temperature and logits processors; None unless `logprobs` was requested.
+        temperature and logits processors (but after guidance); None unless `logprobs` was requested.
     sampling_log_probs: log softmax(logits / temperature)[token], still without penalty and filter;
         equal to log_probs at temperature 1 and for greedy.
     stop: the stop string found, if one was.

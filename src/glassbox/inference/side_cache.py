@@ -27,17 +27,28 @@ class SideCache:
         block_size: int = 16,
         max_tokens: int = 2048,
         dtype: torch.dtype | None = None,
+        prepacked: bool | None = None,
     ) -> None:
         self.context_length = model.config.context_length
         self._max_tokens = max_tokens
         num_blocks = max_rows * -(-self.context_length // block_size)
         self._blocks = BlockManager(num_blocks, block_size, prefix_sharing=False)
         self.runner = Runner(
-            model, max_rows=max_rows, max_blocks=num_blocks, block_size=block_size, dtype=dtype
+            model,
+            max_rows=max_rows,
+            max_blocks=num_blocks,
+            block_size=block_size,
+            dtype=dtype,
+            prepacked=prepacked,
         )
         self._tracked: dict[int, SequenceState] = {}
         self._free = list(reversed(range(max_rows)))
         self._fresh: list[int] = []  # slots of new sequences, to be cleared by the next pass
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the cache; 0 while nothing is followed."""
+        return self.runner.cache_bytes if self._tracked else 0
 
     def has_room(self, number: int) -> bool:
         """Whether this sequence is followed, or one more can be."""

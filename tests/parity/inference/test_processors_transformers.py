@@ -10,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import LlamaConfig, WatermarkDetector, WatermarkingConfig
 from transformers.generation import logits_process as theirs
 
 from glassbox.core.errors import UserError
 from glassbox.inference import Engine, NgramProposer, SamplingParams
 from glassbox.inference.plain import generate_plain, process_plain
+from glassbox.inference.sampling.processors import Watermark, classifier_free_guidance
 from glassbox.inference.sampling.sampler import RowSampler, SamplingRow
 from glassbox.models.causal_lm import CausalLM
 from support.tiny_run import tiny_model
@@ -145,7 +147,9 @@ def test_the_engine_generates_as_the_plain_loop_does(
 def test_several_samples_of_one_prompt_are_guided_each_by_itself() -> None:
     net = model()
     params = SamplingParams(guidance_scale=1.7, n=3, seed=2, max_tokens=8, no_repeat_ngram_size=2)
-    found = Engine(net, max_batch=2).generate([[1, 2, 3]], params)
+    engine = Engine(net, max_batch=2)
+    found = engine.generate([[1, 2, 3]], params)
+    assert engine.cache_bytes == 0  # the negative prompts' cache is free again
     for sample, one in enumerate(found):
         assert one.token_ids == generate_plain(net, [1, 2, 3], params, sample=sample)
 
@@ -162,8 +166,6 @@ def test_guidance_is_transformers_on_random_logits() -> None:
             return Out()
 
     peer = theirs.UnbatchedClassifierFreeGuidanceLogitsProcessor(1.8, Peer())
-    from glassbox.inference.sampling.processors import classifier_free_guidance
-
     wanted = peer(torch.tensor([[1, 2]]), conditional.clone())
     torch.testing.assert_close(classifier_free_guidance(conditional, other, 1.8), wanted)
 
@@ -205,3 +207,22 @@ def test_a_row_with_every_token_forbidden_ends_with_a_reason() -> None:
     every = tuple((token,) for token in range(net.config.vocab_size))
     with pytest.raises(UserError, match="no token is left to choose"):
         Engine(net).generate([[1]], SamplingParams(bad_words_ids=every))
+
+
+def test_transformers_detects_our_watermark() -> None:
+    net = model()
+    peer = LlamaConfig(vocab_size=net.config.vocab_size, bos_token_id=10**6)
+    detector = WatermarkDetector(peer, "cpu", WatermarkingConfig(bias=6.0, greenlist_ratio=0.3))
+    params = SamplingParams(
+        watermark=Watermark(bias=6.0, greenlist_ratio=0.3), max_tokens=14, seed=4
+    )
+    prompts = [[first, 5] for first in range(16)]
+    marked = [one.token_ids for one in Engine(net).generate(prompts, params.spread(16))]
+    plain = SamplingParams(max_tokens=14, seed=3)
+    unmarked = [one.token_ids for one in Engine(net).generate(prompts, plain.spread(16))]
+    ours, others = (
+        detector(torch.tensor(rows), return_dict=True).green_fraction.mean()
+        for rows in (marked, unmarked)
+    )
+    assert ours > 0.8
+    assert others < 0.5
