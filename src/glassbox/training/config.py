@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from glassbox.core.config import Spec
 from glassbox.core.devices import Precision
 from glassbox.core.errors import UserError
+from glassbox.optim.clipping import Clip, Clipper, GlobalClip
 from glassbox.optim.schedules import Schedule, WarmupCosine
 from glassbox.training.guards import GuardConfig
 
@@ -35,6 +36,9 @@ class TrainConfig(Spec):
         (), description="patterns of parameters to train, as blocks.5.* or *norm*; (): all"
     )
     max_grad_norm: float | None = Field(1.0, gt=0, description="None: gradients are not clipped")
+    clip: Clip | None = Field(
+        None, description="how gradients are clipped; None: by max_grad_norm of all together"
+    )
     precision: Precision = "float32"
     compile: bool = Field(False, description="compile each block (first steps are slow)")
     log_every: int = Field(10, gt=0)
@@ -43,6 +47,14 @@ class TrainConfig(Spec):
     best_metric: EarlyStop | None = Field(None, description="keep the best checkpoint by it")
     early_stop: bool = Field(False, description="stop by best_metric's patience")
     guard: GuardConfig = GuardConfig()
+
+    def clipper(self) -> Clipper:
+        """What `clip` or else `max_grad_norm` says."""
+        if self.clip is not None:
+            return self.clip.build()
+        if self.max_grad_norm is None:
+            return Clipper()
+        return GlobalClip(max_norm=self.max_grad_norm).build()
 
     @model_validator(mode="after")
     def _settings_fit(self) -> TrainConfig:

@@ -37,7 +37,6 @@ from glassbox.formats.checkpoints import (
 )
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.base import Optimizer
-from glassbox.optim.clipping import clip_by_global_norm_, global_norm
 from glassbox.tokenizers import Tokenizer
 from glassbox.training.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
 from glassbox.training.config import EarlyStop, TrainConfig
@@ -118,6 +117,7 @@ class Trainer:
         self.label = label
         self.state = TrainState()
         self.guard = Guard(config.guard)
+        self.clipper = config.clipper()
         self.scaler = LossScaler(enabled=config.precision == "float16")
         self._companions = dict(objective.companions) if isinstance(objective, TrainsAlong) else {}
         frozen = (
@@ -227,10 +227,7 @@ class Trainer:
             return 0.0
         self.group.sum_gradients_(gradients)
         torch._foreach_mul_(gradients, 1.0 / divisor)
-        max_norm = self.config.max_grad_norm
-        if max_norm is None:
-            return float(global_norm(gradients))
-        return float(clip_by_global_norm_(gradients, max_norm))
+        return float(self.clipper.clip_(gradients))
 
     def _verdict(self, loss: float, norm: float, weight: float) -> str | None:
         if self.scaler.enabled and weight > 0 and math.isfinite(loss):
@@ -351,6 +348,7 @@ class Trainer:
                 "train": vars(self.state).copy(),
                 "source": self.source.state_dict(),
                 "guard": self.guard.state_dict(),
+                "clipper": self.clipper.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "window": self._window.state_dict(),
             },
@@ -380,6 +378,8 @@ class Trainer:
         if self.config.best_metric is not None:
             self._note_best(self.config.best_metric)
         self.guard.load_state_dict(state["guard"])
+        if "clipper" in state:  # not in checkpoints of before there were several
+            self.clipper.load_state_dict(state["clipper"])
         self.scaler.load_state_dict(state["scaler"])
         self._window.load_state_dict(state["window"])
         if rng is not None:

@@ -21,6 +21,7 @@ from glassbox.data.loader import TokenBatch
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE, cross_entropy_plain
 from glassbox.optim.adamw import AdamW
+from glassbox.optim.clipping import AdaptiveClip
 from glassbox.optim.groups import decay_groups
 from glassbox.training.config import EarlyStop
 from glassbox.training.guards import Guard, GuardConfig, LossScaler
@@ -96,7 +97,8 @@ class TestTheStep:
         recorder = Recorder(model)
         options = TinyRun(rows_per_batch=rows_per_batch, steps=2, checkpoint_every=0)
         trainer = tiny_trainer(tmp_path, options, model=model, optimizer=recorder, hooks=())
-        trainer.config = trainer.config.model_copy(update={"max_grad_norm": None})
+        config = trainer.config.model_copy(update={"max_grad_norm": None})
+        trainer.clipper = config.clipper()
         whole = trainer.source.rows.batch([trainer.source._order[i] for i in range(8)])
         counts = (whole.targets != IGNORE).sum(dim=1)
         assert len(counts.unique()) > 3
@@ -118,7 +120,8 @@ class TestTheStep:
             trainer = tiny_trainer(
                 tmp_path / str(max_norm), TinyRun(steps=1), model=model, optimizer=recorders[-1]
             )
-            trainer.config = trainer.config.model_copy(update={"max_grad_norm": max_norm})
+            config = trainer.config.model_copy(update={"max_grad_norm": max_norm})
+            trainer.clipper = config.clipper()
             trainer.run()
         free, clipped = (
             torch.cat([g.flatten() for g in r.gradients[0].values()]) for r in recorders
@@ -481,6 +484,22 @@ class TestResume:
         result = tiny_trainer(tmp_path / "broken").run()
         assert result.state.step == 12
         assert everything(tmp_path / "broken") == everything(tmp_path / "whole")
+
+    def test_an_adaptive_clipper_resumes_with_the_norms_it_has_seen(self, tmp_path: Path) -> None:
+        def run(folder: Path) -> None:
+            trainer = tiny_trainer(folder)
+            trainer.clipper = AdaptiveClip(quantile=0.2).build()
+            trainer.run()
+
+        run(tmp_path / "whole")
+        run(tmp_path / "broken")
+        checkpoints = tmp_path / "broken" / "checkpoints"
+        (checkpoints / "step-00000012" / "COMPLETE").unlink()  # as if killed before it
+        run(tmp_path / "broken")
+        assert everything(tmp_path / "broken") == everything(tmp_path / "whole")
+        plain = tmp_path / "plain"
+        tiny_trainer(plain).run()
+        assert everything(plain) != everything(tmp_path / "whole")
 
     def test_a_run_killed_before_its_first_checkpoint_begins_anew(self, tmp_path: Path) -> None:
         tiny_trainer(tmp_path / "whole").run()
