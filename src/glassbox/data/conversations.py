@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from glassbox.core.errors import UserError
 from glassbox.data.shards import write_shard
-from glassbox.data.text import LONE_SURROGATE, byte_lines, has_lone_surrogate
+from glassbox.data.text import LONE_SURROGATE, LONGEST_LINE, byte_lines, has_lone_surrogate
 
 if TYPE_CHECKING:
     from glassbox.tokenizers import Tokenizer
@@ -152,22 +152,17 @@ def _cell(value: str) -> Any:
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
-    from glassbox.data.curation.pieces import json_value, one_line
+    from glassbox.data.curation.pieces import parquet_rows
     from glassbox.data.curation.shard_files import need_pyarrow
 
     need_pyarrow(str(file))
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"'{file}' row {number}", json_value(row)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"'{file}' row {number + 1}: {one_line(error)}") from None
+    for number, row in parquet_rows(file, None, LONGEST_LINE):
+        place = f"'{file}' row {number}"
+        if isinstance(row, str):
+            raise UserError(f"{place}: {row}")
+        if isinstance(row, float):
+            raise UserError(f"{place} has {row:,.0f} bytes, at most {LONGEST_LINE:,}; leave it out")
+        yield place, row
 
 
 class Found(list[ItemT]):

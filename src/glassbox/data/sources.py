@@ -66,6 +66,14 @@ def named_set(name: str) -> tuple[NamedSet | None, str]:
     return entry, split or entry.split
 
 
+def is_named(name: str) -> bool:
+    """Whether a name is a set's, and no path that is there."""
+    with contextlib.suppress(OSError, ValueError):
+        if Path(name).exists():
+            return False
+    return name.startswith("hf:") or named_set(name)[0] is not None
+
+
 def fetch_named(entry: NamedSet, split: str = "", target: Path | None = None) -> Path:
     """Fetch a named set: its folder, or its file. Raises UserError."""
     if entry.hub:

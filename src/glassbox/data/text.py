@@ -87,6 +87,8 @@ def _read_table(file: Path) -> Iterator[str]:
     log = ReadLog(strict=True)
     for piece in cut_file(Cutting(file, file.name, None, "utf-8", _PIECE)):
         for record in piece.read(log):
+            if log.repaired:
+                raise UserError(f"'{file}' about record {record.id} is not UTF-8; convert it first")
             if log.large:
                 raise UserError(f"'{file}': {log.large[0].id} is {log.large[0].detail}")
             if record.text:

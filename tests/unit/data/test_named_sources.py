@@ -22,6 +22,8 @@ from glassbox.data import hub as module
 from glassbox.data import sources
 from glassbox.data.catalogue import CATALOGUE
 from glassbox.data.conversations import read_chats, read_rows
+from glassbox.data.curation.pieces import ReadLog
+from glassbox.data.curation.sources import FilesSource, find_sources
 from glassbox.data.feedback import read_feedback
 from glassbox.data.hub import HubFile, HubName, card_patterns, choose_files, parse_name
 from glassbox.data.preferences import read_preferences
@@ -203,6 +205,31 @@ def test_rows_of_every_kind_by_a_hub_name(monkeypatch: pytest.MonkeyPatch) -> No
         assert read_feedback(f"hf:{NAME}/pairs")[1].desirable is False
         assert read_problems(f"hf:{NAME}/sums:test")[0]["answer"] == "2"
         assert read_solutions(f"hf:{NAME}/steps")[0].labels == [True]
+
+
+def test_curation_takes_names_too(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretend_hub(PARTS) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        found = find_sources([FilesSource(path=f"hf:{NAME}:test")], downloads=cache)
+    records = [record for piece in found.pieces(1 << 20) for record in piece.read(ReadLog())]
+    assert [record.text for record in records] == ["test"]
+    assert records[0].id == "me--tiny--test/data/test-00000-of-00001.parquet:1"
+
+
+def test_a_small_parquet_file_of_gigabytes_is_refused(tmp_path: Path) -> None:
+    words = pyarrow.array(["good", "a" * 8_000_000])
+    lists = pyarrow.ListArray.from_arrays(
+        [0, 1, 256],
+        pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, *[1] * 255], pyarrow.int32()), words),
+    )
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.table({"messages": lists}), path, compression="zstd", store_schema=False
+    )
+    rows = read_rows(path)
+    assert next(rows)[1] == {"messages": ["good"]}
+    with pytest.raises(UserError, match=r"row 2 has 2,040,002,040 bytes, at most 268,435,456"):
+        next(rows)
 
 
 def test_what_came_before_a_break_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -230,59 +230,81 @@ class ParquetRows:
     text_field: str
 
     def read(self, log: ReadLog) -> Iterator[Record]:
-        """The records, some hundred rows in memory at a time; the number of a row counts from 1.
-
-        Strings stay dictionaries where the file holds them so, and a row is measured before it is
-        expanded: a file of 1 KB may name one string of megabytes in thousands of rows.
-        """
-        import pyarrow
-
+        """The records; the number of a row counts from 1."""
         largest = log.limits.record_bytes
-        number = self.first_row - 1
-        try:
-            for batch in self._batches():
-                sizes = row_bytes(batch)
-                for place, size in enumerate(sizes.tolist()):
-                    number += 1
-                    if size > largest:
-                        detail = f"a row of {size:,.0f} bytes, at most {largest:,}"
-                        log.pass_over(TooLarge(f"{self.label}:{number}", detail))
-                        continue
-                    (row,) = batch.slice(place, 1).to_pylist()
-                    found = split_row(json_value(row), self.text_field)
-                    if isinstance(found, str):
-                        log.report(Corrupt(printable(self.path), number, found))
-                    else:
-                        yield Record(found[0], f"{self.label}:{number}", found[1])
-        except MemoryError:
-            problem = f"its rows need more than {BATCH_MEMORY >> 30} GB at once"
-            log.report(Corrupt(printable(self.path), number + 1, problem))
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            log.report(Corrupt(printable(self.path), number + 1, one_line(error)))
-
-    def _batches(self) -> Iterator[Any]:
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(self.path) as file:
-            metadata = file.metadata
-        groups = [metadata.row_group(number) for number in self.groups]
-        rows = max(1, sum(group.num_rows for group in groups))
-        size = sum(group.total_byte_size for group in groups) // rows
-        columns = [groups[0].column(n) for n in range(groups[0].num_columns)] if groups else []
-        strings = [c.path_in_schema for c in columns if c.physical_type == "BYTE_ARRAY"]
-        with pyarrow.parquet.ParquetFile(self.path, read_dictionary=strings) as file:
-            rows_at_once = max(1, min(256, BATCH_BYTES // max(1, size)))
-            batches = file.iter_batches(batch_size=rows_at_once, row_groups=list(self.groups))
-            while True:
-                with memory_limit(BATCH_MEMORY):
-                    batch = next(batches, None)
-                if batch is None:
-                    return
-                yield batch
+        for number, row in parquet_rows(self.path, self.groups, largest, self.first_row):
+            if isinstance(row, str):
+                log.report(Corrupt(printable(self.path), number, row))
+                continue
+            if isinstance(row, float):
+                detail = f"a row of {row:,.0f} bytes, at most {largest:,}"
+                log.pass_over(TooLarge(f"{self.label}:{number}", detail))
+                continue
+            found = split_row(row, self.text_field)
+            if isinstance(found, str):
+                log.report(Corrupt(printable(self.path), number, found))
+            else:
+                yield Record(found[0], f"{self.label}:{number}", found[1])
 
 
 BATCH_BYTES = 64 << 20
 BATCH_MEMORY = 2 << 30
+
+
+def parquet_rows(
+    path: Path, groups: Sequence[int] | None, largest: int, first_row: int = 1
+) -> Iterator[tuple[int, dict[str, Any] | float | str]]:
+    """(number, row) of a Parquet file's row groups (None: all), some hundred rows in memory at a time.
+
+    Strings stay dictionaries where the file holds them so, and a row is measured before it is
+    expanded: a file of 1 KB may name one string of megabytes in thousands of rows. In the place of a
+    row stands its size where that is above `largest` bytes, and a text where the file is damaged there.
+    """
+    import pyarrow
+
+    number = first_row - 1
+    try:
+        for batch in _parquet_batches(path, groups):
+            sizes = row_bytes(batch)
+            whole = batch.to_pylist() if sizes.sum() <= BATCH_BYTES else None
+            for place, size in enumerate(sizes.tolist()):
+                number += 1
+                if size > largest:
+                    yield number, float(size)
+                elif whole is not None:
+                    yield number, json_value(whole[place])
+                else:
+                    yield number, json_value(batch.slice(place, 1).to_pylist()[0])
+    except MemoryError:
+        yield number + 1, f"its rows need more than {BATCH_MEMORY >> 30} GB at once"
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        yield number + 1, one_line(error)
+
+
+def _parquet_batches(path: Path, numbers: Sequence[int] | None) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with memory_limit(BATCH_MEMORY), pyarrow.parquet.ParquetFile(path) as file:
+        metadata = file.metadata
+    numbers = range(metadata.num_row_groups) if numbers is None else numbers
+    groups = [metadata.row_group(number) for number in numbers]
+    rows = max(1, sum(group.num_rows for group in groups))
+    size = sum(group.total_byte_size for group in groups) // rows
+    columns = [metadata.schema.column(n) for n in range(metadata.num_columns)]
+    strings = [
+        column.path
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
+    ]
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=strings) as file:
+        rows_at_once = max(1, min(256, BATCH_BYTES // max(1, size)))
+        batches = file.iter_batches(batch_size=rows_at_once, row_groups=list(numbers))
+        while True:
+            with memory_limit(BATCH_MEMORY):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
 
 def row_bytes(batch: Any) -> NDArray[np.float64]:

@@ -41,7 +41,7 @@ class Reading(Spec):
 
 
 class FilesSource(Reading):
-    """A file, or all files of known formats under a folder, sorted by name."""
+    """A file, or all files of known formats under a folder, sorted by name; or a set by its name."""
 
     kind: Literal["files"] = "files"
     path: str
@@ -185,7 +185,7 @@ def find_sources(
                 progress=progress,
             )
         else:
-            path = Path(config.path)
+            path = _place(config.path)
         for file in _files(path, ignored):
             label = path.name if file == path else f"{path.resolve().name}/{_relative(file, path)}"
             label = printable(label)
@@ -195,6 +195,13 @@ def find_sources(
             status = file.stat()
             parts.append(SourceFile(file, label, config, status.st_size, status.st_mtime_ns))
     return Sources(tuple(parts), dict(sorted(ignored.items())))
+
+
+def _place(name: str) -> Path:
+    """A path, or where a set by its name (`tinystories`, `hf:owner/name`) is once it is fetched."""
+    from glassbox.data.sources import find_data, is_named
+
+    return find_data(name) if is_named(name) else Path(name)
 
 
 def _relative(file: Path, folder: Path) -> str:
