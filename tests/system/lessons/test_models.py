@@ -795,3 +795,54 @@ def test_hand_written_parts_are_torch_s(tmp_path: Path) -> None:
         assert float(gradients) < 1e-5, name
     assert "from the same seed: True" in output
     assert "Embedding likewise: True" in output
+
+
+# -------------------------------------------------------------------------------- gpt2_training
+
+
+def package_run(out: Path, share: float) -> str:
+    """gpt2_training.py needs the package: here its source folder."""
+    source = str(MODELS.parents[1] / "src")
+    words = [sys.executable, str(MODELS / "gpt2_training.py"), "--out", str(out)]
+    done = subprocess.run(
+        [*words, "--share", str(share)],
+        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=3000,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def test_gpt2_training_goes_through_all_stages(tmp_path: Path) -> None:
+    lesson = load("gpt2_training")
+    assert lesson.shortest_way("K", "B") == ["K", "L", "A", "B"]
+    world = lesson.World(tmp_path / "data")
+    assert not set(world.new_ways) & set(world.ways)
+    assert not set(world.new_sums) & set(world.sums)
+    output = package_run(tmp_path, 0.01)
+    table = output.split("All stages")[1]
+    for stage in ("1 pre-training", "2 chats", "3 preferences, DPO", "3 reward model", "3 PPO"):
+        assert re.search(rf"^{stage} +377,\d\d\d parameters", table, re.MULTILINE), stage
+    assert re.search(r"^4 distillation +105,696 parameters", table, re.MULTILINE)
+    assert re.search(r"^5 LoRA, with arrows +414,144 parameters", table, re.MULTILINE)
+    assert re.search(r"^6 tools and planning +377,280 parameters", table, re.MULTILINE)
+    for name in ("text", "chats", "preferences", "plans", "problems", "arrows"):
+        rows = (tmp_path / "data" / f"{name}.jsonl").read_text(encoding="utf-8")
+        for start, end in world.new_ways:  # what is measured is in no training file
+            assert f"from {start} to {end}." not in rows
+            assert f"From {start} to {end} " not in rows
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_gpt2_training_learns(tmp_path: Path) -> None:
+    table = package_run(tmp_path, 1.0).split("All stages")[1]
+    rows = re.findall(
+        r"^(\d .*?)  +[\d,]+ parameters.*plans +(\d+)%   calls +(\d+)%$", table, re.MULTILINE
+    )
+    plans = {name: int(share) for name, share, _ in rows}
+    calls = {name: int(share) for name, _, share in rows}
+    assert min(plans["3 preferences, DPO"], plans["6 tools and planning"]) > plans["2 chats"]
+    assert plans["6 tools and planning"] >= 60
+    assert min(calls["2 chats"], calls["6 tools and planning"]) >= 80
