@@ -11,10 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_LINE_SECONDS = 5.0
+WIDE_COLUMNS = 90
+"""A narrower terminal gets a shorter bar and one time, so that the bar is still there."""
 
 
 class ProgressLine:
     """Shows how far a piece of work is, how fast it goes and when it will be done.
+
+    Work that is over before the first plain line is due leaves one at its end, with the last note.
 
     Use as a context manager and call `update(done, note)`; `done` is absolute, so a resumed run
     starts where it left off. A `total` that nobody knows is infinite. `enabled=False` (ranks other than the first) shows nothing.
@@ -27,20 +31,22 @@ class ProgressLine:
         self.start = start
         self._began = time.monotonic()
         self._printed = self._began
+        self._note = ""
         self._live: Progress | None = None
 
     def __enter__(self) -> ProgressLine:
         self._began = self._printed = time.monotonic()
-        if self.enabled and sys.stderr.isatty():
+        console = Console(stderr=True)
+        if self.enabled and sys.stderr.isatty() and not console.is_dumb_terminal:
+            wide = console.width >= WIDE_COLUMNS
+            times = [TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn()]
             self._live = Progress(
-                TextColumn("  {task.description:<22}"),
-                BarColumn(bar_width=24),
+                TextColumn("  {task.description:<22}" if wide else "{task.description}"),
+                BarColumn(bar_width=24 if wide else 10),
                 TextColumn("{task.percentage:>3.0f}%"),
-                TimeElapsedColumn(),
-                TextColumn("eta"),
-                TimeRemainingColumn(),
+                *(times if wide else times[-1:]),
                 TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
+                console=console,
                 transient=True,
             )
             self._live.start()
@@ -60,6 +66,9 @@ class ProgressLine:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        elif self.enabled and self._note and error is None and self._printed == self._began:
+            seconds = format_seconds(time.monotonic() - self._began)
+            print(f"  {self.label}: {seconds}  {self._note}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line that stays, above the live one."""
@@ -74,6 +83,7 @@ class ProgressLine:
         """Show that `done` of `total` is behind us."""
         if not self.enabled:
             return
+        self._note = note
         if self._live is not None:
             self._live.update(self._task, completed=done, note=note)
             return

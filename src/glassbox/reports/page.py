@@ -50,15 +50,22 @@ def _title(run: RunContents) -> str:
 def _lead(run: RunContents) -> str:
     """What was trained, on how much, in how long: one sentence of what is known."""
     parts = []
-    facts = next((stage.facts for stage in run.stages if stage.facts), {})
-    if isinstance(facts.get("parameters"), int):
-        parts.append(f"A model of {facts['parameters']:,} parameters")
-    else:
-        parts.append("A model")
+    facts, summary = next(
+        ((stage.facts, stage.summary) for stage in run.stages if stage.facts), ({}, {})
+    )
+    parameters = facts.get("parameters")
+    parts.append(
+        f"A model of {parameters:,} parameters" if isinstance(parameters, int) else "A model"
+    )
+    trained = summary.get("trained_parameters")
+    if isinstance(trained, int) and trained != parameters:
+        parts.append(f"of which {trained:,} were")
     if isinstance(facts.get("tokens"), int) and isinstance(facts.get("documents"), int):
-        parts.append(
-            f"trained on {facts['documents']:,} documents ({short_number(facts['tokens'])} tokens)"
-        )
+        text = f"{facts['documents']:,} documents ({short_number(facts['tokens'])} tokens)"
+        read = summary.get("tokens")
+        if isinstance(read, int) and read < facts["tokens"]:
+            text = f"{short_number(read)} tokens of {text}"
+        parts.append(f"trained on {text}")
     if (seconds := _total_seconds(run)) > 0:
         parts.append(f"in {format_seconds(seconds)}")
     processor, threads = run.environment.get("processor"), run.environment.get("threads")
@@ -277,7 +284,9 @@ def _commands(run: RunContents) -> list[tuple[str, str]]:
     name = f"'{folder}'" if re.search(r"[^\w@%+=:,./-]", folder) else folder
     commands = [
         (f'glassbox generate {name} --prompt "Once upon a time"', "let it continue a text"),
-        (f"glassbox eval {name}", "measure it again, or beside others"),
+        (f"glassbox eval {name}", "measure it again, or beside others")
+        if run.quickstart and run.manifest
+        else (f"glassbox eval {name} --text FILE", "its loss on a text of yours"),
         (f"glassbox report {name}", "make this page again"),
     ]
     if any(stage.name != "pretrain" for stage in run.stages):

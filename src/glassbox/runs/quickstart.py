@@ -122,6 +122,8 @@ class Quickstart:
         if summary is None:
             return False
         seconds = time.monotonic() - began
+        if "seconds" in summary:  # of training, those before an interruption too
+            seconds = max(seconds, summary["seconds"] + summary["evaluation_seconds"])
         self._record(name, seconds, "finished", summary)
         print(f"  done in {format_seconds(seconds)}", file=sys.stderr, flush=True)
         return True
@@ -244,8 +246,9 @@ class Quickstart:
             count=self.recipe.samples,
             seed=self.recipe.seed,
         )
-        print(f"  evaluated in {format_seconds(time.monotonic() - began)}", file=sys.stderr)
-        return summary
+        seconds = time.monotonic() - began
+        print(f"  evaluated in {format_seconds(seconds)}", file=sys.stderr)
+        return {**summary, "evaluation_seconds": seconds}
 
 
 def _read_json(path: Path, default: Any) -> Any:

@@ -21,7 +21,7 @@ from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.core.interrupts import Interrupts
 from glassbox.core.metrics import JsonlSink, MetricsSink, truncate_metrics
-from glassbox.core.progress import ProgressLine
+from glassbox.core.progress import ProgressLine, format_seconds
 from glassbox.core.seeding import (
     derive_seed,
     preserved_rng,
@@ -53,6 +53,8 @@ from glassbox.training.protocols import (
 from glassbox.training.window import Window, add_up
 
 BatchT = TypeVar("BatchT", bound=Batch)
+ESTIMATE_AFTER = 5
+LONG_SECONDS = 60.0
 
 
 @dataclass
@@ -142,7 +144,7 @@ class Trainer:
         if self.config.compile:
             for block in self.model.blocks:
                 block.compile()
-        began, before = time.monotonic(), self.state.seconds
+        began, before, first = time.monotonic(), self.state.seconds, self.state.step
         interrupted = False
         self.model.train()
         with contextlib.ExitStack() as stack:
@@ -165,6 +167,8 @@ class Trainer:
                 self._step()
                 self.state.seconds = before + time.monotonic() - began
                 self._report(progress)
+                if self.state.step - first == ESTIMATE_AFTER:
+                    self._estimate(self.state.seconds - before)
                 self._call_hooks()
                 if self.group.any(interrupts.requested):
                     interrupted = self.state.step < self.steps
@@ -175,6 +179,12 @@ class Trainer:
             self.state.seconds = before + time.monotonic() - began
             checkpoint = self._save()
         return TrainResult(self.state, checkpoint, interrupted, self._summary())
+
+    def _estimate(self, seconds: float) -> None:
+        """Say how long a long run will take, by its first steps (evaluations come on top)."""
+        rest = seconds / ESTIMATE_AFTER * (self.steps - self.state.step)
+        if rest > LONG_SECONDS:
+            self._say(f"{self.steps - self.state.step:,} steps to go, about {format_seconds(rest)}")
 
     def _step(self) -> None:
         """One optimizer step: every micro-batch's summed loss, divided by all valid units."""
@@ -401,6 +411,8 @@ class Trainer:
             "tokens_per_second": state.tokens / state.seconds if state.seconds else 0.0,
             "share_outside_step": outside,
             "peak_memory_bytes": peak_memory_bytes(self.model.device),
+            "parameters": self.model.num_parameters,
+            "trained_parameters": sum(p.numel() for p in self.optimizer.parameters()),
             "skipped_steps": state.skipped,
             "stopped_early": state.stopped_early,
             "loss": self._last_loss,

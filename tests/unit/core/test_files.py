@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -398,7 +399,55 @@ class TestProgress:
         with ProgressLine("quiet", 10, enabled=False) as line:
             clock[0] += 100
             line.update(5)
+            line.say("nothing")
         assert capsys.readouterr().err == ""
+
+    def test_short_work_leaves_a_line_and_what_is_said_stays(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = [100.0]
+        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+        with ProgressLine("train", 10) as line:
+            clock[0] += 2.0
+            line.update(10, "loss 0.5")
+            line.say("step 10: heldout_loss 0.7")
+        assert capsys.readouterr().err == "  step 10: heldout_loss 0.7\n  train: 2s  loss 0.5\n"
+
+        def fail() -> None:
+            with ProgressLine("train", 10) as line:
+                line.update(1, "loss 0.5")
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize(("term", "columns"), [("dumb", 80), ("xterm", 60), ("xterm", 120)])
+    def test_every_terminal_shows_something(self, term: str, columns: int) -> None:
+        """On a pseudo-terminal: plain lines where it is dumb, else a bar, on a narrow one too."""
+        program = (
+            "from glassbox.core.progress import ProgressLine\n"
+            "with ProgressLine('pretrain', 10) as line:\n"
+            "    line.update(5, 'loss 2.3456  12,345 tokens/s')\n"
+            "    line._live and line._live.refresh()\n"
+        )
+        import pty
+
+        main, other = pty.openpty()
+        environment = {**os.environ, "TERM": term, "COLUMNS": str(columns), "NO_COLOR": "1"}
+        done = subprocess.Popen([sys.executable, "-c", program], stderr=other, env=environment)
+        assert done.wait(60) == 0
+        os.close(other)
+        shown = b""
+        with contextlib.suppress(OSError):
+            while part := os.read(main, 4096):
+                shown += part
+        os.close(main)
+        text = shown.decode()
+        assert "loss 2.3456" in text
+        if term != "dumb":
+            assert "50%" in text
+            assert "━" in text
 
     @pytest.mark.parametrize(
         ("seconds", "text"),
