@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -396,6 +397,24 @@ def test_a_single_run_makes_a_page(quickstart: Path) -> None:
     assert "glassbox chat" not in text  # a model of text alone has not learned to
     assert "No environment.json" in text
     assert "Evaluation, stage by stage" not in text
+
+
+def test_the_lead_counts_what_was_trained_and_the_commands_can_be_run(
+    quickstart: Path, tmp_path: Path
+) -> None:
+    """An adapter of a large model, on a few of its tokens; `eval` needs a text where there is no world."""
+    folder = tmp_path / "lora"
+    shutil.copytree(quickstart / "pretrain", folder)
+    facts = {"parameters": 134515008, "documents": 100, "tokens": 12700}
+    (folder / "data.json").write_text(json.dumps(facts))
+    (folder / "DONE.json").write_text(json.dumps({"trained_parameters": 4884480, "tokens": 384}))
+    text = Page(render_report(folder)).texts["body"][0]
+    assert (
+        "A model of 134,515,008 parameters of which 4,884,480 were trained on 384 tokens of 100"
+        in text
+    )
+    assert f"glassbox eval {folder} --text FILE" in text
+    assert "--text FILE" not in Page(render_report(quickstart)).texts["body"][0]
 
 
 def test_an_interrupted_quickstart_says_so(quickstart: Path, tmp_path: Path) -> None:
