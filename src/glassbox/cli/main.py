@@ -59,6 +59,7 @@ COMMANDS = (
     "report",
     "recipe",
     "models",
+    "new",
 )
 """Modules of this folder, in the order that --help shows; each adds itself with `register(app)`."""
 

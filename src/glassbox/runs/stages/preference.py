@@ -19,6 +19,7 @@ from glassbox.tuning.preference.method import (
     PreferenceSetup,
     prompts_of,
 )
+from glassbox.tuning.preference.python_loss import PythonLoss
 from glassbox.tuning.preference.reference_free import CpoConfig, OrpoConfig, SimpoConfig
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from glassbox.tokenizers import Tokenizer
 
 AnyPreferenceLoss = Annotated[
-    DpoConfig | OrpoConfig | SimpoConfig | CpoConfig | KtoConfig, Field(discriminator="kind")
+    DpoConfig | OrpoConfig | SimpoConfig | CpoConfig | KtoConfig | PythonLoss,
+    Field(discriminator="kind"),
 ]
 
 

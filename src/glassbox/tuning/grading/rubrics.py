@@ -17,10 +17,11 @@ from glassbox.tuning.grading.graders import (
     Rubric,
     Shape,
 )
+from glassbox.tuning.grading.python_grader import PythonGrader
 from glassbox.tuning.grading.rules import Code, Exact, Gsm8k, Json, Regex, Reward, Short
 
 AnyGrader = Annotated[
-    Numeric | Exact | Regex | Gsm8k | Json | Code | Shape | Short | Reward,
+    Numeric | Exact | Regex | Gsm8k | Json | Code | Shape | Short | Reward | PythonGrader,
     Field(discriminator="kind"),
 ]
 

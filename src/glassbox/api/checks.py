@@ -1,0 +1,138 @@
+"""Checks of parts that users write, for their tests: each raises AssertionError that says what is wrong.
+
+from glassbox.api.checks import check_mixer
+
+def test_mixer():
+    check_mixer("my.py:Mixer")
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from glassbox.layers.python_layer import PythonMixer
+from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import BlockSpec, ModelConfig, Repeat
+from glassbox.optim.python_optimizer import PythonOptimizer
+from glassbox.optim.schedules import PythonSchedule
+from glassbox.tuning.grading.python_grader import PythonGrader
+from glassbox.tuning.preference.python_loss import Answers, PythonLoss
+
+
+def check_mixer(
+    path: str, options: Mapping[str, Any] | None = None, *, hidden_size: int = 16, length: int = 12
+) -> None:
+    """A mixer in a model: no position sees a later one, packed documents do not see each other, a cached
+    pass equals the full one, every parameter gets a gradient.
+
+    In float64, so that differences are faults and not rounding (bound 1e-9).
+    """
+    torch.manual_seed(0)
+    mixer = PythonMixer(path=path, options=dict(options or {}))
+    block = Repeat(block=BlockSpec(mixer=mixer, ffn=None), times=2)
+    model = CausalLM(
+        ModelConfig(
+            vocab_size=11, hidden_size=hidden_size, context_length=2 * length, blocks=(block,)
+        )
+    ).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    ids = torch.randint(0, 11, (2, length))
+    full = model(ids)
+    changed = ids.clone()
+    changed[:, length // 2] = (changed[:, length // 2] + 1) % 11
+    before = slice(0, length // 2)
+    gap = float((model(changed)[:, before] - full[:, before]).abs().max())
+    assert gap < 1e-9, f"a position sees a later token: logits before it move by {gap:.1e}"
+    documents = torch.zeros_like(ids)
+    documents[:, length // 2 :] = 1
+    packed = model(ids, documents=documents)[:, length // 2 :]
+    gap = float((packed - model(ids[:, length // 2 :])).abs().max())
+    assert gap < 1e-9, f"packed documents see each other: logits move by {gap:.1e}"
+    state = model.init_state(2, length, torch.float64)
+    for place in range(length):
+        where = torch.full((2, 1), place)
+        logits = model(ids[:, place : place + 1], positions=where, state=state)
+        gap = float((logits[:, 0] - full[:, place]).abs().max())
+        assert gap < 1e-9, f"cached decoding differs at position {place}: by {gap:.1e}"
+    full.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"'{name}' gets no gradient"
+
+
+def check_optimizer(
+    path: str, options: Mapping[str, Any] | None = None, *, learning_rate: float = 0.01
+) -> None:
+    """An optimizer on a small regression: the loss falls, and a run resumed from `state_dict` in the
+    middle ends with the very weights of an unbroken one."""
+    spec = PythonOptimizer(path=path, options=dict(options or {}))
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 4)
+    wanted = inputs.sum(dim=1, keepdim=True)
+
+    def run(*, resume_at: int | None) -> tuple[list[float], nn.Module]:
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer, losses = spec.build(model), []
+        for step in range(40):
+            if step == resume_at:
+                saved = {name: tensor.clone() for name, tensor in optimizer.state_dict().items()}
+                optimizer = spec.build(model)
+                optimizer.load_state_dict(saved)
+            optimizer.zero_grad()
+            loss = (model(inputs) - wanted).square().mean()
+            loss.backward()
+            losses.append(float(loss))
+            optimizer.step(learning_rate)
+        return losses, model
+
+    losses, whole = run(resume_at=None)
+    assert losses[-1] < 0.9 * losses[0], f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f}"
+    _, broken = run(resume_at=17)
+    for one, other in zip(whole.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(one, other), "a resumed run differs: state_dict does not hold everything"
+
+
+def check_schedule(
+    path: str, options: Mapping[str, Any] | None = None, *, steps: int = 100
+) -> None:
+    """A schedule gives finite numbers >= 0 at every step, the same when asked again."""
+    schedule = PythonSchedule(path=path, options=dict(options or {}))
+    factors = [schedule.factor(step, steps) for step in range(steps)]
+    assert factors == [schedule.factor(step, steps) for step in range(steps)], (
+        "the schedule remembers: a resumed run would get other rates"
+    )
+
+
+def check_preference_loss(path: str, options: Mapping[str, Any] | None = None) -> None:
+    """A preference loss gives one finite number a pair, and falls as the chosen answer becomes likelier."""
+    spec = PythonLoss(path=path, options=dict(options or {}))
+    torch.manual_seed(0)
+    sums = [-10 * torch.rand(6, dtype=torch.float64) for _ in range(4)]
+    chosen = Answers(sums[0].requires_grad_(), torch.arange(3.0, 9.0).double(), sums[1])
+    rejected = Answers(sums[2].requires_grad_(), torch.arange(4.0, 10.0).double(), sums[3])
+    losses = spec.make("preference loss", chosen, rejected)
+    assert losses.shape == (6,), f"got {tuple(losses.shape)} for 6 pairs"
+    assert bool(losses.isfinite().all()), "a loss is not finite"
+    losses.sum().backward()
+    assert sums[0].grad is not None, "the chosen answers get no gradient"
+    assert bool((sums[0].grad <= 0).all()), "a likelier chosen answer makes a loss larger"
+
+
+def check_grader(
+    path: str, problem: Mapping[str, Any], completions: Mapping[str, float | None], **options: Any
+) -> None:
+    """A grader gives these numbers for these completions (None: any finite number)."""
+    grade = PythonGrader(path=path, options=options).build(None)
+    for completion, expected in completions.items():
+        found = grade(completion, problem)
+        assert math.isfinite(found), f"{completion!r}: {found} is not finite"
+        assert expected is None or math.isclose(found, expected), (
+            f"{completion!r}: got {found}, expected {expected}"
+        )
