@@ -18,7 +18,7 @@ class PythonGrader(PythonSpec, GraderSpec):
     completion its score and is counted; it does not end the run.
     """
 
-    def build(self, open_model: OpenModel | None) -> Grader:
+    def build(self, open_model: OpenModel | None = None) -> Grader:
         """The grader. Raises UserError where `path` cannot be called so."""
         thing = load_object(self.path)
         if inspect.isclass(thing):
