@@ -10,9 +10,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from glassbox.core.errors import UserError
+
+if TYPE_CHECKING:
+    from glassbox.data.curation.pieces import ReadLog
 
 SEPARATOR = "<|endoftext|>"
 TEXT_SUFFIXES = (".txt", ".md", ".text")
@@ -84,15 +87,23 @@ def _read_table(file: Path) -> Iterator[str]:
     from glassbox.data.curation.cutting import cut_file
     from glassbox.data.curation.pieces import ReadLog
 
-    log = ReadLog(strict=True)
+    log = ReadLog()
     for piece in cut_file(Cutting(file, file.name, None, "utf-8", _PIECE)):
         for record in piece.read(log):
-            if log.repaired:
-                raise UserError(f"'{file}' about record {record.id} is not UTF-8; convert it first")
-            if log.large:
-                raise UserError(f"'{file}': {log.large[0].id} is {log.large[0].detail}")
+            _refuse(log, file, f"about record {record.id}")
             if record.text:
                 yield record.text
+        _refuse(log, file, "at its end")
+
+
+def _refuse(log: ReadLog, file: Path, where: str) -> None:
+    """Raise UserError for what curation would count and pass over."""
+    if log.corrupt:
+        raise UserError(f"{log.corrupt[0]}; mend it, or clean the file with `glassbox data curate`")
+    if log.large:
+        raise UserError(f"'{file}': {log.large[0].id} is {log.large[0].detail}; leave it out")
+    if log.repaired:
+        raise UserError(f"'{file}' {where} is not UTF-8; convert it first")
 
 
 def _read_json_lines(file: Path) -> Iterator[str]:

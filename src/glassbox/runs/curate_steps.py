@@ -48,6 +48,12 @@ class ModelScorer:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}
 
+    def prepare(self) -> None:
+        """Open the model, unless it is open."""
+        if self._opened is None:
+            model, tokenizer, _ = open_model(self.reference)
+            self._opened = model.eval(), tokenizer
+
     def __call__(self, text: str) -> float:
         """Mean -log p of the first `max_tokens` tokens behind an end-of-text token."""
         from glassbox.evaluation.scoring import token_log_probs
@@ -55,9 +61,7 @@ class ModelScorer:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            if self._opened is None:
-                model, tokenizer, _ = open_model(self.reference)
-                self._opened = model.eval(), tokenizer
+            self.prepare()
             model, tokenizer = self._opened
             ids = [tokenizer.eos_id, *tokenizer.encode(text)[: self.max_tokens]]
             if len(ids) < 2:

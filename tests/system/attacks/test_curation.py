@@ -196,6 +196,32 @@ def test_a_step_that_never_ends_loses_one_record(tmp_path: Path, workers: int) -
     assert signal.getsignal(signal.SIGALRM) is before
 
 
+class SlowStart:
+    """A step that takes longer to open what it needs than for any record."""
+
+    opened = False
+
+    def prepare(self) -> None:
+        """Open it."""
+        if not self.opened:
+            time.sleep(0.5)
+        self.opened = True
+
+    def __call__(self, record: Record) -> Record:
+        assert self.opened
+        return record
+
+
+def test_what_a_step_opens_first_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(GOOD))
+    (tmp_path / "out/documents").mkdir(parents=True)
+    found = find_sources([FilesSource(path=str(tmp_path / "a.jsonl"))], downloads=tmp_path)
+    output = Output(tmp_path / "out", limits=Limits(record_seconds=0.2))
+    tally = run_curation(found, [("slow start", SlowStart())], output)
+    assert tally is not None
+    assert tally.kept == 1
+
+
 def test_time_limits_follow_each_other() -> None:
     with time_limit(0.05) as limited:
         for _ in range(3):

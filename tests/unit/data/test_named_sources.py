@@ -73,6 +73,26 @@ def test_documents_of_every_format(tmp_path: Path, name: str) -> None:
     assert list(read_documents(find_corpus(str(path.parent)))) == TEXTS
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b'text\n"one', "line 2: unexpected end of data; mend it, or clean"),
+        ("a.csv", b"a,b\n1,2\n", "no text among the columns a, b"),
+        ("a.csv", "text\ncaf\xe9\n".encode("latin-1"), "is not UTF-8; convert it first"),
+        ("a.parquet", b"PAR1 and no more", "mend it, or clean"),
+        ("a.json", b"{}", "is JSON, not JSON lines"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "cannot be read to its end"),
+    ],
+)
+def test_damaged_tables_of_text_are_named(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        list(read_documents(tmp_path / name))
+    assert name in str(error.value)
+
+
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 
 

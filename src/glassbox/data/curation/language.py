@@ -118,10 +118,14 @@ class LanguageStep:
     def __getstate__(self) -> dict[str, Any]:
         return {"spec": self.spec, "_identifier": None}
 
-    def identify(self, text: str) -> tuple[str, float]:
-        """The likeliest language of a text and its probability; und where that is too low."""
+    def prepare(self) -> None:
+        """Load the classifier, unless it is loaded."""
         if self._identifier is None:
             self._identifier = _load(self.spec.among)
+
+    def identify(self, text: str) -> tuple[str, float]:
+        """The likeliest language of a text and its probability; und where that is too low."""
+        self.prepare()
         code, score = self._identifier.classify(text[: self.spec.characters])
         # no letter of any language it knows: every language is as likely as every other
         return (code if score >= self.spec.min_score else UNSURE), float(score)

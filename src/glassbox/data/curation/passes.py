@@ -25,6 +25,7 @@ from glassbox.data.curation.shard_files import (
 from glassbox.data.curation.step import (
     CorpusStep,
     Dropped,
+    Prepares,
     Record,
     RecordStep,
     RevisingStep,
@@ -129,6 +130,9 @@ class PassWork:
         """Work on one shard."""
         tally = Tally()
         log = ReadLog(self.strict, self.limits)
+        for _, record_step in self.stretch.steps:
+            if isinstance(record_step, Prepares):
+                record_step.prepare()
         with contextlib.ExitStack() as stack:
             limited = stack.enter_context(time_limit(self.limits.record_seconds))
             aside = stack.enter_context(LateFile(self.dropped(task.number)))

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from pydantic import Field, model_validator
 
 from glassbox.core.errors import UserError
-from glassbox.data.curation.step import Dropped, Record, RecordStep, StepSpec
+from glassbox.data.curation.step import Dropped, Prepares, Record, RecordStep, StepSpec
 
 
 class Scorer(Protocol):
@@ -63,6 +63,11 @@ class PerplexityFilter:
 
     spec: PerplexitySpec
     scorer: Scorer
+
+    def prepare(self) -> None:
+        """Open the scorer's model."""
+        if isinstance(self.scorer, Prepares):
+            self.scorer.prepare()
 
     def __call__(self, record: Record) -> Record | Dropped:
         """The record with its perplexity, or a refusal."""

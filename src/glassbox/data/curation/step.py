@@ -70,6 +70,14 @@ class RecordStep(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A RecordStep that opens something large, such as a model, before its first record."""
+
+    def prepare(self) -> None:
+        """Open it, unless it is open. Called in each process, outside of the time limit a record."""
+
+
+@runtime_checkable
 class CorpusStep(Protocol):
     """A step that compares records with one another."""
 
