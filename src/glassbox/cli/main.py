@@ -40,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings=CONTEXT,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
@@ -71,11 +71,22 @@ def build() -> typer.Typer:
     return app
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from glassbox.core.version import __version__
+
+        print(f"glassbox {__version__}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=False)
 def _options(
     ctx: typer.Context,
     threads: int = typer.Option(
         0, "--threads", help="Processor threads; 0: as many as torch finds.", show_default=False
+    ),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_version
     ),
 ) -> None:
     if threads:

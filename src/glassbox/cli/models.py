@@ -16,17 +16,23 @@ def models(
     name: Annotated[
         str | None, typer.Argument(help="A preset or any MODEL: print its config.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List families and presets with their sizes and parts, and models that need no network.
 
     Example: `glassbox models`, or `glassbox models smollm2-135m`
     """
+    import json
+
     from rich.console import Console
 
     from glassbox.core.config import dump_yaml
-    from glassbox.reports.models_table import model_config, models_tables
+    from glassbox.reports.models_table import model_config, models_json, models_tables
 
-    if name is None:
+    if as_json:
+        found = models_json() if name is None else model_config(name).model_dump(mode="json")
+        print(json.dumps(found, indent=2))
+    elif name is None:
         Console().print(models_tables())
     else:
         print(dump_yaml(model_config(name)), end="")

@@ -21,10 +21,16 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="recipe", rich_help_panel="Look")
 
 
-def list_() -> None:
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
     """The recipes that come with Glassbox. Example: `glassbox recipe list`"""
     from glassbox.runs.recipe import list_recipes
 
+    if as_json:
+        rows = [{"name": name, "about": about} for name, about in list_recipes()]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
     for name, about in list_recipes():
         print(f"{name:<28} {about}")
 

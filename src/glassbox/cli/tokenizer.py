@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -168,6 +169,7 @@ def compare(
     second: Annotated[str, typer.Argument(help=TOKENIZER)],
     file: Annotated[str, typer.Argument(help="A file or folder of text.")],
     lines: Annotated[int, typer.Option("--lines", help="Lines to show side by side.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show two tokenizers side by side on a file. Example: `glassbox tokenizer compare tok gpt2 book.txt`"""
     from rich.console import Console
@@ -185,13 +187,13 @@ def compare(
         shown += [line for line in document.splitlines() if line.strip()][: lines - len(shown)]
         if len(shown) >= lines:
             break
+    usage = {
+        name: inspect_texts(one, read_documents(path, size=AS_IT_IS))
+        for name, one in tokenizers.items()
+    }
+    if as_json:
+        print(json.dumps({name.strip(): one.to_json() for name, one in usage.items()}, indent=2))
+        return
     console = Console()
     console.print(side_by_side(tokenizers, shown))
-    console.print(
-        usage_table(
-            {
-                name: inspect_texts(one, read_documents(path, size=AS_IT_IS))
-                for name, one in tokenizers.items()
-            }
-        )
-    )
+    console.print(usage_table(usage))

@@ -70,6 +70,31 @@ def models_tables() -> Group:
     return Group(table, offline)
 
 
+def models_json() -> dict[str, list[dict[str, object]]]:
+    """What `models_tables` shows, as JSON values."""
+    rows: list[dict[str, object]] = [
+        {
+            "family": family.model_type,
+            "preset": preset,
+            "parameters": count_parameters(config),
+            "layers": config.num_layers,
+            "hidden_size": config.hidden_size,
+            **parts(config),
+        }
+        for family in FAMILIES
+        for preset, config in family.presets.items()
+    ]
+    offline: list[dict[str, object]] = [
+        {
+            "name": name,
+            "installed": importlib.util.find_spec(model.package) is not None,
+            "about": model.about,
+        }
+        for name, model in OFFLINE.items()
+    ]
+    return {"presets": rows, "offline": offline}
+
+
 def model_config(name: str) -> ModelConfig:
     """The config of a preset, or of any MODEL. Raises UserError where there is none of that name."""
     known = presets()

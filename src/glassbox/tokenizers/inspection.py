@@ -50,6 +50,18 @@ class Inspection:
     counts: Counter[int]
     vocab_size: int
 
+    def to_json(self) -> dict[str, object]:
+        """The figures as JSON values, the ratios among them."""
+        groups = {**self.groups, "total": self.total}
+        return {
+            "vocab_size": self.vocab_size,
+            "used": self.used,
+            "groups": {
+                name: {**vars(usage), "fertility": usage.fertility}
+                for name, usage in groups.items()
+            },
+        }
+
     @property
     def used(self) -> float:
         """The share of the vocabulary that the texts use."""
