@@ -16,24 +16,25 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf, .bin, name.")
+        str,
+        typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf or .bin file, or name."),
     ],
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="A folder, a .gguf file or a .bin file.")
     ],
     to: Annotated[
-        str | None, typer.Option("--to", help="hf, gguf or llama2c; by DST's ending unless given.")
+        str | None, typer.Option("--to", help="hf, gguf or llama2c. Default: by the ending of DST.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="f32, f16, bf16 or q8_0; SRC's own unless given.")
+        str | None, typer.Option("--dtype", help="f32, f16, bf16 or q8_0. Default: as in SRC.")
     ] = None,
     shard_size: Annotated[
-        float, typer.Option("--shard-size", help="Most gigabytes in one safetensors file.")
+        float, typer.Option("--shard-size", help="Maximum gigabytes a safetensors file.")
     ] = 5.0,
 ) -> None:
     """Write a model as a Hugging Face folder, a GGUF file (llama.cpp, ollama) or llama2.c's .bin.
 
-    Weights, tokenizer and chat template go along. Example:
+    Weights, tokenizer and chat template are converted. Example:
     `glassbox convert runs/quickstart model.gguf --dtype q8_0`
     """
     from glassbox.formats.convert import convert as convert_files
