@@ -10,6 +10,17 @@ import typer
 from glassbox.cli.main import build
 
 
+def escaped(text: str) -> str:
+    """A help text as the cell of a table: bars and brackets outside code are characters, no markup.
+
+    >>> escaped("NAME[/folder][:split] or `a[0]`")
+    'NAME\\\\[/folder\\\\]\\\\[:split\\\\] or `a[0]`'
+    """
+    parts = text.replace("|", r"\|").split("`")
+    parts[::2] = [part.replace("[", r"\[").replace("]", r"\]") for part in parts[::2]]
+    return "`".join(parts)
+
+
 def describe(path: list[str], command: Any) -> None:
     """One command, or a group's commands one after another."""
     if isinstance(command, click.Group) or hasattr(command, "commands"):
@@ -32,7 +43,7 @@ def describe(path: list[str], command: Any) -> None:
     if rows:
         print("| argument or option | meaning |\n|---|---|")
         for names, about in rows:
-            print(f"| {names} | {' '.join(about.replace('|', chr(92) + '|').split())} |")
+            print(f"| {names} | {' '.join(escaped(about).split())} |")
         print()
 
 

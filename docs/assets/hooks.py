@@ -15,6 +15,8 @@ from typing import Any
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[2]
+WIDE = "[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
+BREAK = re.compile(rf"(?<={WIDE})\n *(?={WIDE})")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>', flags=re.DOTALL)
 
 
@@ -29,7 +31,11 @@ def on_page_content(content: str, **kwargs: Any) -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, **kwargs: Any) -> str:
-    """The help texts of all commands, where the page asks for them; links out of docs/ to the repository."""
+    """The help texts of all commands, where the page asks for them; links out of docs/ to the repository;
+    Chinese without the spaces that browsers make of line breaks."""
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
+    parts[::2] = [BREAK.sub("", part) for part in parts[::2]]
+    markdown = "".join(parts)
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", commands())
     depth = page.file.src_path.count("/")

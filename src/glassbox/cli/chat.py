@@ -19,19 +19,19 @@ def register(app: typer.Typer) -> None:
 @sampling_options(max_tokens=200, temperature=0.7, top_p=0.95)
 def chat(
     model: Annotated[
-        str, typer.Argument(help="Run, checkpoint, model folder, .gguf or .bin file, or name.")
+        str, typer.Argument(help="A run, a checkpoint, a folder, a .gguf or .bin file, a name.")
     ],
     sampling: dict[str, Any],
-    system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system message.")] = None,
     adapter: Annotated[
         Path | None,
-        typer.Option("--adapter", help="Adapter folder or run to apply to MODEL."),
+        typer.Option("--adapter", help="An adapter's folder or run, on top of MODEL."),
     ] = None,
     compiled: Annotated[
         bool,
         typer.Option(
             "--compile/--no-compile",
-            help="Compile decoding steps on a CPU; the first answer waits for the compiler.",
+            help="Faster steps on a CPU: the first answer waits for a C++ compiler.",
         ),
     ] = False,
     code: Annotated[
@@ -40,7 +40,7 @@ def chat(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Chat with a model in the terminal; answers are streamed. /help lists commands.
+    """Chat with a model: it remembers the conversation and answers as it thinks. /help lists commands.
 
     Example: `glassbox chat runs/quickstart`
     """

@@ -16,25 +16,24 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     source: Annotated[
-        str,
-        typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf or .bin file, or name."),
+        str, typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf, .bin, name.")
     ],
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="A folder, a .gguf file or a .bin file.")
     ],
     to: Annotated[
-        str | None, typer.Option("--to", help="hf, gguf or llama2c. Default: by the ending of DST.")
+        str | None, typer.Option("--to", help="hf, gguf or llama2c; by DST's ending unless given.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="f32, f16, bf16 or q8_0. Default: as in SRC.")
+        str | None, typer.Option("--dtype", help="f32, f16, bf16 or q8_0; SRC's own unless given.")
     ] = None,
     shard_size: Annotated[
-        float, typer.Option("--shard-size", help="Maximum gigabytes a safetensors file.")
+        float, typer.Option("--shard-size", help="Most gigabytes in one safetensors file.")
     ] = 5.0,
 ) -> None:
     """Write a model as a Hugging Face folder, a GGUF file (llama.cpp, ollama) or llama2.c's .bin.
 
-    Weights, tokenizer and chat template are converted. Example:
+    Weights, tokenizer and chat template go along. Example:
     `glassbox convert runs/quickstart model.gguf --dtype q8_0`
     """
     from glassbox.formats.convert import convert as convert_files

@@ -32,15 +32,13 @@ def register(app: typer.Typer) -> None:
 
 
 def storyworld(
-    out: Annotated[Path, typer.Option("--out", help="Output folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     size: Annotated[int, typer.Option("--bytes", help="Bytes of training text.")] = 8_000_000,
     language: Annotated[str, typer.Option("--language", help="en or zh.")] = "en",
-    seed: Annotated[
-        int, typer.Option("--seed", help="Random seed; the same seed writes the same bytes.")
-    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same bytes.")] = 0,
     workers: Annotated[int, typer.Option("--workers", help="Processes.")] = 2,
 ) -> None:
-    """Write a story-world corpus: stories with exact log-probabilities, chats, questions, sums, preference pairs.
+    """Write the story world: stories with their exact log-probability, chats, questions, sums, pairs.
 
     Example: `glassbox data storyworld --out world --bytes 1000000 --language zh`
     """
@@ -65,11 +63,11 @@ def show(
     kind: Annotated[
         str, typer.Argument(help="story, arithmetic, chat, question, preference ...")
     ] = "story",
-    count: Annotated[int, typer.Option("--count", help="Number of examples.")] = 1,
+    count: Annotated[int, typer.Option("--count", help="How many.")] = 1,
     language: Annotated[str, typer.Option("--language", help="en or zh.")] = "en",
-    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Another world.")] = 0,
 ) -> None:
-    """Print examples of the story world. Example: `glassbox data show story --count 3`"""
+    """Print some of the story world. Example: `glassbox data show story --count 3`"""
     import json
 
     from glassbox.core.config import parse

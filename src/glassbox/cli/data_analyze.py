@@ -11,18 +11,17 @@ import typer
 
 def analyze(
     paths: Annotated[list[str], typer.Argument(help="Files or folders of text, any format.")],
-    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("analysis.html"),
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("analysis.html"),
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="MODEL or tokenizer used to count tokens.")
+        str | None, typer.Option("--tokenizer", help="A MODEL or tokenizer to count tokens with.")
     ] = None,
     text_field: Annotated[
-        str | None,
-        typer.Option("--text-field", help="Key of the text in each row; detected unless given."),
+        str | None, typer.Option("--text-field", help="Key of the text; recognised if not named.")
     ] = None,
 ) -> None:
-    """Analyse a corpus into one HTML page: lengths, word frequencies, Zipf's and Heaps' laws, duplicates, sample documents.
+    """Lengths, frequent words, Zipf's and Heaps' laws, duplicates, documents to read: one HTML page.
 
-    With the extra `language` also the languages.
+    Languages too, where the extra `language` is installed.
 
     Example: `glassbox data analyze web.jsonl --tokenizer runs/first --out web.html`
     """

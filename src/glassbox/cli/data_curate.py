@@ -12,10 +12,10 @@ import typer
 def curate(
     recipe: Annotated[str, typer.Argument(help="A recipe of stage curate.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value words that change the recipe.")
+        list[str] | None, typer.Argument(help="key.path=value words laid over the recipe.")
     ] = None,
 ) -> int:
-    """Clean, filter and deduplicate text by a recipe; an interrupted run resumes.
+    """Clean, filter and deduplicate text as a recipe says; resumes what was interrupted.
 
     Example: `glassbox data curate recipes/curate/curate-web.yaml source=web.jsonl out=runs/web`
     """

@@ -15,11 +15,11 @@ def get(
         typer.Argument(help="NAME, NAME:split, or hf:owner/name[/folder][:split]."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Target folder. Default: the cache.")
+        Path | None, typer.Option("--out", help="Folder to put it in; else the cache.")
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="List all named sets.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Show all named sets.")] = False,
 ) -> None:
-    """Download data sets by name; what is in the cache is not downloaded again. HF_ENDPOINT sets a mirror.
+    """Fetch data by name; what is there already is not fetched again. HF_ENDPOINT names a mirror.
 
     Example: `glassbox data get tinyshakespeare`, then `glassbox train pretrain.yaml data.path=tinyshakespeare`
     """

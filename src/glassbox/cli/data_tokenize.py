@@ -14,7 +14,7 @@ def tokenize(
         list[str], typer.Argument(help="Text: files, folders, named sets, hf:owner/name.")
     ],
     tokenizer: Annotated[str, typer.Option("--tokenizer", help="A MODEL or a tokenizer.")],
-    out: Annotated[Path, typer.Option("--out", help="Output folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     form: Annotated[
         str, typer.Option("--format", help="shard, or bin: plain ids as nanoGPT reads them.")
     ] = "shard",

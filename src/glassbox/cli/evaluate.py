@@ -18,9 +18,7 @@ def evaluate(
     models: Annotated[list[str], typer.Argument(help="Runs, checkpoints or model folders.")],
     corpus: Annotated[
         str | None,
-        typer.Option(
-            "--corpus", help="Story-world folder. Default: the one of the quickstart run."
-        ),
+        typer.Option("--corpus", help="A story-world folder; a quickstart knows its own."),
     ] = None,
     text: Annotated[
         str | None, typer.Option("--text", help="Measure loss on this text instead.")

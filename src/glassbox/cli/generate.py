@@ -20,64 +20,51 @@ def register(app: typer.Typer) -> None:
 @sampling_options(max_tokens=200, temperature=0.8)
 def generate(
     model: Annotated[
-        str, typer.Argument(help="Run, checkpoint, model folder, .gguf or .bin file, or name.")
+        str, typer.Argument(help="A run, a checkpoint, a folder, a .gguf or .bin file, a name.")
     ],
     sampling: dict[str, Any],
     prompt: Annotated[
-        str, typer.Option("--prompt", "-p", help="Prompt; - reads standard input.")
+        str, typer.Option("--prompt", "-p", help="Text to go on from; - reads it.")
     ] = "",
     num_beams: Annotated[
-        int, typer.Option("--num-beams", help="Beam search with this many beams (above 1).")
+        int, typer.Option("--num-beams", help="Above 1: search, this many texts at a time.")
     ] = 1,
     length_penalty: Annotated[
-        float,
-        typer.Option(
-            "--length-penalty", help="Beam search: length penalty; above 0 favours long texts."
-        ),
+        float, typer.Option("--length-penalty", help="Of beams: above 0 favours long texts.")
     ] = 1.0,
     early_stopping: Annotated[
-        str, typer.Option("--early-stopping", help="Beam search: true, false or never.")
+        str, typer.Option("--early-stopping", help="Of beams: true, false or never.")
     ] = "false",
     num_return_sequences: Annotated[
-        int,
-        typer.Option(
-            "--num-return-sequences", help="Beam search: number of texts printed, best first."
-        ),
+        int, typer.Option("--num-return-sequences", help="Of beams: texts shown, best first.")
     ] = 1,
     penalty_alpha: Annotated[
         float | None,
-        typer.Option(
-            "--penalty-alpha",
-            help="Contrastive search with this penalty and --top-k candidates (default 4).",
-        ),
+        typer.Option("--penalty-alpha", help="Contrastive search, --top-k candidates (4)."),
     ] = None,
     json_schema: Annotated[
         Path | None,
-        typer.Option("--json-schema", help="File with a JSON schema that the output must satisfy."),
+        typer.Option("--json-schema", help="A file: the text is JSON that this schema allows."),
     ] = None,
     regex: Annotated[
-        str | None,
-        typer.Option("--regex", help="Regular expression that the whole output must match."),
+        str | None, typer.Option("--regex", help="The whole text matches this pattern.")
     ] = None,
     choice: Annotated[
-        list[str] | None, typer.Option("--choice", help="Allowed output; may be repeated.")
+        list[str] | None, typer.Option("--choice", help="The text is one of these; repeat it.")
     ] = None,
     adapter: Annotated[
         Path | None,
-        typer.Option("--adapter", help="Adapter folder or run to apply to MODEL."),
+        typer.Option("--adapter", help="An adapter's folder or run, on top of MODEL."),
     ] = None,
     draft: Annotated[
-        str | None,
-        typer.Option("--draft", help="Draft model for speculative decoding; same output."),
+        str | None, typer.Option("--draft", help="A smaller model that guesses ahead: same text.")
     ] = None,
     num_drafts: Annotated[
-        int, typer.Option("--num-drafts", min=1, help="Draft tokens a step.")
+        int, typer.Option("--num-drafts", min=1, help="Tokens that --draft guesses.")
     ] = 4,
     ngram_drafts: Annotated[
         int,
-        typer.Option(
-            "--ngram-drafts", min=0, help="Speculative decoding by n-grams: draft tokens a step."
-        ),
+        typer.Option("--ngram-drafts", min=0, help="Guess so many tokens from the text so far."),
     ] = 0,
     code: Annotated[
         list[str] | None,
@@ -85,7 +72,7 @@ def generate(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Continue a text; only the continuation is written to standard output, as it is generated.
+    """Continue a text; the continuation alone goes to standard output, as it is made.
 
     Example: `glassbox generate runs/quickstart --prompt "Once upon a time" --temperature 0.7`
     """

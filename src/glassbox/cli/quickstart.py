@@ -15,28 +15,27 @@ def register(app: typer.Typer) -> None:
 
 def quickstart(
     fast: Annotated[
-        bool, typer.Option("--fast", help="Small sizes; finishes in under a minute.")
+        bool, typer.Option("--fast", help="Everything small, in under a minute.")
     ] = False,
     long: Annotated[
-        bool,
-        typer.Option("--long", help="Six times as many training tokens; half an hour or more."),
+        bool, typer.Option("--long", help="Six times the reading, in half an hour or more.")
     ] = False,
     source: Annotated[
         str, typer.Option("--source", help="storyworld, shakespeare, or a path to text.")
     ] = "storyworld",
     out: Annotated[
-        str | None, typer.Option("--out", help="Run folder. Default: runs/quickstart.")
+        str | None, typer.Option("--out", help="Run folder; runs/quickstart if not given.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same model.")] = 0,
     language: Annotated[
-        str, typer.Option("--language", help="Language of the story world: en or zh.")
+        str, typer.Option("--language", help="The story world's: en or zh.")
     ] = "en",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value words that change the recipe.")
+        list[str] | None, typer.Argument(help="key.path=value words laid over the recipe.")
     ] = None,
 ) -> int:
-    """Train a small model end to end: corpus, tokenizer, pre-training, SFT, DPO, GRPO, report.
+    """Make a corpus, a tokenizer and a small model; teach it to chat, to prefer truth, and to count.
 
     Example: `glassbox quickstart --fast`
     """

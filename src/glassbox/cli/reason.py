@@ -13,35 +13,27 @@ def register(app: typer.Typer) -> None:
 
 
 def reason(
-    model: Annotated[str, typer.Argument(help="Run, checkpoint, model folder, file, or name.")],
+    model: Annotated[str, typer.Argument(help="A run, a checkpoint, a folder, a file, a name.")],
     question: Annotated[str, typer.Option("--prompt", "-p", help="A question.")] = "",
     problems: Annotated[
         str | None, typer.Option("--problems", help="JSON lines of prompt and answer instead.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Number of answers that vote.")] = 8,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", help="Maximum tokens of an answer.")
-    ] = 256,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")
-    ] = 0.7,
+    samples: Annotated[int, typer.Option("--samples", help="Answers to vote among.")] = 8,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Most tokens an answer.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", help="0: the likeliest.")] = 0.7,
     think: Annotated[
-        bool, typer.Option("--think", help="Budget forcing instead of voting.")
+        bool, typer.Option("--think", help="Force a thinking budget instead of a vote.")
     ] = False,
-    min_thinking: Annotated[
-        int, typer.Option("--min-thinking", help="Minimum thinking tokens.")
-    ] = 0,
-    max_thinking: Annotated[
-        int, typer.Option("--max-thinking", help="Maximum thinking tokens.")
-    ] = 512,
+    min_thinking: Annotated[int, typer.Option("--min-thinking", help="Fewest tokens.")] = 0,
+    max_thinking: Annotated[int, typer.Option("--max-thinking", help="Most tokens.")] = 512,
     end_of_thought: Annotated[
-        str, typer.Option("--end-of-thought", help="Text that ends the thinking.")
+        str, typer.Option("--end-of-thought", help="What ends the thinking.")
     ] = "</think>",
-    limit: Annotated[int, typer.Option("--limit", help="Number of problems; 0: all.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="Problems to try; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same answers.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Self-consistency over several answers, or budget forcing; on problems, accuracy and tokens spent.
+    """A vote over several answers, or a budget of thinking; on problems, accuracy and tokens spent.
 
     Example: `glassbox reason runs/quickstart -p "What is 14 + 27?" --samples 16`
     """

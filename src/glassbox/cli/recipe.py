@@ -37,9 +37,7 @@ def list_(
 
 def show(
     recipe: Annotated[str, typer.Argument(help="A recipe's path or name.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value words that change the recipe.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value words.")] = None,
 ) -> None:
     """Print a recipe resolved: what it extends merged in, every default written out.
 
@@ -57,9 +55,7 @@ def show(
 
 def check(
     recipe: Annotated[str, typer.Argument(help="A recipe's path or name.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value words that change the recipe.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value words.")] = None,
 ) -> None:
     """Open and check all that a recipe names, as a run does before it begins, and change nothing.
 

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     model: Annotated[
-        str, typer.Argument(help="Run, checkpoint, model folder, .gguf or .bin file, or name.")
+        str, typer.Argument(help="A run, a checkpoint, a folder, a .gguf or .bin file, a name.")
     ],
     host: Annotated[
         str,
@@ -103,14 +103,14 @@ def serve(
         bool | None,
         typer.Option(
             "--pack-weights/--no-pack-weights",
-            help="Prepack weights for faster products on a CPU. Default: where memory allows.",
+            help="Copies of the weights for faster products on a CPU; else where memory allows.",
         ),
     ] = None,
     compiled: Annotated[
         bool,
         typer.Option(
             "--compile/--no-compile",
-            help="Compile decoding steps of a single stream on a CPU.",
+            help="Faster steps of one request alone on a CPU, by a C++ compiler at the start.",
         ),
     ] = False,
     tool_format: Annotated[

@@ -29,8 +29,7 @@ def train(
         list[str], typer.Option("--corpus", help="A file or folder of text; may be repeated.")
     ],
     vocab_size: Annotated[
-        int,
-        typer.Option("--vocab-size", help="Vocabulary size, including bytes and special tokens."),
+        int, typer.Option("--vocab-size", help="Entries, bytes and specials included.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for tokenizer.json.")],
     more: Annotated[
@@ -42,19 +41,15 @@ def train(
     pattern: Annotated[
         str,
         typer.Option(
-            "--pattern",
-            help="For bpe, the pre-tokenizer: gpt2, gpt4, llama3, qwen2 or a regular expression.",
+            "--pattern", help="Of bpe: gpt2, gpt4, llama3, qwen2 or a regular expression."
         ),
     ] = "gpt4",
     unknown: Annotated[
         str,
-        typer.Option(
-            "--unknown",
-            help="For characters: how unknown characters are encoded: bytes, token or error.",
-        ),
+        typer.Option("--unknown", help="Of characters, what others become: bytes, token, error."),
     ] = "bytes",
     workers: Annotated[
-        int, typer.Option("--workers", help="For bpe: processes that count words.")
+        int, typer.Option("--workers", help="Processes that count the words of bpe.")
     ] = 1,
 ) -> None:
     """Train a tokenizer and write OUT/tokenizer.json (transformers opens OUT).
@@ -96,7 +91,9 @@ def train(
 def encode(
     tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Annotated[str, typer.Argument(help="Text; - reads standard input.")] = "-",
-    pieces: Annotated[bool, typer.Option("--pieces", help="Print each id with its piece.")] = False,
+    pieces: Annotated[
+        bool, typer.Option("--pieces", help="Show the pieces beside their ids.")
+    ] = False,
 ) -> None:
     """Print the ids of a text. Example: `glassbox tokenizer encode tok "Hello there"`"""
     from glassbox.tokenizers import Tokenizer
@@ -129,10 +126,10 @@ def inspect(
     tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Annotated[str, typer.Argument(help="Text; - reads standard input.")] = "",
     corpus: Annotated[
-        list[str] | None, typer.Option("--corpus", help="File or folder to measure on.")
+        list[str] | None, typer.Option("--corpus", help="A file or folder to measure on.")
     ] = None,
 ) -> None:
-    """Show how a text is tokenized, and for a corpus: tokens per word by writing system and vocabulary use.
+    """Show a text in coloured pieces, and on a corpus: fertility by writing system, use of the vocabulary.
 
     Example: `glassbox tokenizer inspect tok "Hello there" --corpus book.txt`
     """
@@ -174,7 +171,7 @@ def compare(
     lines: Annotated[int, typer.Option("--lines", help="Lines to show side by side.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Compare two tokenizers on a file. Example: `glassbox tokenizer compare tok gpt2 book.txt`"""
+    """Show two tokenizers side by side on a file. Example: `glassbox tokenizer compare tok gpt2 book.txt`"""
     from rich.console import Console
 
     from glassbox.cli.tokenizer_view import side_by_side, usage_table

@@ -16,17 +16,16 @@ def register(app: typer.Typer) -> None:
 
 def upcycle(
     source: Annotated[
-        str,
-        typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf or .bin file, or name."),
+        str, typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf, .bin, name.")
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Output folder.")],
-    experts: Annotated[int, typer.Option("--experts", help="Experts a layer.")] = 8,
-    top_k: Annotated[int, typer.Option("--top-k", help="Experts a token.")] = 2,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of the router weights.")] = 0,
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="A folder, as of convert.")],
+    experts: Annotated[int, typer.Option("--experts", help="Copies of each feed-forward.")] = 8,
+    top_k: Annotated[int, typer.Option("--top-k", help="Experts that each token passes.")] = 2,
+    seed: Annotated[int, typer.Option("--seed", help="Of the routers' fresh weights.")] = 0,
 ) -> None:
-    """Turn a dense model into a mixture of experts, each a copy of its feed-forward.
+    """Write a model whose feed-forwards are copies of SRC's, to be trained apart.
 
-    Until it is trained its outputs equal those of SRC. Example:
+    It answers as SRC does until it is trained. Example:
     `glassbox upcycle runs/quickstart upcycled --experts 8 --top-k 2`
     """
     import torch
