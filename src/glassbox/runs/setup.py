@@ -16,7 +16,7 @@ from glassbox.core.files import write_json
 from glassbox.data.heldout import Split, split_heldout
 from glassbox.formats.open_model import find_model, open_model
 from glassbox.models.causal_lm import CausalLM
-from glassbox.runs.stages.base import StageRecipe
+from glassbox.runs.stages.settings import RunSettings
 from glassbox.tokenizers import Tokenizer
 from glassbox.training.protocols import BatchSource, Hook, Objective
 from glassbox.tuning.reference import Reference
@@ -45,7 +45,7 @@ class Setup:
     checkpoint it was and a hash of its weights, and a resumed run opens that very one.
     """
 
-    def __init__(self, recipe: StageRecipe, *, group: Group | None = None) -> None:
+    def __init__(self, recipe: RunSettings, *, group: Group | None = None) -> None:
         self.recipe = recipe
         self.folder = Path(recipe.out)
         self.group = group or Group()

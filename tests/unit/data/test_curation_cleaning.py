@@ -23,7 +23,8 @@ from glassbox.data.curation.cleaning import (
     repair,
     repair_plain,
 )
-from glassbox.data.curation.html import HtmlSpec, html_to_text, looks_like_html
+from glassbox.data.curation.html import HtmlSpec, looks_like_html
+from glassbox.data.curation.html_text import html_to_text
 from glassbox.data.curation.step import CorpusStep, Dropped, Record, RecordStep, RevisingStep
 from glassbox.tokenizers import train_bpe
 

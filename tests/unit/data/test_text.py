@@ -12,13 +12,8 @@ from hypothesis import strategies as st
 from glassbox.core.errors import UserError
 from glassbox.data import text as module
 from glassbox.data.conversations import read_rows
-from glassbox.data.text import (
-    find_corpus,
-    heldout_share,
-    is_heldout,
-    read_documents,
-    split_passages,
-)
+from glassbox.data.passages import split_passages
+from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
 
 
 @given(st.text(alphabet="ab.\n\r\t 中", max_size=400), st.integers(1, 30))

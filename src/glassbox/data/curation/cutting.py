@@ -13,7 +13,7 @@ from glassbox.data.curation.limits import TooLarge, bound_lines
 from glassbox.data.curation.pieces import Corrupt, JsonLines, Pages, Piece, Rows, printable
 from glassbox.data.curation.step import Record
 from glassbox.data.curation.tables import cut_csv, cut_parquet
-from glassbox.data.text import SEPARATOR, split_passages
+from glassbox.data.passages import SEPARATOR, split_passages
 
 LONG_TEXT = 1 << 20
 """Characters of a text file without marks that are one document still; a longer one is a book."""

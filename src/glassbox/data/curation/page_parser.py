@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import IO, Any
 
-from glassbox.data.curation.html import html_to_text
+from glassbox.data.curation.html_text import html_to_text
 
 SMALL = 8192
 """Characters of a page that may be anything and still takes milliseconds."""

@@ -11,7 +11,6 @@ from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
 from glassbox.models.shapes import Shape
 from glassbox.runs.stages.base import (
-    HeldoutData,
     StageRecipe,
     check_on_meta,
     check_row_length,
@@ -19,6 +18,7 @@ from glassbox.runs.stages.base import (
     evenly,
     options_of,
 )
+from glassbox.runs.stages.settings import HeldoutData
 from glassbox.runs.stages.sft import chat_shards, check_chats, read_and_split, write_chats
 from glassbox.tuning.distillation.objective import DistillConfig
 from glassbox.tuning.policy.answers import RolloutConfig

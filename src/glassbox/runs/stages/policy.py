@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from glassbox.runs.stages.base import HeldoutData, StageRecipe, evenly, note_lost
+from glassbox.runs.stages.base import StageRecipe, evenly, note_lost
+from glassbox.runs.stages.settings import HeldoutData
 from glassbox.runs.stages.text import ROW_PLACES
 from glassbox.tuning.grading.graders import Numeric
 from glassbox.tuning.grading.rubrics import AnyGrader

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import Found
-from glassbox.runs.stages.base import HeldoutData, StageRecipe, evenly, note_lost
+from glassbox.runs.stages.base import StageRecipe, evenly, note_lost
+from glassbox.runs.stages.settings import HeldoutData
 from glassbox.runs.stages.text import ROW_PLACES
 from glassbox.tuning.preference.dpo import DpoConfig
 from glassbox.tuning.preference.kto import KtoConfig

@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from glassbox.runs.stages.base import (
-    HeldoutData,
-    StageRecipe,
-    check_row_length,
-    note_lost,
-    options_of,
-)
+from glassbox.runs.stages.base import StageRecipe, check_row_length, note_lost, options_of
+from glassbox.runs.stages.settings import HeldoutData
 from glassbox.runs.stages.text import ROW_PLACES
 
 if TYPE_CHECKING:

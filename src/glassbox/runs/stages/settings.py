@@ -1,0 +1,78 @@
+"""The settings that the recipes of all stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field, model_validator
+
+from glassbox.adapters.specs import AnyAdapter
+from glassbox.core.config import Spec
+from glassbox.core.devices import DeviceName
+from glassbox.optim.adamw import AdamWConfig
+from glassbox.optim.specs import OptimizerConfig
+from glassbox.training.config import TrainConfig
+
+
+class HeldoutData(Spec):
+    """What is kept from training to be measured on."""
+
+    heldout_path: str | None = Field(
+        None, description="examples to evaluate on; None: a share of those of `path` is held out"
+    )
+    heldout_share: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the prompts held out, drawn by `seed`, where evaluation.every > 0 and "
+        "there is no heldout_path; 0: none",
+    )
+
+
+class EvaluationConfig(Spec):
+    """What is measured while training."""
+
+    every: int = Field(0, ge=0, description="steps between evaluations; 0: none")
+    documents: int = Field(64, gt=0, description="held-out documents or examples read each time")
+    sample_every: int = Field(0, ge=0)
+    prompts: tuple[str, ...] = ()
+    max_tokens: int = Field(64, gt=0)
+    temperature: float = Field(0.8, ge=0, description="of the samples; 0: the likeliest token")
+
+
+class RunSettings(Spec):
+    """What every recipe says of its run, whatever it trains."""
+
+    stage: str
+    out: str = Field(description="the run folder")
+    seed: int = 0
+    device: DeviceName = "auto"
+    optim: OptimizerConfig = AdamWConfig()
+    adapter: AnyAdapter | None = Field(
+        None, description="train this alone, on a frozen base; None: the model itself"
+    )
+    train: TrainConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    rank_timeout_minutes: float = Field(
+        60.0, gt=0, exclude=True, description="how long a rank waits for the others"
+    )
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> RunSettings:
+        if self.train.best_metric is not None and not self.evaluation.every:
+            raise ValueError(
+                f"train.best_metric.metric = '{self.train.best_metric.metric}' is measured by "
+                "evaluations; set evaluation.every to the steps between them"
+            )
+        return self
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether anything is measured on held-out examples."""
+        return self.evaluation.every > 0
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """The paths of the data that the run reads."""
+        data = getattr(self, "data", None)
+        return [path for path in (data.path, data.heldout_path) if path] if data else []
