@@ -1,13 +1,22 @@
-"""Print the command line's help as Markdown: every command, its arguments and options."""
+"""Print the command line's help as Markdown: every command, its arguments and options.
+
+`python commands.py zh` has the heads of the tables in Chinese; the help texts are in English alone.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 import typer
 
 from glassbox.cli.main import build
+
+HEADS = {
+    "en": ("argument or option", "meaning", " Default: `{}`."),
+    "zh": ("参数或选项", "含义", " 默认值：`{}`。"),
+}
 
 
 def escaped(text: str) -> str:
@@ -21,13 +30,14 @@ def escaped(text: str) -> str:
     return "`".join(parts)
 
 
-def describe(path: list[str], command: Any) -> None:
+def describe(path: list[str], command: Any, language: str) -> None:
     """One command, or a group's commands one after another."""
     if isinstance(command, click.Group) or hasattr(command, "commands"):
         for name in command.list_commands(click.Context(command)):
-            describe([*path, name], command.get_command(click.Context(command), name))
+            describe([*path, name], command.get_command(click.Context(command), name), language)
         return
     print(f"## `{' '.join(path)}`\n\n{(command.help or '').strip()}\n")
+    option, meaning, default_is = HEADS[language]
     rows = []
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
@@ -39,13 +49,13 @@ def describe(path: list[str], command: Any) -> None:
             names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
             default = parameter.default
             shown = not callable(default) and default not in (None, False, (), [], "")
-            rows.append((names, about + (f" Default: `{default}`." if shown else "")))
+            rows.append((names, about + (default_is.format(default) if shown else "")))
     if rows:
-        print("| argument or option | meaning |\n|---|---|")
+        print(f"| {option} | {meaning} |\n|---|---|")
         for names, about in rows:
             print(f"| {names} | {' '.join(escaped(about).split())} |")
         print()
 
 
 if __name__ == "__main__":
-    describe(["glassbox"], typer.main.get_command(build()))
+    describe(["glassbox"], typer.main.get_command(build()), [*sys.argv[1:], "en"][0])

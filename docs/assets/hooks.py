@@ -1,4 +1,4 @@
-"""What the site's build does beyond mkdocs: formulas as MathML, links to source files, the CLI page.
+"""What the site's build does beyond mkdocs: formulas as MathML, links to source files, the CLI page, terms.
 
 Formulas are written as $...$ and become MathML while the site is built, so that pages need no script.
 """
@@ -12,12 +12,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jieba
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[2]
 WIDE = "[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
-BREAK = re.compile(rf"(?<={WIDE})\n *(?={WIDE})")
+BREAK = re.compile(
+    rf"(?<={WIDE})\n *(?={WIDE})|(?<=[，。；：、！？）])\n *(?=[\w`<\[]|\*\*)(?!```|\d+\. |<!--)"
+)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>', flags=re.DOTALL)
+
+
+def on_config(config: Any) -> Any:
+    """The glossary's Chinese terms are words for the search index, which jieba cuts into words."""
+    glossary = (ROOT / "docs" / "design" / "glossary.md").read_text(encoding="utf-8")
+    for term in re.findall(r"[\u4e00-\u9fff]+", glossary):
+        if 2 <= len(term) <= 5:
+            jieba.add_word(term)
+    return config
 
 
 def on_page_content(content: str, **kwargs: Any) -> str:
@@ -37,7 +49,9 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **kwargs: Any) ->
     parts[::2] = [BREAK.sub("", part) for part in parts[::2]]
     markdown = "".join(parts)
     if "<!-- commands -->" in markdown:
-        markdown = markdown.replace("<!-- commands -->", commands())
+        markdown = markdown.replace(
+            "<!-- commands -->", commands("zh" if page.file.src_path.endswith(".zh.md") else "en")
+        )
     depth = page.file.src_path.count("/")
     repository = config.repo_url or ""
 
@@ -51,10 +65,10 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **kwargs: Any) ->
     return re.sub(r"(\[[^\]]*\])\((\.\./[^)\s]*)\)", link, markdown)
 
 
-def commands() -> str:
+def commands(language: str) -> str:
     """`glassbox ... --help` of every command, as Markdown."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "assets" / "commands.py")],
+        [sys.executable, str(ROOT / "docs" / "assets" / "commands.py"), language],
         capture_output=True,
         text=True,
         check=True,
