@@ -15,7 +15,6 @@ from glassbox.core.errors import UserError
 from glassbox.layers.linear import Linear
 from glassbox.layers.quantized import Nf4Linear
 from glassbox.models.causal_lm import CausalLM
-from glassbox.models.families import FAMILIES
 from glassbox.models.family import WeightRule
 
 
@@ -43,6 +42,8 @@ def linear_parts(model: CausalLM) -> list[list[Part]]:
     The family that its files are written in comes first: a Phi-3 without frills is a Llama, yet its
     adapters come under Phi-3's names. Layers that a family does not know are parts under our names.
     """
+    from glassbox.models.families import FAMILIES  # thirty files that a recipe can be read without
+
     linears = {
         path: module.base if isinstance(module, AdaptedLinear) else module
         for path, module in model.named_modules()

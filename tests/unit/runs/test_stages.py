@@ -428,3 +428,26 @@ def test_hooks_are_of_the_kind(home: Path, tmp_path: Path) -> None:
         assert isinstance(hook, kind)
     quiet = read_recipe("dpo.yaml", [f"init={home / 'model'}", f"data.path={home / 'pairs.jsonl'}", f"out={tmp_path}"])  # fmt: skip
     assert not quiet.build(Setup(quiet)).hooks
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_held_out_examples_that_do_not_fit_end_no_run(
+    home: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one prompt that the split holds out is too long; the others train, and a line says so."""
+    questions = [f"the {n} fox?" for n in range(6)]
+    split = split_heldout([[{"role": "user", "content": q}] for q in questions], 0.001, 3)
+    (held,) = split.heldout
+    answers = ["the tree" * (60 if n == held else 1) for n in range(6)]
+    pairs = list(zip(questions, answers, strict=True))
+    rows: list[dict[str, Any]] = [{"prompt": q, "chosen": a, "rejected": "x"} for q, a in pairs]
+    if name == "sft":
+        rows = [{"instruction": q, "output": a} for q, a in pairs]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    raw = recipe(home, tmp_path / "run", name).model_dump(mode="json", exclude_none=True)
+    raw["data"] |= {"path": str(data), "heldout_share": 0.001}
+    raw["data"] |= {"row_length": 64} if name == "sft" else {"max_length": 64}
+    assert run_recipe(parse_recipe(raw, where="r"))["status"] == "finished"
+    assert "so nothing is evaluated" in capsys.readouterr().err
+    assert not evaluations(tmp_path / "run")

@@ -95,7 +95,16 @@ class ExampleRecipe(StageRecipe):
         heldout: list[Any] = []
         if held:
             chosen = [held[number] for number in evenly(len(held), self.evaluation.documents)]
-            heldout, _ = method.encode(chosen, tokenizer, max_length=data.max_length)
+            try:
+                heldout, _ = method.encode(chosen, tokenizer, max_length=data.max_length)
+            except UserError:  # none of them fits
+                if data.heldout_path is not None:
+                    raise
+                print(
+                    f"  none of the {len(chosen)} held-out examples fits into data.max_length = "
+                    f"{data.max_length} tokens, so nothing is evaluated",
+                    file=sys.stderr,
+                )
         return examples, heldout, report
 
     def build(self, setup: Setup) -> Stage:

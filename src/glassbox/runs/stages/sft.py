@@ -107,17 +107,21 @@ def opening(chat: list[Message]) -> list[Message]:
 def check_chats(data: Any, chats: list[list[Message]], tokenizer: Tokenizer) -> None:
     """Raise UserError where no conversation fits into a row."""
     from glassbox.core.errors import UserError
+
+    if not any_fits(data, chats, tokenizer):
+        raise UserError(
+            f"none of {len(chats)} conversations fits into {data.row_length + 1} tokens; "
+            "raise data.row_length, give shorter ones, or set data.too_long=cut"
+        )
+
+
+def any_fits(data: Any, chats: list[list[Message]], tokenizer: Tokenizer) -> bool:
+    """Whether one conversation fits into a row, or is cut off at its end."""
     from glassbox.data.conversations import encode_fitting
 
     cut = getattr(data, "too_long", "leave_out") == "cut"
-    for chat in chats:
-        _, mask, _ = encode_fitting(chat, tokenizer, data.row_length + 1, cut=cut)
-        if any(mask):
-            return
-    raise UserError(
-        f"none of {len(chats)} conversations fits into {data.row_length + 1} tokens; "
-        "raise data.row_length, give shorter ones, or set data.too_long=cut"
-    )
+    masks = (encode_fitting(chat, tokenizer, data.row_length + 1, cut=cut)[1] for chat in chats)
+    return any(any(mask) for mask in masks)
 
 
 def write_chats(setup: Setup, data: Any, read: Any, tokenizer: Tokenizer) -> None:
@@ -131,6 +135,13 @@ def write_chats(setup: Setup, data: Any, read: Any, tokenizer: Tokenizer) -> Non
     cut = getattr(data, "too_long", "leave_out") == "cut"
     for name, chats in zip(("train", "heldout"), read(), strict=True):
         if name not in names or not chats:
+            continue
+        if name == "heldout" and data.heldout_path is None and not any_fits(data, chats, tokenizer):
+            print(
+                f"  none of the {len(chats)} held-out conversations fits into {data.row_length} "
+                "tokens, so nothing is evaluated; raise data.heldout_share or data.row_length",
+                file=sys.stderr,
+            )
             continue
         report = write_chat_shard(
             folder / name, chats, tokenizer, row_length=data.row_length, cut=cut
