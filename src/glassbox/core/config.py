@@ -22,6 +22,9 @@ from glassbox.core.yaml12 import load_yaml, read_yaml, write_yaml
 
 SpecT = TypeVar("SpecT", bound="Spec")
 
+MAX_FAULTS = 50
+"""How many faults of one configuration are explained; the work of it grows with their square."""
+
 
 class Spec(BaseModel):
     """A frozen piece of configuration. Unknown keys, NaN and infinities are errors."""
@@ -41,7 +44,7 @@ def parse_any(kind: Any, raw: Any, *, where: str = "configuration") -> Any:
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
+        faults = error.errors(include_url=False)[:MAX_FAULTS]
         lines = [_explain(kind, fault, faults) for fault in faults]
         raise UserError(f"{where}: " + "; ".join(dict.fromkeys(filter(None, lines)))) from None
 

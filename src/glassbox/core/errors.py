@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import errno
 
+_LONGEST = 2000
+
 
 class UserError(ValueError):
     """Something the user gave is wrong. The message names the key, the value and the remedy.
 
     The command line prints it as a single line, without a traceback, and exits with 2. What cannot
-    be printed, such as a line break in a name that a file gives, is escaped.
+    be printed, such as a line break in a name that a file gives, is escaped; of a message of more
+    than 2,000 characters, which repeats a file's content, the middle is left out.
 
     >>> print(UserError("no tensor 'a\\nb'"))
     no tensor 'a\\nb'
     """
 
     def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
         parts = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
         super().__init__("".join(parts))
 

@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from glassbox.core.errors import UserError
+
+
+def open_regular(path: Path | str) -> io.BufferedReader:
+    """Open a file for reading that must be an ordinary one.
+
+    Opening a pipe would wait for its writer, and a device such as /dev/zero has no end. Raises
+    UserError for these, OSError for what cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UserError(f"'{path}' is a pipe, socket or device; give an ordinary file")
+
+
+def read_limited(path: Path | str, most: int) -> bytes:
+    """The content of an ordinary file of at most `most` bytes.
+
+    Raises UserError for larger files and for what is no ordinary file, OSError for what cannot be
+    opened. Nothing beyond `most` bytes is read or allocated.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(most + 1) if size <= most else b""
+    if max(size, len(content)) > most:
+        raise UserError(f"'{path}' has {size:,} bytes; files of this kind may have {most:,}")
+    return content
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,6 +25,12 @@ def available_memory(root: Path = Path("/")) -> int:
     return max(0, min(left, default=0))
 
 
+def free_swap(root: Path = Path("/")) -> int:
+    """Bytes of swap space that are free; 0 where nobody says."""
+    lines = _lines(root / "proc/meminfo")
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("SwapFree:"))
+
+
 _SECOND = ("memory.max", "memory.current", "inactive_file")
 _FIRST = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 

@@ -10,13 +10,19 @@ import sys
 from pathlib import Path
 
 from glassbox.core.errors import UserError
-from glassbox.core.files import checksum
+from glassbox.core.files import checksum, read_limited
 
 COMPLETE = "COMPLETE"
 PREFIX = "step-"
 BEST = "best.json"
 """In a run folder: the step of the checkpoint that was the best by the run's own measure."""
-_MODEL_FILES = ("config.json", "tokenizer.json", "adapter_config.json")
+MAX_MANIFEST_BYTES = 8 << 20
+_READ = (
+    "*.safetensors", "training/*", "model.safetensors.index.json", "config.json",
+    "generation_config.json", "adapter_config.json", "adapter_base.json", "tokenizer.json",
+    "tokenizer_config.json", "chat_template.jinja", "tokenizer.model", "vocab.bpe", "encoder.json",
+)  # fmt: skip
+"""Every file of a checkpoint that is read; who adds a note does no harm."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -77,27 +83,36 @@ def choose_checkpoint(run: Path, which: str | None = None) -> Path | None:
 
 def _best_step(run: Path) -> int | None:
     try:
-        return int(json.loads((run / BEST).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(json.loads(read_limited(run / BEST, 1 << 16))["step"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def verify_checkpoint(path: Path) -> None:
     """Compare every file with what COMPLETE recorded. Raises UserError naming the first that differs."""
     try:
-        manifest = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        manifest = json.loads(read_limited(path / COMPLETE, MAX_MANIFEST_BYTES))
         if not isinstance(manifest, dict) or "training/state.json" not in manifest:
             raise ValueError("it does not list a checkpoint's files")
+        for name, written in manifest.items():
+            inside = Path(name).parts
+            if (
+                not inside
+                or Path(name).is_absolute()
+                or ".." in inside
+                or not isinstance(written, str)
+            ):
+                raise ValueError(f"it lists {name[:100]!r}, which is no file of a checkpoint")
     except FileNotFoundError:
         raise UserError(f"'{path}' has no COMPLETE file: it is no finished checkpoint") from None
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(
             f"'{path / COMPLETE}' is damaged ({error}); "
             "delete this folder to resume from the checkpoint before it"
         ) from None
-    present = [file.name for file in path.glob("*.safetensors")]
-    present += [name for name in _MODEL_FILES if (path / name).exists()]
-    for name in present:
+    files = [file for pattern in _READ for file in path.glob(pattern)]
+    present = [file.relative_to(path).as_posix() for file in files]
+    for name in sorted(present):
         if name not in manifest:
             raise UserError(
                 f"checkpoint '{path}': '{name}' is not among the files that were written "
@@ -105,7 +120,10 @@ def verify_checkpoint(path: Path) -> None:
             )
     for name, written in manifest.items():
         file = path / name
-        found = checksum(file) if file.is_file() else None
+        found = None
+        if file.is_file():  # of another length, or a device, it need not be read
+            size = file.stat().st_size
+            found = checksum(file) if written.startswith(f"{size}-") else f"{size} bytes"
         if found != written:
             what = "is missing" if found is None else f"is damaged ({found}, not {written})"
             raise UserError(

@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from glassbox.adapters.attach import bake
-from glassbox.adapters.base import adapters_of
 from glassbox.core.errors import UserError
+from glassbox.core.files import open_regular
 from glassbox.formats.gguf import GGUFFile, load_gguf, load_gguf_config, save_gguf
 from glassbox.formats.gguf.model import DTYPES as GGUF_DTYPES
 from glassbox.formats.huggingface import (
@@ -37,13 +37,16 @@ from glassbox.formats.huggingface import (
 )
 from glassbox.formats.llama2c import Llama2cFile, load_llama2c, save_llama2c
 from glassbox.formats.peft import is_adapter, load_adapter, read_adapter
-from glassbox.formats.tensor_files import read_json
+from glassbox.formats.tensor_files import MAX_TENSORS, read_json
 from glassbox.formats.tensor_source import TORCH_DTYPES, TensorSource
 from glassbox.layers.wide_weights import cast
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
 from glassbox.tokenizers import Tokenizer
 
+MAX_PICKLE_BYTES = 32 << 20
+"""Largest list of tensors in a file of torch's; about 200 bytes each."""
+MAX_STOPS = 1000
 TARGETS = ("hf", "gguf", "llama2c")
 TORCH_NAMES: Mapping[str, torch.dtype] = MappingProxyType(
     {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -84,7 +87,7 @@ def kind_of(path: Path | str) -> str:
             return "hf"
         raise UserError(f"'{path}' has no config.json; it is no model's folder")
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(4)
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
@@ -219,9 +222,9 @@ def _load_adapter(
         raise UserError(f"'{path}' does not say on which base the adapter was trained")
     if dtype is not None and base.fingerprint:
         raise UserError(f"'{path}' is an adapter: it needs its base in the base's own dtype")
-    loaded = load_model(where, device=device, dtype=dtype, find_base=find_base)
-    if adapters_of(loaded.model) is not None:
+    if kind_of(where) == "adapter":
         raise UserError(f"'{path}': its base '{where}' is an adapter itself; convert that first")
+    loaded = load_model(where, device=device, dtype=dtype, find_base=find_base)
     load_adapter(loaded.model, path)
     tokenizer = loaded.tokenizer
     if (path / "tokenizer.json").exists():
@@ -235,7 +238,10 @@ def read_model_config(path: Path | str) -> ModelConfig:
     path = Path(path)
     kind = kind_of(path)
     if kind == "adapter":
-        return read_model_config(read_adapter(path)[1].path or path)
+        base = read_adapter(path)[1].path
+        if base is None or kind_of(base) == "adapter":
+            raise UserError(f"'{path}' names no model as its base")
+        return read_model_config(base)
     if kind == "gguf":
         return load_gguf_config(path)
     if kind == "llama2c":
@@ -253,8 +259,11 @@ class TorchFile(TensorSource):
     def __init__(self, path: Path) -> None:
         self.where = f"'{path}'"
         try:
+            _check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # a damaged pickle raises whatever its wrong operands make it
             asked = re.search(r"GLOBAL ([\w.]+)", str(error))
             reason = (
                 f"it asks for '{asked[1]}', which is no tensor: opening it could run code"
@@ -262,12 +271,16 @@ class TorchFile(TensorSource):
                 else f"it is damaged or no file of torch's ({_first_line(error)})"
             )
             raise UserError(f"{self.where} was not opened as weights alone: {reason}") from None
-        if isinstance(content, Mapping):
+        if isinstance(content, Mapping) and len(content) <= MAX_TENSORS:
             content = next((content[k] for k in ("model", "state_dict") if k in content), content)
         if not isinstance(content, Mapping) or not all(
-            isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+            isinstance(name, str) and _is_plain(tensor) for name, tensor in content.items()
         ):
             raise UserError(f"{self.where} is no mapping of names to tensors")
+        if len(content) > MAX_TENSORS:
+            raise UserError(
+                f"{self.where} has {len(content):,} tensors; a model may have {MAX_TENSORS:,}"
+            )
         self._tensors: dict[str, Tensor] = dict(content)
 
     @property
@@ -289,6 +302,35 @@ class TorchFile(TensorSource):
         out.copy_(self._tensors[name])
 
 
+def _is_plain(tensor: object) -> bool:
+    """Whether this is a tensor whose numbers are in the file."""
+    if not isinstance(tensor, Tensor):
+        return False
+    return tensor.layout == torch.strided and tensor.device.type == "cpu"
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what would grow when it is opened. Raises UserError, and OSError or BadZipFile.
+
+    torch stores its entries as they are, since it maps them; only the pickle that lists the tensors
+    could be compressed, and it is read whole.
+    """
+    with open_regular(path) as stream:
+        if not zipfile.is_zipfile(stream):
+            return  # torch tells what it is
+        with zipfile.ZipFile(stream) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise UserError(
+                        f"'{path}': '{entry.filename}' is compressed, which no file of torch's is"
+                    )
+                if entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE_BYTES:
+                    raise UserError(
+                        f"'{path}': '{entry.filename}' has {entry.file_size:,} bytes; it may have "
+                        f"{MAX_PICKLE_BYTES:,}"
+                    )
+
+
 def _first_line(error: Exception) -> str:
     """What torch says of a file, without its advice to open it in ways that can run code."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -300,6 +342,10 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer | None) -> tuple[int, ...]:
     path = folder / "generation_config.json"
     found: Any = read_json(path).get("eos_token_id") if path.exists() else None
     listed = found if isinstance(found, list) else [found]
+    if len(listed) > MAX_STOPS:
+        raise UserError(
+            f"'{path}': 'eos_token_id' has {len(listed):,} entries; use {MAX_STOPS} or fewer"
+        )
     has_end = tokenizer is not None and "eos_token" in tokenizer.roles
     end = tokenizer.eos_id if tokenizer is not None and has_end else None
     return tuple(number for number in listed if type(number) is int and number != end)

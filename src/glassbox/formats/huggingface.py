@@ -18,6 +18,7 @@ from glassbox.adapters.base import adapters_of
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
+from glassbox.core.memory import available_memory, free_swap
 from glassbox.core.plugins import refuse_python
 from glassbox.formats.narrow_files import read_narrow, widened
 from glassbox.formats.tensor_files import TensorFiles, read_json, write_sharded
@@ -199,8 +200,18 @@ def build_from(
     for float32 where a layer can hold it beside that (`layers.wide_weights`). keep_wide: such
     weights stay in float32 where the source has them wider than its embedding.
     """
-    with torch.device("meta"):
-        model = CausalLM(config)
+    if config.num_layers > max(256, len(source.names)):  # a layer has one at least
+        raise UserError(
+            f"{source.where} has {len(source.names)} tensors, the config {config.num_layers} layers; "
+            "these files do not belong together"
+        )
+    try:
+        with torch.device("meta"):
+            model = CausalLM(config)
+    except (RuntimeError, OverflowError) as error:  # a size whose bytes 64 bits cannot count
+        raise UserError(
+            f"{source.where}: the config describes tensors that no machine can hold ({_short(error)})"
+        ) from None
     model = model.to(dtype)
     device = torch.device(device)
     _fill(model, source, config, family, wanted=wanted, keep_wide=keep_wide, allocate_on=device)
@@ -245,7 +256,7 @@ def _fill(
         rules = weight_rules(family, config)
     assert {rule.ours for rule in rules} == set(own), "the family's rules miss a parameter"
     names = source.names
-    stored = {name if family is None else family.full_name(name, names): name for name in names}
+    stored = dict(zip(names, names, strict=True)) if family is None else family.full_names(names)
     expected = {
         name: tuple(part.shape)
         for rule in rules
@@ -304,6 +315,14 @@ def _stay_wide(model: CausalLM, stored: Mapping[str, Sequence[str]], can_be_wide
 def _allocate(model: CausalLM, device: torch.device) -> None:
     """`model.to_empty(device)`, which would first import a hundred megabytes of torch."""
     assert {name for name, _ in model.named_buffers()} <= model.state_dict().keys(), "lost buffers"
+    if device.type == "cpu":
+        needed = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+        free = available_memory() + free_swap()
+        if free and needed > free:
+            raise UserError(
+                f"the weights take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are "
+                "free; take a smaller model or a narrower dtype, or free some"
+            )
     for module in model.modules():
         held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for tensors in held:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
-from glassbox.core.files import atomic_writer
+from glassbox.core.files import atomic_writer, open_regular, read_limited
 from glassbox.formats.huggingface import build_from, export_state
 from glassbox.formats.tensor_source import TensorSource, row_chunks
 from glassbox.models.causal_lm import CausalLM
-from glassbox.models.config import ModelConfig
+from glassbox.models.config import MAX_LAYERS, ModelConfig
 from glassbox.models.families import family_of, from_hf_config, to_hf_config, to_hf_weights
 from glassbox.models.families.llama import LLAMA
 from glassbox.models.family import canonical
@@ -35,6 +36,8 @@ HEADER = struct.Struct("<7i")
 VERSIONED = 0x616B3432
 """How files of later versions begin."""
 
+MAX_TOKENIZER_BYTES = 64 << 20
+"""Largest tokenizer.bin; that of 32,000 tokens has 430 kB."""
 BEGIN, END = "<s>", "</s>"
 _FIRST_BYTE, _FIRST_PIECE = 3, 259
 Place = tuple[tuple[int, ...], int]
@@ -50,7 +53,7 @@ class Llama2cFile(TensorSource):
         self.path = Path(path)
         self.where = f"'{self.path}'"
         try:
-            self._stream = self.path.open("rb")
+            self._stream = open_regular(self.path)
         except OSError as error:
             raise UserError(f"{self.where} cannot be read: {error.strerror}") from None
         try:
@@ -76,7 +79,9 @@ class Llama2cFile(TensorSource):
             )
         dim, hidden, layers, heads, kv_heads, vocab, context = HEADER.unpack(raw)
         sizes = (dim, hidden, layers, heads, kv_heads, abs(vocab), context)
-        fits = min(sizes) > 0 and 4 * layers * dim <= size  # each layer has a norm at least
+        fits = (
+            min(sizes) > 0 and layers <= MAX_LAYERS and 4 * layers * dim <= size
+        )  # each layer has a norm at least
         if not fits or dim % heads or heads % kv_heads or dim // heads % 2:
             raise UserError(
                 f"{self.where} is no llama2.c model: its first seven numbers, {list(sizes)}, "
@@ -233,14 +238,14 @@ def save_llama2c(path: Path | str, model: CausalLM, *, tokenizer: Tokenizer | No
         stream.write(header)
         for name in places:
             if name == "lm_head.weight":
-                stream.write(_angles(config.context_length, head_dim))
+                _write_angles(stream, config.context_length, head_dim)
             tensor = weights[name].float().cpu()
             turned = heads.get(name.split(".")[-2])
             if turned is not None:
                 tensor = put_together(tensor, turned)
             stream.write(tensor.contiguous().numpy().tobytes())
         if config.tie_embeddings:
-            stream.write(_angles(config.context_length, head_dim))
+            _write_angles(stream, config.context_length, head_dim)
 
 
 def read_tokenizer(path: Path, *, vocab_size: int) -> Tokenizer:
@@ -249,12 +254,12 @@ def read_tokenizer(path: Path, *, vocab_size: int) -> Tokenizer:
     Raises UserError for a file that is damaged or of another vocabulary.
     """
     try:
-        content = path.read_bytes()
+        content = read_limited(path, MAX_TOKENIZER_BYTES)
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
     tokens: list[tuple[str, float]] = []
     at = 4
-    while at < len(content):
+    while at < len(content) and len(tokens) <= vocab_size:
         if at + 8 > len(content):
             raise UserError(f"'{path}' ends within token {len(tokens)}; it is truncated")
         score, length = struct.unpack_from("<fi", content, at)
@@ -267,7 +272,9 @@ def read_tokenizer(path: Path, *, vocab_size: int) -> Tokenizer:
             raise UserError(f"'{path}': token {len(tokens)} is no UTF-8; it is damaged") from None
         at += length
     if len(tokens) != vocab_size or len(tokens) < _FIRST_PIECE:
-        raise UserError(f"'{path}' has {len(tokens)} tokens; the model beside it has {vocab_size}")
+        more = "more than " if at < len(content) else ""
+        count = len(tokens) - (1 if more else 0)
+        raise UserError(f"'{path}' has {more}{count} tokens; the model beside it has {vocab_size}")
     wanted = [byte_piece(byte) for byte in range(256)]
     if [text for text, _ in tokens[_FIRST_BYTE:_FIRST_PIECE]] != wanted:
         raise UserError(f"'{path}': tokens 3 to 258 are not the 256 bytes, as Llama's are")
@@ -328,9 +335,11 @@ def _runnable(words: dict[str, object]) -> ModelConfig:
     return from_hf_config({**words, **fixed})
 
 
-def _angles(context_length: int, head_dim: int) -> bytes:
-    """The tables of cosines and sines, (context, Dh/2) each."""
+def _write_angles(stream: BinaryIO, context_length: int, head_dim: int) -> None:
+    """Write the tables of cosines and sines, (context, Dh/2) each, in pieces."""
     powers = torch.arange(0, head_dim, 2).double() / head_dim
-    angles = torch.outer(torch.arange(context_length).double(), 10000.0**-powers)
-    tables = (table.float().numpy().tobytes() for table in (angles.cos(), angles.sin()))
-    return b"".join(tables)
+    for function in (torch.cos, torch.sin):
+        for start, stop in row_chunks((context_length,), 4 * head_dim):
+            positions = torch.arange(start, stop).double()
+            table = function(torch.outer(positions, 10000.0**-powers))
+            stream.write(table.float().numpy().tobytes())

@@ -42,6 +42,8 @@ from glassbox.models.families import family_of
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 BASE = "adapter_base.json"
+MAX_WIDTH = 1 << 16
+"""Largest rank, bottleneck and number of virtual tokens that a file may name."""
 PREFIX = "base_model.model."
 
 UNREAD = {
@@ -103,6 +105,7 @@ def load_adapter(
     """
     folder = Path(folder)
     spec, base = read_adapter(folder)
+    _check_width(spec, folder)
     if keep_base:
         spec = spec.model_copy(update={"quantize": None})
     held = adapters_of(model)
@@ -138,6 +141,25 @@ def fill_adapter(model: CausalLM, folder: Path | str, name: str = DEFAULT) -> No
                     f"{tuple(tensor.shape)}, found {found[key]}"
                 )
         _from_file(adapters, name, {key: source.get(key) for key in expected})
+
+
+def _check_width(spec: AnyAdapter, folder: Path) -> None:
+    """The width that the config names is one of the weights' own, before anything is allocated."""
+    key = (
+        "rank"
+        if isinstance(spec, Lora)
+        else "size"
+        if isinstance(spec, BottleneckAdapter)
+        else "tokens"
+    )
+    width = getattr(spec, key)
+    with TensorFiles(folder, WEIGHTS) as source:
+        widths = {size for name in source.names for size in source.shape(name)}
+    if width not in widths or width > MAX_WIDTH:
+        raise UserError(
+            f"'{folder / CONFIG}' says {key} = {width}, but no tensor in '{folder / WEIGHTS}' has such a "
+            "dimension; these files do not belong together"
+        )
 
 
 def _check_base(base: BaseModel, fingerprint: str, folder: Path) -> None:

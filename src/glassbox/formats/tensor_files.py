@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
-from glassbox.core.files import sync_folder, write_json
+from glassbox.core.files import open_regular, read_limited, sync_folder, write_json
 from glassbox.formats.tensor_source import TORCH_DTYPES, TensorSource, row_chunks
 
 SINGLE = "model.safetensors"
@@ -34,21 +36,40 @@ _RAW_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON mapping. Raises UserError naming the file and the line where it breaks."""
+MAX_JSON_BYTES = 4 << 20
+"""Largest config.json and the like; published ones have a few kilobytes."""
+MAX_HEADER_BYTES = 48 << 20
+"""Largest header of a safetensors file and largest index; safetensors' own limit is twice that."""
+MAX_TENSORS = 1 << 18
+"""Most tensors of a model; DeepSeek-V3, of 256 experts in 58 layers, has 91,991 in FP8."""
+MAX_FILES = 500
+"""Most safetensors files of a model; each is held open. Published models have up to 200."""
+_MAX_DIMS = 8
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON mapping in an ordinary file of at most `most` bytes.
+
+    Raises UserError naming the file and the line where it breaks.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_limited(path, most).decode("utf-8"))
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"'{path.parent}' has no {path.name}; is it a model's folder?") from None
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"'{path}' is no UTF-8 text; the file is damaged") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        place = (
-            f", line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
-        )
-        raise UserError(f"'{path}' is not valid JSON{place}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"'{path}' is not valid JSON, line {error.lineno}: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"'{path}' is not valid JSON: it is nested too deeply") from None
+    except ValueError:  # what else Python refuses: an integer of thousands of digits
+        raise UserError(
+            f"'{path}' holds a number of too many digits; the file is damaged"
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"'{path}' holds a {type(content).__name__}; expected a mapping of keys")
     return content
@@ -92,41 +113,67 @@ class TensorFiles(TensorSource):
             return
         if not (self.folder / INDEX).is_file():
             raise UserError(self._no_weights())
-        weight_map = read_json(self.folder / INDEX).get("weight_map")
+        weight_map = read_json(self.folder / INDEX, MAX_HEADER_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise UserError(f"'{self.folder / INDEX}' has no 'weight_map'; the file is damaged")
+        self._limit(len(weight_map))
         opened: set[str] = set()
         for name, file in weight_map.items():
-            if not isinstance(file, str) or Path(file).name != file:
+            if not _is_file_name(file):
                 raise UserError(
-                    f"'{self.folder / INDEX}': tensor '{name}' is said to be in {file!r}, "
+                    f"'{self.folder / INDEX}': tensor '{name}' is said to be in {reprlib.repr(file)}, "
                     "which is no file name"
                 )
             if file not in opened:
                 opened.add(file)
+                if len(opened) > MAX_FILES:
+                    raise UserError(
+                        f"'{self.folder / INDEX}' names more than {MAX_FILES} files; save the model "
+                        "again in fewer"
+                    )
                 self._entries |= self._open_one(file)
             if name not in self._entries or self._entries[name].file != file:
                 raise UserError(
                     f"'{self.folder / INDEX}' says that tensor '{name}' is in {file}, which lacks it"
                 )
+        self._limit(len(self._entries))
+
+    def _limit(self, count: int) -> None:
+        if count > MAX_TENSORS:
+            raise UserError(
+                f"'{self.folder}' has {count:,} tensors; a model may have {MAX_TENSORS:,}"
+            )
 
     def _open_one(self, file: str) -> dict[str, _Entry]:
         path = self.folder / file
         try:
+            stream = self._stack.enter_context(open_regular(path))
+            size = os.fstat(stream.fileno()).st_size
+            length = int.from_bytes(stream.read(8), "little")
+            if MAX_HEADER_BYTES < length <= size:
+                raise UserError(
+                    f"'{path}' has a header of {length:,} bytes; it may have {MAX_HEADER_BYTES:,}"
+                )
             with safetensors.safe_open(path, framework="pt"):  # it checks sizes, types and offsets
                 pass
-            stream = self._stack.enter_context(path.open("rb"))
-            length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
         except FileNotFoundError:
             raise UserError(f"'{path}' is missing; copy the whole model again") from None
         except (safetensors.SafetensorError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                raise UserError(
+                    f"'{path}' cannot be opened: {error.strerror}; raise the limit with ulimit -n"
+                ) from None
             size = path.stat().st_size if path.is_file() else 0
             raise UserError(
                 f"'{path}' ({size} bytes) is no whole safetensors file: "
                 f"{_first_beyond(path, size) or error}; it may be truncated: copy it again"
             ) from None
         header.pop("__metadata__", None)
+        self._limit(len(header))
+        for name, entry in header.items():
+            if len(entry["shape"]) > _MAX_DIMS:
+                raise UserError(f"'{path}': tensor '{name}' has {len(entry['shape'])} dimensions")
         return {
             name: _Entry(
                 file,
@@ -208,12 +255,18 @@ class TensorFiles(TensorSource):
         return out
 
 
+def _is_file_name(name: object) -> bool:
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 250:
+        return False
+    return Path(name).name == name != ".."
+
+
 def _first_beyond(path: Path, size: int) -> str:
     """Which tensor of a file reaches beyond its end; nothing where that cannot be told."""
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, size)))
+            header = json.loads(stream.read(min(length, size, MAX_HEADER_BYTES)))
         header.pop("__metadata__", None)
         ends = {name: 8 + length + entry["data_offsets"][1] for name, entry in header.items()}
         name = min((name for name in ends if ends[name] > size), key=lambda name: ends[name])

@@ -21,6 +21,8 @@ from glassbox.inference.plan import SequenceState
 
 _IN_USE, _VACANT, _RESERVED, _CACHED = range(4)
 _KEY_BYTES = 16
+_FIRST_BLOCKS = 1024
+_LONGEST_ROOM = 1 << 16  # blocks that are reserved for a sequence to grow into
 
 
 def root_key(tenant: str = "", adapter: str = "") -> bytes:
@@ -57,8 +59,11 @@ class BlockManager:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.prefix_sharing = prefix_sharing
-        self._ref_counts = [0] * num_blocks
-        self._marks = bytearray([_VACANT]) * num_blocks
+        # of the blocks below len(self._marks); those beyond have never been used, and memory goes
+        # to what is used: num_blocks may come from a context length that a file merely names
+        self._ref_counts: list[int] = []
+        self._marks = bytearray()
+        self._grow(_FIRST_BLOCKS)
         self._num_vacant = num_blocks
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._block_of: dict[bytes, int] = {}
@@ -174,7 +179,7 @@ class BlockManager:
             self._marks[block] = _VACANT
             self._num_vacant += 1
         following = block + 1
-        while following < self.num_blocks and self._marks[following] == _RESERVED:
+        while following < len(self._marks) and self._marks[following] == _RESERVED:
             self._marks[following] = _VACANT
             following += 1
 
@@ -184,26 +189,41 @@ class BlockManager:
         self._marks[block] = _VACANT
         self._num_vacant += 1
 
+    def _grow(self, count: int) -> bool:
+        """Keep books on `count` more blocks at least, where there are any."""
+        known = len(self._marks)
+        more = min(max(count, known), self.num_blocks - known)
+        self._marks += bytes([_VACANT]) * more
+        self._ref_counts += [0] * more
+        return more > 0
+
+    def _first_run(self, length: int) -> int:
+        """Where the first run of `length` vacant blocks starts; -1 where there is none."""
+        while (start := self._marks.find(bytes([_VACANT]) * length)) < 0 and self._grow(length):
+            pass
+        return start
+
     def _run(self, after: int, want: int, room: int) -> tuple[int, int]:
         """Start and length of a run of vacant blocks, at most `want` and as long as possible."""
         start, length = after + 1, 0
         if after >= 0:
             while (
                 length < want
-                and start + length < self.num_blocks
+                and (start + length < len(self._marks) or self._grow(want))
                 and self._marks[start + length] in (_VACANT, _RESERVED)
             ):
                 length += 1
             if length:
                 return start, length
+        room = min(room, _LONGEST_ROOM)
         if room > want:
-            start = self._marks.find(bytes([_VACANT]) * room)
+            start = self._first_run(room)
             if start >= 0:
                 self._marks[start + want : start + room] = bytes([_RESERVED]) * (room - want)
                 return start, want
         length = want
         while length:
-            start = self._marks.find(bytes([_VACANT]) * length)
+            start = self._first_run(length)
             if start >= 0:
                 return start, length
             length //= 2

@@ -48,6 +48,20 @@ FeedForward = Annotated[
 ]
 
 
+MAX_LAYERS = 4096
+"""Most blocks of a model. Each is a module of its own, built in milliseconds; published models have up
+to 126, the deepest of the literature (DeepNet, arXiv:2203.00555) 1,000."""
+MAX_EXPERTS = 1 << 13
+"""Most experts of a layer; published models have up to 512."""
+MAX_ALL_EXPERTS = 1 << 17
+"""Most experts of all layers together; published models have up to 29,696."""
+MAX_SIZE = 2**31 - 1
+"""Largest whole number in a config, such as a context's length."""
+MAX_WIDTH = 1 << 24
+"""Largest width, number of heads or vocabulary."""
+_LONG = ("length", "window", "position", "context", "chunk")
+
+
 class BlockSpec(Spec):
     """One block: a mixer over time, then a feed-forward over channels, each on the residual stream.
 
@@ -81,7 +95,7 @@ class Repeat(Spec):
     """The same block, `times` times in a row."""
 
     block: BlockSpec
-    times: int = Field(1, gt=0)
+    times: int = Field(1, gt=0, le=MAX_LAYERS)
 
 
 class Initialization(Spec):
@@ -102,7 +116,7 @@ class MultiTokenPrediction(Spec):
     Source: DeepSeek-V3, arXiv:2412.19437, section 2.2 (there depth 1, weight 0.3, later 0.1).
     """
 
-    depth: int = Field(1, gt=0, description="how many tokens beyond the next one")
+    depth: int = Field(1, gt=0, le=64, description="how many tokens beyond the next one")
     weight: float = Field(0.3, gt=0, description="lambda")
     block: BlockSpec | None = Field(None, description="of each module; None: as the last layer")
 
@@ -113,9 +127,11 @@ class ModelBody(Spec):
     Raises UserError (through `core.config.parse`) for unknown keys or sizes that do not fit.
     """
 
-    hidden_size: int = Field(gt=0)
-    context_length: int = Field(gt=0, description="the longest sequence it is made for")
-    blocks: tuple[Repeat, ...] = Field(min_length=1)
+    hidden_size: int = Field(gt=0, le=MAX_WIDTH)
+    context_length: int = Field(
+        gt=0, le=MAX_SIZE, description="the longest sequence it is made for"
+    )
+    blocks: tuple[Repeat, ...] = Field(min_length=1, max_length=MAX_LAYERS)
     learned_positions: bool = Field(
         False, description="add a trained vector per position to the embedding, as GPT-2"
     )
@@ -138,6 +154,17 @@ class ModelBody(Spec):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelBody:
+        if self.num_layers > MAX_LAYERS:
+            raise ValueError(f"blocks are {self.num_layers} layers; use {MAX_LAYERS} or fewer")
+        experts = 0
+        for place, repeat in enumerate(self.blocks):
+            _refuse_beyond(repeat.block, f"blocks.{place}.block")
+            if isinstance(repeat.block.ffn, MixtureOfExperts):
+                experts += repeat.times * repeat.block.ffn.num_experts
+        if experts > MAX_ALL_EXPERTS:
+            raise ValueError(f"blocks have {experts} experts; use {MAX_ALL_EXPERTS} or fewer")
+        if self.mtp is not None and self.mtp.block is not None:
+            _refuse_beyond(self.mtp.block, "mtp.block")
         for repeat in self.blocks:
             repeat.block.mixer.resolve(self.hidden_size)
         if self.mtp is not None and self.mtp.block is not None:
@@ -158,7 +185,24 @@ class ModelBody(Spec):
         return sum(repeat.times for repeat in self.blocks)
 
 
-class ModelConfig(ModelBody):
-    """Everything that decides a model's shape. Equal configs make equal modules."""
+def _refuse_beyond(spec: Spec, where: str) -> None:
+    """Hold every whole number in a spec to what a model can have, before anything is built of it."""
+    for key, value in spec:
+        path = f"{where}.{key}"
+        if isinstance(value, Spec):
+            _refuse_beyond(value, path)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            most = MAX_SIZE if any(word in key for word in _LONG) else MAX_WIDTH
+            most = MAX_EXPERTS if key == "num_experts" else most
+            if abs(value) > most:
+                raise ValueError(f"{path} = {value}: use {most} or less")
 
-    vocab_size: int = Field(gt=0)
+
+class ModelConfig(ModelBody):
+    """Everything that decides a model's shape. Equal configs make equal modules.
+
+    The number of layers and of experts and every width are bounded (MAX_LAYERS and the like), since a
+    model is built of as many parts as a config names before any file of weights is looked at.
+    """
+
+    vocab_size: int = Field(gt=0, le=MAX_WIDTH)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -18,9 +20,27 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.layers.experts import MixtureOfExperts
-from glassbox.models.config import BlockSpec, Initialization, ModelConfig, Repeat
+from glassbox.models.config import (
+    MAX_EXPERTS,
+    MAX_LAYERS,
+    MAX_SIZE,
+    BlockSpec,
+    Initialization,
+    ModelConfig,
+    Repeat,
+)
 
 Value = TypeVar("Value", bool, int, float, str)
+
+MAX_LIST = 1 << 16
+"""Most entries of a list in a config."""
+MOST: Mapping[str, int] = MappingProxyType(
+    {
+        **dict.fromkeys(("num_hidden_layers", "n_layer"), MAX_LAYERS),
+        **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), MAX_EXPERTS),
+    }
+)
+"""The largest values of keys that decide how many parts a model has; of others it is MAX_SIZE."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +89,14 @@ class HfConfig:
                 )
             return default
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < 1 << 63 else math.inf
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise UserError(f"{self.where}: '{key}' = {value!r} is no {kind.__name__}")
+            raise UserError(f"{self.where}: '{key}' = {_short(value)} is no {kind.__name__}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{self.where}: '{key}' = {value!r} is no finite number")
+        most = MOST.get(key, MAX_SIZE)
+        if isinstance(value, int) and not -most <= value <= most:
+            raise UserError(f"{self.where}: '{key}' = {_short(value)}: use {most} or less")
         return value
 
     def find(self, key: str, kind: type[Value], missing: Value | None = None) -> Value | None:
@@ -88,7 +111,11 @@ class HfConfig:
         if values is None:
             return None
         if not isinstance(values, list | tuple):
-            raise UserError(f"{self.where}: '{key}' = {values!r} is no list")
+            raise UserError(f"{self.where}: '{key}' = {_short(values)} is no list")
+        if len(values) > MAX_LIST:
+            raise UserError(
+                f"{self.where}: '{key}' has {len(values):,} entries; it may have {MAX_LIST:,}"
+            )
         entries = HfConfig({f"{key}[{i}]": v for i, v in enumerate(values)}, self.where)
         return [entries.get(entry, kind) for entry in entries.raw]
 
@@ -98,7 +125,7 @@ class HfConfig:
         if nested is None or nested == {}:
             return None
         if not isinstance(nested, Mapping):
-            raise UserError(f"{self.where}: '{key}' = {nested!r} is no mapping")
+            raise UserError(f"{self.where}: '{key}' = {_short(nested)} is no mapping")
         return HfConfig(nested, f"{self.where}, '{key}'")
 
     def refuse_unless(self, key: str, known: Sequence[Any]) -> None:
@@ -106,9 +133,16 @@ class HfConfig:
         value = self.raw.get(key)
         if value is not None and value not in known:
             raise UserError(
-                f"{self.where}: '{key}' = {value!r} is not supported; known: "
+                f"{self.where}: '{key}' = {_short(value)} is not supported; known: "
                 + (", ".join(map(repr, known)) or "null")
             )
+
+
+def _short(value: Any) -> str:
+    """A repr for one line, however large the value is."""
+    if isinstance(value, int) and abs(value) > 1 << 128:
+        return f"a number of {value.bit_length()} bits"
+    return reprlib.repr(value) if not isinstance(value, str) else repr(value[:100])
 
 
 @dataclass(frozen=True)
@@ -147,11 +181,12 @@ class Family:
         """Whether a tensor of theirs is none of the model's parameters."""
         return re.fullmatch(f"{self.ignored}|{self.left_out}", name) is not None
 
-    def full_name(self, name: str, all_names: Sequence[str]) -> str:
-        """A tensor's name with the prefix, which files of the bare model lack."""
-        if any(other.startswith(self.prefix) for other in all_names):
-            return name
-        return name if name.startswith(("lm_head.", "score.")) else self.prefix + name
+    def full_names(self, names: Sequence[str]) -> dict[str, str]:
+        """Each tensor's name with the prefix, which files of the bare model lack, and its own."""
+        if any(name.startswith(self.prefix) for name in names):
+            return {name: name for name in names}
+        heads = ("lm_head.", "score.")
+        return {n if n.startswith(heads) else self.prefix + n: n for n in names}
 
 
 def uniform_block(config: ModelConfig) -> BlockSpec | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.core.errors import UserError
+from glassbox.core.files import read_limited
 from glassbox.tokenizers.added_tokens import AddedToken
 from glassbox.tokenizers.parts import TextProcessing, TokenizerParts, TokenModel
 from glassbox.tokenizers.processing import Processing
@@ -30,6 +31,8 @@ from glassbox.tokenizers.sentencepiece import (
 )
 from glassbox.tokenizers.unigram import UnigramModel
 
+MAX_FILE_BYTES = 64 << 20
+"""Largest tokenizer.model; that of Gemma, of 256,000 pieces, has 4 MB."""
 _UNIGRAM, _BPE = 1, 2
 Value = int | bytes
 
@@ -37,7 +40,7 @@ Value = int | bytes
 def read_sentencepiece(path: Path | str) -> TokenizerParts:
     """The parts of a `.model` file. Raises UserError for what is damaged or not known."""
     try:
-        content = Path(path).read_bytes()
+        content = read_limited(path, MAX_FILE_BYTES)
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
     try:

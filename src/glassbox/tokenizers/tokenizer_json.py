@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.core.errors import UserError
+from glassbox.core.files import read_limited
 from glassbox.tokenizers import processing_json, sentencepiece_json
 from glassbox.tokenizers.added_tokens import MAX_SPARE_IDS, AddedToken, Edges
 from glassbox.tokenizers.bpe import BytePairModel
@@ -27,6 +28,8 @@ from glassbox.tokenizers.sentencepiece import SentencePieceModel, SpacedText
 from glassbox.tokenizers.unigram import UnigramModel
 from glassbox.tokenizers.wordpiece import WordPieceModel
 
+MAX_FILE_BYTES = 128 << 20
+"""Largest tokenizer.json; that of Gemma 3, of 262,144 tokens, has 33 MB."""
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -36,7 +39,7 @@ ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 def read_text(path: Path) -> str:
     """Read a UTF-8 file. Raises UserError that names it."""
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_limited(path, MAX_FILE_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"no file '{path}'; check the path") from None
     except OSError as error:

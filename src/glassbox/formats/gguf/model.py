@@ -13,7 +13,7 @@ from glassbox.core.errors import UserError
 from glassbox.formats.gguf.architectures import Architecture, config_metadata, read_config
 from glassbox.formats.gguf.blocks import FORMATS
 from glassbox.formats.gguf.reader import GGUFFile
-from glassbox.formats.gguf.rope import DIVISORS
+from glassbox.formats.gguf.rope import DIVISORS, MAX_DIVISORS
 from glassbox.formats.gguf.vocabulary import read_vocabulary, vocabulary_metadata
 from glassbox.formats.gguf.writer import write_gguf
 from glassbox.formats.huggingface import build_from, export_state
@@ -160,7 +160,14 @@ def save_gguf(
 
 def _config_of(file: GGUFFile) -> tuple[ModelConfig, Architecture]:
     shapes = {name: info.shape for name, info in file.tensors.items()}
-    divisors = file.get(DIVISORS).float() if DIVISORS in shapes else None
+    divisors = None
+    if DIVISORS in shapes:
+        if len(shapes[DIVISORS]) != 1 or shapes[DIVISORS][0] > MAX_DIVISORS:
+            raise UserError(
+                f"{file.where}: tensor '{DIVISORS}' has shape {shapes[DIVISORS]}; expected one number "
+                "for each pair of a head's channels"
+            )
+        divisors = file.get(DIVISORS).float()
     return read_config(file.metadata, shapes, file.where, divisors)
 
 

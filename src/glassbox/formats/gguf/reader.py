@@ -2,7 +2,8 @@
 
 Layout: "GGUF", version, two counts; metadata (key, type, value); tensors (name, dimensions with the
 innermost first, type, offset); padding; data. All little-endian. Source: ggml's `docs/gguf.md`.
-Nothing is believed: every length is held against the file's size before anything is allocated.
+Nothing is believed: every length is held against the file's size before anything is allocated, and,
+since a file with holes can be larger than any memory, against limits for the header as a whole.
 Tested against: the gguf package's reader and writer; damaged files, by property.
 """
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.core.files import open_regular
 from glassbox.formats.gguf.blocks import FORMATS, UNREAD, Format
 from glassbox.formats.tensor_source import TensorSource, row_chunks
 
@@ -27,6 +29,11 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
+MAX_HEADER_BYTES = 128 << 20
+"""Most bytes of metadata and tensors' names together; a vocabulary of 262,144 takes about 12 MB."""
+MAX_VALUES = 1 << 21
+"""Most values of metadata, those in arrays counted; Gemma 3's vocabulary takes 1.3 million."""
+MAX_TENSORS = 1 << 17
 
 SCALARS: Mapping[int, str] = MappingProxyType(
     {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -62,7 +69,7 @@ class GGUFFile(TensorSource):
         self.path = Path(path)
         self.where = f"'{self.path}'"
         try:
-            self._stream = self.path.open("rb")
+            self._stream = open_regular(self.path)
         except FileNotFoundError:
             raise UserError(f"no file {self.where}; check the path") from None
         except OSError as error:
@@ -126,12 +133,17 @@ class GGUFFile(TensorSource):
             raise UserError(
                 f"{self.where} is no GGUF file: it begins with {magic!r}, not {MAGIC!r}"
             )
+        self._bytes_left, self._values_left = MAX_HEADER_BYTES, MAX_VALUES
         version = self._number("I", "the version")
         if version not in VERSIONS:
             hint = " (big-endian?)" if version & 0xFFFF == 0 else ""
             raise UserError(f"{self.where} is GGUF version {version}{hint}; known: 2 and 3")
         num_tensors = self._count("the number of tensors", at_least=24)
-        num_keys = self._count("the number of keys", at_least=13)
+        if num_tensors > MAX_TENSORS:
+            raise UserError(
+                f"{self.where} has {num_tensors:,} tensors; it may have {MAX_TENSORS:,}"
+            )
+        num_keys = self._values(self._count("the number of keys", at_least=13), "the metadata")
         metadata: dict[str, Any] = {}
         for _ in range(num_keys):
             key = self._string("a key")
@@ -201,12 +213,13 @@ class GGUFFile(TensorSource):
     def _array(self, what: str) -> list[Any]:
         kind = self._number("I", what)
         if kind == STRING:
-            return [self._string(what) for _ in range(self._count(what, at_least=8))]
+            count = self._values(self._count(what, at_least=8), what)
+            return [self._string(what) for _ in range(count)]
         if kind not in SCALARS:
             raise UserError(f"{self.where}: {what} is an array of type {kind}, which is not known")
         size = struct.calcsize(SCALARS[kind])
-        count = self._count(what, at_least=size)
-        return list(struct.unpack(f"<{count}{SCALARS[kind]}", self._read(size * count, what)))
+        count = self._values(self._count(what, at_least=size), what)
+        return list(struct.unpack(f"<{count}{SCALARS[kind]}", self._header(size * count, what)))
 
     def _count(self, what: str, *, at_least: int) -> int:
         """A count of things of `at_least` so many bytes, which the rest of the file can hold."""
@@ -219,15 +232,33 @@ class GGUFFile(TensorSource):
             )
         return count
 
+    def _values(self, count: int, what: str) -> int:
+        """The count, taken from what the header may still hold."""
+        self._values_left -= count
+        if self._values_left < 0:
+            raise UserError(
+                f"{self.where}: its metadata has more than {MAX_VALUES:,} values ({what})"
+            )
+        return count
+
     def _string(self, what: str) -> str:
-        raw = self._read(self._count(what, at_least=1), what)
+        raw = self._header(self._count(what, at_least=1), what)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             raise UserError(f"{self.where}: {what} is no UTF-8; the file is damaged") from None
 
     def _number(self, letter: str, what: str) -> Any:
-        return struct.unpack("<" + letter, self._read(struct.calcsize("<" + letter), what))[0]
+        return struct.unpack("<" + letter, self._header(struct.calcsize("<" + letter), what))[0]
+
+    def _header(self, size: int, what: str) -> bytearray:
+        """The next bytes of the header, which is limited as a whole."""
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise UserError(
+                f"{self.where}: its metadata has more than {MAX_HEADER_BYTES:,} bytes ({what[:100]})"
+            )
+        return self._read(size, what)
 
     def _read(self, size: int, what: str) -> bytearray:
         content = bytearray(size)

@@ -19,6 +19,7 @@ from glassbox.ops.rotary_scaling import llama3_frequencies
 
 DIVISORS = "rope_freqs.weight"
 """The tensor that Llama 3.1's frequencies are divided by, one a pair of channels."""
+MAX_DIVISORS = 1 << 16
 KEYS = ("type", "factor", "original_context_length", "finetuned")
 _LENGTH = "original_max_position_embeddings"
 _LLAMA3: Mapping[str, Any] = {
