@@ -23,7 +23,6 @@ from glassbox.layers.experts import MixtureOfExperts
 from glassbox.models.config import (
     MAX_EXPERTS,
     MAX_LAYERS,
-    MAX_SIZE,
     BlockSpec,
     Initialization,
     ModelConfig,
@@ -32,6 +31,8 @@ from glassbox.models.config import (
 
 Value = TypeVar("Value", bool, int, float, str)
 
+MAX_NUMBER = 1 << 32
+"""Largest whole number in a config of others; what a size may be, `ModelConfig` says."""
 MAX_LIST = 1 << 16
 """Most entries of a list in a config."""
 MOST: Mapping[str, int] = MappingProxyType(
@@ -40,7 +41,7 @@ MOST: Mapping[str, int] = MappingProxyType(
         **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), MAX_EXPERTS),
     }
 )
-"""The largest values of keys that decide how many parts a model has; of others it is MAX_SIZE."""
+"""The largest values of keys that decide how many parts a model has; of others it is MAX_NUMBER."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class HfConfig:
             raise UserError(f"{self.where}: '{key}' = {_short(value)} is no {kind.__name__}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{self.where}: '{key}' = {value!r} is no finite number")
-        most = MOST.get(key, MAX_SIZE)
+        most = MOST.get(key, MAX_NUMBER)
         if isinstance(value, int) and not -most <= value <= most:
             raise UserError(f"{self.where}: '{key}' = {_short(value)}: use {most} or less")
         return value
