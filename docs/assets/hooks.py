@@ -6,6 +6,7 @@ Formulas are written as $...$ and become MathML while the site is built, so that
 from __future__ import annotations
 
 import html
+import logging
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>
 
 def on_config(config: Any) -> Any:
     """The glossary's Chinese terms are words for the search index, which jieba cuts into words."""
+    jieba.setLogLevel(logging.WARNING)
     glossary = (ROOT / "docs" / "design" / "glossary.md").read_text(encoding="utf-8")
     for term in re.findall(r"[\u4e00-\u9fff]+", glossary):
         if 2 <= len(term) <= 5:
