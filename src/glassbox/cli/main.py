@@ -55,6 +55,7 @@ COMMANDS = (
     "serve",
     "convert",
     "upcycle",
+    "recommend",
     "evaluate",
     "report",
     "recipe",

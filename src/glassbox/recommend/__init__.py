@@ -1,0 +1,1 @@
+"""Playlists as sentences: item vectors, playlist models, and baselines that they must beat."""
