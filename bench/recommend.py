@@ -92,7 +92,9 @@ def lines(results: Mapping[str, Sequence[Ranked]], *, same_lists: bool) -> list[
     """A table. The same lists under several seeds are averaged list by list, not counted again."""
     if same_lists:
         joined = {
-            name: [Ranked({m: np.mean([p.values[m] for p in parts], axis=0) for m in METRICS}, None)]
+            name: [
+                Ranked({m: np.mean([p.values[m] for p in parts], axis=0) for m in METRICS}, None)
+            ]
             for name, parts in results.items()
         }
     else:
@@ -109,7 +111,9 @@ def lines(results: Mapping[str, Sequence[Ranked]], *, same_lists: bool) -> list[
             apart = np.concatenate([a.values[METRICS[1]] - b.values[METRICS[1]] for a, b in pairs])
             found = interval(apart)
             over = f"{found['mean']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
-        made.append(f"| {name} | {' | '.join(cells)} | {by_seed(results[name], METRICS[1])} | {over} |")
+        made.append(
+            f"| {name} | {' | '.join(cells)} | {by_seed(results[name], METRICS[1])} | {over} |"
+        )
     return made
 
 
@@ -126,7 +130,9 @@ def main() -> None:
     colds: dict[str, list[Ranked]] = {}
     films: dict[str, list[Ranked]] = {}
 
-    def note(where: str, results: dict[str, list[Ranked]], name: str, seed: int, one: Ranked) -> None:
+    def note(
+        where: str, results: dict[str, list[Ranked]], name: str, seed: int, one: Ranked
+    ) -> None:
         results.setdefault(name, []).append(one)
         figures = {metric: float(values.mean()) for metric, values in one.values.items()}
         bench.row(lists=where, model=name, seed=seed, **figures)

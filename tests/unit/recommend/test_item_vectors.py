@@ -77,7 +77,9 @@ def test_pairs_are_those_within_each_centres_reach() -> None:
     rows = np.array([0, 0, 0, 0, 1, 1, 2])
     reach = np.array([1, 3, 2, 1, 2, 1, 3])
     found = {
-        (int(a), int(b)) for one, two in window_pairs(rows, reach, 3) for a, b in zip(one, two, strict=True)
+        (int(a), int(b))
+        for one, two in window_pairs(rows, reach, 3)
+        for a, b in zip(one, two, strict=True)
     }
     expected = {
         (c, o)
