@@ -156,7 +156,7 @@ def run_command(command: str, block: Block) -> None:
 
 def small(words: list[str]) -> list[str]:
     """What makes a training command take seconds."""
-    if "train" not in words or "tokenizer" in words:
+    if "train" not in words or "tokenizer" in words or "recommend" in words:
         return []
     recipe = words[words.index("train") + 1]
     raw = load_recipe(recipe, search=recipe_folders())

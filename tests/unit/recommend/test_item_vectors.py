@@ -156,7 +156,7 @@ def test_unseen_items_have_their_artists_mean_or_are_never_recommended() -> None
 
 def test_tensors_that_do_not_fit_are_refused(lists: Playlists) -> None:
     made = SkipGram(**FAST).build(lists, seed=0)
-    with pytest.raises(UserError, match="tensor 'vectors' is .* the settings and items say"):
+    with pytest.raises(UserError, match=r"tensor 'vectors' is .* the settings and items say"):
         SkipGram(dimension=9).restore(made.tensors(), lists.seen)
     with pytest.raises(UserError, match="no tensor 'outputs'"):
         SkipGram(**FAST).restore({"vectors": made.vectors}, lists.seen)
