@@ -834,6 +834,10 @@ def test_gpt2_training_goes_through_all_stages(tmp_path: Path) -> None:
             assert f"From {start} to {end} " not in rows
 
 
+@pytest.mark.skipif(
+    not os.environ.get("GLASSBOX_LONG_TESTS"),
+    reason="five minutes: set GLASSBOX_LONG_TESTS=1 to run it",
+)
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_gpt2_training_learns(tmp_path: Path) -> None:
