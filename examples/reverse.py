@@ -19,7 +19,7 @@ import glassbox
 from glassbox.data.loader import TokenBatch
 from glassbox.models.config import Initialization
 from glassbox.optim.groups import decay_groups
-from glassbox.optim.schedules import WarmupCosine
+from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 
 LETTERS, LENGTH, EQUALS = 12, 5, 12  # ids 0..11 are letters, 12 stands between word and answer
 

@@ -33,7 +33,7 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
 from glassbox.optim.adamw import AdamW
 from glassbox.optim.groups import decay_groups
-from glassbox.optim.schedules import WarmupCosine
+from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import GuardConfig
 from glassbox.training.loop import Trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
@@ -23,6 +23,8 @@ from glassbox.layers.quantized import Nf4Linear
 from glassbox.models.causal_lm import CausalLM
 
 DEFAULT = "default"
+PEFT_PREFIX = "base_model.model."
+"""Before every name of a tensor in PEFT's files."""
 
 
 class AdapterSpec(Spec):
@@ -32,6 +34,10 @@ class AdapterSpec(Spec):
     """Whether it is an update of matrices, which may then do its work alone."""
     stands_alone: ClassVar[bool] = False
     """Whether a model cannot have another one beside it."""
+    peft_type: ClassVar[str]
+    """What adapter_config.json calls the kind."""
+    width: ClassVar[str]
+    """The key that says a dimension of its tensors, checked against the tensors of a file."""
     kind: str
 
     quantize: Literal["nf4"] | None = Field(
@@ -63,6 +69,49 @@ class AdapterSpec(Spec):
         Raises UserError where the model has no place for them.
         """
         raise NotImplementedError
+
+    @property
+    def only_adapted_biases(self) -> bool:
+        """Whether of the base's biases a file holds those of adapted layers alone."""
+        return False
+
+    def slots(self, adapters: Adapters, name: str) -> dict[str, Slot]:
+        """Where each tensor of an adapter's file lives in the model; what is trained along is not in it.
+
+        A kind that PEFT has says PEFT's names; this default is our own under PEFT's prefix.
+        """
+        state = adapters.state(name)
+        return {
+            PEFT_PREFIX + key: Slot(tensor, ...)
+            for key, tensor in state.items()
+            if key not in adapters.extra
+        }
+
+    def peft_config(self, adapters: Adapters, name: str) -> dict[str, Any]:
+        """What adapter_config.json says of this kind beside its name."""
+        return {}
+
+    @classmethod
+    def from_peft(cls, raw: Mapping[str, Any], tensors: Sequence[str]) -> dict[str, Any] | None:
+        """The settings that PEFT's config and the names of its tensors say; None: PEFT has no such kind."""
+        return None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of the model, and the part of it that one tensor of a file is."""
+
+    tensor: Tensor
+    index: Any
+
+    def read(self) -> Tensor:
+        """The values, without gradient."""
+        return self.tensor.detach()[self.index]
+
+    def write(self, values: Tensor) -> None:
+        """Copy values in, converted to the tensor's dtype and device."""
+        with torch.no_grad():
+            self.tensor[self.index] = values.to(self.tensor)
 
 
 @dataclass(frozen=True)

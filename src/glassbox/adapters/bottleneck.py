@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from glassbox.layers.quantized import Nf4Linear
 class BottleneckAdapter(AdapterSpec):
     """A small perceptron behind each branch of each block (Houlsby)."""
 
+    peft_type: ClassVar[str] = "GLASSBOX_BOTTLENECK"
+    width: ClassVar[str] = "size"
     kind: Literal["bottleneck"] = "bottleneck"
     size: int = Field(16, gt=0, description="width of its middle")
     activation: Literal["relu", "gelu"] = "relu"

@@ -7,8 +7,8 @@ arXiv:2402.09353.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from glassbox.adapters.base import Adapters, AdapterSpec
+from glassbox.adapters.base import PEFT_PREFIX, Adapters, AdapterSpec, Slot
 from glassbox.adapters.layers import Base, LinearUpdate
 from glassbox.adapters.linear_parts import Part, linear_parts, select_parts
 from glassbox.layers.parameter_roles import FusedRows
@@ -30,6 +30,8 @@ class Lora(AdapterSpec):
     """
 
     mergeable: ClassVar[bool] = True
+    peft_type: ClassVar[str] = "LORA"
+    width: ClassVar[str] = "rank"
     kind: Literal["lora"] = "lora"
     targets: tuple[str, ...] = ("all-linear",)
     rank: int = Field(8, gt=0)
@@ -85,6 +87,67 @@ class Lora(AdapterSpec):
                 generator=generator,
             ).train(adapters.model.training)
         adapters.parts[name] = [part for own in by_layer.values() for part in own]
+
+    @property
+    def only_adapted_biases(self) -> bool:
+        """Where `bias` says so."""
+        return self.bias == "lora_only"
+
+    def slots(self, adapters: Adapters, name: str) -> dict[str, Slot]:
+        """A and B (and the lengths) of each part, its rows in the other library's order."""
+        modules = dict(adapters.layers())
+        found: dict[str, Slot] = {}
+        for part in adapters.parts.get(name, []):
+            update = modules[part.ours].updates[name]
+            assert isinstance(update, LowRank)
+            place, rank, key = update.rows.index(part.rows), update.rank, PEFT_PREFIX + part.theirs
+            order = (part.order - part.rows[0]).to(update.down.device)
+            rows = slice(place * rank, (place + 1) * rank)
+            found[f"{key}.lora_A.weight"] = Slot(update.down, rows)
+            found[f"{key}.lora_B.weight"] = Slot(update.up[place], order)
+            if update.magnitude is not None:
+                found[f"{key}.lora_magnitude_vector"] = Slot(update.magnitude[place], order)
+        return found
+
+    def peft_config(self, adapters: Adapters, name: str) -> dict[str, Any]:
+        """Of peft.LoraConfig."""
+        parts = adapters.parts[name]
+        return {
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "use_rslora": self.rank_stabilized,
+            "use_dora": self.dora,
+            "bias": self.bias,
+            "fan_in_fan_out": any(part.transposed for part in parts),
+            "target_modules": _short_names(parts, linear_parts(adapters.model)[0]),
+            **({"modules_to_save": list(self.also)} if self.also else {}),
+        }
+
+    @classmethod
+    def from_peft(cls, raw: Mapping[str, Any], tensors: Sequence[str]) -> dict[str, Any]:
+        """The layers are those that the weights name."""
+        end = ".lora_A.weight"
+        adapted = {
+            key.removeprefix(PEFT_PREFIX).removesuffix(end) for key in tensors if key.endswith(end)
+        }
+        return {
+            "targets": sorted(adapted),
+            "rank": raw.get("r", 8),
+            "alpha": raw.get("lora_alpha", 8),
+            "dropout": raw.get("lora_dropout", 0.0),
+            "rank_stabilized": raw.get("use_rslora", False),
+            "dora": raw.get("use_dora", False),
+            "bias": raw.get("bias", "none"),
+        }
+
+
+def _short_names(chosen: Sequence[Part], all_parts: Sequence[Part]) -> list[str]:
+    """The ends of the names where these mean the same layers, else the whole names."""
+    names = {part.theirs for part in chosen}
+    ends = {name.rpartition(".")[2] for name in names}
+    same = {p.theirs for p in all_parts if p.theirs.rpartition(".")[2] in ends}
+    return sorted(ends if same == names else names)
 
 
 class LowRank(LinearUpdate):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 
-from glassbox.adapters.base import Adapters, AdapterSpec
+from glassbox.adapters.base import Adapters
 from glassbox.adapters.virtual_tokens import (
     Pairs,
     VirtualTokens,
+    VirtualTokensSpec,
     attention_layers,
     trained_dtype,
 )
@@ -21,12 +21,11 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.rotary import apply_rotary
 
 
-class PrefixTuning(AdapterSpec):
+class PrefixTuning(VirtualTokensSpec):
     """Trained keys and values before every sequence, in every layer."""
 
-    stands_alone: ClassVar[bool] = True
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
     kind: Literal["prefix"] = "prefix"
-    tokens: int = Field(16, gt=0, description="how many there are")
 
     def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
         """Drawn from a normal distribution, as PEFT's."""
@@ -40,6 +39,18 @@ class PrefixTuning(AdapterSpec):
         shape = (self.tokens, 2 * len(mixers) * sizes.pop())
         rows = torch.randn(shape, generator=generator).to(model.device, trained_dtype(model))
         Prefix(rows).put_before(adapters)
+
+    def peft_config(self, adapters: Adapters, name: str) -> dict[str, Any]:
+        """Its heads are those of keys, its width that of all keys of a token."""
+        config = adapters.model.config
+        mixer = attention_layers(config, "prefix tuning")[0]
+        size = mixer.kv_heads * mixer.resolved_head_dim(config.hidden_size)
+        return super().peft_config(adapters, name) | {
+            "num_attention_heads": mixer.kv_heads,
+            "token_dim": size,
+            "encoder_hidden_size": size,
+            "prefix_projection": False,
+        }
 
 
 class Prefix(VirtualTokens):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 
-from glassbox.adapters.base import Adapters, AdapterSpec
+from glassbox.adapters.base import Adapters
 from glassbox.adapters.prefix_state import Recorder
 from glassbox.adapters.virtual_tokens import (
     Pairs,
     VirtualTokens,
+    VirtualTokensSpec,
     attention_layers,
     trained_dtype,
 )
@@ -20,12 +20,11 @@ from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 
 
-class PromptTuning(AdapterSpec):
+class PromptTuning(VirtualTokensSpec):
     """Trained vectors in the place of the first tokens' embeddings."""
 
-    stands_alone: ClassVar[bool] = True
+    peft_type: ClassVar[str] = "PROMPT_TUNING"
     kind: Literal["prompt"] = "prompt"
-    tokens: int = Field(16, gt=0, description="how many there are")
 
     def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
         """Begin as embeddings of tokens: a far better start than noise (Lester et al., section 3.2)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -24,3 +24,9 @@ __all__ = [
 AnyAdapter = Annotated[
     Lora | BottleneckAdapter | PrefixTuning | PromptTuning, Field(discriminator="kind")
 ]
+
+
+def adapter_kinds() -> tuple[type[AdapterSpec], ...]:
+    """The members of the union."""
+    kinds: tuple[type[AdapterSpec], ...] = get_args(get_args(AnyAdapter)[0])
+    return kinds

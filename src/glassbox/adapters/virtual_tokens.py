@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
-from glassbox.adapters.base import Adapters
+from glassbox.adapters.base import Adapters, AdapterSpec, Slot
 from glassbox.adapters.prefix_state import Prefixed
 from glassbox.core.errors import UserError
 from glassbox.layers.attention import GroupedQuery
@@ -45,6 +46,35 @@ def attention_layers(config: ModelConfig, what: str) -> list[GroupedQuery]:
     if config.learned_positions or config.sinusoidal_positions:
         raise UserError(f"{what} needs rotary positions, not positions in the embedding: use lora")
     return mixers
+
+
+class VirtualTokensSpec(AdapterSpec):
+    """What the specs of both have in common: how many tokens, and their files."""
+
+    stands_alone: ClassVar[bool] = True
+    width: ClassVar[str] = "tokens"
+    tokens: int = Field(16, gt=0, description="how many there are")
+
+    def slots(self, adapters: Adapters, name: str) -> dict[str, Slot]:
+        """One tensor."""
+        return {"prompt_embeddings": Slot(adapters.state(name)["virtual.rows"], ...)}
+
+    def peft_config(self, adapters: Adapters, name: str) -> dict[str, Any]:
+        """Of peft.PromptLearningConfig."""
+        config = adapters.model.config
+        mixer = attention_layers(config, f"an adapter of kind '{self.kind}'")[0]
+        return {
+            "num_virtual_tokens": self.tokens,
+            "num_layers": config.num_layers,
+            "num_attention_heads": mixer.num_heads,
+            "num_transformer_submodules": 1,
+            "token_dim": config.hidden_size,
+        }
+
+    @classmethod
+    def from_peft(cls, raw: Mapping[str, Any], tensors: Sequence[str]) -> dict[str, Any]:
+        """Their number."""
+        return {"tokens": raw.get("num_virtual_tokens")}
 
 
 class VirtualTokens(nn.Module):

@@ -19,7 +19,7 @@ from glassbox.layers.python_layer import PythonMixer
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
 from glassbox.optim.python_optimizer import PythonOptimizer
-from glassbox.optim.schedules import PythonSchedule
+from glassbox.optim.schedules.python_schedule import PythonSchedule
 from glassbox.tuning.grading.python_grader import PythonGrader
 from glassbox.tuning.preference.python_loss import Answers, PythonLoss
 

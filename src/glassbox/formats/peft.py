@@ -18,21 +18,14 @@ from torch import Tensor
 from glassbox.adapters.attach import attach, drop
 from glassbox.adapters.base import (
     DEFAULT,
+    PEFT_PREFIX,
     Adapters,
     BaseModel,
     adapters_of,
     weights_fingerprint,
 )
-from glassbox.adapters.linear_parts import Part, linear_parts
-from glassbox.adapters.lora import LowRank
-from glassbox.adapters.specs import (
-    AnyAdapter,
-    BottleneckAdapter,
-    Lora,
-    PrefixTuning,
-    PromptTuning,
-)
-from glassbox.core.config import parse
+from glassbox.adapters.specs import AnyAdapter, adapter_kinds
+from glassbox.core.config import parse_any
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.formats.tensor_files import TensorFiles, read_json, write_tensors
@@ -44,7 +37,6 @@ WEIGHTS = "adapter_model.safetensors"
 BASE = "adapter_base.json"
 MAX_WIDTH = 1 << 16
 """Largest rank, bottleneck and number of virtual tokens that a file may name."""
-PREFIX = "base_model.model."
 
 UNREAD = {
     "alpha_pattern", "rank_pattern", "exclude_modules", "lora_bias", "modules_to_save",
@@ -52,7 +44,7 @@ UNREAD = {
     "alora_invocation_tokens", "use_bdlora", "velora_config", "monteclora_config",
     "prefix_projection",
 }  # fmt: skip
-"""Words of PEFT's that would change what an adapter does, and that are not built here."""
+"""Keys of PEFT's that would change what an adapter does, and that are not built here."""
 
 
 def is_adapter(folder: Path | str) -> bool:
@@ -70,7 +62,7 @@ def save_adapter(model: CausalLM, folder: Path | str, name: str = DEFAULT) -> No
     write_tensors(folder / WEIGHTS, tensors)
     own = {"spec": spec.model_dump(mode="json"), "base": vars(base)}
     write_json(folder / BASE, own)
-    write_json(folder / CONFIG, _peft_words(adapters, name))
+    write_json(folder / CONFIG, _peft_config(adapters, name))
 
 
 def read_adapter(folder: Path | str) -> tuple[AnyAdapter, BaseModel]:
@@ -79,18 +71,13 @@ def read_adapter(folder: Path | str) -> tuple[AnyAdapter, BaseModel]:
     raw = read_json(folder / CONFIG)
     if (folder / BASE).is_file():
         own = read_json(folder / BASE)
-        kinds: Mapping[str, type[Any]] = {
-            "lora": Lora,
-            "bottleneck": BottleneckAdapter,
-            "prefix": PrefixTuning,
-            "prompt": PromptTuning,
-        }
+        where = f"'{folder / BASE}'"
         try:
             spec, base = dict(own["spec"]), BaseModel(**own["base"])
-            kind = kinds[spec["kind"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"'{folder / BASE}' is damaged: {error!r}") from None
-        return parse(kind, spec, where=f"'{folder / BASE}'"), base
+            raise UserError(f"{where} is damaged: {error!r}") from None
+        parsed: AnyAdapter = parse_any(AnyAdapter, spec, where=where)
+        return parsed, base
     return _from_peft(folder, raw), BaseModel(raw.get("base_model_name_or_path"))
 
 
@@ -145,13 +132,7 @@ def fill_adapter(model: CausalLM, folder: Path | str, name: str = DEFAULT) -> No
 
 def _check_width(spec: AnyAdapter, folder: Path) -> None:
     """The width that the config names is one of the weights' own, before anything is allocated."""
-    key = (
-        "rank"
-        if isinstance(spec, Lora)
-        else "size"
-        if isinstance(spec, BottleneckAdapter)
-        else "tokens"
-    )
+    key = spec.width
     width = getattr(spec, key)
     with TensorFiles(folder, WEIGHTS) as source:
         widths = {size for name in source.names for size in source.shape(name)}
@@ -177,55 +158,19 @@ def _adapters(model: CausalLM) -> Adapters:
     return adapters
 
 
-def _layers(adapters: Adapters, name: str) -> list[tuple[Part, LowRank, int]]:
-    """Each part of a LoRA with the module that holds it, and its place there."""
-    modules = dict(adapters.layers())
-    found = []
-    for part in adapters.parts.get(name, []):
-        update = modules[part.ours].updates[name]
-        assert isinstance(update, LowRank)
-        found.append((part, update, update.rows.index(part.rows)))
-    return found
-
-
 def _to_file(adapters: Adapters, name: str) -> dict[str, Tensor]:
     """The tensors as files name, cut and order them."""
     state = {key: tensor.detach() for key, tensor in adapters.state(name).items()}
-    if "virtual.rows" in state:
-        rows = {"prompt_embeddings": state["virtual.rows"]}
-        return rows | _extra_to_file(adapters, name, state)
-    if not isinstance(adapters.specs[name], Lora):
-        own = {PREFIX + key: t for key, t in state.items() if key not in adapters.extra}
-        return own | _extra_to_file(adapters, name, state)
-    found: dict[str, Tensor] = {}
-    for part, update, place in _layers(adapters, name):
-        start, key, rank = part.rows[0], PREFIX + part.theirs, update.rank
-        order = (part.order - start).to(update.down.device)
-        found[f"{key}.lora_A.weight"] = update.down.detach()[place * rank : (place + 1) * rank]
-        found[f"{key}.lora_B.weight"] = update.up[place].detach()[order]
-        if update.magnitude is not None:
-            found[f"{key}.lora_magnitude_vector"] = update.magnitude[place].detach()[order]
-    return found | _extra_to_file(adapters, name, state)
+    slots = adapters.specs[name].slots(adapters, name)
+    own = {key: slot.read() for key, slot in slots.items()}
+    return own | _extra_to_file(adapters, name, state)
 
 
 @torch.no_grad()
 def _from_file(adapters: Adapters, name: str, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `_to_file`, into the adapter's own tensors."""
-    state = adapters.state(name)
-    if "virtual.rows" in state:
-        state["virtual.rows"].copy_(tensors["prompt_embeddings"])
-    elif not isinstance(adapters.specs[name], Lora):
-        for key, tensor in state.items():
-            if key not in adapters.extra:
-                tensor.copy_(tensors[PREFIX + key])
-    for part, update, place in _layers(adapters, name):
-        start, key, rank = part.rows[0], PREFIX + part.theirs, update.rank
-        order = (part.order - start).to(update.down.device)
-        update.down[place * rank : (place + 1) * rank].copy_(tensors[f"{key}.lora_A.weight"])
-        update.up[place][order] = tensors[f"{key}.lora_B.weight"].to(update.up[place])
-        if update.magnitude is not None:
-            own = update.magnitude[place]
-            own[order] = tensors[f"{key}.lora_magnitude_vector"].to(own)
+    for key, slot in adapters.specs[name].slots(adapters, name).items():
+        slot.write(tensors[key])
     parameters = dict(adapters.model.named_parameters())
     for extra, names, join in _extra(adapters, name):
         parameter = parameters[adapters.path_of(extra)]
@@ -256,7 +201,7 @@ def _extra(adapters: Adapters, name: str) -> list[tuple[str, list[str], Join]]:
     adapted = {part.theirs for part in adapters.parts.get(name, [])}
     for extra in adapters.extra:
         every = _all_names(adapters, name, extra)
-        only = isinstance(spec, Lora) and spec.bias == "lora_only" and extra.endswith(".bias")
+        only = spec.only_adapted_biases and extra.endswith(".bias")
         names = [k for k in every if not only or _module(k) in adapted]
         names = names or every  # named in `also`
 
@@ -275,7 +220,7 @@ def _extra(adapters: Adapters, name: str) -> list[tuple[str, list[str], Join]]:
 
 
 def _module(key: str) -> str:
-    return key.removeprefix(PREFIX).removesuffix(".bias").removesuffix(".base_layer")
+    return key.removeprefix(PEFT_PREFIX).removesuffix(".bias").removesuffix(".base_layer")
 
 
 def _all_names(adapters: Adapters, name: str, extra: str) -> list[str]:
@@ -284,7 +229,7 @@ def _all_names(adapters: Adapters, name: str, extra: str) -> list[str]:
     names = []
     for theirs in rules[extra].theirs if extra in rules else (extra,):
         module, _, kind = theirs.rpartition(".")
-        names.append(PREFIX + (f"{module}.base_layer.{kind}" if module in adapted else theirs))
+        names.append(PEFT_PREFIX + (f"{module}.base_layer.{kind}" if module in adapted else theirs))
     return names
 
 
@@ -293,55 +238,17 @@ def _rules(model: CausalLM) -> dict[str, Any]:
     return {} if family is None else {rule.ours: rule for rule in family.rules(model.config)}
 
 
-def _peft_words(adapters: Adapters, name: str) -> dict[str, Any]:
+def _peft_config(adapters: Adapters, name: str) -> dict[str, Any]:
     """adapter_config.json."""
-    spec, config = adapters.specs[name], adapters.model.config
-    words: dict[str, Any] = {
+    spec = adapters.specs[name]
+    return {
+        "peft_type": spec.peft_type,
         "base_model_name_or_path": adapters.base.path or adapters.base.name,
         "inference_mode": True,
         "task_type": "CAUSAL_LM",
         "revision": None,
+        **spec.peft_config(adapters, name),
     }
-    if isinstance(spec, Lora):
-        parts = adapters.parts[name]
-        return words | {
-            "peft_type": "LORA",
-            "r": spec.rank,
-            "lora_alpha": spec.alpha,
-            "lora_dropout": spec.dropout,
-            "use_rslora": spec.rank_stabilized,
-            "use_dora": spec.dora,
-            "bias": spec.bias,
-            "fan_in_fan_out": any(part.transposed for part in parts),
-            "target_modules": _short_names(parts, linear_parts(adapters.model)[0]),
-            **({"modules_to_save": list(spec.also)} if spec.also else {}),
-        }
-    if isinstance(spec, BottleneckAdapter):
-        return words | {"peft_type": "GLASSBOX_BOTTLENECK"}
-    assert isinstance(spec, PrefixTuning | PromptTuning)
-    mixer: Any = config.layers()[0].mixer
-    head_dim = mixer.resolved_head_dim(config.hidden_size)
-    heads, size = mixer.num_heads, config.hidden_size
-    if isinstance(spec, PrefixTuning):
-        heads, size = mixer.kv_heads, mixer.kv_heads * head_dim
-    return words | {
-        "peft_type": "PREFIX_TUNING" if isinstance(spec, PrefixTuning) else "PROMPT_TUNING",
-        "num_virtual_tokens": spec.tokens,
-        "num_layers": config.num_layers,
-        "num_attention_heads": heads,
-        "num_transformer_submodules": 1,
-        "token_dim": size,
-        **({"encoder_hidden_size": size, "prefix_projection": False}
-           if isinstance(spec, PrefixTuning) else {}),
-    }  # fmt: skip
-
-
-def _short_names(chosen: list[Part], all_parts: list[Part]) -> list[str]:
-    """Their last words where these mean the same layers, else the whole names."""
-    names = {part.theirs for part in chosen}
-    ends = {name.rpartition(".")[2] for name in names}
-    same = {p.theirs for p in all_parts if p.theirs.rpartition(".")[2] in ends}
-    return sorted(ends if same == names else names)
 
 
 def _from_peft(folder: Path, raw: dict[str, Any]) -> AnyAdapter:
@@ -351,28 +258,14 @@ def _from_peft(folder: Path, raw: dict[str, Any]) -> AnyAdapter:
         if raw.get(key):
             raise UserError(f"{where}: '{key}' = {raw[key]!r} is not supported; leave it out")
     kind = raw.get("peft_type")
-    if kind == "LORA":
-        with TensorFiles(folder, WEIGHTS) as source:
-            adapted = {
-                name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-                for name in source.names
-                if name.endswith(".lora_A.weight")
-            }
-        words = {
-            "targets": sorted(adapted),
-            "rank": raw.get("r", 8),
-            "alpha": raw.get("lora_alpha", 8),
-            "dropout": raw.get("lora_dropout", 0.0),
-            "rank_stabilized": raw.get("use_rslora", False),
-            "dora": raw.get("use_dora", False),
-            "bias": raw.get("bias", "none"),
-        }
-        return parse(Lora, words, where=where)
-    tokens = {"tokens": raw.get("num_virtual_tokens")}
-    if kind == "PREFIX_TUNING":
-        return parse(PrefixTuning, tokens, where=where)
-    if kind == "PROMPT_TUNING":
-        return parse(PromptTuning, tokens, where=where)
-    raise UserError(
-        f"{where}: 'peft_type' = {kind!r} is not known; known: LORA, PREFIX_TUNING, PROMPT_TUNING"
-    )
+    with TensorFiles(folder, WEIGHTS) as source:
+        tensors = source.names
+    known = []
+    for spec in adapter_kinds():
+        if (settings := spec.from_peft(raw, tensors)) is None:
+            continue
+        if spec.peft_type == kind:
+            found: AnyAdapter = parse_any(spec, settings, where=where)
+            return found
+        known.append(spec.peft_type)
+    raise UserError(f"{where}: 'peft_type' = {kind!r} is not known; known: {', '.join(known)}")

@@ -24,7 +24,7 @@ from glassbox.models.config import ModelConfig
 from glassbox.models.shapes import LlamaShape
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.optim.adamw import AdamWConfig
-from glassbox.optim.schedules import WarmupCosine
+from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.recommend.item_vectors import check_tensor
 from glassbox.recommend.playlists import List, Playlists, Seen
 from glassbox.training.config import TrainConfig

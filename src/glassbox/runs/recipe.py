@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,7 @@ from glassbox.core.config import Spec, apply_overrides, load_recipe, parse, pars
 from glassbox.core.errors import UserError
 from glassbox.runs.stages.base import StageRecipe
 from glassbox.runs.stages.distill import DistillRecipe
-from glassbox.runs.stages.policy import GrpoRecipe, PolicyRecipe, PpoRecipe, RlooRecipe
+from glassbox.runs.stages.policy import POLICY_RECIPES
 from glassbox.runs.stages.preference import DpoRecipe, PreferenceRecipe
 from glassbox.runs.stages.pretrain import PretrainRecipe
 from glassbox.runs.stages.reward import RewardRecipe
@@ -25,20 +27,20 @@ if TYPE_CHECKING:
 PACKAGED = Path(__file__).resolve().parents[1] / "recipes"
 CHECKOUT = Path(__file__).resolve().parents[3] / "recipes"
 
-TrainingRecipe = Annotated[
-    PretrainRecipe
-    | SftRecipe
-    | DpoRecipe
-    | PreferenceRecipe
-    | RewardRecipe
-    | PolicyRecipe
-    | GrpoRecipe
-    | RlooRecipe
-    | PpoRecipe
-    | DistillRecipe,
+TRAINING_RECIPES: tuple[type[StageRecipe], ...] = (
+    PretrainRecipe,
+    SftRecipe,
+    DpoRecipe,
+    PreferenceRecipe,
+    RewardRecipe,
+    *POLICY_RECIPES,
+    DistillRecipe,
+)
+"""Every kind of training run: a new one is its own file in `runs.stages` and a line here."""
+TrainingRecipe: Any = Annotated[
+    functools.reduce(operator.or_, TRAINING_RECIPES),
     Field(discriminator="stage"),
 ]
-"""Every kind of training run: a new one is its own file in `runs.stages` and a line here."""
 
 
 def recipe_folders() -> list[Path]:

@@ -11,7 +11,8 @@ from glassbox.core.config import Spec
 from glassbox.core.devices import Precision
 from glassbox.core.errors import UserError
 from glassbox.optim.clipping import Clip, Clipper, GlobalClip
-from glassbox.optim.schedules import Schedule, WarmupCosine
+from glassbox.optim.schedules import Schedule
+from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.training.guards import GuardConfig
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from glassbox.adapters.base import adapters_of
 from glassbox.adapters.prefix_state import Recorder
 from glassbox.layers.attention import GroupedQuery
-from glassbox.layers.feedforward import ClampedSwiGlu, GeGlu, Gelu, Relu2, SwiGlu
+from glassbox.layers.feedforward import Perceptron
 from glassbox.layers.rotary import LongRope, Rotary
 from glassbox.layers.shared_past import SharedPast
 from glassbox.models.block import BlockState
@@ -50,12 +50,11 @@ def can_share(model: CausalLM) -> bool:
         return False
     if config.dropout and model.training:
         return False
-    plain = (SwiGlu, GeGlu, Gelu, ClampedSwiGlu, Relu2)
     for layer in config.layers():
         mixer = layer.mixer
         if not isinstance(mixer, GroupedQuery) or mixer.window is not None:
             return False
-        if not (layer.ffn is None or isinstance(layer.ffn, plain)):
+        if not (layer.ffn is None or isinstance(layer.ffn, Perceptron)):
             return False
         rotary = mixer.positions
         if rotary is not None and not isinstance(rotary, Rotary):

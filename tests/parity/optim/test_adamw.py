@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from glassbox.optim.adamw import AdamW
 from glassbox.optim.clipping import clip_by_global_norm_, global_norm
 from glassbox.optim.groups import ParameterGroup, decay_groups
-from glassbox.optim.schedules import Constant, WarmupCosine, WarmupLinear
+from glassbox.optim.schedules.constant import Constant
+from glassbox.optim.schedules.warmup_cosine import WarmupCosine
+from glassbox.optim.schedules.warmup_linear import WarmupLinear
 
 # A step's rounding errors are relative to the weight and to the step of about lr; they add up like
 # a random walk over the steps, and stay far below steps * eps of the type.

@@ -20,7 +20,9 @@ from glassbox.optim.adafactor import Adafactor
 from glassbox.optim.adamw import AdamW, AdamWConfig
 from glassbox.optim.groups import ParameterGroup
 from glassbox.optim.lion import Lion
-from glassbox.optim.schedules import CosineRestarts, InverseRoot, WarmupStableDecay
+from glassbox.optim.schedules.cosine_restarts import CosineRestarts
+from glassbox.optim.schedules.inverse_root import InverseRoot
+from glassbox.optim.schedules.warmup_stable_decay import WarmupStableDecay
 from glassbox.optim.sgd import Sgd, SgdDecay
 from glassbox.optim.specs import OptimizerConfig
 

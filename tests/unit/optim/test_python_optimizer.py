@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from glassbox.core.errors import UserError
 from glassbox.optim.groups import ParameterGroup
 from glassbox.optim.python_optimizer import PythonOptimizer, TorchOptimizer
-from glassbox.optim.schedules import PythonSchedule
+from glassbox.optim.schedules.python_schedule import PythonSchedule
 
 SOURCE = """
 import torch

@@ -14,17 +14,6 @@ from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.optim.schedules.warmup_linear import WarmupLinear
 from glassbox.optim.schedules.warmup_stable_decay import WarmupStableDecay
 
-__all__ = [
-    "Constant",
-    "CosineRestarts",
-    "InverseRoot",
-    "PythonSchedule",
-    "Schedule",
-    "WarmupCosine",
-    "WarmupLinear",
-    "WarmupStableDecay",
-]
-
 Schedule = Annotated[
     WarmupCosine
     | WarmupLinear

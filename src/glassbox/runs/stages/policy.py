@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from glassbox.runs.stages.base import StageRecipe, evenly, note_lost
 from glassbox.runs.stages.settings import HeldoutData
@@ -114,20 +114,6 @@ class PolicyRecipe(RolloutRecipe):
         return self.method
 
 
-class GrpoRecipe(RolloutRecipe):
-    """Reinforcement learning on problems with checkable answers, by group-relative advantages."""
-
-    stage: Literal["grpo"] = "grpo"
-    grpo: GrpoConfig = GrpoConfig()
-
-
-class RlooRecipe(RolloutRecipe):
-    """Reinforcement learning by REINFORCE, each answer against the others to its prompt."""
-
-    stage: Literal["rloo"] = "rloo"
-    rloo: RlooConfig = RlooConfig()
-
-
 class PpoRecipe(RolloutRecipe):
     """Reinforcement learning with a value model, whose judgement of every token is learnt along."""
 
@@ -142,3 +128,23 @@ class PpoRecipe(RolloutRecipe):
         """PPO, its value model begun as `value_init`."""
         value = self.value_init if self.value_init is not None else self.ppo.value_init
         return self.ppo.model_copy(update={"value_init": value})
+
+
+def _stage_of(method: Any) -> type[RolloutRecipe]:
+    """A method's own stage: `stage: rloo` with its settings under `rloo`."""
+    kind: str = method.model_fields["kind"].default
+    doc = f"Reinforcement learning on problems with checkable answers, by the method `{kind}`."
+    fields: dict[str, Any] = {"stage": (Literal[kind], kind), kind: (method, method())}
+    return create_model(f"{kind.capitalize()}Recipe", __base__=RolloutRecipe, __doc__=doc, **fields)
+
+
+POLICY_RECIPES: tuple[type[RolloutRecipe], ...] = (
+    PolicyRecipe,
+    PpoRecipe,
+    *(
+        _stage_of(method)
+        for method in get_args(get_args(AnyPolicyMethod)[0])
+        if method is not PpoConfig
+    ),
+)
+"""`policy`, which takes any method, and one stage a method, which is called as it."""
