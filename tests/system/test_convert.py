@@ -30,6 +30,7 @@ from glassbox.formats.open_model import find_model, open_model
 from glassbox.inference import Engine, SamplingParams
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.families import presets, to_hf_weights
+from glassbox.models.family import repeats
 from glassbox.models.shapes import LlamaShape
 from glassbox.reports.models_table import count_parameters, model_config
 from glassbox.runs.prompts import plain_prompt
@@ -159,7 +160,9 @@ def test_a_run_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with (checkpoint / "model.safetensors").open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"x")
-    assert capsys.readouterr().err == f"{tmp_path / 'm.gguf'}: gguf\n"
+    size = (tmp_path / "m.gguf").stat().st_size
+    said = f"{tmp_path / 'm.gguf'}: gguf, f32, {size / 1000:.1f} kB\n"
+    assert capsys.readouterr().err == said
     text = refusal(capsys, "convert", tmp_path / "run", tmp_path / "again.gguf")
     assert "model.safetensors" in text
 
@@ -204,6 +207,9 @@ def test_refusals(chat_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         ((chat_folder, tmp_path / "x", "--dtype", "q8_0"), "--dtype q8_0 cannot be written as hf"),
         ((chat_folder, out, "--to", "onnx"), "--to onnx is not known; use hf, gguf, llama2c"),
         ((chat_folder, tmp_path / "x.pt"), "'.pt' files are not written; name a folder"),
+        ((chat_folder, tmp_path / "x.ggfu"), "ending '.ggfu' is not known; did you mean 'x.gguf'?"),
+        ((chat_folder, tmp_path / "x.GGUF"), "ending '.GGUF' is not known; did you mean 'x.gguf'?"),
+        ((chat_folder, tmp_path / "x.txt"), "the ending '.txt' is not known; name a folder (which"),
         ((chat_folder / "model.safetensors", out), "holds weights alone; give its folder"),
         ((chat_folder, tmp_path / "x.bin"), "tokenizer.bin holds only sentencepiece vocabularies"),
         ((tmp_path / "text.txt", out), "is no model that can be read: give a folder with config"),
@@ -233,10 +239,100 @@ def test_weights_that_no_model_reads_are_told_of(
     safetensors.torch.save_file(safetensors.torch.load_file(file) | more, file)
     run("convert", tmp_path / "theirs", tmp_path / "ours")
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == f"{tmp_path / 'ours'}: hf"
+    assert said[0].startswith(f"{tmp_path / 'ours'}: hf, f32, ")
+    assert ", opens in transformers as " in said[0]
     assert said[1].startswith(f"left out: '{weight.replace('.weight', '.bias')}' and 1 more, of a")
     assert len(said) == 2
     assert weight not in safetensors.torch.load_file(tmp_path / "ours" / "model.safetensors")
+
+
+def test_names_with_dots_are_folders(
+    chat_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Versions and sizes are no endings; what is an ending is a folder's where --to says so."""
+    for words in (("SmolLM2-1.7B",), ("v0.1",), ("x.model", "--to", "hf", "--dtype", "bf16")):
+        run("convert", chat_folder, tmp_path / words[0], *words[1:])
+        assert (tmp_path / words[0] / "config.json").exists()
+    said = capsys.readouterr().err.splitlines()
+    size = sum(file.stat().st_size for file in (tmp_path / "x.model").iterdir())
+    where = tmp_path / "x.model"
+    assert said[-1] == (
+        f"{where}: hf, bf16, {size / 1000:.1f} kB, opens in transformers as LlamaForCausalLM"
+    )
+
+
+def test_blocks_that_transformers_has_not_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = LlamaShape(hidden_size=16, num_layers=2, num_heads=2, ffn_size=32, context_length=32)
+    config = shape.config(64)
+    mixed = repeats([*config.layers(), config.layers()[0].model_copy(update={"ffn": None})])
+    save_pretrained(CausalLM(config.model_copy(update={"blocks": mixed})), tmp_path / "mixed")
+    run("convert", tmp_path / "mixed", tmp_path / "again")
+    said = capsys.readouterr().err
+    assert "opens in Glassbox alone: transformers has no model of these blocks" in said
+    assert load_pretrained(tmp_path / "again").config.num_layers == 3
+
+
+# ---- unfinished checkpoints ------------------------------------------------------------------
+
+
+def saved(run_folder: Path, step: int) -> Path:
+    tokenizer = tiny_tokenizer()
+    return save_checkpoint(
+        run_folder / "checkpoints",
+        step,
+        tiny_chat_model(tokenizer),
+        tokenizer=tokenizer,
+        optimizer_state={},
+        state={},
+        rng=rng_state(),
+        group=Group(),
+    )
+
+
+def test_a_checkpoint_without_complete_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named itself, or passed over for an older one, by the run's newest and by its best."""
+    old, new = saved(tmp_path / "run", 3), saved(tmp_path / "run", 7)
+    open_model(new)
+    assert capsys.readouterr().err == ""
+    (new / "COMPLETE").unlink()
+    with (new / "model.safetensors").open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"x")
+    open_model(new)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"'{new}' has no COMPLETE file: it was not finished" in said
+    assert find_model(tmp_path / "run") == old
+    said = capsys.readouterr().err
+    assert f"'{new}' has no COMPLETE file, so it is not whole; taking 'step-00000003'" in said
+    (tmp_path / "run" / "best.json").write_text('{"step": 7}')
+    assert find_model(tmp_path / "run") == old
+    assert f"'{new}', the best checkpoint, is not whole" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"the best, is not whole.*take .*run@last"):
+        find_model(f"{tmp_path / 'run'}@best")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "training/optimizer.safetensors",
+    ],
+)
+def test_a_manifest_that_lacks_a_files_line_is_refused(tmp_path: Path, name: str) -> None:
+    """Else that file could be exchanged."""
+    path = saved(tmp_path / "run", 3)
+    manifest = json.loads((path / "COMPLETE").read_text())
+    del manifest[name]
+    (path / "COMPLETE").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=rf"'{name}' is not among the files that were written"):
+        open_model(path)
 
 
 # ---- memory ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from glassbox.core.devices import resolve_device
 from glassbox.core.errors import UserError
 from glassbox.formats.convert import Converted, load_model
 from glassbox.formats.convert import convert as convert_files
-from glassbox.formats.huggingface import save_pretrained
+from glassbox.formats.huggingface import write_folder
 from glassbox.formats.open_model import check_pair, find_model, find_whole_model
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.models.causal_lm import CausalLM
@@ -154,13 +154,11 @@ def save(
     holds something already.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"'{folder}' is there already; name another folder or delete it")
     stops: Sequence[int] = ()
     if isinstance(model, Loaded):
         tokenizer = tokenizer or model.tokenizer
         stops, model = model.stop_token_ids, model.model
-    save_pretrained(model, folder, tokenizer=tokenizer, stop_token_ids=stops)
+    write_folder(model, folder, tokenizer=tokenizer, stop_token_ids=stops)
 
 
 def convert(

@@ -48,7 +48,7 @@ def convert(
         max_shard_bytes=bytes_each,
         find_base=find_model,
     )
-    print(f"{destination}: {written.kind}", file=sys.stderr)
+    print(f"{destination}: {written}", file=sys.stderr)
     if written.left_out:
         names = f"'{written.left_out[0]}' and {len(written.left_out) - 1} more"
         print(

@@ -31,14 +31,14 @@ def upcycle(
     import torch
 
     from glassbox.formats.convert import load_model
-    from glassbox.formats.huggingface import save_pretrained
+    from glassbox.formats.huggingface import write_folder
     from glassbox.formats.open_model import find_model
     from glassbox.formats.upcycle import upcycle as make_experts
 
     loaded = load_model(find_model(source))
     generator = torch.Generator().manual_seed(seed)
     model = make_experts(loaded.model, experts, top_k, generator=generator)
-    save_pretrained(
+    write_folder(
         model, destination, tokenizer=loaded.tokenizer, stop_token_ids=loaded.stop_token_ids
     )
     before, after = loaded.model.num_parameters, model.num_parameters

@@ -44,6 +44,11 @@ def explain_system(error: OSError) -> UserError | None:
             f"{where}the disk is full ({error.strerror}); free some space (TMPDIR says where temporary files "
             "go) and run the same command again"
         )
+    if error.errno == errno.EFBIG:
+        return UserError(
+            f"{where}{error.strerror}; the file system, or a limit (ulimit -f), holds no file of that "
+            "size: choose another place, or write smaller files"
+        )
     if where and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(
             f"{where}{error.strerror}; choose a place that you may write to and read from"

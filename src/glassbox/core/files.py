@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import io
 import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +77,12 @@ def atomic_writer(path: Path | str) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as stream:
-            yield stream
+            held = _hold(temporary)
+            try:
+                yield stream
+            finally:
+                if held is not None:
+                    os.close(held)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -84,6 +91,88 @@ def atomic_writer(path: Path | str) -> Iterator[BinaryIO]:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """A folder beside `path` to write into; on success it becomes `path`, which is missing or empty.
+
+    Whoever looks sees no folder, or an empty one, or all of it. On any error what was written is
+    removed. What a kill leaves, the next writer of the same path clears away (`clear_leftovers`).
+    Where the folder around `path` cannot be written to, the files are written within `path` and each
+    is moved into its place.
+    """
+    path = Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    within = path.is_dir() and not os.access(path.parent, os.W_OK)
+    name = f".{path.name}.{secrets.token_hex(4)}.tmp"
+    temporary = path / name if within else path.with_name(name)
+    temporary.mkdir()
+    held = _hold(temporary)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            if file.is_file():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        if not within:
+            with contextlib.suppress(OSError):
+                temporary.replace(path)
+        if temporary.exists():  # within the folder, or it is a place that cannot be replaced
+            path.mkdir(exist_ok=True)
+            for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
+                file.replace(path / file.name)
+            temporary.rmdir()
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        if held is not None:
+            os.close(held)
+    sync_folder(path.parent)
+
+
+def _hold(path: Path) -> int | None:
+    """Lock a file or folder that is being written, so that nobody takes it for a leftover."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: an open file cannot be deleted there
+        return None
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def leftovers(path: Path | str) -> list[Path]:
+    """What killed writers of `path` left beside it, and within it where it is a folder."""
+    path = Path(os.path.abspath(path))
+    found = list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+    of_path = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    chosen = [one for one in found if of_path.fullmatch(one.name)]
+    if path.is_dir() and not path.is_symlink():
+        # a whole name.tmp is what safetensors were written as, before they had a name of their own
+        of_any = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\..+\.safetensors\.tmp")
+        chosen += [one for one in path.iterdir() if of_any.fullmatch(one.name)]
+    return chosen
+
+
+def clear_leftovers(path: Path | str) -> None:
+    """Delete the `leftovers` of a path that no process is writing at this moment."""
+    for leftover in leftovers(path):
+        held = _hold(leftover)
+        if held is None and os.name != "nt":
+            continue  # another process writes it
+        with contextlib.suppress(OSError):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        if held is not None:
+            os.close(held)
 
 
 def remove_leftovers(folder: Path) -> None:

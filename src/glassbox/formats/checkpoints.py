@@ -6,6 +6,7 @@ What a checkpoint holds for training is `training.checkpoint`'s.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def choose_checkpoint(run: Path, which: str | None = None) -> Path | None:
         chosen = next((path for path in found if checkpoint_step(path) == best), None)
         if chosen is not None:
             return chosen
+        lost = None if best is None else run / "checkpoints" / checkpoint_name(best)
+        if lost is not None and which == "best":
+            raise UserError(f"'{lost}', the best, is not whole (no COMPLETE file); take {run}@last")
+        if lost is not None:
+            print(
+                f"  '{lost}', the best checkpoint, is not whole (no COMPLETE file); taking the last",
+                file=sys.stderr,
+            )
         if which == "best":
             raise UserError(
                 f"'{run}' keeps no best checkpoint; train with train.best_metric, or take {run}@last"
@@ -79,6 +88,17 @@ def choose_checkpoint(run: Path, which: str | None = None) -> Path | None:
             file=sys.stderr,
         )
     return found[-1]
+
+
+def say_if_unfinished(path: Path) -> None:
+    """Say on standard error that a folder, by its name or content a checkpoint of ours, has no COMPLETE."""
+    ours = re.fullmatch(rf"{PREFIX}\d+", path.name) or (path / "training" / "state.json").exists()
+    if path.is_dir() and ours and not (path / COMPLETE).exists():
+        print(
+            f"  '{path}' has no COMPLETE file: it was not finished or was copied in part, and its files "
+            "cannot be checked for damage",
+            file=sys.stderr,
+        )
 
 
 def _best_step(run: Path) -> int | None:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from glassbox.adapters.attach import bake
 from glassbox.core.errors import UserError
-from glassbox.core.files import open_regular
+from glassbox.core.files import clear_leftovers, open_regular
 from glassbox.formats.gguf import GGUFFile, load_gguf, load_gguf_config, save_gguf
 from glassbox.formats.gguf.model import DTYPES as GGUF_DTYPES
 from glassbox.formats.huggingface import (
@@ -33,7 +34,8 @@ from glassbox.formats.huggingface import (
     load_config,
     load_pretrained,
     load_weights,
-    save_pretrained,
+    refuse_taken,
+    write_folder,
 )
 from glassbox.formats.llama2c import Llama2cFile, load_llama2c, save_llama2c
 from glassbox.formats.peft import is_adapter, load_adapter, read_adapter
@@ -42,6 +44,7 @@ from glassbox.formats.tensor_source import TORCH_DTYPES, TensorSource
 from glassbox.layers.wide_weights import cast
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
+from glassbox.models.families import to_hf_config
 from glassbox.tokenizers import Tokenizer
 
 MAX_PICKLE_BYTES = 32 << 20
@@ -71,10 +74,35 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Converted:
-    """The kind of file that was written, and names of the source's weights that it lacks."""
+    """What was written: its kind, the source's weights that it lacks, dtype of the matrices and size.
+
+    opens_as: the class of transformers that opens a folder; None where no class has such blocks.
+    """
 
     kind: str
     left_out: tuple[str, ...] = ()
+    dtype: str = ""
+    num_bytes: int = 0
+    opens_as: str | None = None
+
+    def __str__(self) -> str:
+        """As the command says it.
+
+        >>> print(Converted("hf", dtype="bf16", num_bytes=269_100_000, opens_as="LlamaForCausalLM"))
+        hf, bf16, 269.1 MB, opens in transformers as LlamaForCausalLM
+        >>> print(Converted("gguf", dtype="q8_0", num_bytes=1_200))
+        gguf, q8_0, 1.2 kB
+        """
+        unit, name = next(
+            ((u, n) for u, n in ((10**9, "GB"), (10**6, "MB")) if self.num_bytes >= u),
+            (10**3, "kB"),
+        )
+        said = f"{self.kind}, {self.dtype}, {self.num_bytes / unit:.1f} {name}"
+        if self.kind != "hf":
+            return said
+        if self.opens_as is None:
+            return f"{said}, opens in Glassbox alone: transformers has no model of these blocks"
+        return f"{said}, opens in transformers as {self.opens_as}"
 
 
 def kind_of(path: Path | str) -> str:
@@ -155,15 +183,13 @@ def convert(
     An adapter is merged into its base, where it can be.
 
     to: hf, gguf or llama2c; by the destination's ending unless given. dtype: f32, f16, bf16, and
-    q8_0 for GGUF; the source's own unless given. Raises UserError where the destination is taken,
-    and where the kind cannot hold the model or its tokenizer.
+    q8_0 for GGUF; the source's own unless given. What is written is whole or not there; after a kill
+    the same call clears up and writes it anew. Raises UserError where the destination is taken, and
+    where the kind cannot hold the model or its tokenizer.
     """
     destination = Path(destination)
-    if to is None and destination.suffix in _NOT_WRITTEN:
-        raise UserError(
-            f"'{destination}': '{destination.suffix}' files are not written; name a folder (which will "
-            "hold model.safetensors), a .gguf or a .bin file"
-        )
+    if to is None and not destination.exists():
+        _refuse_ending(destination)
     to = to or _SUFFIXES.get(destination.suffix, "hf")
     if to not in TARGETS:
         raise UserError(f"--to {to} is not known; use {', '.join(TARGETS)}")
@@ -172,8 +198,7 @@ def convert(
         raise UserError(f"--dtype {dtype} cannot be written as {to}; use {', '.join(known)}")
     if destination.is_dir() and to != "hf":
         raise UserError(f"'{destination}' is a folder; name the file to be written")
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise UserError(f"'{destination}' is there already; name another place or delete it")
+    refuse_taken(destination)
     wanted = TORCH_NAMES.get(dtype or "") if to == "hf" else None
     adapted = (
         kind_of(source) == "adapter"
@@ -183,8 +208,13 @@ def convert(
     if adapted:
         model = bake(model)
         cast(model, wanted or model.embedding.weight.dtype)
+    clear_leftovers(destination)  # as late as this: another process may have been writing
+    opens_as = None
     if to == "hf":
-        save_pretrained(
+        dtype = _name_of(model.embedding.weight.dtype)
+        words = to_hf_config(model.config)
+        opens_as = None if words is None else str(words["architectures"][0])
+        write_folder(
             model,
             destination,
             tokenizer=tokenizer,
@@ -192,17 +222,47 @@ def convert(
             max_shard_bytes=max_shard_bytes,
         )
     elif to == "gguf":
-        own = {torch_dtype: name for name, torch_dtype in TORCH_NAMES.items()}
+        dtype = dtype or _name_of(model.embedding.weight.dtype)
+        dtype = dtype if dtype in GGUF_DTYPES else "f32"
         save_gguf(
             destination,
             model,
             tokenizer=tokenizer,
-            dtype=dtype or own.get(model.embedding.weight.dtype, "f32"),
+            dtype=dtype,
             stop_token_ids=loaded.stop_token_ids,
         )
     else:
+        dtype = "f32"
+        clear_leftovers(destination.with_name("tokenizer.bin"))
         save_llama2c(destination, model, tokenizer=tokenizer)
-    return Converted(to, loaded.left_out)
+    files = destination.iterdir() if destination.is_dir() else [destination]
+    num_bytes = sum(file.stat().st_size for file in files)
+    return Converted(to, loaded.left_out, dtype, num_bytes, opens_as)
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    names = {torch_dtype: name for name, torch_dtype in TORCH_NAMES.items()}
+    return names.get(dtype) or str(dtype).removeprefix("torch.")
+
+
+def _refuse_ending(destination: Path) -> None:
+    """Refuse a folder's name that ends as a file's does, and says so of the nearest kind.
+
+    Endings with digits are parts of models' names, as in SmolLM2-1.7B.
+    """
+    ending = destination.suffix
+    if ending in _SUFFIXES or not ending[1:].isalpha():
+        return
+    remedy = "name a folder (which will hold model.safetensors), a .gguf or a .bin file"
+    near = difflib.get_close_matches(ending.lower(), _SUFFIXES, n=1, cutoff=0.6)
+    if ending in _NOT_WRITTEN:
+        raise UserError(f"'{destination}': '{ending}' files are not written; {remedy}")
+    if near:
+        remedy = f"did you mean '{destination.with_suffix(near[0]).name}'?"
+    raise UserError(
+        f"'{destination}': the ending '{ending}' is not known; {remedy} (--to hf writes a folder of "
+        "any name)"
+    )
 
 
 def _load_adapter(

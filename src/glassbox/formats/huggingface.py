@@ -17,7 +17,7 @@ from torch import Tensor
 from glassbox.adapters.base import adapters_of
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
-from glassbox.core.files import write_json
+from glassbox.core.files import atomic_folder, clear_leftovers, leftovers, write_json
 from glassbox.core.memory import available_memory, free_swap
 from glassbox.core.plugins import refuse_python
 from glassbox.formats.narrow_files import read_narrow, widened
@@ -111,6 +111,40 @@ def save_pretrained(
     if tokenizer is not None:
         tokenizer.save(folder)
     write_json(folder / "config.json", {**theirs, **words, **own, **(extra or {})})
+
+
+def write_folder(
+    model: CausalLM,
+    folder: Path | str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    stop_token_ids: Sequence[int] = (),
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """`save_pretrained` into a folder that is missing or empty: it is whole, or not there.
+
+    What killed writers of the same folder left is cleared away first. Raises UserError where the
+    folder holds something else.
+    """
+    clear_leftovers(folder)
+    refuse_taken(Path(folder))
+    with atomic_folder(folder) as temporary:
+        save_pretrained(
+            model,
+            temporary,
+            tokenizer=tokenizer,
+            stop_token_ids=stop_token_ids,
+            max_shard_bytes=max_shard_bytes,
+        )
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise UserError for a file, and for a folder that holds more than a killed writer's leftovers."""
+    taken = path.is_file()
+    if path.is_dir():
+        taken = bool(set(path.iterdir()) - set(leftovers(path)))
+    if taken:
+        raise UserError(f"'{path}' is there already; name another place or delete it")
 
 
 def load_config(folder: Path | str) -> ModelConfig:

@@ -18,7 +18,12 @@ import torch
 
 from glassbox.core.devices import resolve_device
 from glassbox.core.errors import UserError
-from glassbox.formats.checkpoints import COMPLETE, choose_checkpoint, verify_checkpoint
+from glassbox.formats.checkpoints import (
+    COMPLETE,
+    choose_checkpoint,
+    say_if_unfinished,
+    verify_checkpoint,
+)
 from glassbox.formats.convert import Loaded, kind_of, load_model
 from glassbox.formats.peft import is_adapter
 from glassbox.models.causal_lm import CausalLM
@@ -91,10 +96,11 @@ def _split_choice(reference: str | Path) -> tuple[Path, str | None]:
 
 
 def find_whole_model(reference: str | Path) -> Path:
-    """`find_model`, a checkpoint of ours compared with its checksums."""
+    """`find_model`, a checkpoint of ours compared with its checksums; where it has none that is said."""
     found = find_model(reference)
     if (found / COMPLETE).exists():
         verify_checkpoint(found)
+    say_if_unfinished(found)
     return found
 
 

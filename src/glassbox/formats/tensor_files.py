@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -288,6 +289,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except safetensors.SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))  # it is written in Rust
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
