@@ -34,6 +34,7 @@ from glassbox.formats.huggingface import (
     load_config,
     load_pretrained,
     load_weights,
+    opens_as,
     refuse_taken,
     write_folder,
 )
@@ -44,7 +45,6 @@ from glassbox.formats.tensor_source import TORCH_DTYPES, TensorSource
 from glassbox.layers.wide_weights import cast
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
-from glassbox.models.families import to_hf_config
 from glassbox.tokenizers import Tokenizer
 
 MAX_PICKLE_BYTES = 32 << 20
@@ -209,11 +209,10 @@ def convert(
         model = bake(model)
         cast(model, wanted or model.embedding.weight.dtype)
     clear_leftovers(destination)  # as late as this: another process may have been writing
-    opens_as = None
+    theirs = None
     if to == "hf":
         dtype = _name_of(model.embedding.weight.dtype)
-        words = to_hf_config(model.config)
-        opens_as = None if words is None else str(words["architectures"][0])
+        theirs = opens_as(model.config)
         write_folder(
             model,
             destination,
@@ -237,7 +236,7 @@ def convert(
         save_llama2c(destination, model, tokenizer=tokenizer)
     files = destination.iterdir() if destination.is_dir() else [destination]
     num_bytes = sum(file.stat().st_size for file in files)
-    return Converted(to, loaded.left_out, dtype, num_bytes, opens_as)
+    return Converted(to, loaded.left_out, dtype, num_bytes, theirs)
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -113,6 +113,12 @@ def save_pretrained(
     write_json(folder / "config.json", {**theirs, **words, **own, **(extra or {})})
 
 
+def opens_as(config: ModelConfig) -> str | None:
+    """The class of transformers that opens a folder of this model; None where none has its blocks."""
+    words = to_hf_config(config)
+    return None if words is None else str(words["architectures"][0])
+
+
 def write_folder(
     model: CausalLM,
     folder: Path | str,

@@ -21,6 +21,7 @@ from glassbox.data.token_files import (
     part,
     split_heldout,
 )
+from glassbox.formats.huggingface import opens_as
 from glassbox.models.causal_lm import CausalLM
 from glassbox.runs.stages.text import TextData, TokenizerConfig
 from glassbox.tokenizers import SPECIAL_TOKENS, Tokenizer, train_tokenizer
@@ -211,6 +212,11 @@ def describe_rows(parts: Sequence[PackedRows], model: CausalLM, folder: Path) ->
         f"{row_length} ({100 * facts['fill_rate']:.1f}% full); {model.num_parameters:,} parameters",
         file=sys.stderr,
     )
+    if opens_as(model.config) is None:
+        print(
+            "  transformers has no model of these blocks: what this run leaves opens in Glassbox alone",
+            file=sys.stderr,
+        )
     if fims:
         fim = facts["fim"]
         print(
