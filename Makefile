@@ -3,19 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_FLAGS ?=
+SIZE ?= 1m
 PIP := -m pip install --quiet --disable-pip-version-check
 LATEST := .venv-latest
 # names and versions, for this Python: see constraints/resolve.py
 CONSTRAINED = $$($(BIN)/python constraints/resolve.py option)
 PINS := pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: quickstart test test-latest constraints lint format docs bench golden clean help
+.PHONY: quickstart tinystories test test-latest constraints lint format docs bench golden clean help
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(VENV)/.installed ## from nothing to a small model that chats, in minutes
 	$(BIN)/glassbox quickstart
+
+tinystories: $(VENV)/.installed-hub ## TinyStories to a model that writes; SIZE=1m, 15m, 50m or smoke (offline)
+	$(BIN)/glassbox quickstart --source tinystories $(if $(filter smoke,$(SIZE)),--smoke,--size $(SIZE))
 
 test: $(VENV)/.installed-test ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_FLAGS)
@@ -62,6 +66,10 @@ $(VENV)/bin/python $(LATEST)/bin/python:
 $(VENV)/.installed: $(PINS) | $(VENV)/bin/python
 	$(BIN)/python $(PIP) $(CONSTRAINED) -e .
 	touch $@
+
+$(VENV)/.installed-hub: $(PINS) | $(VENV)/bin/python
+	$(BIN)/python $(PIP) $(CONSTRAINED) -e '.[hub,data]'
+	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-test: $(PINS) | $(VENV)/bin/python
 	$(BIN)/python $(PIP) $(CONSTRAINED) -e '.[test]'

@@ -115,39 +115,37 @@ class Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate x) * up x): one projection decides how much of the other passes."""
+class MLP(nn.Module):
+    """SwiGLU, down(silu(gate x) * up x): one projection decides how much of the other passes.
+
+    GPT-2 has no gate: down(gelu(up x)), with biases and the tanh form of gelu.
+    """
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+        bias, wide = c.model_type == "gpt2", c.intermediate_size
+        self.gate_proj = None if bias else nn.Linear(c.hidden_size, wide, bias=False)
+        self.up_proj = nn.Linear(c.hidden_size, wide, bias=bias)
+        self.down_proj = nn.Linear(wide, c.hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class GELU(nn.Module):
-    """down(gelu(up x)), with biases and the tanh form, as GPT-2 has it."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size)
-        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+        up = self.up_proj(x)
+        wide = (
+            F.gelu(up, approximate="tanh")
+            if self.gate_proj is None
+            else F.silu(self.gate_proj(x)) * up
+        )
+        return self.down_proj(wide)
 
 
 class Block(nn.Module):
     def __init__(self, c: Config, layer: int) -> None:
         super().__init__()
-        norm, mlp = (nn.LayerNorm, GELU) if c.model_type == "gpt2" else (RMSNorm, SwiGLU)
+        norm = nn.LayerNorm if c.model_type == "gpt2" else RMSNorm
         self.input_layernorm = norm(c.hidden_size, c.rms_norm_eps)
         self.self_attn = Attention(c, layer)
         self.post_attention_layernorm = norm(c.hidden_size, c.rms_norm_eps)
-        self.mlp = mlp(c)
+        self.mlp = MLP(c)
 
     def forward(self, x: Tensor, angles: Tensor | None, cache: Cache | None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), angles, cache)
@@ -278,12 +276,12 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer(raw)
 
 
-GPT2_CONFIG = {
-    "n_embd": "hidden_size",
-    "n_layer": "num_hidden_layers",
+GPT2_CONFIG = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers"}
+GPT2_CONFIG |= {
     "n_inner": "intermediate_size",
+    "n_head": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
 }
-GPT2_CONFIG |= {"n_head": "num_attention_heads", "n_positions": "max_position_embeddings"}
 GPT2_CONFIG |= {"layer_norm_epsilon": "rms_norm_eps"}
 GPT2_NAMES = {"wte": "embed_tokens", "wpe": "embed_positions", "h.": "layers.", "ln_f": "norm"}
 GPT2_NAMES |= {"ln_1": "input_layernorm", "ln_2": "post_attention_layernorm"}
@@ -375,34 +373,13 @@ def save(folder: Path, model: Model, tokenizer: Tokenizer, raw: dict) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer.raw), encoding="utf-8")
 
 
-class AdamW:
-    """Adam; the decay goes straight to the weights, and to matrices alone: norms are left free."""
-
-    def __init__(self, params: list[nn.Parameter], decay: float = 0.1) -> None:
-        self.params, self.decay, self.steps = params, decay, 0
-        self.means = [torch.zeros_like(p) for p in params]
-        self.squares = [torch.zeros_like(p) for p in params]
-
-    @torch.no_grad()
-    def step(self, lr: float, beta_1: float = 0.9, beta_2: float = 0.95, eps: float = 1e-8) -> None:
-        self.steps += 1
-        for p, mean, square in zip(self.params, self.means, self.squares, strict=True):
-            if p.ndim >= 2:
-                p *= 1 - lr * self.decay
-            mean.lerp_(p.grad, 1 - beta_1)
-            square.lerp_(p.grad.square(), 1 - beta_2)
-            root = (square / (1 - beta_2**self.steps)).sqrt() + eps
-            p -= lr * mean / (1 - beta_1**self.steps) / root
-            p.grad = None
-
-
-@torch.no_grad()
-def clip(params: list[nn.Parameter], limit: float = 1.0) -> float:
-    """Shrink all gradients by one factor where their joint length is over the limit."""
-    norm = torch.stack([p.grad.norm() for p in params]).norm().item()
-    for p in params:
-        p.grad *= min(1.0, limit / (norm + 1e-6))
-    return norm
+def adamw(model: Model) -> torch.optim.AdamW:
+    """The decay goes straight to the weights, and to matrices alone: norms and biases are left free."""
+    matrices, others = (
+        [p for p in model.parameters() if (p.ndim >= 2) is big] for big in (True, False)
+    )
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
 
 
 def learning_rate(step: int, steps: int, top: float) -> float:
@@ -417,11 +394,9 @@ def train(model: Model, data: Tensor, options: argparse.Namespace) -> None:
     device, window = options.device, min(options.context, model.c.max_position_embeddings)
     split = len(data) * 9 // 10  # the last tenth is never trained on
     if len(data) - split <= window:
-        raise SystemExit(
-            f"--text has {len(data)} tokens; --context {window} takes {10 * window + 10}"
-        )
-    params = list(model.parameters())
-    optimizer, began = AdamW(params), time.perf_counter()
+        needed = 10 * window + 10
+        raise SystemExit(f"--text has {len(data)} tokens; --context {window} takes {needed}")
+    optimizer, began = adamw(model), time.perf_counter()
     # Weights, gradients and the optimizer stay in float32; autocast makes the matrix products in
     # bfloat16, which has float32's range: unlike float16 it needs no scaling of the loss.
     mixed = torch.autocast(device, torch.bfloat16, enabled=options.precision == "bfloat16")
@@ -436,14 +411,21 @@ def train(model: Model, data: Tensor, options: argparse.Namespace) -> None:
     for step in range(options.steps):
         loss = loss_of(torch.randint(split - window, (options.batch,)))
         loss.backward()
-        norm, lr = clip(params), learning_rate(step, options.steps, options.lr)
-        optimizer.step(lr)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # one factor for all gradients
+        lr = learning_rate(step, options.steps, options.lr)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad()
         if (step + 1) % 50 == 0 or step + 1 == options.steps:
             with torch.no_grad():
                 validation = loss_of(held_out).item()
+            seconds, losses = (
+                time.perf_counter() - began,
+                f"{loss:.3f}, validation {validation:.3f}",
+            )
             print(
-                f"step {step + 1}: training {loss.item():.3f}, validation {validation:.3f}, "
-                f"lr {lr:.1e}, gradient {norm:.2f}, {time.perf_counter() - began:.0f} s"
+                f"step {step + 1}: training {losses}, lr {lr:.1e}, gradient {norm:.2f}, {seconds:.0f} s"
             )
 
 
@@ -452,16 +434,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a folder; without it, a new model is trained")
     parser.add_argument("--text", type=Path, help="what to train on; a new model reads this file")
     parser.add_argument("--out", type=Path, help="the folder to save to")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--context", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    numbers = {"steps": 200, "batch": 16, "context": 128, "lr": 3e-3, "length": 100}
+    for name, default in {**numbers, "temperature": 0.8, "top-k": 0, "seed": 0}.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--prompt", default="The ")
-    parser.add_argument("--length", type=int, default=100)
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--top-k", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -478,10 +455,8 @@ def main() -> None:
         save(options.out, model, tokenizer, raw)
 
     ids, ends = tokenizer.encode(options.prompt), raw.get("eos_token_id")
-    if not 0 < len(ids) < model.c.max_position_embeddings:
-        raise SystemExit(
-            f"--prompt: 1 to {model.c.max_position_embeddings - 1} tokens, not {len(ids)}"
-        )
+    if not 0 < len(ids) < (longest := model.c.max_position_embeddings):
+        raise SystemExit(f"--prompt: 1 to {longest - 1} tokens, not {len(ids)}")
     print(options.prompt, end="", flush=True)
     text = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span two tokens
     for token in generate(model, ids, options.length, options.temperature, options.top_k):

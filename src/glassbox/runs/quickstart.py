@@ -18,6 +18,7 @@ from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.core.progress import ProgressLine, format_seconds
 from glassbox.core.runs import PREPARED, RunFolder, stamp
+from glassbox.data.sources import is_named
 from glassbox.data.storyworld import write_corpus
 from glassbox.data.text import find_corpus
 from glassbox.evaluation.storyworld import evaluate_story_world
@@ -28,20 +29,22 @@ from glassbox.runs.recipe import parse_recipe, recipe_folders
 from glassbox.runs.samples import sample_stage
 from glassbox.runs.shards import heldout_documents, prepare_tokenizer
 from glassbox.runs.stages.base import StageRecipe
-from glassbox.runs.stages.pretrain import PretrainRecipe
 from glassbox.runs.stages.quickstart import QuickstartRecipe, StageChange
 from glassbox.runs.stages.text import TextData
+from glassbox.runs.tokenize import tokenize_corpus
 from glassbox.runs.train import run_recipe
+from glassbox.tokenizers import Tokenizer
 
 TRAINING_STAGES = ("pretrain", "sft", "dpo", "grpo")
 LEAVES = (
     "recipe.yaml", "environment.json", PREPARED, "quickstart.json", "evaluations.json",
-    "samples.json", "report.html", "corpus", "tokenizer", *TRAINING_STAGES,
+    "samples.json", "report.html", "corpus", "tokenizer", "tokens", *TRAINING_STAGES,
 )  # fmt: skip
 """What a quickstart makes in its folder."""
 TITLES = {
     "corpus": "Story world",
     "tokenizer": "Tokenizer",
+    "tokens": "Encoding",
     "pretrain": "Pre-training",
     "sft": "Supervised fine-tuning",
     "dpo": "Preference alignment (DPO)",
@@ -58,6 +61,7 @@ class Quickstart:
         self.out = Path(recipe.out)
         self.corpus = self.out / "corpus"
         self.world = recipe.source == "storyworld"
+        self.titles = {**TITLES, "corpus": _corpus_title(recipe)}
         self.journal = self.out / "quickstart.json"
         self.stages: list[dict[str, Any]] = []
         self.evaluations: dict[str, Any] = {}
@@ -69,16 +73,24 @@ class Quickstart:
         run = RunFolder(self.out, leaves=LEAVES, begun_by="*/checkpoints/step-*/COMPLETE")
         run.compare(self.recipe)
         with run:
-            files = [] if self.world else [str(find_corpus(self.recipe.source))]
+            local = not (self.world or is_named(self.recipe.source))  # fetched data have checksums
+            files = [str(find_corpus(self.recipe.source))] if local else []
             made_of = self.recipe.model_dump(mode="json", exclude={"out"})
             run.begin(self.recipe, preparation={**made_of, "files": stamp(files)})
             self._read_journal()
             self._forget_missing(run)
             if run.summary is not None:
                 return "already finished"
-            self._step("corpus", self._make_corpus)
+            try:
+                self._step("corpus", self._make_corpus)
+            except UserError:  # such as a set that cannot be fetched
+                if not run.has_begun:
+                    run.withdraw()
+                raise
             self._step("tokenizer", self._make_tokenizer)
-            for stage in TRAINING_STAGES:
+            if self.recipe.bins:
+                self._step("tokens", self._encode)
+            for stage in self._asked:
                 if stage != "pretrain" and not self.world:
                     self._skip(stage)
                     continue
@@ -89,24 +101,35 @@ class Quickstart:
             write_report(self.out)
         return "finished"
 
+    @property
+    def _asked(self) -> list[str]:
+        """The stages of training that the recipe has."""
+        return [name for name in TRAINING_STAGES if getattr(self.recipe, name) is not None]
+
     def check(self) -> None:
-        """The source, and the recipe of every stage, writing nothing. Raises UserError."""
-        if not self.world:
+        """The source, and the recipe of every stage, writing nothing. Raises UserError.
+
+        A set that is not here yet is fetched in the first step, not before.
+        """
+        if not (self.world or is_named(self.recipe.source)):
             find_corpus(self.recipe.source)
-        for name in TRAINING_STAGES:
+        for name in self._asked:
             self.stage_recipe(name).check_shape()
 
     def _forget_missing(self, run: RunFolder) -> None:
         """Do again, from the first one on, the steps whose results were deleted since."""
-        results = {"corpus": self.corpus / "manifest.json", "tokenizer": self.out / "tokenizer"}
-        if not self.world:
+        results = {"tokenizer": self.out / "tokenizer"}
+        if self.world:
+            results["corpus"] = self.corpus / "manifest.json"
+        elif not is_named(self.recipe.source):  # what was fetched is fetched again when it is read
             results["corpus"] = find_corpus(self.recipe.source)
+        results["tokens"] = self.out / "tokens" / "train.bin"
         results |= {name: self.out / name / "DONE.json" for name in TRAINING_STAGES}
         for place, stage in enumerate(self.stages):
             name = stage["name"]
             if stage["status"] == "skipped" or name not in results or results[name].exists():
                 continue
-            print(f"'{results[name]}' is gone: {TITLES[name]} is done again", file=sys.stderr)
+            print(f"'{results[name]}' is gone: {self.titles[name]} is done again", file=sys.stderr)
             self.stages = self.stages[:place]
             run.done.unlink(missing_ok=True)
             return
@@ -114,9 +137,9 @@ class Quickstart:
     def _step(self, name: str, work: Callable[[], dict[str, Any] | None]) -> bool:
         """Do a step unless the journal has it; False where it was interrupted."""
         if any(stage["name"] == name for stage in self.stages):
-            print(f"{TITLES[name]}: done before", file=sys.stderr)
+            print(f"{self.titles[name]}: done before", file=sys.stderr)
             return True
-        print(f"{TITLES[name]}", file=sys.stderr, flush=True)
+        print(self.titles[name], file=sys.stderr, flush=True)
         began = time.monotonic()
         summary = work()
         if summary is None:
@@ -130,7 +153,7 @@ class Quickstart:
 
     def _skip(self, name: str) -> None:
         why = f"'{self.recipe.source}' has no questions, preferences or problems"
-        print(f"{TITLES[name]}: skipped, {why}", file=sys.stderr)
+        print(f"{self.titles[name]}: skipped, {why}", file=sys.stderr)
         if not any(stage["name"] == name for stage in self.stages):
             self._record(name, 0.0, "skipped", {"reason": why})
 
@@ -138,7 +161,7 @@ class Quickstart:
         self.stages.append(
             {
                 "name": name,
-                "title": TITLES[name],
+                "title": self.titles[name],
                 "seconds": seconds,
                 "status": status,
                 "summary": summary,
@@ -178,13 +201,21 @@ class Quickstart:
         return {"files": counts}
 
     def _text(self) -> TextData:
-        """What is pre-trained on, as the pre-training recipe's data."""
-        raw = self._raw_stage("pretrain")["data"]
-        return parse(TextData, raw, where="pretrain.data")
+        """The text that is pre-trained on, as the pre-training recipe's data, not yet encoded."""
+        raw = self._changed("pretrain").get("data", {})
+        return parse(TextData, merge(raw, self._text_files()), where="pretrain.data")
+
+    def _text_files(self) -> dict[str, str]:
+        if not self.world:
+            return {"path": self.recipe.source}
+        files = {"path": str(self.corpus / "train.jsonl")}
+        if not self.recipe.bins:  # else a share of the text is held out, as of any other
+            files["heldout_path"] = str(self.corpus / "heldout.jsonl")
+        return files
 
     def _make_tokenizer(self) -> dict[str, Any]:
         config, data = self.recipe.tokenizer, self._text()
-        tokenizer = prepare_tokenizer(config, data, self.out)
+        tokenizer = prepare_tokenizer(config, data, self.out, workers=self.recipe.workers)
         if config.path is not None:
             tokenizer.save(self.out / "tokenizer")
         sample = next(heldout_documents(data), "")
@@ -192,20 +223,36 @@ class Quickstart:
         print(f"  {tokenizer.vocab_size} entries, {ratio:.2f} bytes a token", file=sys.stderr)
         return {"vocab_size": tokenizer.vocab_size, "bytes_per_token": ratio}
 
+    def _encode(self) -> dict[str, Any]:
+        data = self._text()
+        report = tokenize_corpus(
+            data.paths,
+            Tokenizer.load(self.out / "tokenizer"),
+            self.out / "tokens",
+            form="bin",
+            split=data.split,
+            heldout_share=data.heldout_share,
+            workers=self.recipe.workers,
+        )
+        for name, (documents, tokens) in report.items():
+            print(f"  {name}: {documents:,} documents, {tokens:,} tokens", file=sys.stderr)
+        return {"files": report}
+
+    def _changed(self, name: str) -> dict[str, Any]:
+        """A stage's recipe as a mapping, with what is different here."""
+        change: StageChange = getattr(self.recipe, name)
+        return merge(load_recipe(change.recipe, search=recipe_folders()), change.change)
+
     def _raw_stage(self, name: str) -> dict[str, Any]:
         """A stage's recipe as a mapping, with this quickstart's paths, seed and device in it."""
-        change: StageChange = getattr(self.recipe, name)
-        raw = merge(load_recipe(change.recipe, search=recipe_folders()), change.change)
+        raw = self._changed(name)
         raw |= {"out": str(self.out / name), "seed": self.recipe.seed, "device": self.recipe.device}
         place = TRAINING_STAGES.index(name)
         if name == "pretrain":
             raw["tokenizer"] = {"path": str(self.out / "tokenizer")}
-            files = {"path": self.recipe.source}
-            if self.world:
-                files = {
-                    "path": str(self.corpus / "train.jsonl"),
-                    "heldout_path": str(self.corpus / "heldout.jsonl"),
-                }
+            files = self._text_files()
+            if self.recipe.bins:
+                files["path"] = str(self.out / "tokens")
         else:
             raw["init"] = str(self.out / TRAINING_STAGES[place - 1])
             files = {
@@ -230,25 +277,34 @@ class Quickstart:
             return None
         model, tokenizer, _ = open_on(recipe.out, self.recipe.device)
         began = time.monotonic()
-        if self.world:
+        tasks = self.world and len(self._asked) > 1
+        if tasks:
             self.evaluations[name] = evaluate_story_world(
                 model, tokenizer, self.corpus, limits=self.recipe.limits.model_dump()
             )
         else:
-            assert isinstance(recipe, PretrainRecipe)
+            documents = heldout_documents(self._text())
             self.evaluations[name] = evaluate_text(
-                model, tokenizer, heldout_documents(recipe.data), limit=self.recipe.limits.documents
+                model, tokenizer, documents, limit=self.recipe.limits.documents or None
             )
         self.samples[name] = sample_stage(
             model,
             tokenizer,
-            corpus=self.corpus if self.world else None,
+            corpus=self.corpus if tasks else None,
             count=self.recipe.samples,
             seed=self.recipe.seed,
         )
         seconds = time.monotonic() - began
         print(f"  evaluated in {format_seconds(seconds)}", file=sys.stderr)
         return {**summary, "evaluation_seconds": seconds}
+
+
+def _corpus_title(recipe: QuickstartRecipe) -> str:
+    if recipe.source != "storyworld":
+        return "Text"
+    if recipe.stand_in_for is None:
+        return TITLES["corpus"]
+    return f"Story world, which stands in for {recipe.stand_in_for}: nothing is downloaded"
 
 
 def _read_json(path: Path, default: Any) -> Any:

@@ -30,8 +30,13 @@ BATCH_DOCUMENTS = 2048
 NAME_THE_TOKENIZER = "'{path}' holds ids, not text; name the tokenizer that made them: tokenizer.path=FOLDER (or gpt2)"
 
 
-def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> Tokenizer:
-    """Load the tokenizer that the recipe names, or train one on the training text and keep it."""
+def prepare_tokenizer(
+    config: TokenizerConfig, data: TextData, folder: Path, *, workers: int = 1
+) -> Tokenizer:
+    """Load the tokenizer that the recipe names, or train one on the training text and keep it.
+
+    `workers` processes count the words of bpe; the tokenizer is the same with any number.
+    """
     if config.path is not None:
         return Tokenizer.load(config.path)
     kept = folder / "tokenizer"
@@ -44,14 +49,25 @@ def prepare_tokenizer(config: TokenizerConfig, data: TextData, folder: Path) -> 
     print(f"  training a tokenizer of {config.vocab_size} entries on {where}", file=sys.stderr)
     texts = itertools.chain.from_iterable(training_documents(data, path) for path in data.paths)
     tokenizer = train_tokenizer(
-        texts,
+        _beginning(texts, config.max_characters),
         config.vocab_size,
         kind=config.kind,
         pattern=config.pattern,
+        workers=workers if config.kind == "bpe" else 1,
         special_tokens=(*SPECIAL_TOKENS, *(data.fim.tokens if data.fim else ())),
     )
     tokenizer.save(kept)
     return tokenizer
+
+
+def _beginning(texts: Iterable[str], characters: int | None) -> Iterator[str]:
+    """The first documents, until they have so many characters together; None: all."""
+    length = 0
+    for text in texts:
+        yield text
+        length += len(text)
+        if characters is not None and length >= characters:
+            return
 
 
 def token_shard(data: TextData, path: str, tokenizer: Tokenizer) -> Shard | None:

@@ -46,10 +46,13 @@ def farewell(out: str) -> None:
             answer = "".join(session.send(question))
             print("  model  " + answer.replace("\n", "\n         ") + "\n")
             session.reset()
+    else:
+        (stage,) = json.loads((folder / "samples.json").read_text(encoding="utf-8")).values()
+        print(f"\nWhat it writes:\n\n{stage[0]['text'].strip()}\n")
+    chat = f"\n  glassbox chat {out}" if len(evaluations) > 1 else ""
     sys.stdout.write(
         f"""Everything is in {folder}; open {folder / "report.html"} in a browser. Go on with:
-
-  glassbox chat {out}
+{chat}
   glassbox generate {out} --prompt "Once upon a time"
   glassbox serve {out}
   glassbox eval {out}

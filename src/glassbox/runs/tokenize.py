@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from glassbox.core.errors import UserError
-from glassbox.core.files import write_json
+from glassbox.core.files import atomic_writer, remove_leftovers, write_json
 from glassbox.core.progress import ProgressLine
 from glassbox.data.shards import read_shard, write_shard
 from glassbox.data.sources import find_data
 from glassbox.data.text import Split, is_heldout, read_documents
 from glassbox.data.text import heldout_share as heldout_share_of
 from glassbox.data.token_files import write_token_file
-from glassbox.data.tokenize import encode_in_order
+from glassbox.data.tokenize import Ids, encode_in_order
 from glassbox.tokenizers import Tokenizer
 
 NOTE = "tokens.json"
+PART_TOKENS = 1 << 24
 
 
 def tokenize_corpus(
@@ -35,7 +38,8 @@ def tokenize_corpus(
     """Write OUT/train and OUT/heldout (bin: train.bin, val.bin) and the tokenizer; documents and ids of each.
 
     A document is held out by its text alone, as in training. A file that is finished is not made
-    again; one that a kill broke off is made anew. OUT/tokens.json says what OUT was made of.
+    again. Of one that a kill broke off, a shard is made anew and a `bin` goes on behind its last part
+    of about PART_TOKENS, to the same bytes. OUT/tokens.json says what OUT was made of.
     Raises UserError for a folder made of something else, and for sources without a document.
     """
     paths = [find_data(source) for source in sources]
@@ -70,6 +74,7 @@ def tokenize_corpus(
             raise UserError(f"there is no text in {', '.join(sources)}; name files that hold text")
         note["files"][name] = list(report[name])
         write_json(out / NOTE, note)
+        shutil.rmtree(_parts_folder(out / name), ignore_errors=True)
     return report
 
 
@@ -103,15 +108,77 @@ def _write(
         def show(characters: int) -> None:
             line.update(characters, f"{characters / 1e6:,.1f} million characters")
 
-        encoded = encode_in_order(documents, tokenizer, workers=workers, progress=show)
-        eos, size = tokenizer.eos_id, tokenizer.vocab_size
         if form == "bin":
-            return write_token_file(path, encoded, vocab_size=size, eos_id=eos)
+            parts = _Parts(_parts_folder(path))
+            remaining = itertools.islice(documents, parts.documents, None)
+            encoded = encode_in_order(remaining, tokenizer, workers=workers, progress=show)
+            parts.add_all(encoded, tokenizer)
+            return parts.join(path)
+        encoded = encode_in_order(documents, tokenizer, workers=workers, progress=show)
+        eos = tokenizer.eos_id
         info = write_shard(
             path,
             ([eos, *ids.tolist(), eos] for ids in encoded),
-            vocab_size=size,
+            vocab_size=tokenizer.vocab_size,
             fingerprint=tokenizer.fingerprint,
         )
     read_shard(path, fingerprint=tokenizer.fingerprint)
     return int(info["num_documents"]), int(info["num_tokens"])
+
+
+def _parts_folder(path: Path) -> Path:
+    return path.with_name(f"{path.name}.parts")
+
+
+class _Parts:
+    """Finished parts of a file of ids. A part's name tells its place and how many documents it holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        self.counts: list[tuple[int, int]] = []
+        self.paths: list[Path] = []
+        for path in sorted(folder.glob("part-*.bin")):
+            _, _, documents, tokens = path.stem.split("-")
+            self._add(path, int(documents), int(tokens))
+
+    def _add(self, path: Path, documents: int, tokens: int) -> None:
+        self.paths.append(path)
+        self.counts.append((documents, tokens))
+
+    @property
+    def documents(self) -> int:
+        """How many documents the parts hold."""
+        return sum(documents for documents, _ in self.counts)
+
+    def add_all(self, encoded: Iterator[Ids], tokenizer: Tokenizer) -> None:
+        """Write what follows, a part for about PART_TOKENS ids."""
+        written = self.folder / "next"
+        for first in encoded:
+            documents, tokens = write_token_file(
+                written,
+                _take(first, encoded, PART_TOKENS),
+                vocab_size=tokenizer.vocab_size,
+                eos_id=tokenizer.eos_id,
+            )
+            path = self.folder / f"part-{len(self.paths):06d}-{documents}-{tokens}.bin"
+            os.replace(written, path)
+            self._add(path, documents, tokens)
+
+    def join(self, path: Path) -> tuple[int, int]:
+        """All parts as one file; documents and ids."""
+        with atomic_writer(path) as stream:
+            for part in self.paths:
+                with part.open("rb") as content:
+                    shutil.copyfileobj(content, stream, 1 << 20)
+        return self.documents, sum(tokens for _, tokens in self.counts)
+
+
+def _take(first: Ids, others: Iterator[Ids], tokens: int) -> Iterator[Ids]:
+    """Documents until they have so many ids together, at least the first."""
+    yield first
+    total = len(first)
+    while total < tokens and (ids := next(others, None)) is not None:
+        yield ids
+        total += len(ids)

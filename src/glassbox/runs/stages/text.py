@@ -19,6 +19,11 @@ class TokenizerConfig(Spec):
     vocab_size: int = Field(4096, gt=256)
     kind: str = Field("bpe", description="bpe, wordpiece, unigram or characters")
     pattern: str = Field("gpt4", description="gpt2, gpt4, llama3, qwen2 or a regular expression")
+    max_characters: int | None = Field(
+        None,
+        gt=0,
+        description="train on about so many from the beginning of the text; None: on all",
+    )
 
 
 TEXT_PLACES = (
