@@ -129,13 +129,9 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(wide, c.hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        up = self.up_proj(x)
-        wide = (
-            F.gelu(up, approximate="tanh")
-            if self.gate_proj is None
-            else F.silu(self.gate_proj(x)) * up
-        )
-        return self.down_proj(wide)
+        if self.gate_proj is None:
+            return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
@@ -277,12 +273,8 @@ def byte_tokenizer() -> Tokenizer:
 
 
 GPT2_CONFIG = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers"}
-GPT2_CONFIG |= {
-    "n_inner": "intermediate_size",
-    "n_head": "num_attention_heads",
-    "n_positions": "max_position_embeddings",
-}
-GPT2_CONFIG |= {"layer_norm_epsilon": "rms_norm_eps"}
+GPT2_CONFIG |= {"n_inner": "intermediate_size", "n_head": "num_attention_heads"}
+GPT2_CONFIG |= {"n_positions": "max_position_embeddings", "layer_norm_epsilon": "rms_norm_eps"}
 GPT2_NAMES = {"wte": "embed_tokens", "wpe": "embed_positions", "h.": "layers.", "ln_f": "norm"}
 GPT2_NAMES |= {"ln_1": "input_layernorm", "ln_2": "post_attention_layernorm"}
 GPT2_NAMES |= {"attn.c_proj": "self_attn.o_proj", "attn.c_attn": "self_attn.{}_proj"}
@@ -375,11 +367,11 @@ def save(folder: Path, model: Model, tokenizer: Tokenizer, raw: dict) -> None:
 
 def adamw(model: Model) -> torch.optim.AdamW:
     """The decay goes straight to the weights, and to matrices alone: norms and biases are left free."""
-    matrices, others = (
-        [p for p in model.parameters() if (p.ndim >= 2) is big] for big in (True, False)
-    )
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    groups = {0.1: [], 0.0: []}
+    for p in model.parameters():
+        groups[0.1 if p.ndim >= 2 else 0.0].append(p)
+    named = [{"params": params, "weight_decay": decay} for decay, params in groups.items()]
+    return torch.optim.AdamW(named, betas=(0.9, 0.95))
 
 
 def learning_rate(step: int, steps: int, top: float) -> float:
@@ -420,13 +412,8 @@ def train(model: Model, data: Tensor, options: argparse.Namespace) -> None:
         if (step + 1) % 50 == 0 or step + 1 == options.steps:
             with torch.no_grad():
                 validation = loss_of(held_out).item()
-            seconds, losses = (
-                time.perf_counter() - began,
-                f"{loss:.3f}, validation {validation:.3f}",
-            )
-            print(
-                f"step {step + 1}: training {losses}, lr {lr:.1e}, gradient {norm:.2f}, {seconds:.0f} s"
-            )
+            print(f"step {step + 1}: training {loss:.3f}, validation {validation:.3f}", end="")
+            print(f", lr {lr:.1e}, gradient {norm:.2f}, {time.perf_counter() - began:.0f} s")
 
 
 def main() -> None:
