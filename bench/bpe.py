@@ -1,6 +1,6 @@
 """Byte-pair encoding against `tokenizers` and, where it is installed, tiktoken.
 
-    python bench/bpe.py TEXT_FILE... [--vocab-size 4096] [--rounds 3] [--gpt2] [--one-core]
+    python bench/bpe.py TEXT_FILE... [--vocab-size 4096] [--repeats 3] [--gpt2] [--one-core]
 
 Trains on the same documents in turns (A B A B), checks that the merges are the same, and encodes the
 documents with the result in turns, checks that the ids are the same, and prints medians and
@@ -12,15 +12,13 @@ which a busy machine disturbs less than the clock.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pickle
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ if "--one-core" in sys.argv:  # read when the peer is loaded
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import tokenizers
+from harness import Bench
 from tokenizers import models, pre_tokenizers, trainers
 
 from glassbox.tokenizers import PATTERNS, SPECIAL_TOKENS, Tokenizer, train_bpe
@@ -94,64 +93,68 @@ def as_tiktoken(tokenizer: Tokenizer, pattern: str, first: int) -> Any:
     )
 
 
-def in_turns(
-    contestants: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds and last result of each, run A B A B."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    results: dict[str, Any] = {}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            began = clock()
-            results[name] = run()
-            seconds[name].append(clock() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}, results
-
-
-def report(title: str, seconds: dict[str, float], megabytes: float, peer: str) -> None:
-    """One line a contestant: seconds, megabytes a second, and the ratio to the peer."""
-    print(f"\n{title}")
-    for name, median in seconds.items():
-        print(
-            f"  {name:<28}{median:8.2f} s{megabytes / median:8.2f} MB/s"
-            f"   {seconds[peer] / median:6.2f} x {peer}"
-        )
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--vocab-size", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pattern", default="gpt4", choices=list(PATTERNS))
-    parser.add_argument("--gpt2", action="store_true", help="encode with GPT-2's vocabulary")
-    parser.add_argument("--one-core", action="store_true")
-    options = parser.parse_args()
-    clock = time.process_time if options.one_core else time.perf_counter
+    bench = Bench(__doc__, repeats=3)
+    add = bench.parser.add_argument
+    add("files", nargs="+", type=Path)
+    add("--vocab-size", type=int, default=4096)
+    add("--pattern", default="gpt4", choices=list(PATTERNS))
+    add("--gpt2", action="store_true", help="encode with GPT-2's vocabulary")
+    add("--one-core", action="store_true", help="as --threads 1, for the peer too")
+    options = bench.options()
+    if options.one_core:
+        bench.threads = 1
     cores = "one core" if options.one_core else "all cores"
     documents = read_documents(options.files)
     megabytes = sum(len(document.encode()) for document in documents) / 1e6
-    print(
-        f"{len(documents)} documents, {megabytes:.1f} MB, vocabulary {options.vocab_size},"
-        f" pattern {options.pattern}, {os.cpu_count()} cores ({cores} used), medians of {options.rounds}"
+    bench.fact(
+        documents=len(documents),
+        megabytes=megabytes,
+        vocab_size=options.vocab_size,
+        pattern=options.pattern,
+        cores=cores,
     )
 
+    def contest(
+        what: str, runs: dict[str, Callable[[], Any]], against: str, entries: int
+    ) -> dict[str, Any]:
+        """A row a contestant, and the last result of each."""
+        results: dict[str, Any] = {}
+
+        def kept(name: str, run: Callable[[], Any]) -> None:
+            results[name] = run()
+
+        times = bench.in_turns(
+            {name: partial(kept, name, run) for name, run in runs.items()}, warm=0
+        )
+        for name, one in times.items():
+            bench.row(
+                what=what,
+                entries=entries,
+                contestant=f"{name:28}",
+                seconds=one.median,
+                megabytes_s=megabytes / one.median,
+                ratio=times[against] / one,
+                against=against,
+            )
+        return results
+
     trainer = f"tokenizers ({cores})"
-    seconds, trained = in_turns(
+    trained = contest(
+        "training",
         {
             "glassbox (1 process)": lambda: train_bpe(
                 documents, options.vocab_size, pattern=options.pattern
             ),
             trainer: lambda: train_peer(documents, options.vocab_size, options.pattern),
         },
-        options.rounds,
-        clock,
+        trainer,
+        options.vocab_size,
     )
     ours: Tokenizer = trained["glassbox (1 process)"]
     peer = trained[trainer]
     merges = json.loads(peer.to_str())["model"]["merges"]
     assert [list(pair) for pair in ours.model.merges] == merges, "the merges differ"
-    report("training (same merges)", seconds, megabytes, trainer)
 
     pattern, first = options.pattern, len(SPECIAL_TOKENS)
     if options.gpt2:
@@ -179,17 +182,13 @@ def main() -> None:
         encoding = as_tiktoken(ours, pattern, first)
         contestants["tiktoken"] = lambda: [encoding.encode_ordinary(d) for d in documents]
     ours.encode_batch(documents)
-    seconds, encoded = in_turns(contestants, options.rounds, clock)
+    encoded = contest("encoding", contestants, "tokenizers, one by one", ours.vocab_size)
     for name, result in encoded.items():
         if name == "tiktoken":
             result = [[number + first for number in ids] for ids in result]
         assert result == encoded["glassbox, cold cache"], f"{name}: the ids differ"
-    report(
-        f"encoding, {ours.vocab_size} entries (same ids)",
-        seconds,
-        megabytes,
-        "tokenizers, one by one",
-    )
+    bench.fact(same_merges=True, same_ids=True)  # or an assertion above has ended the run
+    bench.finish()
 
 
 if __name__ == "__main__":

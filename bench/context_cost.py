@@ -1,24 +1,24 @@
 """What one more token costs as the context grows: time and bytes, for every kind of cache.
 
     python bench/context_cost.py [--lengths 1024 4096 8192] [--kinds "full attention" mamba2]
-        [--layers 4] [--steps 24] [--rounds 2] [--threads 1] [--write]
+        [--layers 4] [--steps 24] [--repeats 2] [--threads 1] [--write]
 
 A random model of each kind, width 128, `--layers` mixers and no feed-forward, one stream through the
 engine: a prompt that leaves room for `--steps` tokens before the length named, then the lower
-quartile of those steps, and of `--rounds` such runs the quicker, for a busy machine slows some. Bytes are what the cache holds of that length, weights apart. With one thread CPU seconds
+quartile of those steps, and of `--repeats` such runs the quicker, for a busy machine slows some. Bytes are what the cache holds of that length, weights apart. With one thread CPU seconds
 are counted, which a busy machine disturbs less than the clock. --write makes docs/results/context_cost.md
 and docs/results/context_cost.png.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from harness import Bench
 from mixers_length import KINDS, SIZE
 
 from glassbox.core.config import Spec
@@ -46,7 +46,7 @@ class Cost:
     cache_bytes: int
 
 
-def measure(mixer: Spec, length: int, layers: int, steps: int, threads: int) -> Cost:
+def measure(mixer: Spec, length: int, layers: int, steps: int, clock: Callable[[], float]) -> Cost:
     """Prefill, then so many steps."""
     config = ModelConfig(
         vocab_size=VOCAB,
@@ -57,7 +57,6 @@ def measure(mixer: Spec, length: int, layers: int, steps: int, threads: int) -> 
     torch.manual_seed(0)
     model = CausalLM(config).eval()
     engine = Engine(model, max_batch=1, cache_tokens=length)
-    clock = time.process_time if threads == 1 else time.perf_counter
     prompt = torch.randint(VOCAB, (length - steps,)).tolist()
     engine.add(prompt, SamplingParams(temperature=0, max_tokens=steps, ignore_eos=True))
     while not engine.step():
@@ -124,29 +123,33 @@ def plot(found: dict[str, dict[int, Cost]], path: Path) -> None:
 
 def main() -> None:
     """Measure, print, and with --write make the page and the picture."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192])
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", action="store_true")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    bench = Bench(__doc__, threads=1, repeats=2)
+    add = bench.parser.add_argument
+    add("--lengths", type=int, nargs="+", default=[1024, 4096, 8192])
+    add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    add("--layers", type=int, default=4)
+    add("--steps", type=int, default=24)
+    add("--write", action="store_true")
+    args = bench.options()
     lengths = sorted(args.lengths)
     found: dict[str, dict[int, Cost]] = {kind: {} for kind in args.kinds}
     turns = [(length, kind) for length in lengths for kind in args.kinds]
-    for length, kind in turns * args.rounds:  # in turns, so that a slow minute hits all of them
-        cost = measure(KINDS[kind], length, args.layers, args.steps, args.threads)
+    for length, kind in turns * args.repeats:  # in turns, so that a slow minute hits all of them
+        cost = measure(KINDS[kind], length, args.layers, args.steps, bench.clock)
         before = found[kind].get(length, cost)
         cost = min(before, cost, key=lambda one: one.seconds)
         found[kind][length] = cost
-        print(f"{kind}, {length}: {cost.seconds * 1e3:.2f} ms", flush=True)
+    for kind, costs in found.items():
+        for length, cost in costs.items():
+            bench.row(
+                kind=f"{kind:16}",
+                tokens=length,
+                ms_a_token=cost.seconds * 1e3,
+                cache_bytes=cost.cache_bytes,
+            )
     page = table(found, lengths)
     print(page)
+    bench.finish()
     if args.write:
         docs = Path(__file__).parents[1] / "docs" / "results"
         (docs / "context_cost.md").write_text(INTRODUCTION.format(args=args) + page + "\n" + END)
@@ -157,7 +160,7 @@ INTRODUCTION = """# What one more token costs as the context grows
 
 <!-- written by bench/context_cost.py --write -->
 
-Random models of width 128, {args.layers} layers of one mixer and no feed-forward, float32, one stream through the engine, one thread's CPU seconds: the lower quartile of {args.steps} steps that end at each length, the quicker of {args.rounds} runs. "Full attention" has 4 heads over 2 key/value heads of 32. The cache is what the engine holds of one sequence, in float32; weights are not counted.
+Random models of width 128, {args.layers} layers of one mixer and no feed-forward, float32, one stream through the engine, one thread's CPU seconds: the lower quartile of {args.steps} steps that end at each length, the quicker of {args.repeats} runs. "Full attention" has 4 heads over 2 key/value heads of 32. The cache is what the engine holds of one sequence, in float32; weights are not counted.
 
 """
 END = """

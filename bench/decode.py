@@ -9,13 +9,10 @@ one thread CPU seconds are counted, which a busy machine disturbs less than the 
 
 from __future__ import annotations
 
-import argparse
 import random
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from harness import Bench
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from glassbox.inference import Engine, SamplingParams
@@ -53,39 +50,15 @@ def build() -> tuple[CausalLM, LlamaForCausalLM]:
     return ours, theirs
 
 
-def alternate(
-    first: Callable[[], object],
-    second: Callable[[], object],
-    repeats: int,
-    clock: Callable[[], float],
-) -> tuple[float, float]:
-    """Median seconds of each, run in turns after one warm-up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(repeats + 1):
-        for run, kept in zip((first, second), times, strict=True):
-            start = clock()
-            run()
-            if round_:
-                kept.append(clock() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
 def main() -> None:
     """Print tokens a second of both, and the ratio, for a few batches."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--new", type=int, default=60, help="tokens generated per answer")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    clock = time.process_time if args.threads == 1 else time.perf_counter
+    bench = Bench(__doc__)
+    bench.parser.add_argument("--new", type=int, default=60, help="tokens generated per answer")
+    args = bench.options()
     ours, theirs = build()
     engine = Engine(ours)
     greedy = SamplingParams(temperature=0, max_tokens=args.new)
-    print(f"{ours.num_parameters / 1e6:.2f}M parameters, {args.threads} threads, float32, greedy")
-    print(
-        f"{'batch':>6} {'prompts':>8} {'ours tok/s':>11} {'theirs tok/s':>13} {'ratio':>6} same text"
-    )
+    bench.fact(million_parameters=ours.num_parameters / 1e6, dtype="float32", sampling="greedy")
     for batch, shortest, longest in ((1, 40, 40), (128, 40, 40), (128, 20, 60)):
         draw = random.Random(batch)
         prompts = [
@@ -114,20 +87,28 @@ def main() -> None:
 
         pairs = list(zip(run_ours(), run_theirs(), strict=True))
         same = sum(a == b for a, b in pairs)
-        a, b = alternate(run_ours, run_theirs, args.repeats, clock)
+        times = bench.in_turns({"ours": run_ours, "transformers": run_theirs})
         tokens = batch * args.new
-        lengths = f"{shortest}-{longest}"
-        print(
-            f"{batch:>6} {lengths:>8} {tokens / a:>11.0f} {tokens / b:>13.0f} {b / a:>6.2f} {same}/{batch}"
+        bench.row(
+            batch=batch,
+            prompts=f"{shortest}-{longest}",
+            ours_tokens_s=tokens / times["ours"].median,
+            transformers_tokens_s=tokens / times["transformers"].median,
+            ratio=times["transformers"] / times["ours"],
+            same_texts=f"{same}/{batch}",
         )
     rollout = SamplingParams(max_tokens=args.new, n=8, seed=0, logprobs=True)
     draw = random.Random(0)
     prompts = [[draw.randrange(VOCAB) for _ in range(draw.randint(20, 60))] for _ in range(32)]
-    seconds, _ = alternate(
-        lambda: engine.generate(prompts, rollout), lambda: None, args.repeats, clock
+    seconds = bench.in_turns({"rollout": lambda: engine.generate(prompts, rollout)})[
+        "rollout"
+    ].median
+    bench.fact(
+        rollout="32 prompts x 8 samples with log-probs",
+        rollout_seconds=seconds,
+        rollout_tokens_s=256 * args.new / seconds,
     )
-    rate = 256 * args.new / seconds
-    print(f"rollout: 32 prompts x 8 samples with log-probs: {seconds:.2f} s, {rate:.0f} tok/s")
+    bench.finish()
 
 
 if __name__ == "__main__":

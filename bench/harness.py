@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class Times:
     def median(self) -> float:
         """The middle one."""
         return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        """The smallest, where others on the machine only ever slow a round."""
+        return min(self.seconds)
 
     @property
     def spread(self) -> float:
@@ -93,14 +99,28 @@ class Bench:
         self, runs: Mapping[str, Callable[[], object]], *, repeats: int | None = None, warm: int = 1
     ) -> dict[str, Times]:
         """Seconds of each of `runs`, A B C A B C ..., after `warm` rounds that do not count."""
-        clock, rounds = self.clock, self.repeats if repeats is None else repeats
+        clock = self.clock
+
+        def timed(run: Callable[[], object]) -> float:
+            start = clock()
+            run()
+            return clock() - start
+
+        return self.in_turns_by(
+            {name: partial(timed, run) for name, run in runs.items()}, repeats=repeats, warm=warm
+        )
+
+    def in_turns_by(
+        self, runs: Mapping[str, Callable[[], float]], *, repeats: int | None = None, warm: int = 1
+    ) -> dict[str, Times]:
+        """The same of runs that return the seconds of what counts in them (by `clock`)."""
+        rounds = self.repeats if repeats is None else repeats
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for number in range(warm + rounds):
             for name, run in runs.items():
-                start = clock()
-                run()
+                taken = run()
                 if number >= warm:
-                    seconds[name].append(clock() - start)
+                    seconds[name].append(taken)
         return {name: Times(tuple(values)) for name, values in seconds.items()}
 
     def row(self, **values: Any) -> None:

@@ -1,6 +1,6 @@
 """Near-duplicates against datasketch: documents a second, recall, precision, the S-curve.
 
-    python bench/minhash.py WIKIPEDIA.txt C4.jsonl [--copies 8] [--words 600] [--rounds 3] \
+    python bench/minhash.py WIKIPEDIA.txt C4.jsonl [--copies 8] [--words 600] [--repeats 3] \
         [--plot docs/results/minhash_s_curve.png]
 
 Makes a labelled set: each document, edited copies of it (words replaced, removed or added, by a
@@ -15,19 +15,15 @@ half a kilobyte, where what each costs beside its shingles counts most.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
 import re
-import statistics
-import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import datasketch
+from harness import Bench
 
 from glassbox.data.curation.clusters import UnionFind
 from glassbox.data.curation.minhash import (
@@ -132,39 +128,31 @@ def peer(texts: list[str], step: NearDuplicates, *, batch: bool = True) -> set[i
     return dropped
 
 
-def in_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median processor seconds of each, run A B A B."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            began = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def speed(texts: list[str], step: NearDuplicates, rounds: int) -> None:
-    """Print documents a second of the whole task, and the ratios."""
+def speed(bench: Bench, texts: list[str], step: NearDuplicates) -> None:
+    """Documents a second of the whole task, and the ratios."""
     part = texts[: max(1, len(texts) // 20)]
-    seconds = in_turns(
+    times = bench.in_turns(
         {
             "glassbox": lambda: ours(texts, step),
             "datasketch, update_batch": lambda: peer(texts, step),
             "datasketch, update": lambda: peer(part, step, batch=False),
         },
-        rounds,
+        warm=0,
     )
+    seconds = {name: one.median for name, one in times.items()}
     seconds["datasketch, update"] *= len(texts) / len(part)
     size = sum(len(text.encode()) for text in texts) / 1e6
     for name, value in seconds.items():
-        print(
-            f"{name:26}{len(texts) / value:10,.0f} documents/s{size / value:8.2f} MB/s"
-            f"{value / seconds['glassbox']:8.1f}x the time of ours"
+        bench.row(
+            contestant=f"{name:26}",
+            documents_s=len(texts) / value,
+            megabytes_s=size / value,
+            times_ours=value / seconds["glassbox"],
         )
 
 
-def quality(texts: list[str], step: NearDuplicates) -> None:
-    """Print recall and precision against the exact similarities of all pairs."""
+def quality(bench: Bench, texts: list[str], step: NearDuplicates) -> None:
+    """Recall and precision against the exact similarities of all pairs."""
     sets = [shingle_strings(text) for text in texts]
     pairs = near_pairs(sets, step.threshold)
     union = UnionFind(len(texts))
@@ -178,19 +166,22 @@ def quality(texts: list[str], step: NearDuplicates) -> None:
     hit = sum(bool((keys[one] == keys[other]).any()) for one, other in pairs)
     edge = [pair for pair, value in pairs.items() if value < step.threshold + 0.05]
     edge_hit = sum(bool((keys[one] == keys[other]).any()) for one, other in edge)
-    print(
-        f"{len(texts):,} documents, {len(pairs):,} pairs of Jaccard >= {step.threshold}: bands find "
-        f"{hit / len(pairs):.2%} of them, {edge_hit / max(len(edge), 1):.2%} of the {len(edge):,} "
-        f"below {step.threshold + 0.05:.2f}"
-    )
-    print(
-        f"documents to drop {len(expected):,}, dropped {len(found):,}: recall "
-        f"{len(found & expected) / len(expected):.2%}, precision {len(found & expected) / len(found):.2%}"
-    )
     others = peer(texts, step)
-    print(
-        f"datasketch (no verification): recall {len(others & expected) / len(expected):.2%}, "
-        f"precision {len(others & expected) / len(others):.2%}"
+    bench.fact(documents=len(texts), near_pairs=len(pairs), threshold=step.threshold)
+    bench.fact(
+        found_by_bands=hit / len(pairs),
+        near_threshold=len(edge),
+        found_near_threshold=edge_hit / max(len(edge), 1),
+    )
+    bench.fact(
+        to_drop=len(expected),
+        dropped=len(found),
+        recall=len(found & expected) / len(expected),
+        precision=len(found & expected) / len(found),
+    )
+    bench.fact(  # which does not verify what its index finds
+        datasketch_recall=len(others & expected) / len(expected),
+        datasketch_precision=len(others & expected) / len(others),
     )
 
 
@@ -245,28 +236,25 @@ def plot(points: list[tuple[float, float, bool]], step: NearDuplicates, path: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("paths", nargs="+", type=Path)
-    parser.add_argument("--copies", type=int, default=8)
-    parser.add_argument("--words", type=int, default=600, help="of a document, at most")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", type=Path)
-    arguments = parser.parse_args()
+    bench = Bench(__doc__, threads=1, repeats=3)
+    add = bench.parser.add_argument
+    add("paths", nargs="+", type=Path)
+    add("--copies", type=int, default=8)
+    add("--words", type=int, default=600, help="of a document, at most")
+    add("--seed", type=int, default=0)
+    add("--plot", type=Path)
+    arguments = bench.options()
     rng = random.Random(arguments.seed)
     step = MinHashSpec(shingle=SHINGLE, permutations=PERMUTATIONS).build()
     assert isinstance(step, NearDuplicates)
     documents = read_documents(arguments.paths, arguments.words)
     texts = labelled_set(documents, arguments.copies, rng)
-    print(
-        f"{len(documents):,} documents of {sum(map(len, documents)) / len(documents):,.0f} characters"
-    )
-    quality(texts, step)
-    speed(texts, step, arguments.rounds)
+    bench.fact(originals=len(documents), characters=sum(map(len, documents)) / len(documents))
+    quality(bench, texts, step)
+    speed(bench, texts, step)
     if arguments.plot:
         plot(measured_curve(documents, step, rng), step, arguments.plot)
+    bench.finish()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ doubling: 2 is linear, 4 quadratic. --plot writes docs/results/mixers_length.png
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import resource
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from harness import Bench
 
 from glassbox.core.config import Spec
 from glassbox.layers.attention import GroupedQuery
@@ -211,18 +211,14 @@ def plot(found: dict[str, dict[int, Cost]], path: Path) -> None:
 
 def main() -> None:
     """Measure every kind at every length; print as they come, then the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    lengths = [1024, 2048, 4096, 8192, 16384]
-    parser.add_argument("--lengths", type=int, nargs="+", default=lengths)
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds a pass")
-    parser.add_argument("--plot", action="store_true", help="write docs/results/mixers_length.png")
-    args = parser.parse_args()
+    bench = Bench(__doc__, threads=1, repeats=3)
+    add = bench.parser.add_argument
+    add("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384])
+    add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    add("--device", default="cpu")
+    add("--limit", type=float, default=120.0, help="seconds a pass")
+    add("--plot", action="store_true", help="write docs/results/mixers_length.png")
+    args = bench.options()
     union = typing.get_args(typing.get_args(Mixer)[0])
     unmeasured = [spec.__name__ for spec in union if spec not in map(type, KINDS.values())]
     if unmeasured:
@@ -237,12 +233,19 @@ def main() -> None:
             else:
                 cost = measure(KINDS[kind], length, device, args.repeats, args.threads)
             found[kind][length] = cost
-            print(f"{kind}, {length} tokens: {cost.seconds * 1e3:.1f} ms", flush=True)
+            bench.row(
+                kind=f"{kind:16}",
+                tokens=length,
+                ms=cost.seconds * 1e3,
+                peak_memory_bytes=cost.memory_bytes,
+                state_bytes=cost.state_bytes,
+            )
             if cost.seconds > args.limit:
                 break
     print_table(found, sorted(args.lengths))
     if args.plot:
         plot(found, Path(__file__).parents[1] / "docs" / "results" / "mixers_length.png")
+    bench.finish()
 
 
 if __name__ == "__main__":

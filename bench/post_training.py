@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Bench, Times
 
 from glassbox.data.conversations import write_chat_shard
 from glassbox.data.loader import PackedRows, PackedSource
@@ -202,8 +201,10 @@ def their_run(
     trainer.train()
 
 
-def compare(kind: str, folder: Path, new: int, repeats: int, clock: Callable[[], float]) -> None:
-    """One line: median seconds of a step of each, and the ratio."""
+def compare(
+    kind: str, folder: Path, new: int, repeats: int, clock: Callable[[], float]
+) -> dict[str, Times]:
+    """Seconds of a step of each."""
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     with tempfile.TemporaryDirectory() as name:
         step = our_step(kind, folder, Path(name), new)
@@ -219,8 +220,7 @@ def compare(kind: str, folder: Path, new: int, repeats: int, clock: Callable[[],
 
         their_run(kind, folder, Path(name), new, repeats + 1, after)
     # the first of theirs has its start-up in it
-    ours, theirs = (statistics.median(times[who][1:]) for who in ("ours", "theirs"))
-    print(f"{kind:>5} {ours:>10.3f} {theirs:>10.3f} {theirs / ours:>7.2f}", end="", flush=True)
+    return {who: Times(tuple(taken[1:])) for who, taken in times.items()}
 
 
 def memory(kind: str, folder: Path, new: int, who: str) -> None:
@@ -250,40 +250,47 @@ def held(which: str = "VmRSS") -> int:
 
 def main() -> None:
     """A line for each size of model and kind of step."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--new", type=int, default=32, help="the most tokens of an answer")
-    parser.add_argument("--size", choices=SIZES, action="append", help="both unless given")
-    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    bench = Bench(__doc__, threads=1)
+    add = bench.parser.add_argument
+    add("--new", type=int, default=32, help="the most tokens of an answer")
+    add("--size", choices=SIZES, action="append", help="both unless given")
+    add("--memory", nargs=3, help=argparse.SUPPRESS)
+    args = bench.options()
     if args.memory:
         kind, folder, who = args.memory
         memory(kind, Path(folder), args.new, who)
         return
-    clock = time.process_time if args.threads == 1 else time.perf_counter
     for size in args.size or SIZES:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "model"
             build(size, folder)
             vocab, width, layers, _ = SIZES[size]
-            print(
-                f"{size}: vocabulary {vocab}, {layers} layers {width} wide; SFT of {CHATS} chats, "
-                f"GRPO of {PROMPTS} x {GROUP} answers of {args.new} tokens; {args.threads} thread(s)"
-            )
-            print(
-                f"{'step':>5} {'ours, s':>10} {'trl, s':>10} {'ratio':>7} {'ours, MB':>10} {'trl, MB':>10}"
+            bench.fact(
+                size=size,
+                vocab_size=vocab,
+                layers=layers,
+                hidden_size=width,
+                sft_chats=CHATS,
+                grpo_answers=f"{PROMPTS} x {GROUP} of {args.new} tokens",
             )
             for kind in ("sft", "grpo"):
-                compare(kind, folder, args.new, args.repeats, clock)
-                for who in ("ours", "theirs"):
+                times = compare(kind, folder, args.new, args.repeats, bench.clock)
+                megabytes = {}
+                for who in times:
                     words = ["--threads", str(args.threads), "--new", str(args.new)]
                     command = [sys.executable, __file__, *words, "--memory", kind, str(folder), who]
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
-                    found = json.loads(done.stdout.strip().splitlines()[-1])
-                    print(f" {found['mb']:>10.0f}", end="", flush=True)
-                print()
+                    megabytes[who] = json.loads(done.stdout.strip().splitlines()[-1])["mb"]
+                bench.row(
+                    model=size,
+                    step=kind,
+                    ours_s=times["ours"].median,
+                    trl_s=times["theirs"].median,
+                    ratio=times["theirs"] / times["ours"],
+                    ours_MB=megabytes["ours"],
+                    trl_MB=megabytes["theirs"],
+                )
+    bench.finish()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
 """What choosing the next tokens of a batch costs, beside transformers' logits processors and multinomial.
 
 Each row of ours has a seed, and may have settings, of its own; theirs share one. Logits are normal with
-a deviation that makes the distribution's entropy about 3 nats, as a language model's is. CPU seconds are
-counted, which a busy machine disturbs less than the clock; runs alternate and medians are taken.
+a deviation that makes the distribution's entropy about 3 nats, as a language model's is. With one
+thread CPU seconds are counted, which a busy machine disturbs less than the clock; runs alternate and medians are taken.
 
     python bench/sampling.py [--threads 1] [--repeats 7]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
+from harness import Bench
 from torch import Tensor
 from transformers.generation import (
     LogitsProcessorList,
@@ -73,47 +71,36 @@ def their_draw(processors: LogitsProcessorList, history: Tensor, logits: Tensor)
     return torch.multinomial(processors(history, logits).softmax(-1), 1)
 
 
-def in_turns(
-    first: Callable[[], object], second: Callable[[], object], repeats: int
-) -> list[float]:
-    """Median CPU seconds of each, after one warm-up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(repeats + 1):
-        for run, kept in zip((first, second), times, strict=True):
-            start = time.process_time()
-            run()
-            if round_:
-                kept.append(time.process_time() - start)
-    return [statistics.median(kept) for kept in times]
-
-
 def main() -> None:
     """Print milliseconds of both and the ratio, for each case and shape."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    bench = Bench(__doc__, threads=1, repeats=7)
+    bench.options()
     torch.manual_seed(0)
     for rows, vocab, deviation in SHAPES:
         logits = torch.randn(rows, vocab) * deviation
         probs = logits.softmax(-1)
         entropy = float(-(probs * logits.log_softmax(-1)).sum(-1).mean())
-        print(f"{rows} rows of {vocab} words, {entropy:.1f} nats, {args.threads} threads")
         history = torch.randint(vocab, (rows, PROMPT + ANSWER))
         steps = torch.full((rows,), ANSWER)
         for name, settings in CASES.items():
             sampler, processors = ours(rows, vocab, history, settings), theirs(settings)
 
-            mine, other = in_turns(
-                partial(sampler.pick, logits, steps),
-                partial(their_draw, processors, history, logits),
-                args.repeats,
+            times = bench.in_turns(
+                {
+                    "ours": partial(sampler.pick, logits, steps),
+                    "transformers": partial(their_draw, processors, history, logits),
+                }
             )
-            print(
-                f"  {name:24} {1e3 * mine:8.2f} ms   transformers {1e3 * other:8.2f} ms   "
-                f"{other / mine:5.1f}x"
+            bench.row(
+                rows=rows,
+                vocab_size=vocab,
+                entropy_nats=entropy,
+                case=f"{name:24}",
+                ours_ms=1e3 * times["ours"].median,
+                transformers_ms=1e3 * times["transformers"].median,
+                ratio=times["transformers"] / times["ours"],
             )
+    bench.finish()
 
 
 if __name__ == "__main__":

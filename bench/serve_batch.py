@@ -12,13 +12,11 @@ disturbs less than the clock. With --compiled one stream goes through compiled s
 
 from __future__ import annotations
 
-import argparse
 import random
-import statistics
 import time
-from collections.abc import Callable
 
 import torch
+from harness import Bench, Times
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from glassbox.formats.open_model import open_on
@@ -28,30 +26,14 @@ from glassbox.models.families import to_hf_config, to_hf_weights
 STATIC = 8
 
 
-def alternate(
-    runs: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
-) -> dict[str, float]:
-    """Median seconds of each, run in turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            times[name].append(clock() - start)
-    return {name: statistics.median(kept) for name, kept in times.items()}
-
-
 def main() -> None:
     """Print tokens a second of both, the ratios and the limits."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=32)
-    parser.add_argument("--new", type=int, default=64, help="the most tokens an answer has")
-    parser.add_argument("--compiled", action="store_true", help="and one stream compiled")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    clock = time.process_time if args.threads == 1 else time.perf_counter
+    bench = Bench(__doc__, threads=1, repeats=3)
+    add = bench.parser.add_argument
+    add("--requests", type=int, default=32)
+    add("--new", type=int, default=64, help="the most tokens an answer has")
+    add("--compiled", action="store_true", help="and one stream compiled")
+    args = bench.options()
 
     model, tokenizer, _ = open_on("smollm2", "cpu")
     raw = to_hf_config(model.config)
@@ -93,29 +75,30 @@ def main() -> None:
 
     tokens = sum(new for _, new in cases)
     same = sum(a == b for a, b in zip(ours(), batches(), strict=True))
-    print(f"SmolLM2-135M, float32, {args.threads} threads; {same}/{len(cases)} answers the same")
-    found = alternate({"ours": ours, "theirs": batches}, args.repeats, clock)
-    a, b = tokens / found["ours"], tokens / found["theirs"]
-    print(
-        f"{len(cases)} requests: ours {a:.1f} tok/s, transformers in batches of {STATIC} "
-        f"{b:.1f} tok/s, ratio {a / b:.2f}"
-    )
+    found = bench.in_turns({"ours": ours, "transformers": batches}, warm=0)
 
-    print(f"copies of weights beside them: {engine.stats().prepacked_bytes / 1e6:.0f} MB")
+    def row(what: str, count: float, times: dict[str, Times], same: str) -> None:
+        bench.row(
+            what=f"{what:24}",
+            ours_tokens_s=count / times["ours"].median,
+            transformers_tokens_s=count / times["transformers"].median,
+            ratio=times["transformers"] / times["ours"],
+            same_answers=same,
+        )
+
+    row(f"{len(cases)} requests", tokens, found, f"{same}/{len(cases)}")
+    bench.fact(static_batch=STATIC, prepacked_MB=engine.stats().prepacked_bytes / 1e6)
     text = [draw.randrange(size) for _ in range(512)]
     one = greedy.model_copy(update={"max_tokens": 1})
-    found = alternate(
+    found = bench.in_turns(
         {
             "ours": lambda: engine.generate([text], one),
-            "theirs": lambda: static([(text, 1)]),
+            "transformers": lambda: static([(text, 1)]),
         },
-        args.repeats + 1,
-        clock,
+        repeats=args.repeats + 1,
+        warm=0,
     )
-    a, b = len(text) / found["ours"], len(text) / found["theirs"]
-    print(
-        f"{len(text)} tokens read: ours {a:.0f} tok/s, transformers {b:.0f} tok/s, ratio {a / b:.2f}"
-    )
+    row(f"{len(text)} tokens read", len(text), found, "-")
 
     prompt, few = cases[0][0], 24
     matrices = [weight for weight in model.parameters() if weight.dim() == 2]
@@ -139,27 +122,34 @@ def main() -> None:
         runs = {
             "ours": lambda: stream(few + 1),
             "ours, one": lambda: stream(1),
-            "theirs": lambda: static([(prompt, few + 1)]),
-            "theirs, one": lambda: static([(prompt, 1)]),
+            "transformers": lambda: static([(prompt, few + 1)]),
+            "transformers, one": lambda: static([(prompt, 1)]),
             "products": products,
             "reading": reading,
         }
         start = time.perf_counter()
-        same = "the same" if [stream(few + 1)] == static([(prompt, few + 1)]) else "ANOTHER"
+        same = "1/1" if [stream(few + 1)] == static([(prompt, few + 1)]) else "0/1"
         first = time.perf_counter() - start
-        found = alternate(runs, args.repeats, clock)
-        a, b = (few / (found[who] - found[f"{who}, one"]) for who in ("ours", "theirs"))
-        print(
-            f"{name}: ours {a:.1f} tok/s, transformers {b:.1f} tok/s, ratio {a / b:.2f}, {same} answer; "
-            f"{100 * a * found['reading']:.0f}% of the memory's limit {1 / found['reading']:.1f}, "
-            f"{100 * a * found['products']:.0f}% of the products' {1 / found['products']:.1f}; "
-            f"the first answers took {first:.0f} s"
+        found = {who: times.median for who, times in bench.in_turns(runs, warm=0).items()}
+        a, b = (few / (found[who] - found[f"{who}, one"]) for who in ("ours", "transformers"))
+        bench.row(
+            what=f"{name:24}",
+            ours_tokens_s=a,
+            transformers_tokens_s=b,
+            ratio=a / b,
+            same_answers=same,
+            memory_limit_tokens_s=1 / found["reading"],
+            of_memory_limit=a * found["reading"],
+            products_limit_tokens_s=1 / found["products"],
+            of_products_limit=a * found["products"],
+            first_answers_s=first,
         )
 
     one_stream("one stream", engine)
     if args.compiled:  # last: it lays the matrices by rows, for which the copies are made anew
         options = {"keep_prefixes": True, "prefix_sharing": False, "compiled": True}
         one_stream("one stream compiled", Engine(model, tokenizer, **options))
+    bench.finish()
 
 
 if __name__ == "__main__":

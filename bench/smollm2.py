@@ -12,7 +12,6 @@ of it in float32. At the first difference the gap between the two tokens' log-pr
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from harness import Bench
 from transformers import AutoModelForCausalLM
 
 from glassbox.evaluation.scoring import token_log_probs
@@ -37,7 +37,7 @@ QUESTIONS = ("What is 2+2?", "Name three colours.", "Why is the sky blue?")
 
 
 def compare_loss(
-    model: CausalLM, tokenizer: Tokenizer, text: str, tokens: int | None, window: int
+    bench: Bench, model: CausalLM, tokenizer: Tokenizer, text: str, tokens: int | None, window: int
 ) -> None:
     """Nats a token of both over the same windows, and the largest difference of one token."""
     ids = tokenizer.encode(text)[:tokens]
@@ -58,11 +58,16 @@ def compare_loss(
         if number % 16 and number < len(pieces):
             continue
         left, right = np.concatenate(ours), np.concatenate(expected)
-        print(f"{number} of {len(pieces)} windows of {window}, {len(left):,} tokens scored")
-        print(f"  nats a token: ours {-left.mean():.6f}, transformers {-right.mean():.6f}")
-        print(f"  difference {abs(left.mean() - right.mean()):.1e}; of one token at most "
-              f"{np.abs(left - right).max():.1e}")  # fmt: skip
-        print(f"  CPU seconds: ours {seconds[0]:.1f}, transformers {seconds[1]:.1f}", flush=True)
+        bench.row(
+            windows=f"{number}/{len(pieces)}",
+            tokens=len(left),
+            ours_nats=float(-left.mean()),
+            transformers_nats=float(-right.mean()),
+            difference=float(abs(left.mean() - right.mean())),
+            largest_difference=float(np.abs(left - right).max()),
+            ours_cpu_s=seconds[0],
+            transformers_cpu_s=seconds[1],
+        )
 
 
 @torch.inference_mode()
@@ -99,7 +104,7 @@ def llama_cpp(path: Path) -> Callable[[list[int], int], list[dict[str, Any]]]:
     return answer
 
 
-def compare_answers(model: CausalLM, tokenizer: Tokenizer, new: int) -> None:
+def compare_answers(bench: Bench, model: CausalLM, tokenizer: Tokenizer, new: int) -> None:
     """Five prompts; where the answers part, by how much each prefers its own token."""
     prompts = {text: plain_prompt(tokenizer, text) for text in PLAIN}
     for question in QUESTIONS:
@@ -114,10 +119,10 @@ def compare_answers(model: CausalLM, tokenizer: Tokenizer, new: int) -> None:
         convert(find_model("smollm2"), float32)
         for name, path in (("its own file", find_model("smollm2")), ("our float32", float32)):
             answer = llama_cpp(path)
-            print(f"\nllama.cpp of {name}")
             for text, prompt in prompts.items():
                 said = answer(prompt, new)
-                print(f"  {text!r}: {describe(model, tokenizer, prompt, ours[text], said)}")
+                found = describe(model, tokenizer, prompt, ours[text], said)
+                bench.row(llama_cpp_of=name, prompt=f"{text:32}", answers=found)
 
 
 @torch.inference_mode()
@@ -144,25 +149,23 @@ def describe(
 
 def main() -> None:
     """What was asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--text", type=Path)
-    parser.add_argument("--tokens", type=int, default=None, help="the whole text unless given")
-    parser.add_argument("--window", type=int, default=1024)
-    parser.add_argument("--answers", action="store_true")
-    parser.add_argument("--new", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    bench = Bench(__doc__, threads=1)
+    add = bench.parser.add_argument
+    add("--text", type=Path)
+    add("--tokens", type=int, default=None, help="the whole text unless given")
+    add("--window", type=int, default=1024)
+    add("--answers", action="store_true")
+    add("--new", type=int, default=40)
+    args = bench.options()
+    if args.text is None and not args.answers:
+        bench.parser.error("say what to compare: --text FILE, --answers, or both")
     model, tokenizer, _ = open_model("smollm2")
     if args.text is not None:
         text = args.text.read_text(encoding="utf-8")
-        compare_loss(model, tokenizer, text, args.tokens, args.window)
+        compare_loss(bench, model, tokenizer, text, args.tokens, args.window)
     if args.answers:
-        compare_answers(model, tokenizer, args.new)
-    if args.text is None and not args.answers:
-        parser.error("say what to compare: --text FILE, --answers, or both")
+        compare_answers(bench, model, tokenizer, args.new)
+    bench.finish()
 
 
 if __name__ == "__main__":

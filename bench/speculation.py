@@ -1,6 +1,6 @@
-"""What guessing ahead is worth: SmolLM2 summarises a text, with guesses by n-grams and without.
+"""What speculative decoding is worth: SmolLM2 summarises a text, with drafts by n-grams and without.
 
-Greedy, float32, one stream. A summary quotes its text, so the text itself is a good guesser. Runs
+Greedy, float32, one stream. A summary quotes its text, so the text itself is a good draft. Runs
 alternate (none, 2, 4, none ...) and medians are taken, so that drift hits all. With one thread CPU
 seconds are counted, which a busy machine disturbs less than the clock. Texts are compared, not assumed.
 
@@ -9,11 +9,9 @@ seconds are counted, which a busy machine disturbs less than the clock. Texts ar
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+from functools import partial
 
-import torch
+from harness import Bench
 
 from glassbox.formats.open_model import open_model
 from glassbox.inference import Engine, SamplingParams
@@ -27,22 +25,22 @@ house is a museum, and in July and August visitors may climb the 142 steps to th
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--new", type=int, default=60)
-    parser.add_argument("--drafts", type=int, nargs="+", default=[2, 4, 8])
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    clock = time.process_time if options.threads == 1 else time.perf_counter
+    bench = Bench(__doc__, threads=1, repeats=3)
+    bench.parser.add_argument("--new", type=int, default=60)
+    bench.parser.add_argument("--drafts", type=int, nargs="+", default=[2, 4, 8])
+    options = bench.options()
+    clock = bench.clock
 
     model, tokenizer, _ = open_model("smollm2")
     ask = "Summarize the text in your own words, with its numbers and names:\n\n"
     prompt = tokenizer.encode_chat_prompt([{"role": "user", "content": ask + TEXT}])
     params = SamplingParams(temperature=0, max_tokens=options.new, ignore_eos=True)
 
-    def once(drafts: int) -> tuple[float, list[int], float]:
-        """Seconds behind the first token, the tokens, and the guesses kept a pass."""
+    accepted: dict[int, float] = {}
+    texts: dict[int, list[int]] = {}
+
+    def once(drafts: int) -> float:
+        """Seconds behind the first token; keeps the tokens, and how many drafts a step accepted."""
         engine = Engine(
             model,
             tokenizer,
@@ -57,26 +55,24 @@ def main() -> None:
             tokens += [event.token_id for event in engine.step()]
         seconds = clock() - started
         stats = engine.stats()
-        steps = options.new - 1 - stats.accepted
-        return seconds, tokens, stats.accepted / steps
+        accepted[drafts] = stats.accepted / (options.new - 1 - stats.accepted)
+        texts[drafts] = tokens
+        return seconds
 
     each = [0, *options.drafts]
-    seconds: dict[int, list[float]] = {drafts: [] for drafts in each}
-    kept, texts = {}, {}
     once(0)
-    for _ in range(options.repeats):
-        for drafts in each:
-            taken, texts[drafts], kept[drafts] = once(drafts)
-            seconds[drafts].append(taken)
-    print(f"prompt {len(prompt)} tokens, {options.new} new, {options.threads} thread(s)")
-    print("guesses  tokens/s  ratio  kept a step  same text")
-    base = statistics.median(seconds[0])
+    times = bench.in_turns_by({str(drafts): partial(once, drafts) for drafts in each}, warm=0)
+    bench.fact(prompt_tokens=len(prompt), new_tokens=options.new)
     for drafts in each:
-        median = statistics.median(seconds[drafts])
-        rate = (options.new - 1) / median
-        same = "yes" if texts[drafts] == texts[0] else "no"
-        print(f"{drafts:7}  {rate:8.2f}  {base / median:5.2f}  {kept[drafts]:11.2f}  {same}")
+        bench.row(
+            drafts=drafts,
+            tokens_s=(options.new - 1) / times[str(drafts)].median,
+            ratio=times["0"] / times[str(drafts)],
+            accepted_a_step=accepted[drafts],
+            same_text=texts[drafts] == texts[0],
+        )
     print(tokenizer.decode(texts[0], skip_special=True))
+    bench.finish()
 
 
 if __name__ == "__main__":
