@@ -16,6 +16,7 @@ BUDGETS = {
     "A forward pass": (8, 900),
     "One token, plainly": (8, 1500),
     "One token in the engine": (8, 1500),
+    "From a reward to its gradient": (6, 900),
 }
 """Of each section the most files, and the most lines of what is named in them."""
 

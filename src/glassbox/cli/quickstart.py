@@ -64,7 +64,7 @@ def quickstart(
     """
     from glassbox.runs.quickstart import Quickstart
     from glassbox.runs.recipe import read_quickstart
-    from glassbox.runs.summary import farewell
+    from glassbox.runs.summary import print_next_steps
 
     name, text = _recipe_and_source(fast, long, source, size, smoke)
     words = [f"source={text}", f"seed={seed}", f"device={device}", f"world.language={language}"]
@@ -81,7 +81,7 @@ def quickstart(
             file=sys.stderr,
         )
         return 0
-    farewell(recipe.out)
+    print_next_steps(recipe.out)
     return 0
 
 

@@ -392,7 +392,7 @@ def encode_fitting(
 ) -> tuple[list[int], list[int], int]:
     """(ids, mask, dropped turns) of a conversation without as many first turns as it takes to fit.
 
-    What stands behind the last answer is left out, since it teaches nothing. Nothing fits: ([], [], 0),
+    What stands behind the last answer is left out, since it has no targets. Nothing fits: ([], [], 0),
     or with `cut` the last turn up to max_ids, of a prompt that is longer than half of these its end.
     """
     last = max((i for i, m in enumerate(chat) if m["role"] == "assistant"), default=-1)

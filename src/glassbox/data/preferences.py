@@ -88,7 +88,7 @@ def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
         if not answer or answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant":
             raise BadRow(f"key '{key}' does not begin and end with the assistant; give its answer")
     if chosen == rejected:
-        raise EmptyRow("'chosen' and 'rejected' are the same, which teaches nothing")
+        raise EmptyRow("'chosen' and 'rejected' are the same, which gives no gradient")
     return PreferencePair(prompt, chosen, rejected, _margin(row))
 
 

@@ -89,11 +89,11 @@ class CompiledStep:
     def _step(self, chunk: Chunk, states: list[BlockState]) -> Tensor:
         start, sequence = chunk.start, chunk.sequence
         first = torch.tensor(sequence.blocks).unsqueeze(1) * len(self._slots)
-        places = (first + self._slots).flatten()[: start + 1]
+        token_slots = (first + self._slots).flatten()[: start + 1]
         positions = torch.tensor([[start]])
         hidden = self.model.embed(torch.tensor([[sequence.tokens[start]]]), positions)
         for piece, blocks in zip(self._pieces, self._blocks, strict=True):
-            hidden = self._through(hidden, positions, places, blocks, states[piece])
+            hidden = self._through(hidden, positions, token_slots, blocks, states[piece])
         logits: Tensor = self._end(self.model, hidden)
         return logits
 
@@ -123,13 +123,13 @@ def _as(kind: type[Linear], linears: Sequence[Linear]) -> Iterator[None]:
 def _through(
     hidden: Float[Tensor, "1 1 D"],
     positions: Int[Tensor, "1 1"],
-    places: Int[Tensor, " S"],
+    token_slots: Int[Tensor, " S"],
     blocks: Sequence[nn.Module],
     states: Sequence[BlockState],
 ) -> Float[Tensor, "1 1 D"]:
     """Some blocks of the model; the row's tokens are in these cache slots, the last one to be written."""
-    length, nothing = places.shape[0], positions.new_empty(0, 0)
-    pages = Pages(places[-1:], nothing, positions, length, level=True, places=places)
+    length, nothing = token_slots.shape[0], positions.new_empty(0, 0)
+    pages = Pages(token_slots[-1:], nothing, positions, length, level=True, token_slots=token_slots)
     context = Context(positions=positions, key_length=length, pages=pages)
     for block, state in zip(blocks, states, strict=True):
         hidden = block(hidden, context, state)

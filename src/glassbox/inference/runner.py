@@ -25,7 +25,7 @@ from glassbox.inference.evaluating import autocast_below
 from glassbox.inference.plan import Chunk, Plan, SequenceState
 from glassbox.inference.prepacking import Prepacking
 from glassbox.layers.paged_state import PagedState
-from glassbox.layers.pages import Pages, Window
+from glassbox.layers.pages import GatheredRows, Pages
 from glassbox.layers.state import Rows
 from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
@@ -87,7 +87,7 @@ class Runner:
         self._scratch: dict[str, Tensor] = {}
         self._decoding: list[SequenceState] = []  # the sequences of the last decoding pass
         self._next: list[int] = []  # and their next positions
-        self._window: Window | None = None
+        self._window: GatheredRows | None = None
         if self.prepacking.wanted is None:
             self.prepacking.release()
 
@@ -388,7 +388,7 @@ class Runner:
             slots.flatten(), table, positions, length, None, window, self._scratch, level=level
         )
 
-    def _window_for(self, group: Sequence[Chunk], length: int) -> Window | None:
+    def _window_for(self, group: Sequence[Chunk], length: int) -> GatheredRows | None:
         """The gathered window of these rows, if the last step decoded the same rows; else None."""
         rows, starts = [c.sequence for c in group], [c.start for c in group]
         again = rows == self._decoding and starts == self._next
@@ -396,7 +396,7 @@ class Runner:
         if not again:
             self._window = None
         elif self._window is None or self._window.capacity < length:
-            self._window = Window(length + _WINDOW_BLOCKS * self.block_size)
+            self._window = GatheredRows(length + _WINDOW_BLOCKS * self.block_size)
         return self._window
 
 

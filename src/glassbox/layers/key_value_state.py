@@ -11,7 +11,7 @@ from torch import Tensor
 from glassbox.layers.context import Context
 from glassbox.layers.state import RowState
 from glassbox.ops.attention import attention
-from glassbox.ops.block_attention import Places
+from glassbox.ops.block_attention import QueryKeyPositions
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class AttendedKeys:
     """The keys and values that the queries of one call attend to.
 
     in_order: query i stands at key i + S - T, as `ops.attention` has it; a window needs that.
-    places: positions of queries and keys where they do not.
+    positions: positions of queries and keys where they do not.
     """
 
     keys: Float[Tensor, "B K S Dh"]
     values: Float[Tensor, "B K S Dh"]
     mask: Bool[Tensor, "#B 1 T S"] | None
     in_order: bool
-    places: Places | None
+    positions: QueryKeyPositions | None
 
 
 class KeyValueView:
@@ -63,7 +63,7 @@ class KeyValueView:
             softcap=softcap,
             sinks=sinks,
             slopes=slopes,
-            places=seen.places,
+            positions=seen.positions,
             hides_future=seen.in_order,
         )
 
@@ -101,7 +101,7 @@ class KeyValueState(RowState, KeyValueView):
         assert context.key_length is not None
         assert context.key_length <= self.keys.shape[2], "the state is shorter than the sequence"
         keys, values = keys.to(self.keys.dtype), values.to(self.values.dtype)
-        if context.positions.shape[0] == 1:  # all rows at the same places
+        if context.positions.shape[0] == 1:  # all rows at the same positions
             self.keys.index_copy_(2, context.positions[0], keys)
             self.values.index_copy_(2, context.positions[0], values)
         else:

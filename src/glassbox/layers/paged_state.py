@@ -89,12 +89,12 @@ class PagedKeyValue(PagedState, KeyValueView):
     def read(self, name: str, pages: Pages) -> Float[Tensor, "K B S Dh"]:
         """One pool's slots of every row: a view where a single row's blocks follow one another.
 
-        A copy where `places` say which; otherwise it lies in the pages' scratch memory until the next layer reads.
+        A copy where `token_slots` say which; otherwise it lies in the pages' scratch memory until the next layer reads.
         """
         pool = self.pools[name]
         heads, num_blocks, block_size, size = pool.shape
-        if pages.places is not None:
-            return pool.flatten(1, 2).index_select(1, pages.places).unsqueeze(1)
+        if pages.token_slots is not None:
+            return pool.flatten(1, 2).index_select(1, pages.token_slots).unsqueeze(1)
         if pages.start is not None:
             return pool.flatten(1, 2).narrow(1, pages.start, pages.length).unsqueeze(1)
         blocks = pool.view(heads * num_blocks, block_size * size)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass
-class Window:
+class GatheredRows:
     """What a batch of rows has gathered, kept from step to step for as long as the same rows decode.
 
     The pool stays the truth; this is a copy of it in which each row's tokens lie together, so that
@@ -36,10 +36,10 @@ class Pages:
     positions: (B, T) of the tokens, as in the Context.
     start: where a single row's blocks follow one another, the first one's first slot; its past is
         then a view of `length` slots that ends with the call's last token. None otherwise.
-    length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`, `places`
+    length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`, `token_slots`
         (and those of the longest row with a window, all rows' where they are `level`).
     window: where the rows' past may be looked for first; passes of one token a row have it.
-    places: (S,) the slots of a single row's tokens, in order, where keys and values are gathered one by one.
+    token_slots: (S,) the slots of a single row's tokens, in order, where keys and values are gathered one by one.
     scratch: memory for what is gathered, kept from pass to pass: taking it anew from the system
         every time costs three times as much as the gathering.
     """
@@ -49,10 +49,10 @@ class Pages:
     positions: Int[Tensor, "B T"]
     length: int
     start: int | None = None
-    window: Window | None = None
+    window: GatheredRows | None = None
     scratch: dict[str, Tensor] = field(default_factory=dict, repr=False)
     level: bool = False
-    places: Int[Tensor, " S"] | None = None
+    token_slots: Int[Tensor, " S"] | None = None
     _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _mask: Tensor | None = field(default=None, repr=False)
     _window_slots: Tensor | None = field(default=None, repr=False)

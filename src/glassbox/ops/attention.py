@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from glassbox.ops.activations import soft_cap
 from glassbox.ops.block_attention import (
-    Block,
     Extras,
-    Places,
+    QueryBlock,
+    QueryKeyPositions,
     band,
     block_attention,
     block_mask,
@@ -72,7 +72,7 @@ def attention_plain(
     softcap: float | None = None,
     sinks: Float[Tensor, " H"] | None = None,
     slopes: Float[Tensor, " H"] | None = None,
-    places: Places | None = None,
+    positions: QueryKeyPositions | None = None,
 ) -> Float[Tensor, "B H T Dh"]:
     """softmax(scale * q k^T, masked) v; query head h reads key/value head h // (H / K).
 
@@ -82,7 +82,7 @@ def attention_plain(
         (Beltagy et al., arXiv:2004.05150, section 3.1).
     softcap: scores become c tanh(scores / c) (Gemma 2, arXiv:2408.00118, section 2).
     slopes: times the distance from query to key, taken off the scores (ALiBi, arXiv:2108.12409);
-        `places` are the positions of queries and keys, the last query at the last key where None.
+        `positions` are the positions of queries and keys, the last query at the last key where None.
     sinks: one score a head of one key more, whose value is nothing: weight that goes nowhere
         (Xiao et al., arXiv:2309.17453, section 3.2; gpt-oss).
     Tested against: torch.nn.functional.scaled_dot_product_attention; transformers Gemma 2, gpt-oss, BLOOM.
@@ -96,10 +96,10 @@ def attention_plain(
     if softcap is not None:
         scores = soft_cap(scores, softcap)
     if slopes is not None:
-        if places is None:
+        if positions is None:
             order = torch.arange(keys, device=q.device).unsqueeze(0)
-            places = (order[:, keys - length :], order)
-        distance = places[0].unsqueeze(-1) - places[1].unsqueeze(-2)  # (B, T, S)
+            positions = (order[:, keys - length :], order)
+        distance = positions[0].unsqueeze(-1) - positions[1].unsqueeze(-2)  # (B, T, S)
         scores = scores - slopes[:, None, None] * distance.unsqueeze(1)
     if mask is None or window is not None:
         seen = band(length, keys, window, device=q.device)
@@ -146,7 +146,7 @@ def attention(
     softcap: float | None = None,
     sinks: Float[Tensor, " H"] | None = None,
     slopes: Float[Tensor, " H"] | None = None,
-    places: Places | None = None,
+    positions: QueryKeyPositions | None = None,
     hides_future: bool = False,
 ) -> Float[Tensor, "B H T Dh"]:
     """`attention_plain` that never keeps the (T, S) scores: by torch's kernel where that knows how.
@@ -166,7 +166,7 @@ def attention(
         if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
             return attention_plain(
                 q, k, v, mask, scale=scale, window=window, softcap=softcap, sinks=sinks,
-                slopes=slopes, places=places,
+                slopes=slopes, positions=positions,
             )  # fmt: skip
         extras = Extras(
             scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
@@ -176,7 +176,7 @@ def attention(
             block=CPU_BLOCK if on_cpu else GPU_BLOCK,
             mask=mask,
             slopes=slopes,
-            places=places,
+            positions=positions,
         )
         dtype = q.dtype
         if on_cpu:
@@ -223,7 +223,9 @@ def _attention_cpu(
             mixed = _attention_in_blocks(q, k, v, mask, scale, window, CPU_BLOCK)
             return mixed[..., :width].to(dtype)
         if window is not None or (mask is None and length > 1):
-            mask = block_mask(Block((0, length), (0, keys), keys - length), mask, window, q.device)
+            mask = block_mask(
+                QueryBlock((0, length), (0, keys), keys - length), mask, window, q.device
+            )
         grouped = q.shape[1] != k.shape[1]
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped

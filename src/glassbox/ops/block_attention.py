@@ -18,12 +18,12 @@ from torch.autograd.function import once_differentiable
 
 from glassbox.ops.activations import soft_cap
 
-Places = tuple[Int[Tensor, "#B T"], Int[Tensor, "#B S"]]
+QueryKeyPositions = tuple[Int[Tensor, "#B T"], Int[Tensor, "#B S"]]
 """Positions of the queries and of the keys."""
 
 
 @dataclass(frozen=True)
-class Block:
+class QueryBlock:
     """Queries rows[0] to rows[1] and the keys cols[0] to cols[1] that they may look at.
 
     place: the key that the first of the queries stands at, the last query being at the last key.
@@ -36,7 +36,7 @@ class Block:
 
 def query_blocks(
     length: int, keys: int, size: int, *, in_order: bool, window: int | None = None
-) -> Iterator[Block]:
+) -> Iterator[QueryBlock]:
     """Blocks of `size` queries, each with no more keys than it needs.
 
     in_order: query i stands at key i + S - T and sees none later. A `window` needs it.
@@ -49,7 +49,9 @@ def query_blocks(
     for start in range(0, length, size):
         end = min(start + size, length)
         first = 0 if window is None else max(0, start + offset - window + 1)
-        yield Block((start, end), (first, end + offset) if in_order else (0, keys), start + offset)
+        yield QueryBlock(
+            (start, end), (first, end + offset) if in_order else (0, keys), start + offset
+        )
 
 
 def band(
@@ -65,7 +67,7 @@ def band(
 
 
 def block_mask(
-    block: Block, mask: Tensor | None, window: int | None, device: torch.device
+    block: QueryBlock, mask: Tensor | None, window: int | None, device: torch.device
 ) -> Tensor:
     """What the block's queries see of its keys, as `band` and `mask` say."""
     (start, end), (first, last) = block.rows, block.cols
@@ -82,7 +84,7 @@ class Extras:
     """What bends the scores, and which keys are looked at.
 
     scale: times q k. softcap: c tanh(scores / c). slopes: (H,), times the distance, taken off.
-    places: the positions that the distance is taken of; None: the last query at the last key.
+    positions: the positions that the distance is taken of; None: the last query at the last key.
     """
 
     scale: float
@@ -92,7 +94,7 @@ class Extras:
     block: int
     mask: Bool[Tensor, "#B #H T S"] | None
     slopes: Float[Tensor, " H"] | None
-    places: Places | None
+    positions: QueryKeyPositions | None
 
 
 class _BlockAttention(torch.autograd.Function):
@@ -179,13 +181,13 @@ def block_attention(
     return mixed
 
 
-def _blocks(q: Tensor, k: Tensor, extras: Extras) -> Iterator[Block]:
+def _blocks(q: Tensor, k: Tensor, extras: Extras) -> Iterator[QueryBlock]:
     return query_blocks(
         q.shape[2], k.shape[2], extras.block, in_order=extras.in_order, window=extras.window
     )
 
 
-def _scores(q: Tensor, k: Tensor, block: Block, extras: Extras) -> tuple[Tensor, Tensor]:
+def _scores(q: Tensor, k: Tensor, block: QueryBlock, extras: Extras) -> tuple[Tensor, Tensor]:
     """The block's scores, -inf where nothing is seen, and before that: capped, without distance."""
     scores = _product(q, k.transpose(-1, -2)).to(_wide(q))  # (B, K, G, T, S)
     scores = capped = scores.mul_(extras.scale)
@@ -194,21 +196,21 @@ def _scores(q: Tensor, k: Tensor, block: Block, extras: Extras) -> tuple[Tensor,
         scores = capped.clone()
     if extras.slopes is not None:
         slopes = extras.slopes.to(scores.dtype).view(k.shape[1], -1, 1, 1)
-        scores.addcmul_(slopes, _distance(block, extras.places, scores), value=-1)
+        scores.addcmul_(slopes, _distance(block, extras.positions, scores), value=-1)
     seen = block_mask(block, extras.mask, extras.window, q.device)
     if seen.dim() == 4:  # (B, H, T, S) -> (B, K, G, T, S), where H may be 1
         seen = _grouped(seen, k.shape[1]) if seen.shape[1] > 1 else seen.unsqueeze(1)
     return scores.masked_fill_(~seen, -math.inf), capped
 
 
-def _distance(block: Block, places: Places | None, like: Tensor) -> Tensor:
+def _distance(block: QueryBlock, positions: QueryKeyPositions | None, like: Tensor) -> Tensor:
     """Position of the query less that of the key, (T, S) or (B, 1, 1, T, S)."""
     (start, end), (first, last) = block.rows, block.cols
-    if places is None:
+    if positions is None:
         query = torch.arange(block.place, block.place + end - start, device=like.device)
         key = torch.arange(first, last, device=like.device)
     else:
-        query, key = places[0][:, None, None, start:end], places[1][:, None, None, first:last]
+        query, key = positions[0][:, None, None, start:end], positions[1][:, None, None, first:last]
     return (query.unsqueeze(-1) - key.unsqueeze(-2)).to(like.dtype)
 
 

@@ -89,13 +89,21 @@ class Chart:
         return draw(self)
 
 
+FORMER_NAMES = {"zero_variance_groups": "silent_groups"}
+"""What metrics were called in the runs of earlier versions."""
+
+
 def series(
     records: Sequence[Mapping[str, Any]], key: str, label: str = "", *, error: str | None = None
 ) -> Line | None:
-    """The finite values of a key over the records that have it, or None where none has."""
+    """The finite values of a key over the records that have it, or None where none has.
+
+    A run of an earlier version may have the key under its former name.
+    """
     found = [r for r in records if _finite(r.get(key))]
     if not found:
-        return None
+        former = FORMER_NAMES.get(key)
+        return None if former is None else series(records, former, label, error=error)
     errors = None
     if error is not None:
         errors = np.array([float(r[error]) if _finite(r.get(error)) else 0.0 for r in found])
@@ -132,7 +140,7 @@ def stage_charts(stage: StageRun, evaluation: Mapping[str, Any]) -> list[Chart]:
         ("reward_margin", "Reward margin", "nats, chosen over rejected", False, False),
         ("reward_accuracy", "Reward accuracy", "pairs", True, True),
         ("answer_tokens", "Answer length", "tokens", False, True),
-        ("silent_groups", "Silent groups", "all rewards equal", True, True),
+        ("zero_variance_groups", "Zero-variance groups", "all rewards equal", True, True),
         ("kl", "KL to the reference", "nats a token", False, True),
         ("lr", "Learning rate", "", False, True),
         ("grad_norm", "Gradient norm", "before clipping", False, True),

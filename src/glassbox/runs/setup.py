@@ -83,7 +83,7 @@ class Setup:
         return self._open(reference)[0]
 
     def apart(self, reference: str) -> tuple[CausalLM, Tokenizer]:
-        """A MODEL that judges or teaches: opened once, and never the object that is trained."""
+        """A MODEL that is a reward model or a teacher: opened once, and never the object that is trained."""
         return self.once(f"apart {reference}", lambda: self._open(reference))
 
     def path_of(self, reference: str) -> Path:

@@ -26,7 +26,7 @@ QUESTIONS = {
 }
 
 
-def farewell(out: str) -> None:
+def print_next_steps(out: str) -> None:
     """Print the results of a finished quickstart to standard output."""
     folder = Path(out)
     evaluations = json.loads((folder / "evaluations.json").read_text(encoding="utf-8"))

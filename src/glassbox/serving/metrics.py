@@ -107,7 +107,7 @@ class _State:
                 "Free blocks in the prefix cache",
                 stats.blocks_cached,
             ),
-            "packed_weights_bytes": (
+            "prepacked_bytes": (
                 "Memory of prepacked copies of the weights",
                 stats.prepacked_bytes,
             ),

@@ -50,7 +50,7 @@ from glassbox.training.protocols import (
     Objective,
     TrainsAlong,
 )
-from glassbox.training.window import Window, add_up
+from glassbox.training.window import MetricsWindow, add_up
 
 BatchT = TypeVar("BatchT", bound=Batch)
 ESTIMATE_AFTER = 5
@@ -126,7 +126,7 @@ class Trainer:
             adapters_of(model) is not None
         )  # then nothing of the base may change, buffers neither
         self._adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
-        self._window = Window()
+        self._window = MetricsWindow()
         self._last_loss: float | None = None
         self._progress = ProgressLine(label, self.steps, enabled=False)
         self._all_sinks: list[MetricsSink] = self.sinks

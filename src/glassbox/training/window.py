@@ -38,7 +38,7 @@ def _to_floats(numbers: Sequence[Number]) -> list[float]:
     return [next(fetched) if isinstance(number, Tensor) else float(number) for number in numbers]
 
 
-class Window:
+class MetricsWindow:
     """Sums over the steps since the last line of metrics."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glassbox.layers.context import Context
 from glassbox.layers.paged_state import PagedKeyValue
-from glassbox.layers.pages import Pages, Window
+from glassbox.layers.pages import GatheredRows, Pages
 from glassbox.ops.attention import alibi_slopes, attention_plain
 from glassbox.ops.single_query import single_query_attention
 
@@ -48,7 +48,7 @@ def test_one_query_a_row_is_the_plain_formula(
     expected = attention_plain(
         q.unsqueeze(2), k.transpose(0, 1), v.transpose(0, 1), ~hidden[:, None, None],
         scale=scale, softcap=softcap, sinks=sinks, slopes=slopes,
-        places=(positions.unsqueeze(1), order),
+        positions=(positions.unsqueeze(1), order),
     )  # fmt: skip
     # float64: only the order of sums differs
     torch.testing.assert_close(found, expected.squeeze(2), atol=1e-12, rtol=0)
@@ -88,7 +88,7 @@ def test_pages_hold_what_was_written_wherever_their_blocks_lie(windowed):
         pages = Pages(slots, tables[row : row + 1], order.unsqueeze(0), length)
         context = Context(order.unsqueeze(0), key_length=length, pages=pages)
         state.attended(keys[row : row + 1, :, :length], values[row : row + 1, :, :length], context)
-    window = Window(24) if windowed else None
+    window = GatheredRows(24) if windowed else None
     for _ in range(steps):
         positions = lengths.unsqueeze(1).clone()
         slots = tables.gather(1, positions // size)[:, 0] * size + lengths % size

@@ -230,7 +230,7 @@ def test_slopes_take_off_the_distance_of_places():
         scores[b, h, i, j] -= slopes[h] * (places[0][b, i] - places[1][b, j])
     expected = scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
     for function in (attention_plain, attention):
-        found = function(q, k, v, mask, slopes=slopes, places=places)
+        found = function(q, k, v, mask, slopes=slopes, positions=places)
         torch.testing.assert_close(found, expected, **TOLERANCE)
 
 

@@ -597,3 +597,12 @@ def test_any_values_can_be_drawn(values: list[float]) -> None:
     line = Line("x", np.arange(1.0, len(values) + 1), np.array(values))
     drawing = Chart("T", "u", [line, line], {"floor": values[0]}).to_svg()
     assert drawing.startswith('<svg role="img" aria-label="T, u"')
+
+
+@pytest.mark.parametrize("key", ["zero_variance_groups", "silent_groups"])
+def test_zero_variance_groups_are_drawn_under_their_present_and_their_former_name(key: str) -> None:
+    records = [{"step": step, key: 0.1 * step} for step in range(1, 6)]
+    line = series(records, "zero_variance_groups")
+    assert line is not None
+    assert line.values.tolist() == [0.1 * step for step in range(1, 6)]
+    assert series([{"step": 1, "loss": 1.0}], "zero_variance_groups") is None

@@ -640,7 +640,7 @@ def test_metrics_tell_of_queue_cache_and_waits() -> None:
     assert samples["glassbox_requests_total", ("other", "404")] == 1
     for name in ("requests_running", "requests_waiting", "cache_blocks", "cache_blocks_free"):
         assert samples[f"glassbox_{name}", ()] == 0
-    assert samples["glassbox_packed_weights_bytes", ()] == 0
+    assert samples["glassbox_prepacked_bytes", ()] == 0
 
 
 def test_only_named_origins_may_read() -> None:

@@ -21,7 +21,7 @@ from glassbox.optim.adamw import AdamW
 from glassbox.optim.groups import decay_groups
 from glassbox.training.config import TrainConfig
 from glassbox.training.loop import Trainer
-from glassbox.tuning.policy.answers import Answer, RolloutBatch
+from glassbox.tuning.policy.answers import Rollout, RolloutBatch
 from glassbox.tuning.policy.grpo import Grpo, GrpoConfig, RolloutSource
 from glassbox.tuning.policy.ppo import (
     Ppo,
@@ -97,7 +97,7 @@ def test_short_answers_and_a_tools_tokens_are_paid_as_a_loop_says() -> None:
     lost = [torch.randn(len(mask), generator=draw).tolist() for mask in masks]
     grades = [1.0, -0.5, 2.0, 0.25]
     answers = [
-        Answer(0, [7] * len(mask), False, 0.0, None, mask=mask, values=value)
+        Rollout(0, [7] * len(mask), False, 0.0, None, mask=mask, values=value)
         for mask, value in zip(masks, values, strict=True)
     ]
     source._advantages(answers, grades, lost)
@@ -392,13 +392,13 @@ def test_another_value_model_is_refused_by_name(tmp_path: Path) -> None:
 # ---- GRPO's variants ------------------------------------------------------------------------
 
 
-def test_dynamic_sampling_replaces_silent_groups_up_to_its_bound() -> None:
+def test_dynamic_sampling_replaces_zero_variance_groups_up_to_its_bound() -> None:
     def even(completion: str, problem: Mapping[str, Any]) -> float:
         return letters(completion, problem) if problem["answer"] % 2 else 0.5
 
     base = {"prompts_per_step": 6, "group_size": 3, "max_tokens": 8}
 
-    def roll(rounds: int) -> tuple[list[Answer], Any]:
+    def roll(rounds: int) -> tuple[list[Rollout], Any]:
         config = GrpoConfig(**base, dynamic_sampling=rounds)
         return RolloutSource(Engine(model(), TOKENIZER), PROBLEMS, even, config)._roll_out()
 

@@ -160,7 +160,7 @@ def test_problems_are_read_and_bad_ones_named(tmp_path: Path) -> None:
     st.lists(st.sampled_from([0.0, 0.1, 0.3, 1.0, 1e6]), min_size=2, max_size=9),
     st.booleans(),
 )
-def test_advantages_are_centred_and_silent_groups_are_exactly_zero(
+def test_advantages_are_centred_and_zero_variance_groups_are_exactly_zero(
     rewards: list[float], scale: bool
 ) -> None:
     group = torch.tensor([rewards], dtype=torch.float64)
@@ -355,7 +355,7 @@ def test_only_completions_are_targets_and_batches_are_bounded() -> None:
 
 @pytest.mark.parametrize("normalization", ["grpo", "dapo", "dr_grpo"])
 @pytest.mark.parametrize("overlong", ["train", "mask"])
-def test_leaving_out_silent_answers_and_splitting_batches_change_nothing(
+def test_leaving_out_answers_without_gradient_and_splitting_batches_change_nothing(
     monkeypatch: pytest.MonkeyPatch, normalization: Any, overlong: Any
 ) -> None:
     def coarse(completion: str, problem: Mapping[str, Any]) -> float:
@@ -384,9 +384,9 @@ def test_leaving_out_silent_answers_and_splitting_batches_change_nothing(
         return float(loss), weight, rows, gradients(model), batches[0].metrics
 
     loss, weight, rows, skipping, metrics = run(rollouts(model, config, coarse))
-    assert 0 < metrics["silent_groups"][0] < 8
+    assert 0 < metrics["zero_variance_groups"][0] < 8
     assert 0 < metrics["truncated"][0] < 24
-    monkeypatch.setattr(RolloutSource, "_teaches", lambda self, answer: True)
+    monkeypatch.setattr(RolloutSource, "_has_gradient", lambda self, answer: True)
     whole = rollouts(model, config.model_copy(update={"tokens_per_batch": 1 << 20}), coarse)
     same_loss, same_weight, all_rows, everything, _ = run(whole)
     assert rows < all_rows == 24
@@ -414,7 +414,7 @@ def test_a_step_without_signal_still_touches_every_gradient() -> None:
         output.loss_sum.backward()
         assert float(output.loss_sum) == 0
         assert output.weight > 0
-        assert output.metrics["silent_groups"] == (4, 4)
+        assert output.metrics["zero_variance_groups"] == (4, 4)
         assert all(float(g.abs().max()) == 0 for g in gradients(model).values())
 
 

@@ -35,7 +35,7 @@ no rule here can write back, and transformers does not read it either.
 
 
 @dataclass(frozen=True)
-class Parts:
+class DeepseekParts:
     """The parts of a model: `num_dense` layers with a dense feed-forward, then experts."""
 
     mixer: Latent
@@ -45,7 +45,7 @@ class Parts:
     num_dense: int
 
 
-def deepseek_parts(config: ModelConfig) -> Parts | None:
+def deepseek_parts(config: ModelConfig) -> DeepseekParts | None:
     """A model's parts, or None where one is of another kind or stands elsewhere."""
     layers = config.layers()
     mixer, norm = layers[0].mixer, layers[0].norm
@@ -59,10 +59,10 @@ def deepseek_parts(config: ModelConfig) -> Parts | None:
         return None
     if ffns != [dense] * num_dense + [experts] * (len(ffns) - num_dense):
         return None
-    return Parts(mixer, norm, dense, experts, num_dense)
+    return DeepseekParts(mixer, norm, dense, experts, num_dense)
 
 
-def deepseek_words(config: ModelConfig, parts: Parts) -> dict[str, Any]:
+def deepseek_words(config: ModelConfig, parts: DeepseekParts) -> dict[str, Any]:
     """The words that all three families have; a model without experts says so by its dense layers."""
     mixer, dense, experts = parts.mixer, parts.dense, parts.experts
     words: dict[str, Any] = {

@@ -24,7 +24,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True)
-class Parts:
+class LlamaParts:
     """The kinds of part that all layers of a Llama-like model have, as its first layer has them.
 
     rotary: the positions of the first layer that has any.
@@ -36,7 +36,7 @@ class Parts:
     rotary: Rotary
 
 
-def llama_parts(config: ModelConfig, *, longrope: bool = False) -> Parts | None:
+def llama_parts(config: ModelConfig, *, longrope: bool = False) -> LlamaParts | None:
     """A model's parts, or None where one is of another kind.
 
     LongRoPE is written by the family that has it alone: transformers would take it from any, other
@@ -57,7 +57,7 @@ def llama_parts(config: ModelConfig, *, longrope: bool = False) -> Parts | None:
     turned = [m.positions for m in mixers(config) if isinstance(m.positions, Rotary)]
     if not turned or (isinstance(turned[0].scaling, LongRope) and not longrope):
         return None
-    return Parts(first.mixer, first.ffn, first.norm, turned[0])
+    return LlamaParts(first.mixer, first.ffn, first.norm, turned[0])
 
 
 def mixers(config: ModelConfig) -> list[GroupedQuery]:
@@ -89,7 +89,7 @@ def attention_words(config: ModelConfig, mixer: GroupedQuery) -> dict[str, Any]:
     }
 
 
-def llama_words(config: ModelConfig, parts: Parts) -> dict[str, Any]:
+def llama_words(config: ModelConfig, parts: LlamaParts) -> dict[str, Any]:
     """The words that every Llama-like family has."""
     return {
         **model_words(config),

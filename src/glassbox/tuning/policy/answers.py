@@ -90,7 +90,7 @@ def overlong_penalty(length: int, max_tokens: int, buffer: int) -> float:
 
 
 @dataclass
-class Answer:
+class Rollout:
     """One graded completion of a rollout, JSON-able, so that a rollout in use can be saved.
 
     token_ids: all that follows the prompt. mask: 1 for the model's own tokens, 0 for a tool's, which
@@ -123,8 +123,8 @@ _REAL_LISTS = ("old_log_probs", "advantages", "returns", "values")
 
 
 def gather_answers(
-    answers: list[Answer], total: int, size: int, most: int, group: Group
-) -> list[Answer]:
+    answers: list[Rollout], total: int, size: int, most: int, group: Group
+) -> list[Rollout]:
     """The answers of all ranks in the order of their prompts, by summing tables with one owner a row.
 
     total: how many there are over all ranks; size: answers to a prompt; most: tokens of one.
@@ -157,7 +157,7 @@ def gather_answers(
         }
         ids = ints[head : head + count]
         mask = ints[head + most : head + most + count] if masked else None
-        gathered.append(Answer(problem, ids, bool(truncated), reals[0], mask=mask, **kept))
+        gathered.append(Rollout(problem, ids, bool(truncated), reals[0], mask=mask, **kept))
     return gathered
 
 

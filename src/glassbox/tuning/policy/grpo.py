@@ -16,7 +16,7 @@ from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.log_probs import answer_log_probs
-from glassbox.tuning.policy.answers import Answer, Metrics, RolloutBatch
+from glassbox.tuning.policy.answers import Metrics, Rollout, RolloutBatch
 from glassbox.tuning.policy.rollouts import AnswerSource, PolicyMethod, PolicySetup, Sampled
 from glassbox.tuning.reference import Reference
 
@@ -79,7 +79,7 @@ def group_advantages(
     """Centre and scale each prompt's G rewards: A = (r - mean r) / (std r + eps), std over G - 1.
 
     With scale=False only centred, as Dr. GRPO (arXiv:2503.20783). A group whose rewards are all equal
-    gets exactly zero, so it teaches nothing. Raises ValueError for G < 2.
+    gets exactly zero, and so no gradient. Raises ValueError for G < 2.
     Source: DeepSeekMath (arXiv:2402.03300), section 4.1.2. Tested against: trl.
 
     >>> group_advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), scale=False).tolist()
@@ -245,13 +245,13 @@ class RolloutSource(AnswerSource):
         for answer, advantage in zip(answers, advantages, strict=True):
             answer.advantage = advantage
         if config.old_log_probs == "recompute" and config.steps_per_rollout > 1:
-            self._recompute([answer for answer in answers if self._teaches(answer)])
+            self._recompute([answer for answer in answers if self._has_gradient(answer)])
         return {}
 
-    def _teaches(self, answer: Answer) -> bool:
-        return super()._teaches(answer) and (answer.advantage != 0 or self.config.kl_beta > 0)
+    def _has_gradient(self, answer: Rollout) -> bool:
+        return super()._has_gradient(answer) and (answer.advantage != 0 or self.config.kl_beta > 0)
 
-    def _weight(self, answers: Sequence[Answer]) -> float:
+    def _weight(self, answers: Sequence[Rollout]) -> float:
         """What the normalization divides by: answers, trained tokens, or answers * max_tokens."""
         config = self.config
         if config.normalization == "dapo":
@@ -259,5 +259,5 @@ class RolloutSource(AnswerSource):
         count = float(len(answers))
         return count if config.normalization == "grpo" else count * config.max_tokens
 
-    def _scale(self, answer: Answer) -> float:
+    def _scale(self, answer: Rollout) -> float:
         return 1 / answer.num_trained if self.config.normalization == "grpo" else 1.0

@@ -19,7 +19,7 @@ from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.grading.graders import Grader, Problem, Rubric
 from glassbox.tuning.log_probs import answer_log_probs
-from glassbox.tuning.policy.answers import Answer, Metrics, RolloutBatch
+from glassbox.tuning.policy.answers import Metrics, Rollout, RolloutBatch
 from glassbox.tuning.policy.grpo import kl_to_reference, policy_losses
 from glassbox.tuning.policy.rloo import log_ratio_sums, whiten
 from glassbox.tuning.policy.rollouts import AnswerSource, PolicyMethod, PolicySetup, Sampled
@@ -347,7 +347,7 @@ class PpoSource(AnswerSource):
         return metrics
 
     @torch.no_grad()
-    def _value(self, answers: Sequence[Answer]) -> None:
+    def _value(self, answers: Sequence[Rollout]) -> None:
         with evaluating(self.value), autocast(self.value.device, self.precision):
             for part in self._parts(answers):
                 ids, _ = self._rows(part)
@@ -359,7 +359,7 @@ class PpoSource(AnswerSource):
 
     def _advantages(
         self,
-        answers: Sequence[Answer],
+        answers: Sequence[Rollout],
         grades: Sequence[float],
         penalties: Sequence[Sequence[float]],
     ) -> None:
@@ -387,7 +387,7 @@ class PpoSource(AnswerSource):
             answer.advantages = advantages[row, :count].tolist()
             answer.returns = torch.where(mask, returns, 0.0)[row, :count].tolist()
 
-    def _weight(self, answers: Sequence[Answer]) -> float:
+    def _weight(self, answers: Sequence[Rollout]) -> float:
         return float(sum(a.num_trained for a in answers if not self._masked(a)))
 
     def state_dict(self) -> dict[str, Any]:

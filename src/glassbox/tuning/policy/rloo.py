@@ -17,7 +17,7 @@ from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
 from glassbox.tuning.grading.graders import Grader, Problem, Rubric
 from glassbox.tuning.log_probs import answer_log_probs
-from glassbox.tuning.policy.answers import Answer, Metrics, RolloutBatch
+from glassbox.tuning.policy.answers import Metrics, Rollout, RolloutBatch
 from glassbox.tuning.policy.grpo import policy_losses
 from glassbox.tuning.policy.rollouts import AnswerSource, PolicyMethod, PolicySetup, Sampled
 from glassbox.tuning.reference import Reference
@@ -182,11 +182,11 @@ class RlooSource(AnswerSource):
             advantages = whiten(advantages, self.group.sum_, eps=1e-4)
         return advantages
 
-    def _weight(self, answers: Sequence[Answer]) -> float:
+    def _weight(self, answers: Sequence[Rollout]) -> float:
         return float(len(answers))
 
 
-def log_ratio_sums(answers: Sequence[Answer], reference: Sequence[Sequence[float]]) -> Tensor:
+def log_ratio_sums(answers: Sequence[Rollout], reference: Sequence[Sequence[float]]) -> Tensor:
     """log p_old(answer) - log p_reference(answer) of each, over the model's own tokens."""
     sums = []
     for answer, scores in zip(answers, reference, strict=True):

@@ -25,8 +25,8 @@ from glassbox.training.protocols import Objective
 from glassbox.tuning.grading.graders import Grade, Grader, Problem, Rubric
 from glassbox.tuning.log_probs import answer_log_probs
 from glassbox.tuning.policy.answers import (
-    Answer,
     Metrics,
+    Rollout,
     RolloutBatch,
     RolloutConfig,
     gather_answers,
@@ -82,7 +82,7 @@ class PolicyMethod(RolloutConfig):
 class Sampled:
     """A prompt's answers, their rewards (shaping included) and what the graders said."""
 
-    answers: list[Answer]
+    answers: list[Rollout]
     rewards: list[float]
     grades: list[Grade]
     calls: int
@@ -158,7 +158,7 @@ class AnswerSource:
         self.identity = identity_of(self.problems)
         self.cursor = 0
         self.update = 0  # how many optimizer steps the rollout at the cursor has served
-        self._answers: list[Answer] = []
+        self._answers: list[Rollout] = []
         self._metrics: Metrics = {}
         self._order = SeededOrder(len(self.problems), seed, "problems")
         self._spare = SeededOrder(len(self.problems), seed, "replacements")
@@ -182,7 +182,7 @@ class AnswerSource:
         config = self.config
         return len(self.problems) / config.prompts_per_step * config.steps_per_rollout
 
-    def _roll_out(self) -> tuple[list[Answer], Metrics]:
+    def _roll_out(self) -> tuple[list[Rollout], Metrics]:
         first = self.cursor + self.group.rank
         last = self.cursor + self.config.prompts_per_step
         groups = self._draw(list(range(first, last, self.group.world_size)))
@@ -201,7 +201,7 @@ class AnswerSource:
         """Turn rewards into what each answer is trained by; metrics of it."""
         raise NotImplementedError
 
-    def _weight(self, answers: Sequence[Answer]) -> float:
+    def _weight(self, answers: Sequence[Rollout]) -> float:
         """What the loss is divided by."""
         raise NotImplementedError
 
@@ -234,7 +234,7 @@ class AnswerSource:
             [draft.text for draft in drafts], [self.problems[number][1] for number in owners]
         )
         answers = [
-            Answer(
+            Rollout(
                 problem=number,
                 token_ids=draft.token_ids,
                 truncated=draft.truncated,
@@ -258,7 +258,7 @@ class AnswerSource:
             for i in range(0, len(answers), size)
         ]
 
-    def _shaping(self, answer: Answer) -> float:
+    def _shaping(self, answer: Rollout) -> float:
         config = self.config
         length = config.max_tokens if answer.truncated else len(answer.token_ids)
         return overlong_penalty(length, config.max_tokens, config.overlong_buffer)
@@ -272,7 +272,10 @@ class AnswerSource:
         metrics: Metrics = {"reward": (float(rewards.sum()), count)}
         if self.config.group_size > 1:
             metrics["reward_std"] = (float(rewards.std(dim=1).sum()), prompts)
-            metrics["silent_groups"] = (float(sum(one.is_zero_variance for one in groups)), prompts)
+            metrics["zero_variance_groups"] = (
+                float(sum(one.is_zero_variance for one in groups)),
+                prompts,
+            )
         metrics["answer_tokens"] = (float(sum(len(a.token_ids) for a in answers)), count)
         metrics["truncated"] = (float(sum(a.truncated for a in answers)), count)
         metrics["grader_errors"] = (float(sum(g.errors for g in grades)), count)
@@ -282,14 +285,14 @@ class AnswerSource:
             metrics[f"reward/{name}"] = (sum(g.parts[name] for g in grades), count)
         return metrics
 
-    def _start(self, answer: Answer) -> int:
+    def _start(self, answer: Rollout) -> int:
         """Where an answer's first token is a target."""
         return len(self.problems[answer.problem][0]) - 1
 
-    def _masked(self, answer: Answer) -> bool:
+    def _masked(self, answer: Rollout) -> bool:
         return answer.truncated and self.config.overlong == "mask"
 
-    def _rows(self, answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
+    def _rows(self, answers: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         rows = []
         for answer in answers:
             prompt = self.problems[answer.problem][0]
@@ -297,19 +300,19 @@ class AnswerSource:
             rows.append((prompt + answer.token_ids, [0] * len(prompt) + own))
         return pad_rows(rows)
 
-    def _parts(self, answers: Sequence[Answer]) -> Iterator[list[Answer]]:
+    def _parts(self, answers: Sequence[Rollout]) -> Iterator[list[Rollout]]:
         lengths = [self._start(answer) + len(answer.token_ids) for answer in answers]
         for part in parts_of(lengths, self.config.tokens_per_batch):
             yield [answers[number] for number in part]
 
     def _reference_scores(
-        self, reference: Reference, answers: Sequence[Answer]
+        self, reference: Reference, answers: Sequence[Rollout]
     ) -> list[list[float]]:
         with reference.reading() as frozen:
             return self._scores(frozen, answers)
 
     @torch.no_grad()
-    def _scores(self, model: CausalLM, answers: Sequence[Answer]) -> list[list[float]]:
+    def _scores(self, model: CausalLM, answers: Sequence[Rollout]) -> list[list[float]]:
         """log p of each answer's tokens, by the forward pass and in the batches that training uses.
 
         Zero at a tool's tokens.
@@ -324,13 +327,13 @@ class AnswerSource:
                     found[id(answer)] = row[start : start + len(answer.token_ids)]
         return [found[id(answer)] for answer in answers]
 
-    def _recompute(self, answers: Sequence[Answer]) -> None:
+    def _recompute(self, answers: Sequence[Rollout]) -> None:
         for answer, scores in zip(answers, self._scores(self.engine.model, answers), strict=True):
             answer.old_log_probs = scores
 
     def _batches(self) -> list[RolloutBatch]:
         dealt = self._dealt()
-        kept = [answer for answer in dealt if self._teaches(answer)]
+        kept = [answer for answer in dealt if self._has_gradient(answer)]
         # every rank makes at least one backward pass, so that gradients can be summed over ranks
         shortest = min(dealt or self._answers, key=lambda answer: len(answer.token_ids))
         batches = [self._batch(part) for part in self._parts(kept or [shortest])]
@@ -344,7 +347,7 @@ class AnswerSource:
         batches[0].metrics = self._metrics if self.update == 0 else {}
         return batches
 
-    def _dealt(self) -> list[Answer]:
+    def _dealt(self) -> list[Rollout]:
         """This rank's answers of this update's minibatch, in the order of the rollout."""
         config = self.config
         if config.minibatches == 1:
@@ -361,14 +364,14 @@ class AnswerSource:
             if (place // size * world + self.group.rank) * size + place % size in chosen
         ]
 
-    def _teaches(self, answer: Answer) -> bool:
+    def _has_gradient(self, answer: Rollout) -> bool:
         return not self._masked(answer)
 
-    def _scale(self, answer: Answer) -> float:
+    def _scale(self, answer: Rollout) -> float:
         """What the summed loss of an answer's tokens is multiplied by."""
         return 1.0
 
-    def _batch(self, part: Sequence[Answer]) -> RolloutBatch:
+    def _batch(self, part: Sequence[Rollout]) -> RolloutBatch:
         ids, targets = self._rows(part)
         starts, width = [self._start(answer) for answer in part], targets.shape[1]
         own = spread([answer.advantages for answer in part], starts, width)
@@ -435,7 +438,7 @@ class AnswerSource:
         )
         self.cursor, self.update = int(state["cursor"]), int(state["update"])
         size = self.config.group_size
-        answers = [Answer(**answer) for answer in state.get("answers", [])]
+        answers = [Rollout(**answer) for answer in state.get("answers", [])]
         groups = [answers[i : i + size] for i in range(0, len(answers), size)]
         mine = groups[self.group.rank :: self.group.world_size]
         self._answers, self._metrics = [answer for group in mine for answer in group], {}
@@ -447,7 +450,7 @@ class StudentSource(AnswerSource):
     def _credit(self, groups: Sequence[Sampled]) -> Metrics:
         return {}
 
-    def _weight(self, answers: Sequence[Answer]) -> float:
+    def _weight(self, answers: Sequence[Rollout]) -> float:
         return float(sum(a.num_trained for a in answers if not self._masked(a)))
 
     def first_rollout(self) -> list[RolloutBatch]:
