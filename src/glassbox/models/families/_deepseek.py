@@ -11,7 +11,7 @@ from glassbox.layers.latent import Latent
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._experts import experts_rules
-from glassbox.models.families._rope import rotary_words
+from glassbox.models.families._rope import rotary_keys
 from glassbox.models.families._shared import (
     gated_rules,
     model_words,
@@ -62,12 +62,12 @@ def deepseek_parts(config: ModelConfig) -> DeepseekParts | None:
     return DeepseekParts(mixer, norm, dense, experts, num_dense)
 
 
-def deepseek_words(config: ModelConfig, parts: DeepseekParts) -> dict[str, Any]:
+def deepseek_keys(config: ModelConfig, parts: DeepseekParts) -> dict[str, Any]:
     """The words that all three families have; a model without experts says so by its dense layers."""
     mixer, dense, experts = parts.mixer, parts.dense, parts.experts
     words: dict[str, Any] = {
         **model_words(config),
-        **rotary_words(mixer.positions),
+        **rotary_keys(mixer.positions),
         "num_attention_heads": mixer.num_heads,
         "num_key_value_heads": mixer.num_heads,
         "q_lora_rank": mixer.q_rank,

@@ -15,10 +15,10 @@ from glassbox.layers.feedforward import SwiGlu
 from glassbox.layers.norms import RmsNorm
 from glassbox.layers.rotary import Rotary
 from glassbox.models.config import ModelConfig
-from glassbox.models.families._rope import rotary_words
+from glassbox.models.families._rope import rotary_keys
 from glassbox.models.families._shared import (
+    attention_keys,
     attention_rules,
-    attention_words,
     gated_rules,
     model_words,
     norm_rules,
@@ -85,12 +85,12 @@ def expert_parts(config: ModelConfig) -> ExpertParts | None:
     return ExpertParts(mixer, norm, mixer.positions, experts[0], dense[0] if dense else None)
 
 
-def expert_words(config: ModelConfig, parts: ExpertParts) -> dict[str, Any]:
+def expert_keys(config: ModelConfig, parts: ExpertParts) -> dict[str, Any]:
     """The words that every Llama-like family with experts has, but for widths and for how many."""
     return {
         **model_words(config),
-        **attention_words(config, parts.mixer),
-        **rotary_words(parts.rotary),
+        **attention_keys(config, parts.mixer),
+        **rotary_keys(parts.rotary),
         "hidden_act": "silu",
         "rms_norm_eps": parts.norm.eps,
         "num_experts_per_tok": parts.experts.top_k,

@@ -19,10 +19,10 @@ from glassbox.models.family import HfConfig
 KNOWN = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
-def rotary_words(rotary: Rotary, *, partial: bool = False) -> dict[str, Any]:
+def rotary_keys(rotary: Rotary, *, partial: bool = False) -> dict[str, Any]:
     """Their words; `partial`: of a family that may turn a part of each head's channels."""
     fraction = {"partial_rotary_factor": rotary.fraction} if partial else {}
-    scaling = scaling_words(rotary.scaling)
+    scaling = scaling_keys(rotary.scaling)
     return {
         "rope_theta": rotary.base,  # read by transformers 4, as rope_scaling; rope_parameters by 5
         **fraction,
@@ -31,7 +31,7 @@ def rotary_words(rotary: Rotary, *, partial: bool = False) -> dict[str, Any]:
     }
 
 
-def scaling_words(scaling: RotaryScaling | None) -> dict[str, Any]:
+def scaling_keys(scaling: RotaryScaling | None) -> dict[str, Any]:
     """`rope_type` and what belongs to it; "default" where they have no word for a scaling.
 
     That is no silent loss: what is read back from these words differs, so that

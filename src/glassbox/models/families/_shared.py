@@ -15,7 +15,7 @@ from glassbox.layers.feedforward import GeGlu, SwiGlu
 from glassbox.layers.norms import LayerNorm, RmsNorm
 from glassbox.layers.rotary import LongRope, Rotary
 from glassbox.models.config import BlockSpec, Initialization, ModelConfig
-from glassbox.models.families._rope import read_rotary, refuse_odd, rotary_words
+from glassbox.models.families._rope import read_rotary, refuse_odd, rotary_keys
 from glassbox.models.family import HfConfig, WeightRule, repeats
 
 Gated = SwiGlu | GeGlu
@@ -79,8 +79,8 @@ def model_words(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def attention_words(config: ModelConfig, mixer: GroupedQuery) -> dict[str, Any]:
-    """The words for heads. Rotary positions have their own: `rotary_words`."""
+def attention_keys(config: ModelConfig, mixer: GroupedQuery) -> dict[str, Any]:
+    """The words for heads. Rotary positions have their own: `rotary_keys`."""
     return {
         "num_attention_heads": mixer.num_heads,
         "num_key_value_heads": mixer.kv_heads,
@@ -89,18 +89,18 @@ def attention_words(config: ModelConfig, mixer: GroupedQuery) -> dict[str, Any]:
     }
 
 
-def llama_words(config: ModelConfig, parts: LlamaParts) -> dict[str, Any]:
+def llama_keys(config: ModelConfig, parts: LlamaParts) -> dict[str, Any]:
     """The words that every Llama-like family has."""
     return {
         **model_words(config),
-        **attention_words(config, parts.mixer),
-        **rotary_words(parts.rotary),
-        **gated_words(parts.ffn),
+        **attention_keys(config, parts.mixer),
+        **rotary_keys(parts.rotary),
+        **gated_keys(parts.ffn),
         "rms_norm_eps": parts.norm.eps,
     }
 
 
-def gated_words(ffn: Gated) -> dict[str, Any]:
+def gated_keys(ffn: Gated) -> dict[str, Any]:
     """The gated perceptron; Gemma's activation stands under a key of its own."""
     if isinstance(ffn, SwiGlu):
         return {"intermediate_size": ffn.size, "hidden_act": "silu"}
@@ -108,7 +108,7 @@ def gated_words(ffn: Gated) -> dict[str, Any]:
     return {"intermediate_size": ffn.size, "hidden_activation": name}
 
 
-def window_words(config: ModelConfig) -> dict[str, Any]:
+def window_keys(config: ModelConfig) -> dict[str, Any]:
     """Which layers see all and which a window; there is one width for all."""
     windows = [mixer.window for mixer in mixers(config)]
     return {

@@ -11,9 +11,9 @@ from typing import Any
 from glassbox.models.config import ModelConfig
 from glassbox.models.families._deepseek import (
     IGNORED,
+    deepseek_keys,
     deepseek_parts,
     deepseek_rules,
-    deepseek_words,
     read_deepseek,
     read_latent,
 )
@@ -33,7 +33,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
         return None
     if parts.experts is not None and parts.experts.normalize_top_k:
         return None
-    words = {**deepseek_words(config, parts), "scoring_func": "softmax", "mlp_bias": False}
+    words = {**deepseek_keys(config, parts), "scoring_func": "softmax", "mlp_bias": False}
     experts = parts.experts
     if experts is not None:
         words["topk_method"] = GREEDY if experts.num_groups == 1 else BY_GROUP

@@ -14,9 +14,9 @@ from glassbox.models.config import ModelConfig
 from glassbox.models.families._deepseek import (
     IGNORED,
     SECOND_TOKEN,
+    deepseek_keys,
     deepseek_parts,
     deepseek_rules,
-    deepseek_words,
     read_deepseek,
     read_latent,
 )
@@ -30,7 +30,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     if parts is None:
         return None
     words = {
-        **deepseek_words(config, parts),
+        **deepseek_keys(config, parts),
         "scoring_func": "sigmoid",
         "topk_method": "noaux_tc",
         "rope_interleave": parts.mixer.positions.layout == "interleaved",

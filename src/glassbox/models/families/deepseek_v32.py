@@ -16,9 +16,9 @@ from glassbox.models.config import ModelConfig
 from glassbox.models.families._deepseek import (
     IGNORED,
     SECOND_TOKEN,
+    deepseek_keys,
     deepseek_parts,
     deepseek_rules,
-    deepseek_words,
     read_deepseek,
     read_latent,
 )
@@ -37,7 +37,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
         return None
     indexer, num_experts = parts.mixer.indexer, config.num_layers - parts.num_dense
     words = {
-        **deepseek_words(config, parts),
+        **deepseek_keys(config, parts),
         "scoring_func": "sigmoid",
         "topk_method": "noaux_tc",
         "num_nextn_predict_layers": 0,

@@ -15,13 +15,13 @@ from glassbox.layers.feedforward import GeGlu
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._shared import (
+    llama_keys,
     llama_parts,
     llama_rules,
-    llama_words,
     read_attention,
     read_model,
     read_windows,
-    window_words,
+    window_keys,
 )
 from glassbox.models.family import Family, HfConfig
 
@@ -31,14 +31,14 @@ ACTIVATIONS = {"gelu_pytorch_tanh": True, "gelu": False}
 
 def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Gemma2Config's keys. transformers insists on whole hidden_size / num_heads."""
-    words = gemma_words(config)
+    words = gemma_keys(config)
     parts = llama_parts(config)
     if words is None or parts is None:
         return None
     return {**words, "attn_logit_softcapping": parts.mixer.softcap}
 
 
-def gemma_words(config: ModelConfig) -> dict[str, Any] | None:
+def gemma_keys(config: ModelConfig) -> dict[str, Any] | None:
     """What Gemma 2 and 3 write alike; their scale of the scores is `query_pre_attn_scalar`^-1/2."""
     parts = llama_parts(config)
     if parts is None or config.hidden_size % parts.mixer.num_heads:
@@ -46,8 +46,8 @@ def gemma_words(config: ModelConfig) -> dict[str, Any] | None:
     head_dim = parts.mixer.resolved_head_dim(config.hidden_size)
     scale = parts.mixer.scale
     return {
-        **llama_words(config, parts),
-        **window_words(config),
+        **llama_keys(config, parts),
+        **window_keys(config),
         "query_pre_attn_scalar": head_dim if scale is None else round(scale**-2),
         "final_logit_softcapping": config.logit_softcap,
         "attention_bias": parts.mixer.qkv_bias,

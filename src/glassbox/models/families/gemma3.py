@@ -11,7 +11,7 @@ from typing import Any
 
 from glassbox.layers.rotary import Rotary
 from glassbox.models.config import ModelConfig
-from glassbox.models.families._rope import read_rotary, rotary_words
+from glassbox.models.families._rope import read_rotary, rotary_keys
 from glassbox.models.families._shared import (
     FULL,
     SLIDING,
@@ -19,7 +19,7 @@ from glassbox.models.families._shared import (
     mixers,
     read_windows,
 )
-from glassbox.models.families.gemma2 import gemma_block, gemma_model, gemma_norm, gemma_words
+from glassbox.models.families.gemma2 import gemma_block, gemma_keys, gemma_model, gemma_norm
 from glassbox.models.family import Family, HfConfig
 
 GLOBAL_BASE, LOCAL_BASE = 1e6, 1e4
@@ -27,7 +27,7 @@ GLOBAL_BASE, LOCAL_BASE = 1e6, 1e4
 
 def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     """Gemma3TextConfig's keys."""
-    words = gemma_words(config)
+    words = gemma_keys(config)
     if words is None:
         return None
     used = {False: Rotary(base=GLOBAL_BASE), True: Rotary(base=LOCAL_BASE)}  # has a window: its own
@@ -35,7 +35,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
         if not isinstance(mixer.positions, Rotary):
             return None
         used[mixer.window is not None] = mixer.positions
-    full, local = rotary_words(used[False]), rotary_words(used[True])
+    full, local = rotary_keys(used[False]), rotary_keys(used[True])
     words.pop("rope_scaling", None)
     return {
         **words,

@@ -14,7 +14,7 @@ from glassbox.layers.feedforward import Gelu
 from glassbox.layers.norms import LayerNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._interleaved import InterleavedHeads
-from glassbox.models.families._rope import read_rotary, refuse_odd, rotary_words
+from glassbox.models.families._rope import read_rotary, refuse_odd, rotary_keys
 from glassbox.models.families._shared import model_words, read_model
 from glassbox.models.family import Family, HfConfig, WeightRule, uniform_block
 
@@ -36,7 +36,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
         return None
     return {
         **model_words(config),
-        **rotary_words(mixer.positions, partial=True),
+        **rotary_keys(mixer.positions, partial=True),
         "rotary_pct": mixer.positions.fraction,  # the names in transformers 4
         "rotary_emb_base": mixer.positions.base,
         "num_attention_heads": mixer.num_heads,

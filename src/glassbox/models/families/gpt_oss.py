@@ -18,7 +18,7 @@ from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import ClampedSwiGlu
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
-from glassbox.models.families._experts import expert_parts, expert_words
+from glassbox.models.families._experts import expert_keys, expert_parts
 from glassbox.models.families._rope import read_rotary
 from glassbox.models.families._shared import (
     attention_rules,
@@ -27,7 +27,7 @@ from glassbox.models.families._shared import (
     read_attention,
     read_model,
     read_windows,
-    window_words,
+    window_keys,
 )
 from glassbox.models.family import Family, HfConfig, WeightRule
 
@@ -80,9 +80,9 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     if parts is None or not isinstance(parts.experts.expert, ClampedSwiGlu):
         return None
     expert = parts.experts.expert
-    windows = window_words(config)
+    windows = window_keys(config)
     return {
-        **expert_words(config, parts),
+        **expert_keys(config, parts),
         **windows,
         # transformers asks for a width even where no layer has a window
         "sliding_window": windows["sliding_window"] or 128,

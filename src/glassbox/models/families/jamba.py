@@ -17,8 +17,8 @@ from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._experts import experts_rules
 from glassbox.models.families._shared import (
+    attention_keys,
     attention_rules,
-    attention_words,
     gated_rules,
     model_words,
     read_attention,
@@ -51,7 +51,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     ffn = dense[0] if dense else experts[0].expert
     return {
         **model_words(config),
-        **attention_words(config, attention[0]),
+        **attention_keys(config, attention[0]),
         "attn_layer_period": attention_places[0],
         "attn_layer_offset": attention_places[1],
         "hidden_act": "silu",

@@ -12,9 +12,9 @@ from typing import Any
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._shared import (
+    llama_keys,
     llama_parts,
     llama_rules,
-    llama_words,
     read_attention,
     read_model,
     read_swiglu,
@@ -29,7 +29,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     if parts is None or config.hidden_size % parts.mixer.num_heads:
         return None
     return {
-        **llama_words(config, parts),
+        **llama_keys(config, parts),
         "attention_bias": parts.mixer.qkv_bias,
         "mlp_bias": parts.ffn.bias,
     }

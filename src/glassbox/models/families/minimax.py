@@ -21,11 +21,11 @@ from glassbox.layers.norms import RmsNorm
 from glassbox.layers.rotary import Rotary
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._experts import experts_rules
-from glassbox.models.families._rope import read_rotary, rotary_words
+from glassbox.models.families._rope import read_rotary, rotary_keys
 from glassbox.models.families._shared import (
     FULL,
+    attention_keys,
     attention_rules,
-    attention_words,
     model_words,
     outer_rules,
     read_attention,
@@ -60,8 +60,8 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
         return None
     return {
         **model_words(config),
-        **attention_words(config, full[0]),
-        **rotary_words(rotary, partial=rotary.fraction != 1.0),
+        **attention_keys(config, full[0]),
+        **rotary_keys(rotary, partial=rotary.fraction != 1.0),
         "hidden_act": "silu",
         "rms_norm_eps": first.norm.eps,
         "sliding_window": full[0].window,

@@ -12,9 +12,9 @@ from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._experts import (
+    expert_keys,
     expert_model_rules,
     expert_parts,
-    expert_words,
     read_num_experts,
 )
 from glassbox.models.families._rope import read_rotary
@@ -28,7 +28,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     if parts is None:
         return None
     return {
-        **expert_words(config, parts),
+        **expert_keys(config, parts),
         "intermediate_size": parts.experts.expert.size,
         "num_local_experts": parts.experts.num_experts,
         "sliding_window": parts.mixer.window,

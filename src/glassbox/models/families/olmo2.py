@@ -11,9 +11,9 @@ from typing import Any
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._shared import (
+    llama_keys,
     llama_parts,
     llama_rules,
-    llama_words,
     read_attention,
     read_model,
     read_swiglu,
@@ -26,7 +26,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     parts = llama_parts(config)
     if parts is None:
         return None
-    return {**llama_words(config, parts), "attention_bias": parts.mixer.qkv_bias}
+    return {**llama_keys(config, parts), "attention_bias": parts.mixer.qkv_bias}
 
 
 def read(raw: HfConfig) -> ModelConfig:

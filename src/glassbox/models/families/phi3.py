@@ -14,11 +14,11 @@ from typing import Any
 from glassbox.layers.norms import RmsNorm
 from glassbox.layers.rotary import LongRope
 from glassbox.models.config import BlockSpec, ModelConfig
-from glassbox.models.families._rope import read_rotary, rotary_words
+from glassbox.models.families._rope import read_rotary, rotary_keys
 from glassbox.models.families._shared import (
+    llama_keys,
     llama_parts,
     llama_rules,
-    llama_words,
     read_attention,
     read_model,
     read_swiglu,
@@ -34,7 +34,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     scaling = parts.rotary.scaling
     if scaling is not None and not isinstance(scaling, LongRope):
         return None
-    words = rotary_words(parts.rotary, partial=True)
+    words = rotary_keys(parts.rotary, partial=True)
     if scaling is not None:  # transformers 4 wants these three and no more
         three = {"short_factor": scaling.short_factor, "long_factor": scaling.long_factor}
         words["rope_scaling"] = {"type": "longrope", **{k: list(v) for k, v in three.items()}}
@@ -44,7 +44,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     if int(head_dim * parts.rotary.fraction) % 2:
         return None
     return {
-        **llama_words(config, parts),
+        **llama_keys(config, parts),
         **words,
         "original_max_position_embeddings": scaling.original_length
         if scaling is not None

@@ -12,14 +12,14 @@ from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._shared import (
     SLIDING,
+    llama_keys,
     llama_parts,
     llama_rules,
-    llama_words,
     read_attention,
     read_model,
     read_swiglu,
     read_windows,
-    window_words,
+    window_keys,
 )
 from glassbox.models.family import Family, HfConfig
 
@@ -29,12 +29,12 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     parts = llama_parts(config)
     if parts is None:
         return None
-    return {**llama_words(config, parts), **qwen_window_words(config)}
+    return {**llama_keys(config, parts), **qwen_window_keys(config)}
 
 
-def qwen_window_words(config: ModelConfig) -> dict[str, Any]:
+def qwen_window_keys(config: ModelConfig) -> dict[str, Any]:
     """Windows as Qwen2 and Qwen3 write them; transformers 4 takes the first layer with one."""
-    words = window_words(config)
+    words = window_keys(config)
     types = words["layer_types"]
     return {
         **words,

@@ -10,14 +10,14 @@ from typing import Any
 
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
-from glassbox.models.families._experts import expert_model_rules, expert_parts, expert_words
+from glassbox.models.families._experts import expert_keys, expert_model_rules, expert_parts
 from glassbox.models.families._shared import (
     read_attention,
     read_model,
     read_windows,
-    window_words,
+    window_keys,
 )
-from glassbox.models.families.qwen3_moe import qwen_experts_words, read_qwen_experts
+from glassbox.models.families.qwen3_moe import qwen_experts_keys, read_qwen_experts
 from glassbox.models.family import Family, HfConfig
 
 
@@ -26,14 +26,14 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     parts = expert_parts(config)
     if parts is None or parts.experts.shared is None:
         return None
-    words = expert_words(config, parts)
+    words = expert_keys(config, parts)
     if words.pop("head_dim") * parts.mixer.num_heads != config.hidden_size:
         return None
     return {
         **words,
-        **qwen_experts_words(config, parts),
-        **window_words(config),
-        "use_sliding_window": any("sliding" in t for t in window_words(config)["layer_types"]),
+        **qwen_experts_keys(config, parts),
+        **window_keys(config),
+        "use_sliding_window": any("sliding" in t for t in window_keys(config)["layer_types"]),
         "shared_expert_intermediate_size": parts.experts.shared,
         "qkv_bias": parts.mixer.qkv_bias,
     }

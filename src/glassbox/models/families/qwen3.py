@@ -11,14 +11,14 @@ from typing import Any
 from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._shared import (
+    llama_keys,
     llama_parts,
     llama_rules,
-    llama_words,
     read_attention,
     read_model,
     read_swiglu,
 )
-from glassbox.models.families.qwen2 import qwen_window_words, read_qwen_windows
+from glassbox.models.families.qwen2 import qwen_window_keys, read_qwen_windows
 from glassbox.models.family import Family, HfConfig
 
 
@@ -28,8 +28,8 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     if parts is None:
         return None
     return {
-        **llama_words(config, parts),
-        **qwen_window_words(config),
+        **llama_keys(config, parts),
+        **qwen_window_keys(config),
         "attention_bias": parts.mixer.qkv_bias,
     }
 

@@ -14,9 +14,9 @@ from glassbox.layers.norms import RmsNorm
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._experts import (
     ExpertParts,
+    expert_keys,
     expert_model_rules,
     expert_parts,
-    expert_words,
     read_num_experts,
 )
 from glassbox.models.families._shared import read_attention, read_model
@@ -30,15 +30,15 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
         return None
     window = parts.mixer.window
     return {
-        **expert_words(config, parts),
-        **qwen_experts_words(config, parts),
+        **expert_keys(config, parts),
+        **qwen_experts_keys(config, parts),
         "attention_bias": parts.mixer.qkv_bias,
         "use_sliding_window": window is not None,
         "sliding_window": window,
     }
 
 
-def qwen_experts_words(config: ModelConfig, parts: ExpertParts) -> dict[str, Any]:
+def qwen_experts_keys(config: ModelConfig, parts: ExpertParts) -> dict[str, Any]:
     """Widths, and which layers have experts."""
     layers = config.layers()
     dense = [n for n, layer in enumerate(layers) if not isinstance(layer.ffn, MixtureOfExperts)]

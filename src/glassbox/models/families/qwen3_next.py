@@ -20,10 +20,10 @@ from glassbox.layers.rotary import Rotary
 from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._experts import experts_rules
 from glassbox.models.families._grouped_rows import GatedQueries, GroupedRows
-from glassbox.models.families._rope import read_rotary, rotary_words
+from glassbox.models.families._rope import read_rotary, rotary_keys
 from glassbox.models.families._shared import (
     FULL,
-    attention_words,
+    attention_keys,
     gated_rules,
     model_words,
     norm_rules,
@@ -53,8 +53,8 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
         return None
     return {
         **model_words(config),
-        **attention_words(config, full[0]),
-        **rotary_words(rotary, partial=True),
+        **attention_keys(config, full[0]),
+        **rotary_keys(rotary, partial=True),
         "attention_bias": full[0].qkv_bias,
         "hidden_act": "silu",
         "rms_norm_eps": layers[0].norm.eps,

@@ -15,15 +15,15 @@ from glassbox.models.config import BlockSpec, ModelConfig
 from glassbox.models.families._rope import read_rotary
 from glassbox.models.families._shared import (
     SLIDING,
+    llama_keys,
     llama_parts,
     llama_rules,
-    llama_words,
     mixers,
     read_attention,
     read_model,
     read_swiglu,
     read_windows,
-    window_words,
+    window_keys,
 )
 from glassbox.models.family import Family, HfConfig
 
@@ -33,9 +33,9 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
     parts = llama_parts(config)
     if parts is None:
         return None
-    windows = window_words(config)
+    windows = window_keys(config)
     return {
-        **llama_words(config, parts),
+        **llama_keys(config, parts),
         **windows,
         "use_sliding_window": SLIDING in windows["layer_types"],
         "no_rope_layers": [int(mixer.positions is not None) for mixer in mixers(config)],
