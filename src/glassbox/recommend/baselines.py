@@ -20,6 +20,7 @@ from glassbox.core.seeding import derive_seed
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.recommend.item_vectors import check_tensor
 from glassbox.recommend.playlists import List, Playlists, Seen
+from glassbox.recommend.recommender import cosines
 
 
 class Popularity(Spec):
@@ -50,6 +51,10 @@ class PopularItems:
         return np.tile(self.counts.numpy(), (len(lists), 1))
 
     def item_vectors(self) -> None:
+        """It knows nothing of how items relate."""
+        return
+
+    def similarities(self, items: Int[ndarray, " A"], others: Int[ndarray, " B"]) -> None:
         """It knows nothing of how items relate."""
         return
 
@@ -107,6 +112,17 @@ class TogetherItems:
         rows = self._table.copy()
         np.fill_diagonal(rows, self._tie > 0)
         return rows
+
+    def similarities(
+        self, items: Int[ndarray, " A"], others: Int[ndarray, " B"]
+    ) -> Float[ndarray, "A B"]:
+        """c_ij / sqrt(c_i c_j), the cosine of the items' columns, whatever `power` is."""
+        return self._cosine(items, others)
+
+    def _cosine(self, items: ndarray, others: ndarray) -> Float[ndarray, "A B"]:
+        counts = self.together.numpy()
+        own = np.maximum(counts.diagonal(), 1.0)
+        return counts[np.ix_(items, others)] / np.sqrt(own[items, None] * own[others])
 
     def tensors(self) -> dict[str, Tensor]:
         """together (N, N)."""
@@ -240,6 +256,12 @@ class Factors(nn.Module):
         vectors = self.items.detach().numpy().copy()
         vectors[self._unseen] = 0.0
         return vectors
+
+    def similarities(
+        self, items: Int[ndarray, " A"], others: Int[ndarray, " B"]
+    ) -> Float[ndarray, "A B"]:
+        """Cosines of the h."""
+        return cosines(self.item_vectors(), items, others)
 
     def tensors(self) -> dict[str, Tensor]:
         """lists (P, D), items (N, D), bias (N)."""

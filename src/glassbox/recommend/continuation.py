@@ -27,6 +27,7 @@ from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.recommend.item_vectors import check_tensor
 from glassbox.recommend.playlists import List, Playlists, Seen
+from glassbox.recommend.recommender import cosines
 from glassbox.training.config import TrainConfig
 from glassbox.training.loop import Trainer
 from glassbox.training.next_token import NextToken
@@ -185,6 +186,12 @@ class ContinuationModel:
         vectors = self.model.embedding.weight[: self.begin].numpy().copy()
         vectors[self._unseen] = 0.0
         return vectors
+
+    def similarities(
+        self, items: Int[ndarray, " A"], others: Int[ndarray, " B"]
+    ) -> Float[ndarray, "A B"]:
+        """Cosines of the embeddings."""
+        return cosines(self.item_vectors(), items, others)
 
     def tensors(self) -> dict[str, Tensor]:
         """The model's parameters by their names."""

@@ -31,7 +31,7 @@ from glassbox.core.errors import UserError
 from glassbox.core.progress import ProgressLine
 from glassbox.core.seeding import derive_seed
 from glassbox.recommend.playlists import Item, List, Playlists, Seen
-from glassbox.recommend.recommender import normalized
+from glassbox.recommend.recommender import cosines, normalized
 
 POWER = 0.75
 LISTS_PER_CHUNK = 256
@@ -127,6 +127,12 @@ class ItemVectors:
             found += self._log_drawn
         found[:, self._unknown] = -np.inf
         return found
+
+    def similarities(
+        self, items: Int[ndarray, " A"], others: Int[ndarray, " B"]
+    ) -> Float[ndarray, "A B"]:
+        """Cosines of the vectors."""
+        return cosines(self.item_vectors(), items, others)
 
     def tensors(self) -> dict[str, Tensor]:
         """vectors and outputs, (N, D) each."""

@@ -27,7 +27,12 @@ class Recommender(Protocol):
         """
 
     def item_vectors(self) -> Float[ndarray, "N D"] | None:
-        """Rows whose cosine says how alike items are; None where a model has no such thing."""
+        """A row an item, alike where items are alike, for the map; None where a model has no such thing."""
+
+    def similarities(
+        self, items: Int[ndarray, " A"], others: Int[ndarray, " B"]
+    ) -> Float[ndarray, "A B"] | None:
+        """How alike each item is to each of the others, 1 at most; None where a model cannot tell."""
 
     def tensors(self) -> Mapping[str, Tensor]:
         """All that was learnt, for a safetensors file."""
@@ -41,6 +46,13 @@ class RecommenderSpec(Protocol):
 
     def restore(self, tensors: Mapping[str, Tensor], seen: Seen) -> Recommender:
         """Put a saved model together. Raises UserError where tensors are missing or do not fit."""
+
+
+def cosines(
+    rows: Float[ndarray, "N D"], items: Int[ndarray, " A"], others: Int[ndarray, " B"]
+) -> Float[ndarray, "A B"]:
+    """The cosine of each of the rows `items` with each of the rows `others`."""
+    return normalized(rows[items]) @ normalized(rows[others]).T
 
 
 def normalized(rows: Float[ndarray, "N D"]) -> Float[ndarray, "N D"]:

@@ -16,7 +16,6 @@ from glassbox.core.errors import UserError
 from glassbox.recommend.map import draw_map
 from glassbox.recommend.playlists import Item, Split, leave_last_out
 from glassbox.recommend.ranking import Ranked, difference, rank_metrics, rank_targets
-from glassbox.recommend.recommender import normalized
 from glassbox.recommend.saved import RECIPE, Saved, open_recommender, save_recommender
 from glassbox.recommend.specs import Recipe
 from glassbox.recommend.world import World
@@ -139,7 +138,7 @@ def suggest(saved: Saved, names: str, *, count: int) -> tuple[list[Item], list[S
     scores = np.array(saved.model.scores([chosen])[0], dtype=np.float64)
     scores[chosen] = -np.inf
     order = np.argsort(-scores, kind="stable")[:count]
-    nearest = _nearest(saved.model.item_vectors(), chosen, order)
+    nearest = _nearest(saved.model.similarities(order, chosen), chosen, len(order))
     items = saved.seen.items
     found = []
     for place, item in enumerate(order):
@@ -152,13 +151,12 @@ def suggest(saved: Saved, names: str, *, count: int) -> tuple[list[Item], list[S
 
 
 def _nearest(
-    vectors: Float[ndarray, "N D"] | None, chosen: Int[ndarray, " L"], order: Int[ndarray, " C"]
+    alike: Float[ndarray, "C L"] | None, chosen: Int[ndarray, " L"], count: int
 ) -> list[tuple[int | None, float]]:
-    if vectors is None:
-        return [(None, 0.0)] * len(order)
-    rows = normalized(vectors[order]) @ normalized(vectors[chosen]).T
-    best = rows.argmax(axis=1)
-    return [(int(chosen[b]), float(rows[place, b])) for place, b in enumerate(best)]
+    if alike is None:
+        return [(None, 0.0)] * count
+    best = alike.argmax(axis=1)
+    return [(int(chosen[b]), float(alike[place, b])) for place, b in enumerate(best)]
 
 
 def find_items(items: Sequence[Item], names: str) -> Int[ndarray, " L"]:
