@@ -201,7 +201,7 @@ def _service(
     drafts: tuple[str | None, int, int],
     adapters: dict[str, str],
     speed: dict[str, Any],
-    code: list[str] | None,
+    code: list[str] | None = None,
     **options: Any,
 ) -> Service:
     from glassbox.core.config import parse
