@@ -91,6 +91,8 @@ def test_gated_delta_rule(ours, theirs, groups):
         if mine:
             out, last = ours(l2_norm(q) / math.sqrt(5), l2_norm(k), v, beta, g, state)
         else:
+            # some versions of theirs leave it to the layer to repeat the key heads
+            q, k = (x.repeat_interleave(groups, 2) for x in (q, k))
             with InFloat64():
                 out, last = theirs(
                     q, k, v, g=g, beta=beta, initial_state=state,

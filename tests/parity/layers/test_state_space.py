@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ CASES = all_cases()
 
 
 def with_words(name: str, **words: Any) -> Case:
-    return Case(CASES[name].model_type, CASES[name].words | words)
+    return replace(CASES[name], words=CASES[name].words | words)
 
 
 @torch.no_grad()

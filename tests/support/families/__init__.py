@@ -18,6 +18,8 @@ class Case:
     unreached: parts of names of weights that only choose, and so get no gradient from the loss.
     their_cache: False where transformers' `generate` loses what the model keeps from step to step; it
         is then given the whole sequence at every step.
+    since: the release of transformers from which it computes this model as its authors do; the case is
+        skipped with an older one, which is the newest for some Python.
     """
 
     model_type: str
@@ -27,6 +29,7 @@ class Case:
     inert: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
     their_cache: bool = True
+    since: str = ""
 
     def __post_init__(self) -> None:
         assert self.tolerance <= 1e-5 or (self.reason and self.tolerance <= 1e-4)
