@@ -1,4 +1,4 @@
-"""Adafactor: second moments of a matrix kept as one number a row and one a column.
+"""Adafactor: factored second moments, one number per row and one per column of a matrix.
 
 Source: Shazeer and Stern, arXiv:1804.04235, algorithms 4 and 5, without their first moment.
 """
@@ -30,7 +30,7 @@ class AdafactorConfig(Spec):
     def build(
         self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None
     ) -> Adafactor:
-        """It over all trainable parameters of the model and of what is trained along with it."""
+        """Return Adafactor over all trainable parameters of the model and its companions."""
         return Adafactor(
             model_groups(model, self.weight_decay, companions),
             beta2_power=self.beta2_power,
@@ -43,7 +43,7 @@ class Adafactor(GroupedOptimizer):
     """V = R C / mean(R), R and C moving means of g^2 over rows and columns; U = g / sqrt(V);
     w -= max(smallest, rms(w)) min(lr, 1/sqrt(t)) U / max(1, rms(U) / clip).
 
-    The weight of the newest g^2 is t^-power, t counted a parameter, from 1. Vectors keep V whole.
+    The newest g^2 has weight t^-power, where t counts a parameter's updates from 1. Vectors keep V whole.
     Decay is decoupled: it multiplies the weight by 1 - lr * decay first. Stacks of matrices have
     rows and columns each. Tested against: torch.optim.Adafactor.
     """
@@ -73,7 +73,7 @@ class Adafactor(GroupedOptimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.groups:
             lr = learning_rate * group.lr_scale
             for name, weight in group.parameters.items():
@@ -100,7 +100,7 @@ class Adafactor(GroupedOptimizer):
         weight.sub_(update, alpha=rate / too_long)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Means by row and column, or whole, and the count of steps of every parameter."""
+        """The factored (or, for vectors, full) second moments and the step count of every parameter."""
         state = super().state_dict()
         for kind, tensors in (("row", self.rows), ("column", self.columns), ("whole", self.whole)):
             state |= {f"{kind}.{name}": tensor for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""AdamW, plain and foreach.
+"""AdamW: a plain implementation and one on torch's foreach kernels.
 
 Source: Kingma and Ba, arXiv:1412.6980; decoupled decay: Loshchilov and Hutter, arXiv:1711.05101.
 """
@@ -45,11 +45,11 @@ class AdamWConfig(Spec):
     def build(
         self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None
     ) -> AdamW | AdamW8bit:
-        """AdamW over all trainable parameters of the model and of what is trained along with it."""
+        """Return AdamW over all trainable parameters of the model and its companions."""
         return self.build_groups(model_groups(model, self.weight_decay, companions))
 
     def build_groups(self, groups: Sequence[ParameterGroup]) -> AdamW | AdamW8bit:
-        """AdamW over these groups, each with a weight decay of its own."""
+        """Return AdamW over `groups`, each with its own weight decay."""
         betas = (self.beta1, self.beta2)
         if self.bits == 8:
             return AdamW8bit(groups, betas=betas, eps=self.eps)
@@ -90,7 +90,7 @@ class AdamW(GroupedOptimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.groups:
             names = [name for name, p in group.parameters.items() if p.grad is not None]
             for name in names:
@@ -122,11 +122,11 @@ class AdamW(GroupedOptimizer):
         weight.sub_(step)
 
     def _share(self, group: ParameterGroup, lr: float) -> float:
-        """Of a weight that decay takes away in one step."""
+        """The fraction of a weight that weight decay removes in one step."""
         return group.weight_decay if self.decay == "independent" else lr * group.weight_decay
 
     def _step_foreach(self, group: ParameterGroup, names: list[str], count: int, lr: float) -> None:
-        """The plain step for many tensors a call; they have all been updated `count - 1` times."""
+        """The plain step on many tensors per call; all have been updated `count - 1` times before."""
         beta1, beta2 = self.betas
         weights: list[Tensor] = [group.parameters[name] for name in names]
         gradients: list[Tensor] = [w.grad for w in weights if w.grad is not None]
@@ -147,7 +147,7 @@ class AdamW(GroupedOptimizer):
         torch._foreach_addcdiv_(weights, first, denominator, -lr / (1 - beta1**count))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Both moments and the count of steps of every parameter."""
+        """Both moments and the step count of every parameter."""
         state = {f"first.{name}": tensor for name, tensor in self.first.items()}
         state |= {f"second.{name}": tensor for name, tensor in self.second.items()}
         return state | super().state_dict()

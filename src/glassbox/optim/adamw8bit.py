@@ -1,4 +1,4 @@
-"""AdamW whose moments take 8 bits a number."""
+"""AdamW with 8-bit moments, quantized block by block."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from glassbox.optim.base import GroupedOptimizer
 from glassbox.optim.groups import ParameterGroup
 
 SMALLEST = 4096
-"""Tensors of fewer numbers keep float32 moments, as bitsandbytes has it."""
+"""Tensors with fewer elements keep float32 moments, as in bitsandbytes."""
 
 
 class AdamW8bit(GroupedOptimizer):
-    """AdamW with both moments in blocks of 256 dynamic 8-bit codes, unpacked for each step.
+    """AdamW with both moments stored as 8-bit codes in blocks of 256, dequantized for each step.
 
-    first is signed, second unsigned; the step itself is `AdamW`'s, in float32. Tensors of fewer
-    than `smallest` numbers keep float32 moments. A paged optimizer lets the GPU's driver move its
-    moments to the host's memory; on the CPU they are there already, so there is nothing to page.
+    The first moment is signed, the second unsigned; the update is `AdamW`'s, in float32. Tensors of fewer
+    than `smallest` elements keep float32 moments. A paged optimizer lets the GPU's driver move its
+    moments to host memory; on the CPU they are already there, so there is no paged variant.
     Source: Dettmers et al., arXiv:2110.02861. Tested against: bitsandbytes AdamW8bit.
     """
 
@@ -42,7 +42,7 @@ class AdamW8bit(GroupedOptimizer):
         self.betas = betas
         self.eps = eps
         self.codes: dict[str, list[Tensor]] = {}
-        """Both moments: codes where there are scales, else the float32 moments themselves."""
+        """Both moments: 8-bit codes for names in `scales`, else the float32 moments themselves."""
         self.scales: dict[str, list[Tensor]] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
@@ -58,7 +58,7 @@ class AdamW8bit(GroupedOptimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.groups:
             for name, parameter in group.parameters.items():
                 if parameter.grad is not None:
@@ -97,7 +97,7 @@ class AdamW8bit(GroupedOptimizer):
         ]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Codes, scales and the count of steps of every parameter."""
+        """The codes, scales and step count of every parameter."""
         state = super().state_dict()
         for kind, tensors in (("codes", self.codes), ("scales", self.scales)):
             for name, (first, second) in tensors.items():

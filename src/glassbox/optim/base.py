@@ -1,4 +1,4 @@
-"""What an optimizer is to the training loop, and what all that keep parameters in groups share."""
+"""The optimizer protocol of the training loop, and the base class of grouped optimizers."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from glassbox.optim.groups import ParameterGroup
 
 
 class Optimizer(Protocol):
-    """What the training loop asks of an optimizer. The learning rate is passed, never stored."""
+    """Protocol of an optimizer. The learning rate is passed to `step` and never stored."""
 
     def step(self, learning_rate: float) -> None:
         """Update every parameter that has a gradient."""
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters it updates."""
+        """All parameters that this optimizer updates."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Its memory, as tensors under names that do not depend on the order of parameters."""
+        """The optimizer state, as tensors under names that do not depend on parameter order."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put its memory back. Raises ValueError naming what is missing or does not fit."""
+        """Load a state. Raises ValueError naming the tensor that is missing or does not fit."""
 
 
 class GroupedOptimizer:
-    """Parameters in groups, each under one name, and a count of updates for the rules that need it.
+    """Base class for optimizers over named parameter groups, with a step count per parameter.
 
-    Raises ValueError for a parameter that stands in two groups.
+    Raises ValueError for a parameter that is in two groups.
     """
 
     def __init__(self, groups: Sequence[ParameterGroup]) -> None:
@@ -46,21 +46,21 @@ class GroupedOptimizer:
                 self.steps[name] = 0
 
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters, group by group."""
+        """All parameters, in group order."""
         return [p for group in self.groups for p in group.parameters.values()]
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Clear all gradients."""
         for parameter in self.parameters():
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Its memory: "KIND.PARAMETER" -> tensor; the kind "steps" is the count."""
+        """The optimizer state: "KIND.PARAMETER" -> tensor; the kind "steps" is the step count."""
         return {f"steps.{name}": torch.tensor(count) for name, count in self.steps.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put the memory back. Raises ValueError naming the first tensor that is missing or does not fit."""
+        """Load a state. Raises ValueError naming the first tensor that is missing or does not fit."""
         expected = self.state_dict()
         if missing := sorted(expected.keys() ^ state.keys()):
             raise ValueError(f"optimizer state and model differ in '{missing[0]}'")

@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters are decayed, and which are not."""
+"""Parameter groups: which parameters weight decay applies to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glassbox.layers.parameter_roles import undecayed
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Named parameters that share a weight decay and a factor on the learning rate."""
+    """Named parameters that share a weight decay and a learning-rate multiplier."""
 
     parameters: dict[str, nn.Parameter]
     weight_decay: float = 0.0
@@ -22,7 +22,7 @@ class ParameterGroup:
 def named_parameters(
     model: nn.Module, companions: Mapping[str, nn.Module] | None = None
 ) -> list[tuple[str, nn.Parameter]]:
-    """Those of a model, then those of modules that are trained along with it, under their names."""
+    """Parameters of the model, then of its companion modules, by name."""
     named = list(model.named_parameters())
     for name, module in (companions or {}).items():
         named += [(f"{name}.{key}", parameter) for key, parameter in module.named_parameters()]
@@ -32,7 +32,7 @@ def named_parameters(
 def spared_by_decay(
     model: nn.Module, companions: Mapping[str, nn.Module] | None = None
 ) -> set[str]:
-    """Of `named_parameters`, those that their layers want spared (`layers.parameter_roles`)."""
+    """Names of parameters that their layers exempt from weight decay (`layers.parameter_roles`)."""
     found = undecayed(model)
     for name, module in (companions or {}).items():
         found |= {f"{name}.{key}" for key in undecayed(module)}
@@ -45,10 +45,10 @@ def decay_groups(
     *,
     spared: Collection[str] = (),
 ) -> list[ParameterGroup]:
-    """Decay matrices; leave vectors (norm weights, biases) alone, as GPT-3 and nanoGPT do.
+    """Two groups: matrices with weight decay, vectors (norm weights, biases) without, as in GPT-3 and nanoGPT.
 
-    spared: names of others that are left alone: those that the layers declare (`spared_by_decay`).
-    Frozen parameters are left out, tied ones come once. Raises ValueError where nothing is trainable.
+    spared: names of further parameters without decay, as declared by their layers (`spared_by_decay`).
+    Frozen parameters are omitted, tied ones appear once. Raises ValueError if nothing is trainable.
     """
     matrices: dict[str, nn.Parameter] = {}
     vectors: dict[str, nn.Parameter] = {}
@@ -68,6 +68,6 @@ def decay_groups(
 def model_groups(
     model: nn.Module, weight_decay: float, companions: Mapping[str, nn.Module] | None = None
 ) -> list[ParameterGroup]:
-    """`decay_groups` of all trainable parameters of a model and of what is trained along with it."""
+    """`decay_groups` of all trainable parameters of a model and its companions."""
     named, spared = named_parameters(model, companions), spared_by_decay(model, companions)
     return decay_groups(named, weight_decay, spared=spared)

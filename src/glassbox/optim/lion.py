@@ -1,4 +1,4 @@
-"""Lion: the sign of a momentum. Source: Chen et al., arXiv:2302.06675, algorithm 2."""
+"""Lion: updates by the sign of the momentum. Source: Chen et al., arXiv:2302.06675, algorithm 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glassbox.optim.groups import ParameterGroup, model_groups
 
 
 class LionConfig(Spec):
-    """Settings of Lion; the learning rate is train.lr, three to ten times smaller than AdamW's."""
+    """Settings of Lion; set the learning rate, train.lr, three to ten times smaller than for AdamW."""
 
     kind: Literal["lion"] = "lion"
     beta1: float = Field(0.9, ge=0, lt=1, description="of the update")
@@ -23,7 +23,7 @@ class LionConfig(Spec):
     weight_decay: float = Field(0.3, ge=0, description="larger than AdamW's as lr is smaller")
 
     def build(self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None) -> Lion:
-        """Lion over all trainable parameters of the model and of what is trained along with it."""
+        """Return Lion over all trainable parameters of the model and its companions."""
         groups = model_groups(model, self.weight_decay, companions)
         return Lion(groups, betas=(self.beta1, self.beta2))
 
@@ -31,7 +31,7 @@ class LionConfig(Spec):
 class Lion(GroupedOptimizer):
     """w -= lr (sign(b1 m + (1-b1) g) + decay w); then m = b2 m + (1-b2) g.
 
-    One number a weight is kept, half of AdamW's. Tested against: the paper's loop.
+    The state is one number per weight, half of AdamW's. Tested against: the paper's loop.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Lion(GroupedOptimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         beta1, beta2 = self.betas
         for group in self.groups:
             lr = learning_rate * group.lr_scale

@@ -1,4 +1,4 @@
-"""Which parameters are matrices between layers: Muon's share of a model."""
+"""Selects the hidden weight matrices of a model, the parameters that Muon optimizes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from glassbox.models.causal_lm import CausalLM
 
 
 def hidden_matrices(model: CausalLM) -> set[str]:
-    """The names of what a model's layers declare as `matrices`, without the head's and the scalar head's.
+    """Names of the weight matrices that layers declare as `matrices`, except those of the output heads.
 
-    These map to tokens and to numbers; Jordan et al. 2024 leave them, like embeddings, to AdamW.
+    Output heads, like embeddings, are left to AdamW, as in Jordan et al. 2024.
     """
     outputs = [head for head in (model.head, model.score) if head is not None]
     outside = {id(module) for head in outputs for module in head.modules()}

@@ -1,4 +1,4 @@
-"""Muon: momentum whose update of each matrix is made orthogonal, plain and batched.
+"""Muon: momentum with orthogonalized updates, matrix by matrix or batched by shape.
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; decay and use at
 scale: Liu et al., arXiv:2502.16982. For the matrices between the layers (`hidden_matrices`);
@@ -27,7 +27,7 @@ from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters
 from glassbox.optim.matrices import hidden_matrices
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic whose iteration drives singular values to about 1 in five steps (Jordan et al.)."""
+"""Coefficients of the quintic iteration that drives singular values to about 1 in five steps (Jordan et al.)."""
 
 
 class MuonConfig(Spec):
@@ -40,7 +40,7 @@ class MuonConfig(Spec):
     adamw_lr_ratio: float = Field(0.25, gt=0, description="AdamW's learning rate over Muon's")
 
     def build(self, model: CausalLM, companions: Mapping[str, nn.Module] | None = None) -> Together:
-        """Both over all trainable parameters; those that are trained along are AdamW's."""
+        """Return Muon and AdamW over all trainable parameters; those of companions go to AdamW."""
         trained = [pair for pair in named_parameters(model, companions) if pair[1].requires_grad]
         taken, spared = hidden_matrices(model), spared_by_decay(model, companions)
         inside = [pair for pair in trained if pair[0] in taken]
@@ -109,7 +109,7 @@ class Muon(GroupedOptimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.groups:
             lr = learning_rate * group.lr_scale
             pieces: dict[str, list[Tensor]] = {}
@@ -129,7 +129,7 @@ class Muon(GroupedOptimizer):
         return gradient.lerp(buffer, self.momentum)
 
     def _orthogonal(self, pieces: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-        """Each matrix made orthogonal and scaled by its shape, those of one shape in one batch."""
+        """Orthogonalize each matrix and scale it by its shape; matrices of one shape form one batch."""
         same: dict[tuple[object, ...], list[tuple[str, int]]] = defaultdict(list)
         for name, parts in pieces.items():
             for place, part in enumerate(parts):
@@ -153,27 +153,27 @@ class Muon(GroupedOptimizer):
 
 
 class Together:
-    """Several optimizers, each with parameters of its own, as one."""
+    """Several optimizers over disjoint parameters, behind the interface of one."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.optimizers = list(optimizers)
 
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters, optimizer by optimizer."""
+        """The parameters of all optimizers, in order."""
         return [p for optimizer in self.optimizers for p in optimizer.parameters()]
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Clear all gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
     def step(self, learning_rate: float) -> None:
-        """One step of each."""
+        """Step every optimizer."""
         for optimizer in self.optimizers:
             optimizer.step(learning_rate)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All states, under the number of each optimizer."""
+        """The states of all optimizers, each key prefixed with the optimizer's index."""
         return {
             f"{number}.{key}": tensor
             for number, optimizer in enumerate(self.optimizers)
@@ -181,7 +181,7 @@ class Together:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put all states back. Raises ValueError naming the first tensor that does not fit."""
+        """Load all states. Raises ValueError naming the first tensor that does not fit."""
         for number, optimizer in enumerate(self.optimizers):
             prefix = f"{number}."
             own = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}

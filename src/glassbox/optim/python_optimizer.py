@@ -1,4 +1,4 @@
-"""Optimizers of the user's own, and torch's: `kind: python, path: my.py:Thing`.
+"""User-defined and torch optimizers: `kind: python, path: my.py:Thing`.
 
 `path` names a class (or function) that is called with (groups, **options), where groups is a list of
 `ParameterGroup`, and gives an `optim.base.Optimizer`: `step(learning_rate)`, `zero_grad`,
@@ -25,14 +25,14 @@ _METHODS = ("step", "zero_grad", "parameters", "state_dict", "load_state_dict")
 
 
 class PythonOptimizer(PythonSpec):
-    """An optimizer of the user's own, or one of torch's."""
+    """A user-defined optimizer, or one of torch's."""
 
     weight_decay: float = Field(0.0, ge=0, description="of matrices; vectors are not decayed")
 
     def build(
         self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None
     ) -> Optimizer:
-        """The optimizer over all trainable parameters. Raises UserError for one that lacks a method."""
+        """Return the optimizer over all trainable parameters. Raises UserError if it lacks a method."""
         groups = model_groups(model, self.weight_decay, companions)
         thing = load_object(self.path)
         if inspect.isclass(thing) and issubclass(thing, torch.optim.Optimizer):
@@ -45,7 +45,7 @@ class PythonOptimizer(PythonSpec):
 
 
 class TorchOptimizer(GroupedOptimizer):
-    """One of torch's optimizers behind our interface: the loop gives the rate, states are tensors by name.
+    """Adapts a torch optimizer: the loop passes the learning rate, and states are tensors by name.
 
     Tested against: the same optimizer driven by hand; a resumed run equals an unbroken one.
     """
@@ -76,13 +76,13 @@ class TorchOptimizer(GroupedOptimizer):
             raise UserError(f"optimizer '{path}': {error}") from None
 
     def step(self, learning_rate: float) -> None:
-        """One update at this rate."""
+        """Update the parameters at this learning rate."""
         for group, settings in zip(self.groups, self.inner.param_groups, strict=True):
             settings["lr"] = learning_rate * group.lr_scale
         self.inner.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What torch keeps of each parameter, "KEY.PARAMETER" -> tensor."""
+        """Torch's state of each parameter: "KEY.PARAMETER" -> tensor."""
         return {
             f"{key}.{name}": torch.as_tensor(value)
             for group in self.groups
@@ -92,7 +92,7 @@ class TorchOptimizer(GroupedOptimizer):
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put the memory back. Raises ValueError naming a parameter that the model has not."""
+        """Load a state. Raises ValueError naming a parameter that the model does not have."""
         parameters = {n: p for group in self.groups for n, p in group.parameters.items()}
         self.inner.state.clear()
         for key, tensor in state.items():

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, with momentum; and the textbook's, whose rate falls with the root of the step.
+"""Stochastic gradient descent with momentum, and the textbook variant with a 1/sqrt(t) learning rate.
 
 Source: momentum: Polyak 1964, Sutskever et al. 2013 (Nesterov's, in torch's form); the falling rate:
 Robbins and Monro 1951, as in Shalev-Shwartz and Ben-David 2014, section 14.4.
@@ -34,27 +34,27 @@ class SgdConfig(Spec):
         return self
 
     def build(self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None) -> Sgd:
-        """SGD over all trainable parameters of the model and of what is trained along with it."""
+        """Return SGD over all trainable parameters of the model and its companions."""
         groups = model_groups(model, self.weight_decay, companions)
         return Sgd(groups, momentum=self.momentum, nesterov=self.nesterov)
 
 
 class SgdDecayConfig(Spec):
-    """SGD whose rate is train.lr / sqrt(t + 1) at a parameter's update t; give a constant schedule."""
+    """SGD with learning rate train.lr / sqrt(t + 1) at update t; use it with a constant schedule."""
 
     kind: Literal["sgd_decay"] = "sgd_decay"
 
     def build(
         self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None
     ) -> SgdDecay:
-        """It over all trainable parameters of the model and of what is trained along with it."""
+        """Return SGD with decay over all trainable parameters of the model and its companions."""
         return SgdDecay(model_groups(model, 0.0, companions))
 
 
 class Sgd(GroupedOptimizer):
     """g <- g + decay w; B = mu B + g; w -= lr B, or with Nesterov w -= lr (g + mu B).
 
-    Decay is in the gradient, as in torch. Without momentum nothing is kept.
+    Weight decay is added to the gradient, as in torch. Without momentum there is no state.
     Tested against: torch.optim.SGD.
     """
 
@@ -71,7 +71,7 @@ class Sgd(GroupedOptimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.groups:
             lr = learning_rate * group.lr_scale
             for name, weight in group.parameters.items():
@@ -89,11 +89,11 @@ class Sgd(GroupedOptimizer):
 
 
 class SgdDecay(GroupedOptimizer):
-    """w -= lr / sqrt(t + 1) g, t counted a parameter, from 0. Tested against: the formula as a loop."""
+    """w -= lr / sqrt(t + 1) g, t counted per parameter from 0. Tested against: the formula as a loop."""
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.groups:
             for name, weight in group.parameters.items():
                 if weight.grad is not None:

@@ -1,4 +1,4 @@
-"""All optimizers that a recipe can name: a new one is its own file and a line here."""
+"""The union of all optimizer specs; a new optimizer is its own file and a line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers add to an objective of their own: balancing losses, and what routers measured."""
+"""Auxiliary losses of layers, such as expert load balancing, and router metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glassbox.training.protocols import Number, ObjectiveOutput
 def with_auxiliary(
     output: ObjectiveOutput, auxiliary: Auxiliary, *, share: Number | None = None
 ) -> ObjectiveOutput:
-    """An objective's output with the layers' losses added, and metrics of these and of the routers.
+    """Return an objective's output with the layers' auxiliary losses and router metrics added.
 
     The layers' losses are means over tokens: times the output's weight, so that the loop's division
     by the weights of all micro-batches leaves their weighted mean. An objective that puts a step's whole

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there. Safetensors and JSON only, so loading one can run no code.
+"""Atomic checkpoints in safetensors and JSON only, so that loading one cannot execute code.
 
 checkpoints/step-00001000/
   config.json model.safetensors tokenizer.json ...   opens in transformers as it is
@@ -56,11 +56,11 @@ def save_checkpoint(
     stop_token_ids: Sequence[int] = (),
     companions: Mapping[str, nn.Module] | None = None,
 ) -> Path:
-    """Write a checkpoint in a folder of another name, then rename it, then mark it COMPLETE.
+    """Write a checkpoint to a temporary folder, rename it into place, then mark it COMPLETE.
 
     Every rank calls it; rank 0 writes the model and the optimizer, each rank its own random state.
-    A step whose complete checkpoint is there is left as it is. Raises UserError where the disk is
-    full; what was there before stays as it was. `stop_token_ids` go into generation_config.json.
+    An existing complete checkpoint of the step is left unchanged. Raises UserError if the disk is
+    full; existing checkpoints stay intact. `stop_token_ids` go into generation_config.json.
     """
     final = folder / checkpoint_name(step)
     if (final / COMPLETE).exists():
@@ -104,7 +104,7 @@ def save_checkpoint(
 def _save_model(
     model: CausalLM, folder: Path, tokenizer: Tokenizer | None, stop_token_ids: Sequence[int]
 ) -> None:
-    """The whole model, or of one with adapters the adapter alone, which names its base."""
+    """Save the whole model, or for a model with adapters only the adapter, which names its base."""
     if adapters_of(model) is None:
         save_pretrained(model, folder, tokenizer=tokenizer, stop_token_ids=stop_token_ids)
         return
@@ -183,9 +183,9 @@ def load_checkpoint(
 
 
 def prune_checkpoints(folder: Path, *, keep_last: int, keep_step: int | None) -> None:
-    """Delete all but the newest `keep_last` complete checkpoints and the one of step `keep_step`.
+    """Delete all complete checkpoints but the newest `keep_last` and the one of step `keep_step`.
 
-    With them goes what kills have left: folders half written or half deleted.
+    Also deletes partially written or partially deleted folders that killed processes left.
     """
     complete = list_checkpoints(folder)
     for path in complete[: max(0, len(complete) - keep_last)]:

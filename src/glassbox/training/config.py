@@ -17,7 +17,7 @@ from glassbox.training.guards import GuardConfig
 
 
 class EarlyStop(Spec):
-    """Which metric of the hooks is the best model's, and how many evaluations it may get no better."""
+    """The metric that selects the best checkpoint, and the patience in evaluations without improvement."""
 
     metric: str
     mode: Literal["min", "max"] = "min"
@@ -25,7 +25,7 @@ class EarlyStop(Spec):
 
 
 class TrainConfig(Spec):
-    """How long, how fast, how safely."""
+    """Settings of the training loop: steps, learning rate, precision, checkpoints, guards."""
 
     steps: int | None = Field(None, gt=0, description="optimizer steps; None: as epochs says")
     epochs: float | None = Field(
@@ -50,7 +50,7 @@ class TrainConfig(Spec):
     guard: GuardConfig = GuardConfig()
 
     def clipper(self) -> Clipper:
-        """What `clip` or else `max_grad_norm` says."""
+        """The clipper that `clip` specifies, or else `max_grad_norm`."""
         if self.clip is not None:
             return self.clip.build()
         if self.max_grad_norm is None:
@@ -79,9 +79,9 @@ class TrainConfig(Spec):
             )
 
     def num_steps(self, steps_per_epoch: float | None) -> int:
-        """How many optimizer steps a run takes on data that are gone through in so many.
+        """Number of optimizer steps of a run, given the number of steps in one epoch.
 
-        Raises UserError where that is not known, and where the warm-up leaves nothing of them.
+        Raises UserError if it is unknown, or if the warm-up takes up all steps.
         """
         if self.steps is not None:
             return self.steps

@@ -1,4 +1,4 @@
-"""Guards: what keeps one bad batch from ruining a run."""
+"""Guards against bad batches: skipped steps and loss scaling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GuardConfig(Spec):
 
 
 class Guard:
-    """Decides after each backward pass whether the step may be taken."""
+    """Decides after each backward pass whether to take or skip the step."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
@@ -34,7 +34,7 @@ class Guard:
         self.norms: deque[float] = deque(maxlen=config.spike_window)
 
     def verdict(self, loss: float, norm: float, weight: float) -> str | None:
-        """None to go ahead, else the reason to skip. Raises UserError after too many in a row."""
+        """None to take the step, else the reason to skip it. Raises UserError after too many skips in a row."""
         reason = self._reason(loss, norm, weight)
         if reason is None:
             self.skipped_in_row = 0
@@ -65,19 +65,19 @@ class Guard:
         return None
 
     def state_dict(self) -> dict[str, object]:
-        """Its memory, as JSON."""
+        """The state needed to resume, as JSON."""
         return {"skipped_in_row": self.skipped_in_row, "norms": list(self.norms)}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Put its memory back."""
+        """Load a state."""
         self.skipped_in_row = int(state["skipped_in_row"])  # type: ignore[call-overload]
         self.norms = deque(state["norms"], maxlen=self.config.spike_window)  # type: ignore[call-overload]
 
 
 class LossScaler:
-    """Keeps float16 gradients out of underflow: multiplies the loss, halves on overflow.
+    """Dynamic loss scaling, which keeps float16 gradients from underflowing; halves on overflow.
 
-    The scale doubles after `growth_interval` good steps. For other precisions it stays at one.
+    The scale doubles after `growth_interval` finite steps. In other precisions it stays at 1.
     Source: Micikevicius et al., arXiv:1710.03740, section 3.2.
     """
 
@@ -90,7 +90,7 @@ class LossScaler:
         self.good_steps = 0
 
     def update(self, *, overflowed: bool) -> None:
-        """Learn from a step: halve after an overflow, double after a long run of good ones."""
+        """Update the scale after a step: halve it on overflow, double it after enough finite steps."""
         if not self.enabled:
             return
         if overflowed:
@@ -101,10 +101,10 @@ class LossScaler:
             self.scale, self.good_steps = self.scale * 2, 0
 
     def state_dict(self) -> dict[str, object]:
-        """Scale and count, as JSON."""
+        """The scale and the count of finite steps, as JSON."""
         return {"scale": self.scale, "good_steps": self.good_steps}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Put both back."""
+        """Load a state."""
         self.scale = float(state["scale"])  # type: ignore[arg-type]
         self.good_steps = int(state["good_steps"])  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""THE training loop. Pre-training, SFT, DPO and GRPO differ in their objective and their source."""
+"""The training loop. Pre-training, SFT, DPO and GRPO differ only in objective and batch source."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ LONG_SECONDS = 60.0
 
 @dataclass
 class TrainState:
-    """The part of a run that changes, beside weights and moments; saved whole in every checkpoint."""
+    """Mutable state of a run other than weights and optimizer moments; saved in every checkpoint."""
 
     step: int = 0
     best_value: float | None = None
@@ -74,7 +74,7 @@ class TrainState:
 
 @dataclass
 class TrainResult:
-    """How a run ended."""
+    """The outcome of a training run."""
 
     state: TrainState
     checkpoint: Path
@@ -83,7 +83,7 @@ class TrainResult:
 
 
 class Trainer:
-    """Runs one stage of training in a run folder, from its start or from its last checkpoint."""
+    """Runs one stage of training in a run folder, resuming from the last checkpoint if there is one."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train to the last step; resume first if the folder holds a checkpoint.
 
-        Raises UserError where a checkpoint is damaged, the disk is full, or steps keep failing.
+        Raises UserError if a checkpoint is damaged, the disk is full, or too many steps are skipped.
         """
         seed_everything(derive_seed(self.seed, "train", self.group.rank))
         self._resume()
@@ -181,13 +181,13 @@ class Trainer:
         return TrainResult(self.state, checkpoint, interrupted, self._summary())
 
     def _estimate(self, seconds: float) -> None:
-        """Say how long a long run will take, by its first steps (evaluations come on top)."""
+        """Print an estimate of a long run's duration from its first steps (without evaluations)."""
         rest = seconds / ESTIMATE_AFTER * (self.steps - self.state.step)
         if rest > LONG_SECONDS:
             self._say(f"{self.steps - self.state.step:,} steps to go, about {format_seconds(rest)}")
 
     def _step(self) -> None:
-        """One optimizer step: every micro-batch's summed loss, divided by all valid units."""
+        """One optimizer step: the summed loss of all micro-batches divided by the number of valid units."""
         started = time.perf_counter()
         batches = self.source.next_step()
         fetched = time.perf_counter()
@@ -225,7 +225,7 @@ class Trainer:
         self._window.add(totals, tokens, norm, lr, ended - started, fetched - started, reason)
 
     def _normalize_gradients(self, divisor: float) -> float:
-        """Sum gradients over ranks, divide and clip them in place; their norm before clipping."""
+        """Sum gradients over ranks, divide and clip them in place; return the norm before clipping."""
         parameters = self.optimizer.parameters()
         if self.group.world_size > 1:
             touched = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
@@ -331,7 +331,7 @@ class Trainer:
             )
 
     def _note_best(self, best: EarlyStop) -> None:
-        """best.json: which checkpoint is opened where the run is named."""
+        """Write best.json, which names the checkpoint to open when the run is given as a model."""
         state, path = self.state, self.folder / BEST
         if not self.group.is_main:
             return
@@ -343,7 +343,7 @@ class Trainer:
         )
 
     def _say(self, text: str) -> None:
-        """A line on standard error, above the progress."""
+        """Print a line on standard error, above the progress line."""
         if self.group.is_main:
             self._progress.say(text)
 

@@ -11,16 +11,16 @@ from glassbox.training.protocols import ObjectiveOutput
 
 
 class NextToken:
-    """-sum log p(target) over the targets that are not IGNORE; the weight is how many there are.
+    """Cross-entropy: -sum log p(target) over targets that are not IGNORE; the weight is their number.
 
-    Documents packed into a row do not see each other. Losses that layers have of their own (experts'
-    balance) are added by `with_auxiliary`, and those of later tokens where the model has modules for
+    Documents packed into a row do not attend to each other. Auxiliary losses of layers (experts'
+    balance) are added by `with_auxiliary`, and multi-token prediction losses if the model has modules for
     them; the metric `main_loss` is then the loss without these. Tested against: transformers' loss
     on the same documents apart, and trl's SFT loss.
     """
 
     def __call__(self, model: CausalLM, batch: TokenBatch) -> ObjectiveOutput:
-        """Loss of one packed batch, the logits made chunk by chunk."""
+        """Compute the loss of one packed batch, with the logits computed in chunks."""
         auxiliary = Auxiliary()
         hidden = model.hidden_states(batch.ids, documents=batch.documents, auxiliary=auxiliary)
         weight = (batch.targets != IGNORE).sum()

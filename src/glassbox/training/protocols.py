@@ -1,4 +1,4 @@
-"""What the loop asks of an objective, a batch source and a hook. New methods are new ones of these."""
+"""Protocols of objectives, batch sources and hooks, which the training loop is extended by."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ BatchT_contra = TypeVar("BatchT_contra", bound="Batch", contravariant=True)
 
 
 class Batch(Protocol):
-    """What one forward pass takes."""
+    """The input of one forward pass."""
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the model reads in it, for tokens per second."""
+        """Number of tokens the model processes, used to report tokens per second."""
 
     def to(self: BatchT, device: torch.device) -> BatchT:
-        """The same batch on another device."""
+        """Return the batch on another device."""
 
 
 @dataclass
 class ObjectiveOutput:
-    """What an objective makes of a batch.
+    """The result of an objective on one batch.
 
     loss_sum: differentiable sum over the valid units (tokens, pairs, completions), in nats.
     weight: how many units that is. The loop divides by the sum of weights over all micro-batches
-        and all ranks, so the gradient does not depend on how the units were shared out.
-    metrics: name -> (sum, weight); reported as sum / weight over the whole step. Every rank gives
+        and all ranks, so the gradient does not depend on how the units were distributed.
+    metrics: name -> (sum, weight); reported as sum / weight over the whole step. Every rank returns
         the same names.
 
-    Numbers may be left on the device as scalar tensors: the loop fetches them once a step, so that
+    Values may stay on the device as scalar tensors: the loop synchronizes once per step, so that
     no micro-batch waits for the one before it.
     """
 
@@ -51,7 +51,7 @@ class ObjectiveOutput:
 
 
 class Objective(Protocol[BatchT_contra]):
-    """A batch in, a summed loss, its weight, and metrics out."""
+    """Maps a batch to a summed loss, its weight, and metrics."""
 
     def __call__(self, model: CausalLM, batch: BatchT_contra) -> ObjectiveOutput:
         """Compute the loss. Reference and teacher models belong to the objective, frozen."""
@@ -59,54 +59,54 @@ class Objective(Protocol[BatchT_contra]):
 
 @runtime_checkable
 class TrainsAlong(Protocol):
-    """An objective with modules that are trained beside the model: a value model, a projection.
+    """An objective with companion modules trained alongside the model: a value model, a projection.
 
-    The loop saves them in each checkpoint and puts them back; they are given to the optimizer, and
-    brought to the model's device, by whoever builds the run.
+    The loop saves and restores them with each checkpoint; they are passed to the optimizer, and
+    moved to the model's device, by the code that builds the run.
     """
 
     @property
     def companions(self) -> Mapping[str, nn.Module]:
-        """The modules by name; always the same ones."""
+        """The companion modules by name; the same ones on every call."""
 
 
 @runtime_checkable
 class BeforeStep(Protocol):
-    """An objective that must see a whole step's batches before it is asked about any of them."""
+    """An objective that must see all micro-batches of a step before computing the loss of any."""
 
     def before_step(self, model: CausalLM, batches: Sequence[Any], group: Group) -> None:
-        """Once before the forward passes of each optimizer step, on every rank."""
+        """Called once before the forward passes of each optimizer step, on every rank."""
 
 
 class BatchSource(Protocol[BatchT_co]):
-    """Where batches come from: a file of shards, or a rollout that generates, scores and yields."""
+    """A source of batches: token shards, or a rollout that generates and scores completions."""
 
     def next_step(self) -> Sequence[BatchT_co]:
-        """This rank's micro-batches of one optimizer step, at least one."""
+        """Return this rank's micro-batches of one optimizer step, at least one."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its position, as JSON. Every rank calls it; rank 0's is saved and serves all ranks."""
+        """The position, as JSON. Every rank calls it; rank 0's is saved and used for all ranks."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position; the batches that follow are the ones that would have followed."""
+        """Restore a saved position; the batches that follow are the same as without an interruption."""
 
 
 @runtime_checkable
 class AfterStep(Protocol):
-    """A layer that adjusts itself by what it saw in a step, as experts balance their load."""
+    """A layer that updates itself after each step, as load balancing of experts without a loss does."""
 
     def after_step(self, group: Group, *, taken: bool) -> None:
-        """Once after each optimizer step, on every rank; not `taken`: the step was skipped."""
+        """Called once after each optimizer step, on every rank; `taken` is False if the step was skipped."""
 
 
 class Hook(Protocol):
-    """Something to do now and then: evaluate, sample. Every rank calls it at the same steps."""
+    """A periodic action such as evaluating or sampling. Every rank calls it at the same steps."""
 
     @property
     def every(self) -> int:
-        """Call it after each step that is a multiple of this; 0 never. The last step always counts."""
+        """Interval in steps; 0 means never. The hook is also called after the last step."""
 
     def __call__(self, model: CausalLM, step: int) -> Mapping[str, float | str]:
-        """Values for metrics.jsonl. It leaves the model as it was; it may draw random numbers, since
-        the loop puts the generators back.
+        """Return values for metrics.jsonl. Must not modify the model; may draw random numbers, since
+        the loop restores the generators.
         """

@@ -1,4 +1,4 @@
-"""What is summed up: over the micro-batches of a step, and over the steps of a line of metrics."""
+"""Sums of metrics over the micro-batches of a step and over the steps of a logging interval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glassbox.training.protocols import Number, ObjectiveOutput
 
 
 def add_up(outputs: Iterable[ObjectiveOutput]) -> dict[str, list[float]]:
-    """name -> [sum, weight] over micro-batches, the loss among them; waits for the device once."""
+    """name -> [sum, weight] over micro-batches, including the loss; synchronizes with the device once."""
     names: list[str] = []
     numbers: list[Number] = []
     for output in outputs:
@@ -39,7 +39,7 @@ def _to_floats(numbers: Sequence[Number]) -> list[float]:
 
 
 class MetricsWindow:
-    """Sums over the steps since the last line of metrics."""
+    """Accumulates metrics over the steps since the last line of metrics."""
 
     def __init__(self) -> None:
         self.last_loss = 0.0
@@ -47,7 +47,7 @@ class MetricsWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Begin a new line."""
+        """Reset all sums."""
         self.totals: dict[str, list[float]] = {}
         self.tokens = 0
         self.norm = 0.0
@@ -66,7 +66,7 @@ class MetricsWindow:
         data_seconds: float,
         reason: str | None,
     ) -> None:
-        """Take one step's sums."""
+        """Add one step's sums."""
         total, weight = totals["loss"]
         self.last_loss = total / weight if weight else 0.0
         self.reason = reason
@@ -82,11 +82,11 @@ class MetricsWindow:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens over seconds since the last line."""
+        """Tokens per second since the last line."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def means(self) -> dict[str, float]:
-        """One line of metrics: weighted means over the window; norm and rate of its last step."""
+        """One line of metrics: weighted means over the window; gradient norm and rate of its last step."""
         means = {name: total / weight for name, (total, weight) in self.totals.items() if weight}
         return {
             **means,
@@ -98,9 +98,9 @@ class MetricsWindow:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, as JSON, so that a line across a checkpoint is the one of an unbroken run."""
+        """The sums, as JSON, so that a resumed run logs the same line as an uninterrupted one."""
         return vars(self).copy()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the sums back."""
+        """Load the sums."""
         vars(self).update(state)

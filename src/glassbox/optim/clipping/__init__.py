@@ -1,4 +1,4 @@
-"""Gradient clipping: what stands between the gradients of a step and the optimizer."""
+"""Gradient clipping: global, per parameter, or with an adaptive threshold."""
 
 from __future__ import annotations
 

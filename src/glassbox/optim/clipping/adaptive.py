@@ -1,4 +1,4 @@
-"""A bound that follows the norms of the run."""
+"""Adaptive clipping: a threshold from a running quantile of gradient norms."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from glassbox.optim.clipping.base import Clipper, global_norm
 
 
 class AdaptiveClip(Spec):
-    """All gradients by one factor, down to a quantile of the norms of the latest steps."""
+    """Clip the global gradient norm to a quantile of the norms of the most recent steps."""
 
     kind: Literal["adaptive"] = "adaptive"
     quantile: float = Field(0.1, gt=0, le=1, description="of the norms, this step's among them")
     window: int = Field(1000, gt=0, description="steps remembered")
 
     def build(self) -> AdaptiveClipper:
-        """A clipper that has seen nothing."""
+        """Return a clipper with an empty history."""
         return AdaptiveClipper(self.quantile, self.window)
 
 
 class AdaptiveClipper(Clipper):
-    """AutoClip: the bound is the quantile of the norms so far, so no norm has to be chosen.
+    """AutoClip: clip the global norm to a quantile of past norms, so no threshold has to be tuned.
 
-    A norm that is not finite is not remembered; of it the gradients stay as they are, and the caller
-    does not take the step. Source: Seetharaman et al., arXiv:2007.14469, with a window.
+    A norm that is not finite is not recorded and leaves the gradients unchanged; the caller
+    should skip that step. Source: Seetharaman et al., arXiv:2007.14469, with a window.
     Tested against: the authors' loop with numpy's percentile.
     """
 
@@ -42,7 +42,7 @@ class AdaptiveClipper(Clipper):
 
     @torch.no_grad()
     def clip_(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Their global norm before; afterwards it is at most the quantile."""
+        """Clip the gradients in place to the quantile; return their global norm before clipping."""
         norm = global_norm(gradients)
         if not gradients or not math.isfinite(float(norm)):
             return norm
@@ -52,10 +52,10 @@ class AdaptiveClipper(Clipper):
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """The norms of the latest steps."""
+        """The norms of the most recent steps, as JSON."""
         return {"norms": list(self.norms)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from them."""
+        """Restore the norms."""
         self.norms.clear()
         self.norms.extend(state["norms"])

@@ -1,4 +1,4 @@
-"""What the training loop asks of a clipper."""
+"""The gradient-clipper interface of the training loop, and the global gradient norm."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 
 class Clipper:
-    """Makes the gradients of a step smaller, in place; by itself it leaves them as they are."""
+    """Base class of gradient clippers; this one measures the norm and clips nothing."""
 
     def clip_(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Their global norm before; afterwards they are clipped."""
+        """Clip the gradients in place; return their global norm before clipping."""
         return global_norm(gradients)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers of earlier steps, as JSON."""
+        """The state needed to resume, as JSON."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember it again."""
+        """Load a state."""
 
 
 @torch.no_grad()
 def global_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients laid end to end, in float32 or wider; 0 for none."""
+    """Euclidean norm of all gradients concatenated, in float32 or wider; 0 if there are none."""
     if not gradients:
         return torch.zeros(())
     norms = torch._foreach_norm([g if g.dtype == torch.float64 else g.float() for g in gradients])

@@ -1,4 +1,4 @@
-"""A factor for each gradient."""
+"""Gradient clipping per parameter."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from glassbox.optim.clipping.by_global_norm import clip_by_global_norm_
 
 
 class ParameterClip(Spec):
-    """Each parameter's gradient by itself, so that no norm is above `max_norm`."""
+    """Clip each parameter's gradient separately to a norm of at most `max_norm`."""
 
     kind: Literal["per_parameter"] = "per_parameter"
     max_norm: float = Field(1.0, gt=0)
 
     def build(self) -> ParameterClipper:
-        """A clipper; it remembers nothing."""
+        """Return the clipper, which has no state."""
         return ParameterClipper(self.max_norm)
 
 
 class ParameterClipper(Clipper):
-    """`clip_by_global_norm_` of each gradient: one with a spike does not shrink the others.
+    """Applies `clip_by_global_norm_` to each gradient, so that a spike in one does not shrink the others.
 
     Tested against: torch.nn.utils.clip_grad_norm_, parameter by parameter.
     """
@@ -36,7 +36,7 @@ class ParameterClipper(Clipper):
 
     @torch.no_grad()
     def clip_(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Their global norm before; afterwards each one's is at most `max_norm`."""
+        """Clip each gradient to `max_norm` in place; return the global norm before clipping."""
         norm = global_norm(gradients)
         for gradient in gradients:
             clip_by_global_norm_([gradient], self.max_norm)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step, so that nothing needs saving."""
+"""Learning-rate schedules: pure functions of the step, so they have no state to save."""
 
 from __future__ import annotations
 

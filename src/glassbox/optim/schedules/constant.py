@@ -1,4 +1,4 @@
-"""No change after the warm-up."""
+"""Constant schedule with linear warm-up."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from glassbox.optim.schedules.base import WarmupSchedule
 
 
 class Constant(WarmupSchedule):
-    """Linear rise over `warmup_steps`, then the peak."""
+    """Linear warm-up over `warmup_steps`, then constant at the peak."""
 
     kind: Literal["constant"] = "constant"
 
     def after_warmup(self, step: int, total_steps: int) -> float:
-        """1."""
+        """Always 1."""
         return 1.0

@@ -1,4 +1,4 @@
-"""Cosines that begin anew."""
+"""Cosine schedule with warm restarts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glassbox.optim.schedules.base import WarmupSchedule
 
 
 class CosineRestarts(WarmupSchedule):
-    """Linear rise, then half cosines down to `final_ratio`, each as long as the one before times `growth`.
+    """Linear warm-up, then cosine cycles down to `final_ratio`, each `growth` times as long as the last.
 
     Source: Loshchilov and Hutter, arXiv:1608.03983 (SGDR), section 3.
     Tested against: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
@@ -23,7 +23,7 @@ class CosineRestarts(WarmupSchedule):
     final_ratio: float = Field(0.0, ge=0, le=1)
 
     def after_warmup(self, step: int, total_steps: int) -> float:
-        """(1 + cos(pi progress in its cosine)) / 2, between the final ratio and 1."""
+        """(1 + cos(pi * progress within the cycle)) / 2, scaled to lie between `final_ratio` and 1."""
         length = self.first_steps
         while step >= length:
             step -= length

@@ -1,4 +1,4 @@
-"""One over the root of the step."""
+"""Inverse square root schedule with linear warm-up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from glassbox.optim.schedules.base import WarmupSchedule
 
 
 class InverseRoot(WarmupSchedule):
-    """Linear rise over w = `warmup_steps`, then sqrt((w + 1) / (step + 1)): it needs no end.
+    """Linear warm-up over w = `warmup_steps`, then sqrt((w + 1) / (step + 1)), independent of `total_steps`.
 
     Source: Vaswani et al., arXiv:1706.03762, section 5.3, with the peak as 1.
     Tested against: the paper's formula.

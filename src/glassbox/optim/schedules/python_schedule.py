@@ -1,4 +1,4 @@
-"""A schedule of the user's own: `kind: python, path: my.py:function`."""
+"""User-defined schedules: `kind: python, path: my.py:function`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from glassbox.core.plugins import PythonSpec
 
 
 class PythonSchedule(PythonSpec):
-    """A function called with (step, total_steps, **options): the share of the peak learning rate.
+    """A function (step, total_steps, **options) that returns a fraction of the peak learning rate.
 
-    Steps count from 0. It is asked at every step and must not remember: a resumed run asks again.
+    Steps count from 0. It is called at every step and must be stateless, so that a run can resume.
     """
 
     warmup_steps: int = Field(0, ge=0, description="a linear rise before the function's first step")
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Share of the peak at a step. Raises UserError where the function gives no finite number >= 0."""
+        """Fraction of the peak at a step. Raises UserError unless the result is a finite number >= 0."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         value: Any = self.make(

@@ -1,4 +1,4 @@
-"""Half a cosine."""
+"""Linear warm-up, then cosine decay."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from glassbox.optim.schedules.base import WarmupSchedule, share_done
 
 
 class WarmupCosine(WarmupSchedule):
-    """Linear rise over `warmup_steps`, then half a cosine down to `final_ratio` of the peak.
+    """Linear warm-up over `warmup_steps`, then cosine decay to `final_ratio` of the peak.
 
-    The final ratio would be reached at step `total_steps`, the first that is not taken.
+    The final ratio would be reached at step `total_steps`, one past the last step.
     Source: Loshchilov and Hutter, arXiv:1608.03983; GPT-3, arXiv:2005.14165, appendix B.
     Tested against: torch.optim.lr_scheduler.CosineAnnealingLR.
 
@@ -25,6 +25,6 @@ class WarmupCosine(WarmupSchedule):
     final_ratio: float = Field(0.1, ge=0, le=1)
 
     def after_warmup(self, step: int, total_steps: int) -> float:
-        """(1 + cos(pi progress)) / 2, between the final ratio and 1."""
+        """(1 + cos(pi * progress)) / 2, scaled to lie between `final_ratio` and 1."""
         shape = 0.5 * (1 + math.cos(math.pi * share_done(step, total_steps)))
         return self.final_ratio + (1 - self.final_ratio) * shape

@@ -1,4 +1,4 @@
-"""A straight line."""
+"""Linear warm-up, then linear decay."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from glassbox.optim.schedules.base import WarmupSchedule, share_done
 
 
 class WarmupLinear(WarmupSchedule):
-    """Linear rise over `warmup_steps`, then a straight line down to `final_ratio` of the peak.
+    """Linear warm-up over `warmup_steps`, then linear decay to `final_ratio` of the peak.
 
-    The final ratio would be reached at step `total_steps`, the first that is not taken.
+    The final ratio would be reached at step `total_steps`, one past the last step.
     Tested against: torch.optim.lr_scheduler.LinearLR.
     """
 
@@ -20,6 +20,6 @@ class WarmupLinear(WarmupSchedule):
     final_ratio: float = Field(0.0, ge=0, le=1)
 
     def after_warmup(self, step: int, total_steps: int) -> float:
-        """1 - progress, between the final ratio and 1."""
+        """1 - progress, scaled to lie between `final_ratio` and 1."""
         shape = 1 - share_done(step, total_steps)
         return self.final_ratio + (1 - self.final_ratio) * shape

@@ -1,4 +1,4 @@
-"""A plateau, and a fall at the end."""
+"""Warmup-stable-decay (WSD) schedule."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from glassbox.optim.schedules.base import WarmupSchedule
 
 
 class WarmupStableDecay(WarmupSchedule):
-    """Linear rise, the peak, then over the last `decay_share` of all steps down to `final_ratio`.
+    """Linear warm-up, constant at the peak, then decay to `final_ratio` over the last `decay_share` of steps.
 
-    shape: linear, or 1 - sqrt(progress), which falls fast first. A run can be continued from its
-    plateau with more steps. The final ratio would be reached at step `total_steps`.
+    shape: linear, or 1 - sqrt(progress), which decays fastest at first. A run can be extended from its
+    constant phase with more steps. The final ratio would be reached at step `total_steps`.
     Source: MiniCPM, arXiv:2404.06395; the shapes: Hägele et al., arXiv:2405.18392.
     Tested against: transformers get_wsd_schedule (linear), the formula.
     """
@@ -25,7 +25,7 @@ class WarmupStableDecay(WarmupSchedule):
     final_ratio: float = Field(0.0, ge=0, le=1)
 
     def after_warmup(self, step: int, total_steps: int) -> float:
-        """1, then the fall."""
+        """1 in the constant phase, then the decay."""
         length = round(self.decay_share * (total_steps + self.warmup_steps))
         begun = step - (total_steps - length)
         if begun < 0 or length == 0:
