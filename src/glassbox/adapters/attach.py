@@ -1,4 +1,4 @@
-"""Adapters on a model: attach, choose, merge, take away. Files are `formats.peft`.
+"""Attach, merge and remove adapters on a model. Reading and writing files: `formats.peft`.
 
 A model with adapters is the same model: the base is frozen, what is trained is small, and several
 adapters may be held at once, one for all rows of a batch or one a row.
@@ -37,7 +37,7 @@ def attach(
     base: BaseModel | None = None,
     seed: int = 0,
 ) -> Adapters:
-    """Freeze a model and add an adapter, which then is the active one and alone is trained.
+    """Freeze a model and add an adapter, which becomes the active one and the only one trained.
 
     base: how the model is called and where it lies; its fingerprint is taken here, before anything
     changes. Raises UserError where the targets name no linear layer, the name is taken, or kinds do
@@ -80,7 +80,7 @@ def attach(
 
 
 def detach(model: CausalLM) -> None:
-    """Take all adapters away: the base as it was, in 4 bits where it was made so.
+    """Remove all adapters and restore the base, which stays in 4 bits if it was quantized.
 
     Parameters of the base that were trained along stay as they are.
     """
@@ -100,7 +100,7 @@ def detach(model: CausalLM) -> None:
 
 
 def drop(model: CausalLM, name: str) -> None:
-    """Take one adapter away; with the last one goes everything, as by `detach`.
+    """Remove one adapter; removing the last one is the same as `detach`.
 
     Where it was the active one, none is. Raises UserError for a name not held, and while merged.
     """
@@ -122,7 +122,7 @@ def drop(model: CausalLM, name: str) -> None:
 
 
 def bake(model: CausalLM, name: str = DEFAULT, *, dtype: torch.dtype | None = None) -> CausalLM:
-    """The model with an adapter merged for good and 4-bit matrices unpacked: a plain one, to export.
+    """Merge an adapter permanently and dequantize 4-bit matrices, for export as a plain model.
 
     dtype of the unpacked matrices: the embedding's unless given. Raises UserError for adapters that
     are no matrices.
@@ -147,14 +147,14 @@ def bake(model: CausalLM, name: str = DEFAULT, *, dtype: torch.dtype | None = No
 
 
 def quantize(model: CausalLM, compute_dtype: torch.dtype = torch.bfloat16) -> None:
-    """Keep the matrices of all linear layers within the blocks in 4 bits (NF4, double quantization)."""
+    """Quantize the weights of all linear layers in the blocks to 4 bits (NF4, double quantization)."""
     for path, module in list(model.named_modules()):
         if path.startswith("blocks.") and isinstance(module, Linear) and not is_router(path):
             replace_module(model, path, Nf4Linear.from_linear(module, compute_dtype=compute_dtype))
 
 
 def train_only(model: CausalLM, patterns: Sequence[str]) -> list[str]:
-    """Freeze all parameters but those whose names match one of the patterns (`blocks.5.*`, `*norm*`).
+    """Freeze all parameters except those whose names match a pattern (`blocks.5.*`, `*norm*`).
 
     Returns the names that stay trainable. Raises UserError for a pattern that matches none.
     """

@@ -1,4 +1,4 @@
-"""What all adapters share: the settings, and the set of those that a model has."""
+"""Base class of adapter specs, and the collection of adapters attached to a model."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from glassbox.models.causal_lm import CausalLM
 
 DEFAULT = "default"
 PEFT_PREFIX = "base_model.model."
-"""Before every name of a tensor in PEFT's files."""
+"""Prefix of every tensor name in PEFT's files."""
 
 
 class AdapterSpec(Spec):
-    """What all adapters share: how the frozen base is kept, and what they do to a model."""
+    """Base class of adapter specs: how the frozen base is stored, and how the adapter attaches to it."""
 
     mergeable: ClassVar[bool] = False
-    """Whether it is an update of matrices, which may then do its work alone."""
+    """Whether the adapter is an update of weight matrices and can be merged into them."""
     stands_alone: ClassVar[bool] = False
-    """Whether a model cannot have another one beside it."""
+    """Whether it excludes other adapters on the same model."""
     peft_type: ClassVar[str]
-    """What adapter_config.json calls the kind."""
+    """The `peft_type` in adapter_config.json."""
     width: ClassVar[str]
     """The key that says a dimension of its tensors, checked against the tensors of a file."""
     kind: str
@@ -52,7 +52,7 @@ class AdapterSpec(Spec):
 
     @property
     def trains_base(self) -> bool:
-        """Whether parameters of the base are trained along."""
+        """Whether parameters of the base are trained as well."""
         return bool(self.also)
 
     def trains(self, path: str, adapted: Collection[str]) -> bool:
@@ -60,13 +60,13 @@ class AdapterSpec(Spec):
         return any(fnmatchcase(path, pattern) for pattern in self.also)
 
     def trained_rows(self, path: str, parts: Sequence[Part]) -> list[tuple[int, int]] | None:
-        """Which rows of such a parameter; None: all."""
+        """The trained rows of such a parameter as ranges; None: all."""
         return None
 
     def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
-        """Put the modules in their places, under this name.
+        """Insert the adapter's modules into the model under this name.
 
-        Raises UserError where the model has no place for them.
+        Raises UserError if the model does not support this kind of adapter.
         """
         raise NotImplementedError
 
@@ -76,7 +76,7 @@ class AdapterSpec(Spec):
         return False
 
     def slots(self, adapters: Adapters, name: str) -> dict[str, Slot]:
-        """Where each tensor of an adapter's file lives in the model; what is trained along is not in it.
+        """Maps each tensor of an adapter's file to its place in the model; trained base parameters are excluded.
 
         A kind that PEFT has says PEFT's names; this default is our own under PEFT's prefix.
         """
@@ -88,7 +88,7 @@ class AdapterSpec(Spec):
         }
 
     def peft_config(self, adapters: Adapters, name: str) -> dict[str, Any]:
-        """What adapter_config.json says of this kind beside its name."""
+        """The entries of adapter_config.json for this kind, other than its name."""
         return {}
 
     @classmethod
@@ -105,11 +105,11 @@ class Slot:
     index: Any
 
     def read(self) -> Tensor:
-        """The values, without gradient."""
+        """The values, detached."""
         return self.tensor.detach()[self.index]
 
     def write(self, values: Tensor) -> None:
-        """Copy values in, converted to the tensor's dtype and device."""
+        """Copy `values` in, converted to the tensor's dtype and device."""
         with torch.no_grad():
             self.tensor[self.index] = values.to(self.tensor)
 
@@ -159,7 +159,7 @@ class Adapters:
 
     @property
     def names(self) -> list[str]:
-        """Of the adapters held."""
+        """Names of the attached adapters."""
         return list(self.specs)
 
     def layers(self) -> Iterator[tuple[str, AdaptedLinear]]:
@@ -169,13 +169,13 @@ class Adapters:
                 yield name, module
 
     def use(self, name: str | None) -> None:
-        """One adapter for all rows; None: the base alone."""
+        """Activate one adapter for all rows; None: the base alone."""
         self._check(name)
         self._virtual_refused("be switched off" if name is None else "be exchanged", name)
         self.selection.active = name
 
     def set_rows(self, names: Sequence[str | None] | None) -> None:
-        """One adapter a row of the batches that follow; None: that of `use` for all again.
+        """Set one adapter per row for the following batches; None: that of `use` for all rows again.
 
         Raises UserError for names that are not held, and for prefix and prompt tuning.
         """
@@ -187,7 +187,7 @@ class Adapters:
 
     @contextlib.contextmanager
     def rows(self, names: Sequence[str | None]) -> Iterator[None]:
-        """`set_rows` for the calls within."""
+        """Context manager for `set_rows`."""
         self.set_rows(names)
         try:
             yield
@@ -196,7 +196,7 @@ class Adapters:
 
     @contextlib.contextmanager
     def using(self, name: str | None) -> Iterator[None]:
-        """`use` for the calls within, and afterwards the adapter of before."""
+        """Context manager for `use`; restores the previous adapter on exit."""
         before = self.selection.active
         self.use(name)
         try:
@@ -216,7 +216,7 @@ class Adapters:
             raise UserError(f"an adapter of kind '{kind}' cannot {what}; detach it")
 
     def merge(self, name: str = DEFAULT) -> None:
-        """Put a LoRA into the base's matrices: as fast as the base. Raises UserError for other kinds."""
+        """Merge a LoRA into the base weights, for inference at full speed. Raises UserError for other kinds."""
         self._check(name)
         if not self.specs[name].mergeable:
             raise UserError(
@@ -228,7 +228,7 @@ class Adapters:
         self.merged = name
 
     def unmerge(self) -> None:
-        """Undo `merge`: every matrix is, to the last bit, what it was."""
+        """Undo `merge`, restoring every weight bit for bit."""
         for _, layer in self.layers():
             layer.unmerge()
         self.merged = None
@@ -246,7 +246,7 @@ class Adapters:
         return found | {extra: parameters[self.path_of(extra)] for extra in self.extra}
 
     def adapted(self, path: str) -> AdaptedLinear:
-        """The linear layer at a path, made ready for adapters."""
+        """Return the linear layer at a path, wrapped as an `AdaptedLinear`."""
         module = self.model.get_submodule(path)
         if isinstance(module, AdaptedLinear):
             return module
@@ -263,13 +263,13 @@ class Adapters:
 
 
 def adapters_of(model: nn.Module) -> Adapters | None:
-    """The adapters that have been attached to a model; None where there are none."""
+    """The adapters attached to a model; None if there are none."""
     found: Adapters | None = vars(model).get("adapters")
     return found
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module into the place of the one at a path."""
+    """Replace the module at a path."""
     parent, _, child = path.rpartition(".")
     owner: Any = model.get_submodule(parent)
     setattr(owner, child, module)

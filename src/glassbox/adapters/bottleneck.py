@@ -1,4 +1,4 @@
-"""A small perceptron behind each branch. Source: Houlsby et al., arXiv:1902.00751, section 2.1."""
+"""Bottleneck adapters: a small MLP after each branch. Source: Houlsby et al., arXiv:1902.00751, section 2.1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from glassbox.layers.quantized import Nf4Linear
 
 
 class BottleneckAdapter(AdapterSpec):
-    """A small perceptron behind each branch of each block (Houlsby)."""
+    """A small bottleneck MLP after each branch of each block (Houlsby)."""
 
     peft_type: ClassVar[str] = "GLASSBOX_BOTTLENECK"
     width: ClassVar[str] = "size"
@@ -28,7 +28,7 @@ class BottleneckAdapter(AdapterSpec):
     activation: Literal["relu", "gelu"] = "relu"
 
     def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
-        """Behind the last linear layer of every branch."""
+        """Insert a bottleneck after the last linear layer of every branch."""
         ends = [
             path
             for path, module in adapters.model.named_modules()
@@ -51,7 +51,7 @@ class BottleneckAdapter(AdapterSpec):
 
 
 class Bottleneck(LinearUpdate):
-    """y + up(f(down(y))) on what a layer gives: it stands behind the last layer of a branch.
+    """y + up(f(down(y))) on the output y of the last layer of a branch.
 
     Houlsby's adapter: between each branch and the sum with the residual stream. `up` begins at zero,
     so that at first nothing changes. Tested against: the formula.
@@ -79,7 +79,7 @@ class Bottleneck(LinearUpdate):
     def forward(
         self, x: Float[Tensor, "*shape I"], y: Float[Tensor, "*shape O"], base: Base
     ) -> Float[Tensor, "*shape O"]:
-        """What the layer gives, from what it would give alone."""
+        """Return the adapted output, given the layer's own output."""
         low = self.down(y.to(self.down.weight.dtype))
         low = F.relu(low) if self.activation == "relu" else F.gelu(low)
         return (y + self.up(low)).to(y.dtype)

@@ -1,4 +1,4 @@
-"""Small trained additions to a frozen linear layer, several at once, one a row of the batch."""
+"""Adapted linear layers: several adapters on a frozen layer, selected per row of the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Base = Linear | Nf4Linear
 
 
 class Selection:
-    """Which adapter each row of a batch passes. All adapted layers of a model share one.
+    """The adapter used by each row of a batch; one object shared by all adapted layers of a model.
 
     active: the adapter of every row, None for none, where `set_rows` has said nothing.
     """
@@ -30,7 +30,7 @@ class Selection:
     def set_rows(
         self, names: Sequence[str | None] | None, device: torch.device | None = None
     ) -> None:
-        """One name a row of the calls that follow (None: the bare layer); None: `active` for all."""
+        """Set one adapter name per row for the following calls (None: the base layer); None: `active` for all."""
         if names is None:
             self.groups = None
             return
@@ -46,13 +46,13 @@ class Selection:
 
 
 class LinearUpdate(nn.Module):
-    """What an adapter is on one linear layer: forward(x, y, base) is what the layer gives with it."""
+    """Base class of an adapter on one linear layer: forward(x, y, base) returns the adapted output."""
 
     mergeable: ClassVar[bool] = False
     dropout: float = 0.0
 
     def merged(self, weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
-        """The one matrix that does what the layer and this together do, where it is `mergeable`."""
+        """Return the weight with this update merged in, if it is `mergeable`."""
         raise NotImplementedError
 
 
@@ -82,7 +82,7 @@ class AdaptedLinear(nn.Module):
 
     @property
     def into_residual(self) -> bool:
-        """Whether it is the last layer of a branch."""
+        """Whether this is the last layer of a branch."""
         return self.base.into_residual
 
     @property
@@ -92,7 +92,7 @@ class AdaptedLinear(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "O I"]:
-        """The matrix with the active adapter in it, for what reads a layer's matrix itself.
+        """The weight with the active adapter merged in, for code that reads weights directly.
 
         Raises UserError where there is no one such matrix.
         """
@@ -121,7 +121,7 @@ class AdaptedLinear(nn.Module):
         return update
 
     def forward(self, x: Float[Tensor, "B *shape I"]) -> Float[Tensor, "B *shape O"]:
-        """Project the last axis, each row with its adapter."""
+        """Project the last axis, applying each row's adapter."""
         y: Tensor = self.base(x)
         if self._unmerged is not None:
             return y
@@ -143,7 +143,7 @@ class AdaptedLinear(nn.Module):
         return y
 
     def merge(self, name: str) -> None:
-        """Let the layer's own matrix do the adapter's work; the former one is kept as it is."""
+        """Merge the adapter into the layer's weight; the original weight is kept."""
         update = self._update(name)
         assert self._unmerged is None
         if update is None:
@@ -164,7 +164,7 @@ class AdaptedLinear(nn.Module):
         self.base = merged.train(self.training)
 
     def unmerge(self) -> None:
-        """The matrix of before, to the last bit: it was kept, not computed again."""
+        """Restore the original weight bit for bit: it was kept, not recomputed."""
         if self._unmerged is not None:
             (self.base,) = self._unmerged
             self._unmerged = None

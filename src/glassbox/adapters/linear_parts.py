@@ -1,4 +1,4 @@
-"""A model's linear layers under the names and cuts of Hugging Face, and which of them a word names."""
+"""A model's linear layers under Hugging Face names and splits, and target selection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from glassbox.models.family import WeightRule
 
 @dataclass(frozen=True)
 class Part:
-    """A linear layer as the other library has it: a range of rows of one of ours.
+    """A linear layer of the Hugging Face model: a range of rows of one of our layers.
 
     order: for each row of theirs, which row of ours it is. transposed: theirs is (in, out).
     """
@@ -78,7 +78,7 @@ def _parts_of(linears: Mapping[str, Any], all_rules: Sequence[WeightRule]) -> li
 
 
 def select_parts(dialects: Sequence[Sequence[Part]], targets: Sequence[str]) -> list[Part]:
-    """Those that a target names. Raises UserError for a target that names none."""
+    """Select the layers that targets name. Raises UserError for a target that matches none."""
     chosen: dict[tuple[str, str], Part] = {}
     for target in targets:
         named = next(

@@ -1,4 +1,4 @@
-"""Low-rank updates of linear layers.
+"""LoRA and DoRA: low-rank updates of linear layers.
 
 Source: LoRA, Hu et al., arXiv:2106.09685; rsLoRA, Kalajdzievski, arXiv:2312.03732; DoRA, Liu et al.,
 arXiv:2402.09353.
@@ -23,7 +23,7 @@ from glassbox.layers.parameter_roles import FusedRows
 
 
 class Lora(AdapterSpec):
-    """Low-rank updates of linear layers; with `dora` of direction and length apart.
+    """Low-rank updates of linear layers; `dora` updates direction and magnitude separately.
 
     targets: names of linear layers, ours or Hugging Face's, whole (`blocks.0.mixer.qkv`), their ends
     (`q_proj`, `mixer.output`) or patterns (`*.3.mlp.*`); `all-linear` is every one within the blocks.
@@ -205,7 +205,7 @@ class LowRank(LinearUpdate):
     def forward(
         self, x: Float[Tensor, "*shape I"], y: Float[Tensor, "*shape O"], base: Base
     ) -> Float[Tensor, "*shape O"]:
-        """What the layer gives, from its input and what it would give alone."""
+        """Return the adapted output, given the input and the layer's own output."""
         dropped = F.dropout(x, self.dropout, self.training) if self.dropout else x
         low = F.linear(dropped.to(self.down.dtype), self.down).split(self.rank, -1)
         weight = None if self.magnitude is None else base.weight.detach()
@@ -228,7 +228,7 @@ class LowRank(LinearUpdate):
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
 
     def _change(self, place: int) -> Tensor:
-        """s B A of one range of rows."""
+        """The weight update s B A of one range of rows."""
         part = self.down[place * self.rank : (place + 1) * self.rank]
         return self.scale * (self.up[place] @ part)
 
@@ -242,7 +242,7 @@ class LowRank(LinearUpdate):
         return self.magnitude[place] / lengths
 
     def merged(self, weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
-        """The one matrix that does what the layer and this together do, dropout aside."""
+        """Return the weight with the update merged in, ignoring dropout."""
         pieces, end = [], 0
         for place, (start, stop) in enumerate(self.rows):
             pieces.append(weight[end:start])

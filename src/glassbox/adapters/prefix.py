@@ -22,7 +22,7 @@ from glassbox.ops.rotary import apply_rotary
 
 
 class PrefixTuning(VirtualTokensSpec):
-    """Trained keys and values before every sequence, in every layer."""
+    """Prefix tuning: trained keys and values before every sequence, in every layer."""
 
     peft_type: ClassVar[str] = "PREFIX_TUNING"
     kind: Literal["prefix"] = "prefix"

@@ -1,4 +1,4 @@
-"""Keys and values that stand before a sequence and are no tokens: prefix and prompt tuning."""
+"""Attention states with prepended virtual keys and values, for prefix and prompt tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from glassbox.layers.state import State
 
 
 class Prefixed(KeyValueView):
-    """The state of one attention layer, or none, with keys and values before all it holds.
+    """Wraps the state of an attention layer (or none) and prepends keys and values to it.
 
     Every query sees them, whatever its document. They have no slots and the tokens keep their
     positions, so that caches, packing and the engine need not know of them.
@@ -32,7 +32,7 @@ class Prefixed(KeyValueView):
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """What the queries may look at: the prefix, and what they would see without it."""
+        """Return the prefix followed by what the queries would attend to without it."""
         view: KeyValueView = NO_PAST if self.inner is None else self.inner  # type: ignore[assignment]
         seen = view.attended(keys, values, context)
         batch, length = keys.shape[0], self.keys.shape[2]
@@ -58,7 +58,7 @@ class Prefixed(KeyValueView):
 
 
 class Recorder(KeyValueView):
-    """A state that keeps the keys and values of the one call that it sees."""
+    """A state that records the keys and values of a single forward pass."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
@@ -67,7 +67,7 @@ class Recorder(KeyValueView):
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """The call's own tokens, each seeing those before it."""
+        """Return the call's own tokens, with causal attention."""
         self.keys, self.values = keys, values
         return AttendedKeys(keys, values, None, True, None)
 

@@ -21,7 +21,7 @@ from glassbox.models.causal_lm import CausalLM
 
 
 class PromptTuning(VirtualTokensSpec):
-    """Trained vectors in the place of the first tokens' embeddings."""
+    """Prompt tuning: trained vectors in place of the first tokens' embeddings."""
 
     peft_type: ClassVar[str] = "PROMPT_TUNING"
     kind: Literal["prompt"] = "prompt"

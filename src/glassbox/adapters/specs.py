@@ -1,4 +1,4 @@
-"""All kinds of adapter, as data: a new one is its own file and a line here."""
+"""The union of all adapter specs; a new adapter is its own file and a line here."""
 
 from __future__ import annotations
 

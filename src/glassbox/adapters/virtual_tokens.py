@@ -1,4 +1,4 @@
-"""Virtual tokens: keys and values that stand before every sequence of a frozen model.
+"""Virtual tokens: keys and values prepended to every sequence of a frozen model.
 
 Prefix tuning trains them, prompt tuning trains vectors from which the frozen layers make them. The
 model knows nothing of them: a hook before each block puts them in front of the block's state.
@@ -49,7 +49,7 @@ def attention_layers(config: ModelConfig, what: str) -> list[GroupedQuery]:
 
 
 class VirtualTokensSpec(AdapterSpec):
-    """What the specs of both have in common: how many tokens, and their files."""
+    """Base class of the prefix and prompt tuning specs: the number of virtual tokens and their files."""
 
     stands_alone: ClassVar[bool] = True
     width: ClassVar[str] = "tokens"
@@ -78,7 +78,7 @@ class VirtualTokensSpec(AdapterSpec):
 
 
 class VirtualTokens(nn.Module):
-    """What both have in common: V rows of numbers, and states that put keys and values first.
+    """Base class of both modules: V trained rows, and states that prepend their keys and values.
 
     The tokens keep their positions 0, 1, ...; the virtual tokens stand at -V .. -1. Rotary positions
     are relative, so this equals virtual tokens at 0 .. V - 1 and the tokens behind them.

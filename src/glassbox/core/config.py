@@ -23,11 +23,11 @@ from glassbox.core.yaml12 import load_yaml, read_yaml, write_yaml
 SpecT = TypeVar("SpecT", bound="Spec")
 
 MAX_FAULTS = 50
-"""How many faults of one configuration are explained; the work of it grows with their square."""
+"""Maximum number of errors explained per configuration; the cost grows with its square."""
 
 
 class Spec(BaseModel):
-    """A frozen piece of configuration. Unknown keys, NaN and infinities are errors."""
+    """Base class of frozen configuration models. Unknown keys, NaN and infinities are errors."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
@@ -40,7 +40,7 @@ def parse(spec: type[SpecT], raw: Any, *, where: str = "configuration") -> SpecT
 
 
 def parse_any(kind: Any, raw: Any, *, where: str = "configuration") -> Any:
-    """`parse` for any annotation, such as a union of specs that a key tells apart."""
+    """`parse` for any annotation, such as a discriminated union of specs."""
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
@@ -50,12 +50,12 @@ def parse_any(kind: Any, raw: Any, *, where: str = "configuration") -> Any:
 
 
 class _Place(NamedTuple):
-    """Where a fault is, as the user wrote it, and the annotations of what may stand there."""
+    """The location of an error, as the user wrote it, and the annotations of what is allowed there."""
 
     keys: list[str]
     kinds: list[Any]
     owners: list[type[BaseModel]]
-    """The specs that the last key belongs to."""
+    """The specs that the last key can belong to."""
 
 
 def _explain(kind: Any, fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
@@ -99,7 +99,7 @@ def _explain_tag(place: _Place, key: str, fault: Mapping[str, Any]) -> str:
 
 
 def _wanted(fault: Mapping[str, Any]) -> str:
-    """What would be right, in words of ours."""
+    """Describe the expected value, for an error message."""
     what, context = str(fault["type"]), fault.get("ctx", {})
     if what in _WANTED:
         return _WANTED[what].format(**context)
@@ -135,7 +135,7 @@ _WANTED: Mapping[str, str] = {
 
 
 def _short(value: Any) -> str:
-    """A repr for one line of a message: recursion and endless lists cut off."""
+    """A repr that fits one line of a message: recursion and long lists are truncated."""
     cutter = reprlib.Repr()
     cutter.maxstring = cutter.maxother = 40
     cutter.maxlist = cutter.maxdict = 3
@@ -144,7 +144,7 @@ def _short(value: Any) -> str:
 
 
 def _locate(kind: Any, location: Sequence[int | str]) -> _Place:
-    """Follow a fault's path through the annotations, without what pydantic puts in for unions.
+    """Follow an error's path through the annotations, without the labels that pydantic adds for unions.
 
     Beside keys and indices its path names the member of each union that it tried: the tag where a
     key tells the members apart, else a name of its own. No user wrote those.
@@ -181,7 +181,7 @@ def _locate(kind: Any, location: Sequence[int | str]) -> _Place:
 
 
 def _is_label(part: int | str, kinds: Sequence[Any]) -> bool:
-    """Whether a part of a path is pydantic's name for a member of a union that no key tells apart."""
+    """Whether a part of a path is pydantic's label for a member of an undiscriminated union."""
     text = str(part)
     names = {model.__name__ for one in kinds for model in _models_in(one)}
     in_union = any(len(_choices(one)) > 1 for one in kinds)
@@ -195,7 +195,7 @@ def _with_discriminator(field: FieldInfo) -> Any:
 
 
 def _choices(kind: Any) -> list[Any]:
-    """The members of a union, or the annotation alone."""
+    """The members of a union; for any other annotation, the annotation itself."""
     if typing.get_origin(kind) is Annotated:
         return _choices(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -204,7 +204,7 @@ def _choices(kind: Any) -> list[Any]:
 
 
 def _members(kind: Any) -> tuple[str, dict[str, type[BaseModel]]] | None:
-    """The key that tells a union's specs apart, and each spec by its value of it; None for no such union."""
+    """The discriminator of a union and its specs by discriminator value; None for other annotations."""
     if typing.get_origin(kind) is Annotated:
         inner, *notes = typing.get_args(kind)
         for note in notes:
@@ -224,7 +224,7 @@ def _tags(model: type[BaseModel], key: str) -> list[str]:
 
 
 def _items(kind: Any) -> list[Any]:
-    """What stands in a list, a tuple or a mapping."""
+    """The annotation of the items of a list, tuple or mapping."""
     found = []
     for choice in _choices(kind):
         origin = typing.get_origin(choice)
@@ -240,7 +240,7 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _models_in(kind: Any) -> list[type[BaseModel]]:
-    """The specs that an annotation names without a list or a mapping between."""
+    """The specs that an annotation names directly, not inside a list or mapping."""
     return [
         choice
         for choice in _choices(kind)
@@ -249,9 +249,9 @@ def _models_in(kind: Any) -> list[type[BaseModel]]:
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `change` over `base`, mapping by mapping; anything but a mapping is replaced whole.
+    """Merge `change` into `base` recursively; anything but a mapping is replaced as a whole.
 
-    A mapping whose `kind` differs from the base's replaces it, since its keys mean other things.
+    A mapping whose `kind` differs from the base's replaces it, since its keys have other meanings.
 
     >>> merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
     {'a': {'x': 1, 'y': 3}}
@@ -269,7 +269,7 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_recipe(path: Path | str, *, search: Sequence[Path] = ()) -> dict[str, Any]:
-    """Read a recipe and, first, all that it extends (`extends: other.yaml`, beside the file).
+    """Read a recipe, merged over the recipes that it extends (`extends: other.yaml`, beside the file).
 
     `search` names further folders in which `extends` and `path` itself are looked for, first as
     they are written, then by the file's name alone in all folders below.
@@ -307,7 +307,7 @@ def _load_extended(
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply `key.path=value` words, the value read as YAML; a number in the path picks a list's item.
 
-    An override of a `kind` goes before the others, since it replaces the mapping it stands in.
+    An override of a `kind` is applied before the others, since it replaces the mapping that holds it.
 
     >>> apply_overrides({"optim": {"lr": 1.0}}, ["optim.lr=3e-4"])
     {'optim': {'lr': 0.0003}}

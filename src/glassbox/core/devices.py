@@ -1,4 +1,4 @@
-"""Where to compute and in which precision."""
+"""Device selection, autocast and peak memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def resolve_device(name: str, *, local_rank: int = 0) -> torch.device:
-    """The device of a name; `auto` takes cuda, then mps, then cpu.
+    """Return the device of a name; `auto` prefers cuda, then mps, then cpu.
 
-    Raises UserError where the named device is not there: never a silent fall back to another.
+    Raises UserError if the named device is not available; there is no silent fallback.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
@@ -39,14 +39,14 @@ def resolve_device(name: str, *, local_rank: int = 0) -> torch.device:
 def autocast(
     device: torch.device, precision: Precision
 ) -> contextlib.AbstractContextManager[object]:
-    """Matrix products in the named precision; weights and sums stay in float32."""
+    """Context manager for matrix products in the given precision; weights and sums stay in float32."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory used so far: of the accelerator, or of this process on a CPU."""
+    """Peak memory in bytes: of the accelerator, or on a CPU of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

@@ -1,4 +1,4 @@
-"""Process groups: one handle that says who we are, and sums over all ranks."""
+"""Process groups: rank, world size and collective operations behind one handle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from glassbox.core.errors import UserError
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those of the run; a single process is a group of one."""
+    """The process group of the run; a single process is a group of size one."""
 
     rank: int = 0
     world_size: int = 1
@@ -26,17 +26,17 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes files and speaks to the user."""
+        """Whether this is the rank that writes files and prints messages."""
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Add a tensor over all ranks, in place."""
+        """Sum a tensor over all ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def sum_by_name(self, totals: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-        """Add lists of numbers over all ranks by their names; a rank may lack some of the names."""
+        """Sum lists of numbers over all ranks by name; a rank may lack some of the names."""
         if self.world_size == 1:
             return {name: list(numbers) for name, numbers in totals.items()}
         parts: list[Any] = [None] * self.world_size
@@ -50,7 +50,7 @@ class Group:
         }
 
     def sum_gradients_(self, tensors: Sequence[Tensor], *, bucket_bytes: int = 32 << 20) -> None:
-        """Add each tensor over all ranks, in place, in buckets so that small ones travel together."""
+        """Sum each tensor over all ranks, in place, with small tensors bucketed into one all-reduce."""
         if self.world_size == 1:
             return
         bucket: list[Tensor] = []
@@ -69,13 +69,13 @@ class Group:
             bucket, size = [], 0
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite each tensor with rank 0's, so that all ranks begin with the same weights."""
+        """Overwrite each tensor with rank 0's, so that all ranks start from the same weights."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has reached this call."""
         if self.world_size > 1:
             dist.barrier()
 
@@ -88,7 +88,7 @@ class Group:
 
 @contextlib.contextmanager
 def process_group(device_name: str = "auto", *, timeout_minutes: float = 60.0) -> Iterator[Group]:
-    """Join the group that torchrun describes in the environment; alone, a group of one.
+    """Join the process group that torchrun sets up; without torchrun, a group of size one.
 
     gloo on CPUs, nccl on CUDA. A rank waits `timeout_minutes` for the others, such as for the first
     one while that tokenizes; then the run ends with an error of torch's. The group is left at the end, whatever happened.

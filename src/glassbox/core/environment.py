@@ -1,4 +1,4 @@
-"""What a run ran on: enough to say later why two runs differ."""
+"""Records the environment of a run, so that differences between runs can be explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this, and the message says how."""
+"""`UserError`, the exception for errors that the user can fix; its message says how."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LONGEST = 2000
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong. The message names the key, the value and the remedy.
+    """An error in the user's input. The message names the key, the value and the remedy.
 
     The command line prints it as a single line, without a traceback, and exits with 2. What cannot
     be printed, such as a line break in a name that a file gives, is escaped; of a message of more
@@ -26,14 +26,14 @@ class UserError(ValueError):
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error says that no space, or none of this user's, is left on a disk."""
+    """Whether an error means that the disk is full or the user's quota is used up."""
     # safetensors, written in Rust, tells the number in words alone
     full = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in full or f"os error {errno.ENOSPC}" in str(error)
 
 
 def explain_system(error: OSError) -> UserError | None:
-    """What to do about an error of the machine that the user can mend; None where it is no such one.
+    """Turn an operating-system error that the user can fix into a UserError; None for any other.
 
     >>> str(explain_system(PermissionError(13, "Permission denied", "runs/a")))
     "'runs/a': Permission denied; choose a place that you may write to and read from"

@@ -1,4 +1,4 @@
-"""Files that a crash may interrupt: written beside their place, then moved into it."""
+"""Atomic file writes: to a temporary file beside the target, then renamed into place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from glassbox.core.errors import UserError
 
 
 def open_regular(path: Path | str) -> io.BufferedReader:
-    """Open a file for reading that must be an ordinary one.
+    """Open a regular file for reading.
 
     Opening a pipe would wait for its writer, and a device such as /dev/zero has no end. Raises
     UserError for these, OSError for what cannot be opened.
@@ -37,9 +37,9 @@ def open_regular(path: Path | str) -> io.BufferedReader:
 
 
 def read_limited(path: Path | str, most: int) -> bytes:
-    """The content of an ordinary file of at most `most` bytes.
+    """Return the content of a regular file of at most `most` bytes.
 
-    Raises UserError for larger files and for what is no ordinary file, OSError for what cannot be
+    Raises UserError for larger files and for anything but a regular file, OSError for what cannot be
     opened. Nothing beyond `most` bytes is read or allocated.
     """
     with open_regular(path) as stream:
@@ -51,7 +51,7 @@ def read_limited(path: Path | str, most: int) -> bytes:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut (a no-op where folders cannot be opened)."""
+    """Sync a folder, so that a rename in it survives a power failure (no-op where unsupported)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -95,10 +95,10 @@ def atomic_writer(path: Path | str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """A folder beside `path` to write into; on success it becomes `path`, which is missing or empty.
+    """Open a temporary folder beside `path`; on success rename it to `path`, which is missing or empty.
 
-    Whoever looks sees no folder, or an empty one, or all of it. On any error what was written is
-    removed. What a kill leaves, the next writer of the same path clears away (`clear_leftovers`).
+    A reader sees no folder, an empty one, or the complete one. On any error what was written is
+    removed. What a killed process leaves is deleted by the next writer of `path` (`clear_leftovers`).
     Where the folder around `path` cannot be written to, the files are written within `path` and each
     is moved into its place.
     """
@@ -133,7 +133,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def _hold(path: Path) -> int | None:
-    """Lock a file or folder that is being written, so that nobody takes it for a leftover."""
+    """Lock a file or folder that is being written, so that it is not deleted as a leftover."""
     try:
         import fcntl
     except ImportError:  # Windows: an open file cannot be deleted there
@@ -148,7 +148,7 @@ def _hold(path: Path) -> int | None:
 
 
 def leftovers(path: Path | str) -> list[Path]:
-    """What killed writers of `path` left beside it, and within it where it is a folder."""
+    """Temporary files that killed writers of `path` left beside it, or inside it if it is a folder."""
     path = Path(os.path.abspath(path))
     found = list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
     of_path = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
@@ -161,7 +161,7 @@ def leftovers(path: Path | str) -> list[Path]:
 
 
 def clear_leftovers(path: Path | str) -> None:
-    """Delete the `leftovers` of a path that no process is writing at this moment."""
+    """Delete the `leftovers` of a path that no running process is writing."""
     for leftover in leftovers(path):
         held = _hold(leftover)
         if held is None and os.name != "nt":
@@ -176,14 +176,14 @@ def clear_leftovers(path: Path | str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left anywhere under `folder`; call it where nobody else writes."""
+    """Delete temporary files of killed writers under `folder`; call it only while nobody else writes there."""
     for temporary in folder.rglob(".*.tmp"):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", temporary.name) and temporary.is_file():
             temporary.unlink(missing_ok=True)
 
 
 def checksum(path: Path | str) -> str:
-    """Size and BLAKE2b-128 of a file's content, as one word: 'BYTES-HEX'."""
+    """Size and BLAKE2b-128 hash of a file's content, as 'BYTES-HEX'."""
     digest, size = hashlib.blake2b(digest_size=16), 0
     with Path(path).open("rb") as stream:
         while block := stream.read(1 << 20):

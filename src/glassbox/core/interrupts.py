@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next safe place, instead of in the middle of one."""
+"""Graceful interruption: Ctrl-C and SIGTERM stop a run after the current step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 
 ECHO_SECONDS = 1.0
-"""A second signal within this time is the first one again: torchrun passes a terminal's Ctrl-C on."""
+"""A second signal within this time is ignored as a duplicate: torchrun forwards the terminal's Ctrl-C."""
 
 
 class Interrupts:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step under way.
+    """Turns the first SIGINT or SIGTERM into a request to stop after the current step.
 
-    A second one, more than a second later, raises KeyboardInterrupt where it finds the program.
+    A second one, more than a second later, raises KeyboardInterrupt immediately.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Interrupts]:
-        """Listen for signals while the block runs (in the main thread only: others get none)."""
+        """Handle signals while the block runs (only in the main thread, since others receive none)."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return

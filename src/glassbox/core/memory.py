@@ -1,4 +1,4 @@
-"""How much memory a process may still take."""
+"""Memory and swap still available to the process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that the system and the process's control groups have left; 0 where nobody says.
+    """Available bytes under the limits of the system and of the process's control groups; 0 if unknown.
 
     The least of: MemAvailable of the system; limit minus use, without file pages that can be dropped,
     of each control group that the process is in, whichever version, up to the outermost.
@@ -26,7 +26,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def free_swap(root: Path = Path("/")) -> int:
-    """Bytes of swap space that are free; 0 where nobody says."""
+    """Free swap space in bytes; 0 if unknown."""
     lines = _lines(root / "proc/meminfo")
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("SwapFree:"))
 
@@ -36,7 +36,7 @@ _FIRST = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The folders of the control groups that the process is in, and what their files are called."""
+    """The folders of the process's control groups, and the names of their files."""
     for line in _lines(root / "proc/self/cgroup") or ["0::/", "0:memory:/"]:
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         names, top = (_SECOND, root / "sys/fs/cgroup")

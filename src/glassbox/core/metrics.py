@@ -1,4 +1,4 @@
-"""Metrics: one JSON object a line, appended; a resumed run takes back what it will do again."""
+"""Metrics as JSON lines; a resumed run truncates the records that it will write again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from glassbox.core.files import write_bytes
 
 
 class MetricsSink(Protocol):
-    """Anything that takes records: a file, a dashboard, a list in a test."""
+    """Protocol of a destination for metrics records: a file, a dashboard, a list in a test."""
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Take one record."""
+        """Log one record."""
 
 
 class JsonlSink:
@@ -63,9 +63,9 @@ def _finite(value: Any) -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records of a metrics file; a half-written last line (a kill's trace) is left out.
+    """Return all records of a metrics file; a truncated last line, left by a killed run, is skipped.
 
-    Raises UserError naming a damaged line before that.
+    Raises UserError naming any other damaged line.
     """
     if not path.exists():
         return []
@@ -83,7 +83,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Keep only records of steps up to `step`: those after it will be written again on resume."""
+    """Keep only records of steps up to `step`; later ones are written again on resume."""
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record.get("step", 0) <= step]

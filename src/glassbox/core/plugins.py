@@ -1,4 +1,4 @@
-"""Code of the user's own, named in a recipe: `kind: python, path: my.py:thing`.
+"""User-defined code, named in a recipe: `kind: python, path: my.py:thing`.
 
 `path` is FILE.py:NAME, PACKAGE.MODULE:NAME, or the name of an entry point of the group `glassbox`
 that an installed package declares:
@@ -32,7 +32,7 @@ GROUP = "glassbox"
 
 
 class PythonSpec(Spec):
-    """What all specs of `kind: python` share. A subclass says what it builds and checks it."""
+    """Base class of specs of `kind: python`. A subclass defines what is built and checks it."""
 
     kind: Literal["python"] = "python"
     path: str = Field(description="FILE.py:NAME, PACKAGE.MODULE:NAME or an entry point's name")
@@ -60,9 +60,9 @@ class PythonSpec(Spec):
 
 
 def load_object(path: str) -> Any:
-    """The object that `path` names. Raises UserError that says what was looked for.
+    """Load the object that `path` names. Raises UserError that says what was looked for.
 
-    A file is executed once a process, however often it is named.
+    A file is executed once per process, however often it is named.
     """
     place, separator, name = path.rpartition(":")
     if not separator:
@@ -89,7 +89,7 @@ def require_methods(thing: Any, methods: Sequence[str], *, what: str, path: str,
 
 
 def source_digest(path: str) -> str | None:
-    """A hash of the file that a `path` names, so that a resumed run notices an edit; None for packages."""
+    """Hash of the file that a `path` names, so that a resumed run detects an edit; None for packages."""
     file = Path(path.rpartition(":")[0])
     if file.suffix != ".py" or not file.is_file():
         return None

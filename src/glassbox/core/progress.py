@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error: a live line on a terminal, a line now and then elsewhere."""
+"""Progress on standard error: a live line on a terminal, periodic lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 PLAIN_LINE_SECONDS = 5.0
 WIDE_COLUMNS = 90
-"""A narrower terminal gets a shorter bar and one time, so that the bar is still there."""
+"""A narrower terminal gets a shorter bar and only one time."""
 
 
 class ProgressLine:
-    """Shows how far a piece of work is, how fast it goes and when it will be done.
+    """Progress line with a bar, the speed and the estimated time left.
 
     Work that is over before the first plain line is due leaves one at its end, with the last note.
 
@@ -71,7 +71,7 @@ class ProgressLine:
             print(f"  {self.label}: {seconds}  {self._note}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """A line that stays, above the live one."""
+        """Print a permanent line above the live one."""
         if not self.enabled:
             return
         if self._live is not None:
@@ -80,7 +80,7 @@ class ProgressLine:
             print(f"  {text}", file=sys.stderr, flush=True)
 
     def update(self, done: float, note: str = "") -> None:
-        """Show that `done` of `total` is behind us."""
+        """Show that `done` of `total` is complete."""
         if not self.enabled:
             return
         self._note = note
@@ -105,7 +105,7 @@ class ProgressLine:
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds as people read them.
+    """Format a duration in seconds for display.
 
     >>> format_seconds(75), format_seconds(3.2), format_seconds(float("inf"))
     ('1m15s', '3s', '?')

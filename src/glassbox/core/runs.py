@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind, and the lock that keeps a second process out of it."""
+"""Run folders: their files, and the lock that keeps other processes out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEFT_BY_RUNS = (
     "recipe.yaml", "environment.json", "metrics.jsonl", "data.json", "models.json", "heldout.json",
     "best.json", PREPARED, "data", "tokenizer", "teacher", "teacher-heldout", "checkpoints",
 )  # fmt: skip
-"""What a training run makes in its folder before its first checkpoint."""
+"""Files that a training run creates in its folder before its first checkpoint."""
 
 
 class RunFolder:
@@ -87,11 +87,11 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is work in the folder that another recipe must not touch."""
+        """Whether the folder holds work that another recipe must not overwrite."""
         return self.done.exists() or any(self.path.glob(self.begun_by))
 
     def compare(self, recipe: Spec) -> None:
-        """Raise UserError where the folder's run has begun by another recipe than this.
+        """Raise UserError if the folder's run was started with a different recipe.
 
         Every value must be the same but where the run is kept, which is no part of what it is.
         """
@@ -134,12 +134,12 @@ class RunFolder:
         return content if isinstance(content, dict) else None
 
     def take_over(self) -> None:
-        """Delete what an unbegun run of this kind has left, where a recipe says that there is one."""
+        """Delete the files of a run of this kind that has not begun, if there is a recipe of one."""
         if not self.has_begun:
             self._clear(self._read_prepared())
 
     def _clear(self, old: Mapping[str, Any] | None) -> None:
-        """Delete what an unbegun run of ours made; what was there before it stays."""
+        """Delete the files of a run that has not begun; files that were there before it stay."""
         if old is not None:
             names = [name for name in old.get("made", ()) if name in self.leaves]
         else:
@@ -183,7 +183,7 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What `finish` wrote; None while the run is unfinished."""
+        """The summary that `finish` wrote; None while the run is unfinished."""
         if not self.done.exists():
             return None
         try:
@@ -219,7 +219,7 @@ def stamp(paths: Sequence[str]) -> dict[str, str]:
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str:
-    """Where two nested values part, as 'key: old -> new'.
+    """The first difference between two nested values, as 'key: old -> new'.
 
     >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
     'a.b: 1 -> 2'

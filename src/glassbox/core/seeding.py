@@ -1,4 +1,4 @@
-"""Randomness that can be named, saved and put back."""
+"""Random seeds and generator states: derived, saved and restored."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def rng_state() -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def set_rng_state(values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Put back what `rng_state` returned."""
+    """Restore a state that `rng_state` returned."""
     version, internal, gauss = values["python"]
     random.setstate((version, tuple(internal), gauss))
     name, position, has_gauss, cached = values["numpy"]
@@ -69,7 +69,7 @@ def set_rng_state(values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Whatever the block draws, every global generator is afterwards where it was before."""
+    """Context manager that restores the state of every global generator on exit."""
     state = rng_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Tasks in processes that are told apart: a worker that dies is named, an orphan dies by itself."""
+"""Tasks in worker processes: a crashed worker is reported, orphaned workers exit by themselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class WorkerDied(UserError):
-    """A worker process ended without an answer."""
+    """A worker process ended without returning a result."""
 
 
 def run_tasks(
@@ -31,7 +31,7 @@ def run_tasks(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Task, Result]]:
-    """Each task with its result, as they get done; one worker is this process itself.
+    """Yield each task with its result, in order of completion; one of the workers is this process.
 
     `work` is pickled once for each worker, a task when a worker is free for it, so no more tasks than
     workers are in memory. After `stop()` no task is begun any more. Raises what a task raised
@@ -137,7 +137,7 @@ def _no_keyboard() -> Iterator[None]:
 
 
 def answer(work: Callable[[Task], Any], task: Task) -> tuple[str, Any]:
-    """What a worker says of a task: "done" with its result, or how it failed, in words."""
+    """Run a task and encode the outcome: "done" with its result, or a description of the failure."""
     try:
         return "done", work(task)
     except UserError as error:
@@ -150,7 +150,7 @@ def answer(work: Callable[[Task], Any], task: Task) -> tuple[str, Any]:
 
 
 def unpack(said: tuple[str, Any], who: str) -> Any:
-    """The result in an `answer`, or its failure raised."""
+    """Return the result in an `answer`, or raise its failure."""
     kind, content = said
     if kind == "user":
         raise UserError(content)
@@ -160,7 +160,7 @@ def unpack(said: tuple[str, Any], who: str) -> Any:
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    """A worker's life: tasks until the pipe closes. The keyboard's Ctrl-C is the parent's to handle."""
+    """Main loop of a worker: run tasks until the pipe closes. The parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     while True:

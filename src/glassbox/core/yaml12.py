@@ -1,4 +1,4 @@
-"""YAML as people mean it.
+"""YAML 1.2 reading and writing.
 
 YAML 1.1, which PyYAML speaks, reads 3e-4 as a word, `no` as false, 010 as eight, 1:30 as ninety, and
 fails at 2024-13-99. Recipes are YAML 1.2 in its core schema, and a key stands once in a mapping.
@@ -70,7 +70,7 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text. Raises UserError beginning with `where` and the line.
+    """Parse a YAML text. Raises UserError whose message begins with `where` and the line.
 
     >>> read_yaml("{lr: 3e-4, language: no, width: 010}", "example")
     {'lr': 0.0003, 'language': 'no', 'width': 10}
@@ -107,5 +107,5 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(value: Any) -> str:
-    """A value of mappings, lists and scalars as YAML; `read_yaml` gives it back unchanged."""
+    """Format mappings, lists and scalars as YAML; `read_yaml` returns the value unchanged."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

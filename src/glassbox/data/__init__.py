@@ -1,1 +1,1 @@
-"""Where text comes from and what becomes of it."""
+"""Data sources, curation, packing, token shards and batch loaders."""

@@ -1,4 +1,4 @@
-"""What a corpus is like, in numbers: lengths, words, tokens, languages, duplicates, documents to read."""
+"""Corpus statistics: lengths, words, tokens, languages, duplicates, sample documents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NEAR = 0.8
 
 
 class Encoder(Protocol):
-    """What is needed of a tokenizer."""
+    """Protocol of the tokenizer methods used here."""
 
     @property
     def vocab_size(self) -> int:
@@ -88,7 +88,7 @@ def zipf_fit(frequencies: Floats, least: int = 5) -> PowerLaw | None:
 
 @dataclass
 class Analysis:
-    """The numbers. Lengths: one entry a document, in the order of the corpus."""
+    """Statistics of a corpus. Lengths have one entry per document, in corpus order."""
 
     bytes_: npt.NDArray[np.int64]
     words: npt.NDArray[np.int64]
@@ -107,11 +107,11 @@ class Analysis:
     corrupt: list[str] = field(default_factory=list)
     num_corrupt: int = 0
     forgotten: int = 0
-    """Different words that were forgotten, since they were rare and there were too many."""
+    """Number of rare distinct words dropped to bound memory."""
 
     @property
     def documents(self) -> int:
-        """How many there are."""
+        """Number of documents."""
         return len(self.words)
 
     def zipf(self) -> PowerLaw | None:
@@ -143,7 +143,7 @@ def analyze(
     language_of: Callable[[str], str] | None = None,
     progress: Callable[[int], None] = lambda documents: None,
 ) -> Analysis:
-    """Walk through a corpus, and once more for the documents to read.
+    """Analyze a corpus in one pass, with a second pass to collect sample documents.
 
     Memory holds three numbers a document, the words with their counts (the rarest are forgotten when
     there are two million), and what deduplication needs; signatures lie in a temporary file.

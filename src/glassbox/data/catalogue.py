@@ -1,4 +1,4 @@
-"""Sets of data known by one name: what they hold, where they come from, how large they are, their licence."""
+"""Catalogue of named data sets: content, source, size and licence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Kind = Literal["text", "chats", "pairs", "problems"]
 
 @dataclass(frozen=True)
 class NamedSet:
-    """One entry.
+    """An entry of the catalogue.
 
     hub: `owner/name` of a data set on the hub, or `owner/name/folder`, whose files carry checksums of
     their own. url, sha256: a file elsewhere instead. split: the part taken where none is named.

@@ -1,4 +1,4 @@
-"""Conversations: read in the forms people keep them in, written as shards that train answers alone."""
+"""Conversations: read from common formats, written as shards with a loss mask on assistant turns."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SHAREGPT_ROLES = {
 
 
 class BadRow(ValueError):
-    """What is wrong with a row, before its file and line are known."""
+    """Error in a row, raised before its file and line are known."""
 
 
 class EmptyRow(BadRow):
-    """A row of a known form from which nothing can be learnt: it is left out and counted."""
+    """Raised for a valid row with nothing to train on; such rows are skipped and counted."""
 
 
 ROW_FORMATS = ("jsonl", "json", "csv", "parquet")
@@ -166,7 +166,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 class Found(list[ItemT]):
-    """What was read of a file, in its order, and how many of its rows teach nothing.
+    """Items read from a file, in order, and the number of rows with nothing to train on.
 
     skipped: their number; example: the place of the first and what is wrong with it.
     """
@@ -320,7 +320,7 @@ def _message(raw: Any, key: str) -> Message:
 
 @dataclass
 class ChatReport:
-    """What became of conversations on their way into a shard.
+    """Counts of conversations written, truncated and skipped.
 
     num_trained: ids that are trained on, of num_tokens.
     shortened: conversations that lost their first turns to fit; dropped_turns: how many turns.

@@ -1,4 +1,4 @@
-"""Endless batches of numbered examples in a seeded order, whatever the examples are."""
+"""Infinite batches of indexed examples in a seeded order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BatchT = TypeVar("BatchT")
 
 
 class ExampleSource(ABC, Generic[BatchT]):
-    """Endless batches: every epoch a new seeded permutation, no example left out.
+    """Infinite batches: a new seeded permutation each epoch, with every example used once.
 
     One optimizer step takes `per_step` examples over all ranks, in micro-batches of at most
     `per_batch`, examples of like length together. The position is the count of examples taken by
@@ -87,7 +87,7 @@ class ExampleSource(ABC, Generic[BatchT]):
         return {"cursor": self.cursor, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Raises UserError where the data are not the ones it was saved with."""
+        """Restore a saved position. Raises UserError if the data differ from those it was saved with."""
         check_resumable(state, self._identity())
         self.cursor = int(state["cursor"])
 

@@ -1,4 +1,4 @@
-"""Single answers that people liked or did not, for KTO: read in the forms they are kept in."""
+"""Unpaired preference data for KTO: single answers labelled desirable or undesirable."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LABELS = ("label", "kto_tag")
 
 @dataclass(frozen=True)
 class Feedback:
-    """Messages of a prompt and of one answer, and whether it is a good one."""
+    """Messages of a prompt and of one answer, and whether the answer is desirable."""
 
     prompt: list[Message]
     answer: list[Message]
@@ -177,7 +177,7 @@ class FeedbackBatch:
         )
 
     def to(self, device: torch.device) -> FeedbackBatch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return FeedbackBatch(
             self.ids.to(device),
             self.targets.to(device),

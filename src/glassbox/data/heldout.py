@@ -1,4 +1,4 @@
-"""Which examples are held out: a seeded share of the prompts, whatever their order in the file."""
+"""Held-out split: a seeded share of the prompts, independent of their order in the file."""
 
 from __future__ import annotations
 

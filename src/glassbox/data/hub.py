@@ -1,4 +1,4 @@
-"""Data sets of the hub: which files a split has, and each fetched once, resumed and checked.
+"""Data sets of the hub: the files of a split, downloaded once with resume and checksums.
 
 The library huggingface_hub talks to the hub (HF_ENDPOINT names a mirror, HF_TOKEN a key), goes on where
 a connection broke off, and retries. What it does not do is done here: choosing the files of a split,

@@ -27,7 +27,7 @@ from glassbox.core.seeding import derive_seed
 
 
 class Encoder(Protocol):
-    """What is needed of a tokenizer."""
+    """Protocol of the tokenizer methods used here."""
 
     def encode(self, text: str, /) -> list[int]:
         """The ids of a text; special tokens in it are text."""

@@ -1,4 +1,4 @@
-"""Rows of packed documents, in a seeded order, from any position, for any number of ranks."""
+"""Batches of packed rows in a seeded order, resumable and sharded over ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from glassbox.ops.cross_entropy import IGNORE
 
 @dataclass
 class TokenBatch:
-    """Rows of ids and what to predict at each; IGNORE where nothing is to be learnt.
+    """Rows of input ids and targets; targets without loss are IGNORE.
 
     documents numbers the packed documents of each row, so that attention can stay inside them.
     """
@@ -37,7 +37,7 @@ class TokenBatch:
         return self.ids.numel()
 
     def to(self, device: torch.device) -> TokenBatch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return TokenBatch(
             self.ids.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
@@ -147,7 +147,7 @@ class PackedRows:
 
 
 class PackedSource:
-    """Endless batches of packed rows: every epoch a new seeded permutation, no row left out.
+    """Infinite batches of packed rows: a new seeded permutation each epoch, with every row used once.
 
     One optimizer step takes `rows_per_step` rows over all ranks, in micro-batches of at most
     `rows_per_batch`. The position is the count of rows taken so far by all ranks together, so a run
@@ -227,7 +227,7 @@ class PackedSource:
         return {"cursor": self.cursor, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Raises UserError where the data are not the ones it was saved with."""
+        """Restore a saved position. Raises UserError if the data differ from those it was saved with."""
         for key, value in self._identity().items():
             if state.get(key) != value:
                 raise UserError(

@@ -1,4 +1,4 @@
-"""Rows of several sources in given shares, each source in a seeded order of its own."""
+"""Weighted mixture of data sources, each in its own seeded order."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class MixedSource(PackedSource):
         return {**super().state_dict(), "taken": list(self.taken)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Raises UserError for other data, weights, row length or seed."""
+        """Restore a saved position. Raises UserError if data, weights, row length or seed differ."""
         super().load_state_dict(state)
         self.taken = [int(count) for count in state["taken"]]
 

@@ -1,4 +1,4 @@
-"""An endless seeded order over a fixed number of items: epoch after epoch, each a new permutation."""
+"""Infinite seeded order over a fixed number of items, with a new permutation each epoch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SeededOrder:
 
 
 def scramble(place: int, count: int, keys: list[int]) -> int:
-    """The item at `place` of a permutation of `count` items that the keys name and nothing holds.
+    """Item at `place` of the keyed permutation of `count` items, computed without storing it.
 
     A Feistel network, which permutes 2^(2b) >= count numbers whatever its round function is, walked
     until it comes upon one below `count`; four turns or fewer on average.

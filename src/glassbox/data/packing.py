@@ -1,4 +1,4 @@
-"""Packing: documents of many lengths laid into rows of one length, each token exactly once.
+"""Packing: documents of varying length into rows of fixed length, each token exactly once.
 
 A document of n ids gives n - 1 pairs (id, next id). A run of pairs is a piece; a document longer
 than a row is cut into several pieces, and every pair is still in exactly one, unless a stride

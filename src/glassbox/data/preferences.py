@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Messages of a prompt, of the better answer and of the worse one; by how much it is better."""
+    """Messages of a prompt, the chosen and the rejected answer, and the margin between them."""
 
     prompt: list[Message]
     chosen: list[Message]
@@ -167,7 +167,7 @@ class EncodedPair:
 
 @dataclass
 class PreferenceReport:
-    """What became of pairs on their way to ids.
+    """Counts of pairs encoded, truncated and skipped.
 
     shortened: pairs whose prompt lost ids on the left, dropped_ids: how many ids of prompts.
     skipped: pairs left out because an answer alone does not fit. useless: rows that were left out
@@ -266,7 +266,7 @@ class PreferenceBatch:
         return tokens_to_read(self.ids, self.targets)
 
     def to(self, device: torch.device) -> PreferenceBatch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         reference = None if self.reference is None else self.reference.to(device)
         return PreferenceBatch(self.ids.to(device), self.targets.to(device), reference)
 

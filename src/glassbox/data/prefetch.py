@@ -1,4 +1,4 @@
-"""Batches made ahead, so that a training step never waits for them.
+"""Prefetching: batches are prepared in threads ahead of the training step.
 
 The workers are threads: they share the memory map, and nothing is copied from one process to another. While one
 waits for a disk the others and the step go on.

@@ -1,4 +1,4 @@
-"""What reward models learn from: pairs scored at their ends, and solutions judged step by step."""
+"""Training data of reward models: preference pairs, and solutions with per-step labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from glassbox.tokenizers import Tokenizer
 
 SEPARATOR = "\n"
-"""What stands behind each step; the score of a step is read off at its last id."""
+"""Separator after each step; the score of a step is read at its last id."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class ScoredPairs:
         return int(lengths.sum() - torch.minimum(alike, lengths.amin(dim=0)).sum())
 
     def to(self, device: torch.device) -> ScoredPairs:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return ScoredPairs(self.ids.to(device), self.ends.to(device), self.margins.to(device))
 
 
@@ -195,7 +195,7 @@ class JudgedSteps:
         return int(torch.where(self.labels != IGNORE, places, 0).amax(dim=-1).sum())
 
     def to(self, device: torch.device) -> JudgedSteps:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return JudgedSteps(self.ids.to(device), self.labels.to(device))
 
 

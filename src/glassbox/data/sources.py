@@ -1,4 +1,4 @@
-"""Where data are, by one name for every stage: a path, a named set, a data set of the hub.
+"""Resolves data sources by name, for all stages: a path, a named set, or a data set of the hub.
 
 A name may be
 - a file or a folder: text, JSON lines, JSON, CSV, Parquet, compressed or not; a folder that
@@ -30,14 +30,14 @@ GIVE = "give a file, a folder, hf:owner/name[:split], or a set by its name (`gla
 
 
 def cache_folder() -> Path:
-    """Where fetched data lie."""
+    """The folder of downloaded data."""
     named = os.environ.get("GLASSBOX_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else Path(base) / "glassbox"
 
 
 def find_data(name: str) -> Path:
-    """The file or folder of a name, fetched where it is not here yet.
+    """Return the file or folder of a name, downloading it if needed.
 
     Raises UserError for a name that is none, and for what cannot be fetched.
     """

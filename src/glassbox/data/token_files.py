@@ -1,4 +1,4 @@
-"""Ids in plain files, as other programs write them: read where they lie, and written.
+"""Raw token files as written by other programs: memory-mapped for reading, and written.
 
 - `NAME.bin`: ids end to end, uint16 or uint32, little-endian, no header: nanoGPT's `prepare.py`;
 - `NAME.bin` with a header of 256 int32 (20240520: uint16, 20240801: uint32): llm.c's data;

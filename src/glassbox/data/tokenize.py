@@ -1,4 +1,4 @@
-"""Text to ids in several processes, in the order of the text."""
+"""Parallel tokenization that preserves document order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encode:
-    """What a worker does with a batch."""
+    """The function that a worker applies to a batch."""
 
     tokenizer: Tokenizer
 

@@ -1,4 +1,4 @@
-"""Grouped-query attention: multi-head (K = H), multi-query (K = 1), single-head (H = 1), all between.
+"""Grouped-query attention, including multi-head (K = H), multi-query (K = 1) and single-head (H = 1).
 
 Source: Ainslie et al., arXiv:2305.13245; the sources of its parts are with their functions in `ops`.
 """
@@ -27,7 +27,7 @@ __all__ = ["GroupedQuery", "GroupedQueryAttention", "KeyValueState", "Rotary"]
 
 
 class GroupedQuery(Spec):
-    """H query heads that share K key/value heads."""
+    """Grouped-query attention: H query heads share K key/value heads."""
 
     kind: Literal["grouped_query"] = "grouped_query"
     num_heads: int = Field(gt=0)

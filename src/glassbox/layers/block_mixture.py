@@ -29,7 +29,7 @@ from glassbox.ops.selected_blocks import padded_length
 
 
 class BlockMixture(GroupedHeads):
-    """Each query head attends within its own block and the top_k - 1 earlier ones that it likes best.
+    """Each query head attends to its own block and the top_k - 1 highest-scoring earlier blocks.
 
     With top_k times block_size at least the sequence's length this is full attention.
     """
@@ -115,7 +115,7 @@ class BlockMixtureAttention(nn.Module):
         context: Context,
         state: BlockMixtureState | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the tokens of its chosen blocks."""
+        """Attend from each token to the tokens of its selected blocks."""
         batch, length, _ = hidden.shape
         heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)
         qk, v = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)

@@ -1,4 +1,4 @@
-"""What a mixer is told besides the hidden states: positions, documents, and nothing hidden.
+"""The explicit context of a mixer besides hidden states: positions, documents, cache addressing.
 
 A Context is made once a forward pass and handed to every layer, so that masks and rotary tables
 are computed once, not once a layer.
@@ -20,7 +20,7 @@ from glassbox.ops.rotary import rotary_frequencies, rotary_tables
 
 @dataclass
 class Auxiliary:
-    """What layers have to say beside their output, collected over one pass of a model.
+    """Auxiliary losses and measurements of layers, collected over one forward pass.
 
     losses: name -> one scalar a layer, already times its weight: the mean over this pass's tokens,
         so that the objective adds `total_loss` times its own weight.
@@ -47,7 +47,7 @@ class Auxiliary:
 
 @dataclass
 class Context:
-    """Where each token stands.
+    """Positions, document boundaries and cache addressing of the tokens of one forward pass.
 
     positions: (B, T) or (1, T), counted from each document's own start; with a state it is also
         the slot of the cache that the token's key and value take.
@@ -95,7 +95,7 @@ class Context:
         return self.key_length is None or self.key_length == self.positions.shape[-1]
 
     def mask(self) -> Bool[Tensor, "#B 1 T S"] | None:
-        """Where each query may look; None where that is plain causal attention over the row itself."""
+        """The attention mask; None for plain causal attention within the row."""
         if self.in_order and self.documents is None:
             return None
         if self._mask is None:
@@ -130,7 +130,7 @@ class Context:
         return self._tables[key]
 
     def slopes(self, num_heads: int) -> Float[Tensor, " H"]:
-        """ALiBi's slopes for that many heads."""
+        """The ALiBi slopes for a number of heads."""
         if num_heads not in self._slopes:
             self._slopes[num_heads] = alibi_slopes(num_heads, self.positions.device)
         return self._slopes[num_heads]

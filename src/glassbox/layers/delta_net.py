@@ -1,4 +1,4 @@
-"""DeltaNet and gated DeltaNet: a memory that corrects what it holds under each key.
+"""DeltaNet and gated DeltaNet: linear attention updated by the delta rule.
 
 Source: DeltaNet, arXiv:2406.06484, section 3.3; gated DeltaNet, arXiv:2412.06464, section 3.4, as in
 Qwen3-Next.

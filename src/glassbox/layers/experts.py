@@ -1,4 +1,4 @@
-"""Mixture of experts: many perceptrons, of which each token passes a few."""
+"""Mixture of experts: each token is routed to top_k of many feed-forward networks."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class MixtureOfExpertsLayer(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Route, let the chosen experts work, add them up."""
+        """Route each token, apply its experts, and sum their gated outputs."""
         spec = self.spec
         x = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
         real = _real_tokens(hidden, context)

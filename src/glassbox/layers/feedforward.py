@@ -25,7 +25,7 @@ class Gelu(Spec):
     bias: bool = True
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """What stands between the two matrices; M = F."""
+        """The activation between the two projections; M = F."""
         return gelu(middle, tanh=self.tanh)
 
     def build(self, hidden_size: int) -> GeluLayer:
@@ -42,7 +42,7 @@ class SwiGlu(Spec):
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """What stands between the two matrices; M = 2F, the gate first."""
+        """The gated activation between the two projections; M = 2F, the gate first."""
         return swiglu(middle)
 
     def build(self, hidden_size: int) -> SwiGluLayer:
@@ -60,7 +60,7 @@ class GeGlu(Spec):
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """What stands between the two matrices; M = 2F, the gate first."""
+        """The gated activation between the two projections; M = 2F, the gate first."""
         return geglu(middle, tanh=self.tanh)
 
     def build(self, hidden_size: int) -> GeGluLayer:
@@ -79,7 +79,7 @@ class ClampedSwiGlu(Spec):
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """What stands between the two matrices; M = 2F, the gate first."""
+        """The gated activation between the two projections; M = 2F, the gate first."""
         return clamped_swiglu(middle, alpha=self.alpha, limit=self.limit)
 
     def build(self, hidden_size: int) -> ClampedSwiGluLayer:
@@ -96,7 +96,7 @@ class Relu2(Spec):
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """What stands between the two matrices; M = F."""
+        """The activation between the two projections; M = F."""
         return relu2(middle)
 
     def build(self, hidden_size: int) -> Relu2Layer:
@@ -120,7 +120,7 @@ class GeluLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Widen, bend, narrow."""
+        """Up-projection, GELU, down-projection."""
         return self.down(self.spec.activate(self.up(x)))
 
 
@@ -140,7 +140,7 @@ class SwiGluLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Widen twice, gate, narrow."""
+        """Gate and up-projection, multiplied, then down-projection."""
         return self.down(self.spec.activate(self.gate_up(x)))
 
 
@@ -160,7 +160,7 @@ class GeGluLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Widen twice, gate, narrow."""
+        """Gate and up-projection, multiplied, then down-projection."""
         return self.down(self.spec.activate(self.gate_up(x)))
 
 
@@ -180,7 +180,7 @@ class ClampedSwiGluLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Widen twice, cut, gate, narrow."""
+        """Gate and up-projection, clamped, multiplied, then down-projection."""
         return self.down(self.spec.activate(self.gate_up(x)))
 
 
@@ -196,5 +196,5 @@ class Relu2Layer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], context: Context | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Widen, cut at zero and square, narrow."""
+        """Up-projection, squared ReLU, down-projection."""
         return self.down(self.spec.activate(self.up(x)))

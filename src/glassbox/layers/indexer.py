@@ -1,4 +1,4 @@
-"""The lightning indexer's own projections: what `ops.indexer` scores tokens with.
+"""Projections of the lightning indexer, whose scores `ops.indexer` computes.
 
 Source: DeepSeek-V3.2-Exp (arXiv:2512.02556), section 2, and the code published with it.
 """
@@ -19,7 +19,7 @@ from glassbox.ops.rotary import apply_rotary
 
 
 class Indexer(Spec):
-    """Which `top_k` tokens of the past attention looks at, decided by a few small heads.
+    """Lightning indexer: a few small heads select the `top_k` past tokens that attention reads.
 
     While the past is no longer than top_k, attention is dense. So the paper's dense warm-up is
     training with a top_k no smaller than the sequence, with the rest of the model frozen; sparse
@@ -34,7 +34,7 @@ class Indexer(Spec):
 
 
 class IndexParts(NamedTuple):
-    """What a token asks with (q, and a weight a head) and what it is found by (one key)."""
+    """The indexer's projections of each token: queries, one weight per head, and one key."""
 
     q: Float[Tensor, "B T H Dh"]
     weights: Float[Tensor, "B T H"]

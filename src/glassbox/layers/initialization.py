@@ -1,4 +1,4 @@
-"""How a layer's fresh weights are drawn. Each layer that owns parameters draws its own."""
+"""Weight initialization. Each layer that owns parameters initializes its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Draw:
-    """What a model tells its layers: the standard deviations, and where the numbers come from.
+    """Initialization settings of a model: standard deviations and the random generator.
 
     residual_std is for the last matrix of a branch, whose output is added to the residual stream,
     embedding_std for the vectors of tokens and positions.

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens so far: all of them, or those of a window."""
+"""KV caches: of all tokens so far, or of a sliding window."""
 
 from __future__ import annotations
 

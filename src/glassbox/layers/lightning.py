@@ -1,4 +1,4 @@
-"""Lightning Attention: linear attention that each head forgets at its own fixed rate.
+"""Lightning Attention: linear attention with a fixed decay rate per head.
 
 Source: Qin et al., Lightning Attention-2, arXiv:2401.04658; the gate and the norm as in
 MiniMax-Text-01, arXiv:2501.08313, section 2.2.

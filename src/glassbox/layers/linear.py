@@ -1,4 +1,4 @@
-"""Linear and embedding layers, written out."""
+"""Linear and embedding layers."""
 
 from __future__ import annotations
 

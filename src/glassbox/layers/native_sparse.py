@@ -1,4 +1,4 @@
-"""Native sparse attention (NSA): summaries of all blocks, a few blocks whole, and a window.
+"""Native sparse attention (NSA): compressed blocks, selected blocks and a sliding window.
 
 Source: Yuan et al., arXiv:2502.11089, section 3.
 """
@@ -31,7 +31,7 @@ from glassbox.ops.selected_blocks import padded_length, selected_attention
 
 
 class NativeSparse(GroupedHeads):
-    """Three branches, each with keys and values of its own, weighed by gates a head and token.
+    """Three attention branches, each with its own keys and values, weighted by gates per head and token.
 
     The paper's symbols: block_size l, stride d, selection_size l', num_selected n, window w. Its
     model has l = 32, d = 16, l' = 64, n = 16 (1 first and 2 local among them), w = 512.
@@ -204,7 +204,7 @@ class NativeSparseAttention(nn.Module):
         context: Context,
         state: NativeSparseState | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with summaries, with chosen blocks and with its neighbours."""
+        """Attend from each token to compressed blocks, selected blocks and the sliding window."""
         batch, length, _ = hidden.shape
         heads, groups, size = self.num_kv_heads, self.num_heads // self.num_kv_heads, self.head_dim
         projected = self.qkv(hidden).view(batch, length, -1, size)

@@ -41,7 +41,7 @@ class LayerNorm(Spec):
 
 
 Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]
-"""All norms: a new one is its own class and a word here."""
+"""The union of all norm specs; a new norm is its own class and an entry here."""
 
 
 class RmsNormLayer(nn.Module):

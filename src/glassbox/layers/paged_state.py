@@ -1,4 +1,4 @@
-"""Caches in blocks that all rows share: keys and values, and the entries of latent attention.
+"""Paged caches: blocks shared by all rows, for keys and values or for latent attention.
 
 `Context.pages` says where; a call without a past looks at its own tokens and only writes.
 """

@@ -1,4 +1,4 @@
-"""Paged addressing: where a pass writes its tokens in a pool of blocks, and where it finds the past.
+"""Paged addressing: the block slots that a forward pass writes to and reads from.
 
 A pool holds blocks of `block_size` tokens for all rows together. A row's tokens lie in the blocks
 that its line of the page table names, in order. The last block of a pool belongs to nobody: padding
@@ -29,7 +29,7 @@ class GatheredRows:
 
 @dataclass
 class Pages:
-    """The addresses of one pass, made once and used by all layers.
+    """The cache addresses of one forward pass, computed once and used by all layers.
 
     slots: (B*T,) row by row, block * block_size + place of each token that is written.
     table: (B, P) blocks of each row.

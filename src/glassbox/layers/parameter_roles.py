@@ -1,4 +1,4 @@
-"""What a layer's parameters are to an optimizer: matrices, several of them in one, spared by decay.
+"""Roles of parameters for optimizers: matrices, fused matrices, parameters without weight decay.
 
 A layer says so itself, of its own parameters or those of its parts:
 
@@ -51,7 +51,7 @@ class Fuses(Protocol):
 
 
 def undecayed(model: nn.Module) -> set[str]:
-    """Names of the parameters that a model's layers want spared by weight decay."""
+    """Names of the parameters that a model's layers exempt from weight decay."""
     return {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""Mixers and feed-forwards of the user's own: `kind: python, path: my.py:Thing`.
+"""User-defined mixers and feed-forwards: `kind: python, path: my.py:Thing`.
 
 A mixer is a module that is called as `mixer(hidden)` with hidden states (B, T, D) of one document a
 row, and returns (B, T, D), where position t depends on positions up to t alone. That is enough: packed
@@ -23,7 +23,7 @@ _GUIDE = "see docs/extending.md"
 
 
 class PythonMixer(PythonSpec):
-    """A mixer of the user's own: called with (hidden_size, **options), it gives the module."""
+    """A user-defined mixer: a callable (hidden_size, **options) that returns the module."""
 
     def resolve(self, hidden_size: int) -> PythonMixer:
         """Itself: its defaults are its own."""
@@ -39,7 +39,7 @@ class PythonMixer(PythonSpec):
 
 
 class PythonFeedForward(PythonSpec):
-    """A feed-forward of the user's own: called with (hidden_size, **options), it gives the module."""
+    """A user-defined feed-forward: a callable (hidden_size, **options) that returns the module."""
 
     def build(self, hidden_size: int) -> nn.Module:
         """The user's module. Raises UserError where `path` names none."""

@@ -1,4 +1,4 @@
-"""A linear layer whose matrix is kept in 4 bits."""
+"""A linear layer with a 4-bit (NF4) weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retention: linear attention with rotary positions, and heads that forget at different rates.
+"""Retention: linear attention with rotary positions and a fixed decay rate per head.
 
 Source: Sun et al., Retentive Network, arXiv:2307.08621.
 """

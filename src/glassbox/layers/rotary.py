@@ -1,4 +1,4 @@
-"""Positions of attention layers: specs of rotary positions and their extensions, and of ALiBi."""
+"""Specs of position encodings in attention: rotary with its length extensions, and ALiBi."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LinearScaling(Spec):
 
     @property
     def temperature(self) -> float:
-        """What cosines and sines are multiplied by."""
+        """Attention temperature: factor on cosines and sines."""
         return 1.0
 
 
@@ -56,7 +56,7 @@ class NtkScaling(Spec):
 
     @property
     def temperature(self) -> float:
-        """What cosines and sines are multiplied by."""
+        """Attention temperature: factor on cosines and sines."""
         return 1.0
 
 
@@ -77,7 +77,7 @@ class DynamicNtk(Spec):
 
     @property
     def temperature(self) -> float:
-        """What cosines and sines are multiplied by."""
+        """Attention temperature: factor on cosines and sines."""
         return 1.0
 
 
@@ -113,7 +113,7 @@ class Llama3Scaling(Spec):
 
     @property
     def temperature(self) -> float:
-        """What cosines and sines are multiplied by."""
+        """Attention temperature: factor on cosines and sines."""
         return 1.0
 
 
@@ -148,7 +148,7 @@ class YarnScaling(Spec):
 
     @property
     def temperature(self) -> float:
-        """What cosines and sines are multiplied by: scores, by its square."""
+        """Attention temperature: factor on cosines and sines, so that scores are scaled by its square."""
         if self.attention_factor is not None:
             return self.attention_factor
         if self.mscale and self.mscale_all_dim:
@@ -196,7 +196,7 @@ class LongRope(Spec):
 
     @property
     def temperature(self) -> float:
-        """What cosines and sines are multiplied by."""
+        """Attention temperature: factor on cosines and sines."""
         if self.attention_factor is not None:
             return self.attention_factor
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
@@ -209,7 +209,7 @@ RotaryScaling = Annotated[
 
 
 class Rotary(Spec):
-    """Rotary positions of an attention layer."""
+    """Rotary position embedding (RoPE) of an attention layer."""
 
     kind: Literal["rotary"] = "rotary"
     base: float = Field(10000.0, gt=0, description="theta, the base of the frequencies")

@@ -1,4 +1,4 @@
-"""Keys and values of beginnings that several rows share."""
+"""KV cache of prefixes shared by several rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glassbox.layers.key_value_state import AttendedKeys, KeyValueView
 
 
 class SharedPast(KeyValueView):
-    """The state of one attention layer whose rows go on from U beginnings, read once each.
+    """The state of one attention layer whose rows continue U shared prefixes, each computed once.
 
     keys, values: of the beginnings, padded on the right; owners: each row's beginning; mask: where
     a row's tokens may look, at its beginning and then at themselves. Gradients pass through.

@@ -1,4 +1,4 @@
-"""The short causal convolution in front of a recurrent mixer, as a layer."""
+"""Short causal convolution layer, used before recurrent mixers."""
 
 from __future__ import annotations
 

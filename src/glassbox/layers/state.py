@@ -1,4 +1,4 @@
-"""What a layer keeps of the tokens so far, and the protocol of layers that keep it."""
+"""Cache and recurrent state of layers, and the protocol of stateful layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class State(Protocol):
 
     @property
     def cache_bytes(self) -> int:
-        """Memory held."""
+        """Memory used, in bytes."""
 
 
 class Stateful(Protocol):
@@ -41,7 +41,7 @@ class Stateful(Protocol):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> State:
-        """A state that has seen nothing."""
+        """Return an empty state."""
 
     def __call__(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: State | None = None
@@ -97,7 +97,7 @@ class RowState:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory held."""
+        """Memory used, in bytes."""
         return sum(x.numel() * x.element_size() for x in self.held().values())
 
 

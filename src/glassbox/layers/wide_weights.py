@@ -1,4 +1,4 @@
-"""Weights that stay in float32 beside narrower ones, as the published files of many families hold them.
+"""Weights that stay in float32 in a half-precision model, as in the published files of many families.
 
 A layer names in `wide_weights` those of its weights that it can compute with in float32 while all
 others, and the hidden states, are in bfloat16 or float16: factors of norms, routers and the biases

@@ -93,7 +93,7 @@ class BatchSource(Protocol[BatchT_co]):
 
 @runtime_checkable
 class AfterStep(Protocol):
-    """A layer that updates itself after each step, as load balancing of experts without a loss does."""
+    """A layer that updates itself after each step, such as auxiliary-loss-free expert balancing."""
 
     def after_step(self, group: Group, *, taken: bool) -> None:
         """Called once after each optimizer step, on every rank; `taken` is False if the step was skipped."""
@@ -104,7 +104,7 @@ class Hook(Protocol):
 
     @property
     def every(self) -> int:
-        """Interval in steps; 0 means never. The hook is also called after the last step."""
+        """Interval in steps; 0 means never. Unless 0, the hook is also called after the last step."""
 
     def __call__(self, model: CausalLM, step: int) -> Mapping[str, float | str]:
         """Return values for metrics.jsonl. Must not modify the model; may draw random numbers, since
