@@ -44,10 +44,10 @@ class AdapterSpec(Spec):
         None, description="keep the base's matrices in 4 bits (QLoRA)"
     )
     compute: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="in which the products with 4-bit matrices are taken"
+        "bfloat16", description="dtype of matrix products with 4-bit weights"
     )
     also: tuple[str, ...] = Field(
-        (), description="patterns of parameters that are trained whole, as score.* or *norm*"
+        (), description="patterns of further parameters to train in full, such as score.* or *norm*"
     )
 
     @property

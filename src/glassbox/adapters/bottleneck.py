@@ -24,7 +24,7 @@ class BottleneckAdapter(AdapterSpec):
     peft_type: ClassVar[str] = "GLASSBOX_BOTTLENECK"
     width: ClassVar[str] = "size"
     kind: Literal["bottleneck"] = "bottleneck"
-    size: int = Field(16, gt=0, description="width of its middle")
+    size: int = Field(16, gt=0, description="bottleneck width")
     activation: Literal["relu", "gelu"] = "relu"
 
     def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:

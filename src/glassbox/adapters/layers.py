@@ -149,7 +149,7 @@ class AdaptedLinear(nn.Module):
         if update is None:
             return
         if not update.mergeable:
-            raise UserError(f"adapter '{name}' is no LoRA: it bends what passes and is no matrix")
+            raise UserError(f"adapter '{name}' is not a LoRA and cannot be merged into the weights")
         with torch.no_grad():
             weight = update.merged(self.base.weight)
         with torch.device("meta"):

@@ -35,12 +35,12 @@ class Lora(AdapterSpec):
     kind: Literal["lora"] = "lora"
     targets: tuple[str, ...] = ("all-linear",)
     rank: int = Field(8, gt=0)
-    alpha: float = Field(16.0, gt=0, description="the update is times alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on what enters the update")
-    rank_stabilized: bool = Field(False, description="times alpha / sqrt(rank) instead (rsLoRA)")
+    alpha: float = Field(16.0, gt=0, description="scales the update by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
+    rank_stabilized: bool = Field(False, description="scale by alpha / sqrt(rank) instead (rsLoRA)")
     dora: bool = False
     bias: Literal["none", "all", "lora_only"] = Field(
-        "none", description="which biases of the base are trained along"
+        "none", description="which biases of the base are trained as well"
     )
 
     @property

@@ -53,7 +53,7 @@ class VirtualTokensSpec(AdapterSpec):
 
     stands_alone: ClassVar[bool] = True
     width: ClassVar[str] = "tokens"
-    tokens: int = Field(16, gt=0, description="how many there are")
+    tokens: int = Field(16, gt=0, description="number of virtual tokens")
 
     def slots(self, adapters: Adapters, name: str) -> dict[str, Slot]:
         """One tensor."""

@@ -44,16 +44,16 @@ class MixtureOfExperts(Spec):
     router: Literal["softmax", "sigmoid"] = "softmax"
     router_bias: bool = False
     normalize_top_k: bool = Field(True, description="the gates of a token sum to routed_scale")
-    routed_scale: float = Field(1.0, gt=0, description="times the gates")
-    num_groups: int = Field(1, gt=0, description="experts stand in so many groups")
-    top_groups: int = Field(1, gt=0, description="and a token's come from so many of them")
+    routed_scale: float = Field(1.0, gt=0, description="factor on the gates")
+    num_groups: int = Field(1, gt=0, description="number of expert groups")
+    top_groups: int = Field(1, gt=0, description="number of groups a token's experts may come from")
     group_score: Literal["max", "top2"] = Field(
         "max", description="a group's score: its best expert's, or the sum of its best two"
     )
     shared: int | None = Field(None, gt=0, description="width F of an expert that all tokens pass")
     shared_gate: bool = Field(False, description="times sigmoid(w x), as Qwen2-MoE")
-    balance_bias: bool = Field(False, description="a bias on the choice alone, moved by the load")
-    balance_rate: float = Field(0.001, ge=0, description="how far that bias moves after a step")
+    balance_bias: bool = Field(False, description="load-dependent bias on expert selection only")
+    balance_rate: float = Field(0.001, ge=0, description="update size of that bias per step")
     balance_loss: float = Field(0.0, ge=0, description="weight of each layer's balancing loss")
     z_loss: float = Field(0.0, ge=0, description="weight of each layer's router z-loss")
     capacity_factor: float | None = Field(

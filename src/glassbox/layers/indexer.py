@@ -28,7 +28,7 @@ class Indexer(Spec):
 
     num_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0, description="of which the first rope_dim are turned by position")
-    top_k: int = Field(gt=0, description="how many tokens a query looks at")
+    top_k: int = Field(gt=0, description="number of tokens each query attends to")
     layout: Literal["half", "interleaved"] = "half"
     norm: LayerNorm = Field(LayerNorm(eps=1e-6), description="on the index keys")
 

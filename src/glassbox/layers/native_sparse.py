@@ -38,16 +38,20 @@ class NativeSparse(GroupedHeads):
     """
 
     kind: Literal["native_sparse"] = "native_sparse"
-    block_size: int = Field(32, gt=0, description="tokens that one summary stands for")
-    stride: int = Field(16, gt=0, description="tokens from one summary's start to the next one's")
-    selection_size: int = Field(64, gt=0, description="tokens of a block that is chosen whole")
-    num_selected: int = Field(16, gt=0, description="blocks a query looks at, the fixed ones too")
+    block_size: int = Field(32, gt=0, description="tokens per compressed block")
+    stride: int = Field(16, gt=0, description="tokens between the starts of compressed blocks")
+    selection_size: int = Field(64, gt=0, description="tokens per selected block")
+    num_selected: int = Field(
+        16, gt=0, description="blocks selected per query, including the fixed ones"
+    )
     num_first: int = Field(1, ge=0, description="blocks at the start that are always chosen")
     num_local: int = Field(
         2, gt=0, description="latest blocks, the query's own and those before it"
     )
     window: int = Field(512, gt=0, description="latest tokens, the query's own among them")
-    summary: Literal["mlp", "linear"] = Field("mlp", description="what makes a block one vector")
+    summary: Literal["mlp", "linear"] = Field(
+        "mlp", description="how a block is compressed to one vector"
+    )
     summary_size: int | None = Field(
         None, gt=0, description="middle of the mlp; 2 * head_dim unless given"
     )

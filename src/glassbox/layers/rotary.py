@@ -215,7 +215,9 @@ class Rotary(Spec):
     base: float = Field(10000.0, gt=0, description="theta, the base of the frequencies")
     fraction: float = Field(1.0, gt=0, le=1, description="share of each head's channels turned")
     layout: Literal["half", "interleaved"] = "half"
-    scaling: RotaryScaling | None = Field(None, description="for more than the trained length")
+    scaling: RotaryScaling | None = Field(
+        None, description="context extension beyond the trained length"
+    )
 
     def num_channels(self, head_dim: int) -> int:
         """How many of a head's channels are turned: an even number, as they turn in pairs."""

@@ -23,8 +23,8 @@ class AdafactorConfig(Spec):
 
     kind: Literal["adafactor"] = "adafactor"
     beta2_power: float = Field(0.8, gt=0, le=1, description="beta2 at step t is 1 - t^-power")
-    clip: float = Field(1.0, gt=0, description="d: the update's root mean square is no larger")
-    smallest: float = Field(1e-3, gt=0, description="a weight's root mean square counts as so much")
+    clip: float = Field(1.0, gt=0, description="d, upper bound on the update's root mean square")
+    smallest: float = Field(1e-3, gt=0, description="lower bound on a weight's root mean square")
     weight_decay: float = Field(0.0, ge=0)
 
     def build(

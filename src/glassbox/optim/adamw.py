@@ -29,8 +29,12 @@ class AdamWConfig(Spec):
     beta2: float = Field(0.95, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
-    foreach: bool = Field(True, description="many tensors a call; false: the plain loop")
-    bits: Literal[32, 8] = Field(32, description="a number of its moments: 8 takes a quarter")
+    foreach: bool = Field(
+        True, description="update many tensors per kernel call; false: the plain loop"
+    )
+    bits: Literal[32, 8] = Field(
+        32, description="bits per number of the moments; 8 needs a quarter of the memory"
+    )
     decay: Decay = Field(
         "decoupled",
         description="decoupled: times the rate; independent: not; cautious: only where the step shrinks",

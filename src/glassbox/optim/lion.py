@@ -18,8 +18,10 @@ class LionConfig(Spec):
     """Settings of Lion; set the learning rate, train.lr, three to ten times smaller than for AdamW."""
 
     kind: Literal["lion"] = "lion"
-    beta1: float = Field(0.9, ge=0, lt=1, description="of the update")
-    beta2: float = Field(0.99, ge=0, lt=1, description="of the momentum")
+    beta1: float = Field(
+        0.9, ge=0, lt=1, description="decay rate of the momentum used in the update"
+    )
+    beta2: float = Field(0.99, ge=0, lt=1, description="decay rate of the stored momentum")
     weight_decay: float = Field(0.3, ge=0, description="larger than AdamW's as lr is smaller")
 
     def build(self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None) -> Lion:

@@ -37,7 +37,9 @@ class MuonConfig(Spec):
     momentum: float = Field(0.95, ge=0, lt=1)
     weight_decay: float = Field(0.1, ge=0)
     adamw: AdamWConfig = AdamWConfig()
-    adamw_lr_ratio: float = Field(0.25, gt=0, description="AdamW's learning rate over Muon's")
+    adamw_lr_ratio: float = Field(
+        0.25, gt=0, description="ratio of AdamW's learning rate to Muon's"
+    )
 
     def build(self, model: CausalLM, companions: Mapping[str, nn.Module] | None = None) -> Together:
         """Return Muon and AdamW over all trainable parameters; those of companions go to AdamW."""

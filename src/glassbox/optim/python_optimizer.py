@@ -27,7 +27,7 @@ _METHODS = ("step", "zero_grad", "parameters", "state_dict", "load_state_dict")
 class PythonOptimizer(PythonSpec):
     """A user-defined optimizer, or one of torch's."""
 
-    weight_decay: float = Field(0.0, ge=0, description="of matrices; vectors are not decayed")
+    weight_decay: float = Field(0.0, ge=0, description="applied to matrices only")
 
     def build(
         self, model: nn.Module, companions: Mapping[str, nn.Module] | None = None

@@ -24,8 +24,8 @@ class SgdConfig(Spec):
 
     kind: Literal["sgd"] = "sgd"
     momentum: float = Field(0.0, ge=0, lt=1)
-    nesterov: bool = Field(False, description="look ahead along the momentum")
-    weight_decay: float = Field(0.0, ge=0, description="times the weight, added to the gradient")
+    nesterov: bool = Field(False, description="use Nesterov momentum")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty, added to the gradient")
 
     @model_validator(mode="after")
     def _momentum_fits(self) -> SgdConfig:

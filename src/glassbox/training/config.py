@@ -27,9 +27,11 @@ class EarlyStop(Spec):
 class TrainConfig(Spec):
     """Settings of the training loop: steps, learning rate, precision, checkpoints, guards."""
 
-    steps: int | None = Field(None, gt=0, description="optimizer steps; None: as epochs says")
+    steps: int | None = Field(
+        None, gt=0, description="number of optimizer steps; None: set by epochs"
+    )
     epochs: float | None = Field(
-        None, gt=0, description="instead of steps: how often all training data are gone through"
+        None, gt=0, description="number of passes over the training data, instead of steps"
     )
     lr: float = Field(gt=0, description="peak learning rate")
     schedule: Schedule = WarmupCosine()
@@ -38,7 +40,7 @@ class TrainConfig(Spec):
     )
     max_grad_norm: float | None = Field(1.0, gt=0, description="None: gradients are not clipped")
     clip: Clip | None = Field(
-        None, description="how gradients are clipped; None: by max_grad_norm of all together"
+        None, description="gradient clipping; None: global norm at max_grad_norm"
     )
     precision: Precision = "float32"
     compile: bool = Field(False, description="compile each block (first steps are slow)")

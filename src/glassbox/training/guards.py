@@ -21,7 +21,7 @@ class GuardConfig(Spec):
     """
 
     max_skipped: int = Field(8, ge=0, description="skipped steps in a row; one more stops the run")
-    spike_factor: float | None = Field(None, gt=1, description="None: spikes are let through")
+    spike_factor: float | None = Field(None, gt=1, description="None: spikes are not skipped")
     spike_window: int = Field(64, ge=8)
 
 

@@ -20,8 +20,10 @@ class AdaptiveClip(Spec):
     """Clip the global gradient norm to a quantile of the norms of the most recent steps."""
 
     kind: Literal["adaptive"] = "adaptive"
-    quantile: float = Field(0.1, gt=0, le=1, description="of the norms, this step's among them")
-    window: int = Field(1000, gt=0, description="steps remembered")
+    quantile: float = Field(
+        0.1, gt=0, le=1, description="quantile of the norms, including this step's"
+    )
+    window: int = Field(1000, gt=0, description="number of recent steps in the history")
 
     def build(self) -> AdaptiveClipper:
         """Return a clipper with an empty history."""

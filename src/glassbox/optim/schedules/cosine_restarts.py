@@ -18,8 +18,8 @@ class CosineRestarts(WarmupSchedule):
     """
 
     kind: Literal["cosine_restarts"] = "cosine_restarts"
-    first_steps: int = Field(gt=0, description="of the first cosine, T_0")
-    growth: int = Field(1, gt=0, description="T_mult")
+    first_steps: int = Field(gt=0, description="T_0, length of the first cycle")
+    growth: int = Field(1, gt=0, description="T_mult, ratio of the lengths of successive cycles")
     final_ratio: float = Field(0.0, ge=0, le=1)
 
     def after_warmup(self, step: int, total_steps: int) -> float:

@@ -17,7 +17,9 @@ class PythonSchedule(PythonSpec):
     Steps count from 0. It is called at every step and must be stateless, so that a run can resume.
     """
 
-    warmup_steps: int = Field(0, ge=0, description="a linear rise before the function's first step")
+    warmup_steps: int = Field(
+        0, ge=0, description="linear warm-up before the function's first step"
+    )
 
     def factor(self, step: int, total_steps: int) -> float:
         """Fraction of the peak at a step. Raises UserError unless the result is a finite number >= 0."""

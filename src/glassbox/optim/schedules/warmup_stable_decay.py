@@ -20,7 +20,9 @@ class WarmupStableDecay(WarmupSchedule):
     """
 
     kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
-    decay_share: float = Field(0.2, ge=0, le=1, description="of all steps, the last ones")
+    decay_share: float = Field(
+        0.2, ge=0, le=1, description="fraction of all steps in the final decay phase"
+    )
     shape: Literal["linear", "sqrt"] = "linear"
     final_ratio: float = Field(0.0, ge=0, le=1)
 
