@@ -50,7 +50,7 @@ class Group:
         }
 
     def sum_gradients_(self, tensors: Sequence[Tensor], *, bucket_bytes: int = 32 << 20) -> None:
-        """Sum each tensor over all ranks, in place, with small tensors bucketed into one all-reduce."""
+        """Sum each tensor over all ranks, in place, in buckets so that small tensors share an all-reduce."""
         if self.world_size == 1:
             return
         bucket: list[Tensor] = []

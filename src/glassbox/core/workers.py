@@ -31,7 +31,7 @@ def run_tasks(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Task, Result]]:
-    """Yield each task with its result, in order of completion; one of the workers is this process.
+    """Yield each task with its result, in order of completion; one worker means this process itself.
 
     `work` is pickled once for each worker, a task when a worker is free for it, so no more tasks than
     workers are in memory. After `stop()` no task is begun any more. Raises what a task raised

@@ -20,7 +20,7 @@ class Gelu(Spec):
 
     gated: ClassVar[bool] = False
     kind: Literal["gelu"] = "gelu"
-    size: int = Field(gt=0, description="F, hidden width")
+    size: int = Field(gt=0, description="F, intermediate size")
     tanh: bool = Field(True, description="the tanh form, as GPT-2, or the exact one")
     bias: bool = True
 
@@ -38,7 +38,7 @@ class SwiGlu(Spec):
 
     gated: ClassVar[bool] = True
     kind: Literal["swiglu"] = "swiglu"
-    size: int = Field(gt=0, description="F, hidden width")
+    size: int = Field(gt=0, description="F, intermediate size")
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
@@ -55,7 +55,7 @@ class GeGlu(Spec):
 
     gated: ClassVar[bool] = True
     kind: Literal["geglu"] = "geglu"
-    size: int = Field(gt=0, description="F, hidden width")
+    size: int = Field(gt=0, description="F, intermediate size")
     tanh: bool = Field(True, description="the tanh form, as Gemma, or the exact one")
     bias: bool = False
 
@@ -73,7 +73,7 @@ class ClampedSwiGlu(Spec):
 
     gated: ClassVar[bool] = True
     kind: Literal["clamped_swiglu"] = "clamped_swiglu"
-    size: int = Field(gt=0, description="F, hidden width")
+    size: int = Field(gt=0, description="F, intermediate size")
     alpha: float = Field(1.702, gt=0)
     limit: float = Field(7.0, gt=0)
     bias: bool = False
@@ -92,7 +92,7 @@ class Relu2(Spec):
 
     gated: ClassVar[bool] = False
     kind: Literal["relu2"] = "relu2"
-    size: int = Field(gt=0, description="F, hidden width")
+    size: int = Field(gt=0, description="F, intermediate size")
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:

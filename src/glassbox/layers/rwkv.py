@@ -42,7 +42,7 @@ class RwkvChannel(Spec):
     """RWKV-4's channel mixing: sigmoid(W_r x_r) * W_v relu(W_k x_k)^2, x_r, x_k mixed with the last token."""
 
     kind: Literal["rwkv_channel"] = "rwkv_channel"
-    size: int = Field(gt=0, description="F, hidden width")
+    size: int = Field(gt=0, description="F, intermediate size")
 
     def build(self, hidden_size: int) -> RwkvChannelLayer:
         """The layer, with fresh weights yet to be drawn."""

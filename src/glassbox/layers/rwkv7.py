@@ -79,7 +79,7 @@ class Rwkv7Channel(Spec):
     """RWKV-7's channel mixing: W_v relu(W_k x)^2 of the token mixed with the one before it."""
 
     kind: Literal["rwkv7_channel"] = "rwkv7_channel"
-    size: int = Field(gt=0, description="F, hidden width")
+    size: int = Field(gt=0, description="F, intermediate size")
 
     def build(self, hidden_size: int) -> Rwkv7ChannelLayer:
         """The layer, with fresh weights yet to be drawn."""
