@@ -152,6 +152,11 @@ def test_recipes_on_two_ranks_give_the_figures_of_one(tmp_path: Path, name: str)
     for mine, theirs in zip(one, two, strict=True):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
+            if (
+                key.endswith("reward_accuracy")
+                and abs(mine.get(key.replace("accuracy", "margin"), 1.0)) < 1e-5
+            ):
+                continue  # ties at a margin of zero
             if isinstance(value, str):
                 assert theirs[key] == value
             else:
