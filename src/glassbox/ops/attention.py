@@ -111,6 +111,43 @@ def attention_plain(
     return softmax(torch.cat((scores, sink), dim=-1))[..., :-1] @ v
 
 
+def dot_product_attention(
+    q: Float[Tensor, "*batch T Dh"],
+    k: Float[Tensor, "*batch S Dh"],
+    v: Float[Tensor, "*batch S Dv"],
+    mask: Bool[Tensor, "*#batch T S"] | Float[Tensor, "*#batch T S"] | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, "*batch T Dv"]:
+    """softmax(scale * q k^T + mask) v over any leading axes, (B, H, T, Dh) or (T, Dh) alike.
+
+    mask: where it is boolean, True where a query may look; else numbers that are added to the scores,
+        -inf where it may not. None: every query sees every key, unless `is_causal`.
+    is_causal: query i sees keys 0 to i, counted from the first key as torch does; with a mask, both hold.
+    scale: 1/sqrt(Dh) unless given.
+    A query that may look nowhere returns zeros. `attention` is what models call: its keys may be
+    fewer heads, its mask None means causal with the last query at the last key, and it is fast.
+    Raises ValueError for a mask of whole numbers, which could mean either.
+    Source: Vaswani et al., arXiv:1706.03762, section 3.2.1.
+    Tested against: torch.nn.functional.scaled_dot_product_attention.
+    """
+    if mask is not None and mask.dtype != torch.bool and not mask.dtype.is_floating_point:
+        raise ValueError(
+            f"mask is {mask.dtype}; give bool (True: may look) or numbers to add to the scores"
+        )
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores = scale * (q @ k.transpose(-1, -2))  # (*batch, T, S)
+    if is_causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -math.inf)
+    elif mask is not None:
+        scores = scores + mask
+    return softmax(scores) @ v
+
+
 class _Span(torch.autograd.Function):
     """x[..., first:last, :], and x again, from which the next block takes its own.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,11 +40,58 @@ def cross_entropy_plain(
     the probabilities alone do not feel. Source: PaLM, arXiv:2204.02311, section 5.
     Tested against: torch.nn.functional.cross_entropy(reduction="sum").
     """
+    return _losses(logits, targets, weights, z_loss).sum()
+
+
+def _losses(logits: Tensor, targets: Tensor, weights: Tensor | None, z_loss: float) -> Tensor:
+    """Each position's weighted loss; zero where IGNORE."""
     losses = -token_log_probs_plain(logits, targets)
     if z_loss:
         wide = logits if logits.dtype == torch.float64 else logits.float()
         losses = losses + z_loss * log_sum_exp(wide).pow(2) * (targets != IGNORE)
-    return (losses if weights is None else losses * weights).sum()
+    return losses if weights is None else losses * weights
+
+
+def cross_entropy(
+    logits: Float[Tensor, "*shape V"],
+    targets: Int[Tensor, "*shape"],
+    weights: Float[Tensor, "*shape"] | None = None,
+    *,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    z_loss: float = 0.0,
+) -> Tensor:
+    """Cross-entropy in nats, of logits that are there: -log p(target), over the last axis.
+
+    reduction: "mean" is sum_i w_i loss_i / sum_i w_i over the targets that are not IGNORE, zero
+        where no weight is left (torch gives NaN); "sum" is the numerator, which can be added over
+        micro-batches and ranks; "none" is a loss a position.
+    weights, z_loss: as in `cross_entropy_plain`; a weight belongs to a position, not to a class.
+    Raises ValueError where shapes do not fit. Source: as torch's, whose classes stand in axis 1.
+    Tested against: torch.nn.functional.cross_entropy.
+
+    >>> round(float(cross_entropy(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)).exp()), 4)
+    4.0
+    """
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)}, logits {tuple(logits.shape)}; "
+            "targets need the shape of the logits without their last axis"
+        )
+    if weights is not None and weights.shape != targets.shape:
+        raise ValueError(
+            f"weights have shape {tuple(weights.shape)}, targets {tuple(targets.shape)}; "
+            "give one weight a position"
+        )
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction = {reduction!r} is none of 'mean', 'sum', 'none'")
+    if reduction == "none":
+        return _losses(logits, targets, weights, z_loss)
+    total = cross_entropy_plain(logits, targets, weights, z_loss=z_loss)
+    if reduction == "sum":
+        return total
+    valid = (targets != IGNORE).to(total.dtype)
+    weight = (valid if weights is None else valid * weights).sum()
+    return total / torch.where(weight == 0, torch.ones_like(weight), weight)
 
 
 def _logits(rows: Tensor, projection: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Softmax and log-sum-exp, written out with the shift that keeps them finite."""
+"""Softmax and log-sum-exp, written out with the shift that keeps them finite; entropy from logits."""
 
 from __future__ import annotations
 
@@ -7,37 +7,53 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def log_sum_exp(x: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape"]:
-    """Logarithm of the summed exponentials of the last axis: m + log(sum exp(x - m)), m = max x.
+def log_sum_exp(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*rest"]:
+    """Logarithm of the summed exponentials of an axis: m + log(sum exp(x - m)), m = max x.
 
     A row of only -inf gives -inf, not NaN. Tested against: torch.logsumexp.
     """
-    highest = _shift(x)
-    return (x - highest).exp().sum(dim=-1).log() + highest.squeeze(-1)
+    highest = _shift(x, dim)
+    return (x - highest).exp().sum(dim=dim).log() + highest.squeeze(dim)
 
 
-def softmax(x: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
-    """Probabilities over the last axis: exp(x - max x) / sum exp(x - max x).
+def softmax(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"]:
+    """Probabilities over an axis: exp(x - max x) / sum exp(x - max x).
 
     A row of only -inf gives zeros, not NaN: a query that may see nothing attends to nothing.
     Tested against: torch.softmax.
     """
-    weights = (x - _shift(x)).exp()
-    total = weights.sum(dim=-1, keepdim=True)
+    weights = (x - _shift(x, dim)).exp()
+    total = weights.sum(dim=dim, keepdim=True)
     return weights / torch.where(total == 0, torch.ones_like(total), total)
 
 
-def log_softmax(x: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
-    """Log-probabilities over the last axis: (x - m) - log sum exp(x - m), m = max x.
+def log_softmax(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"]:
+    """Log-probabilities over an axis: (x - m) - log sum exp(x - m), m = max x.
 
     Shifted before the logarithm is taken off: x - log_sum_exp(x) would round large logits away.
     Tested against: torch.log_softmax.
     """
-    shifted = x - _shift(x)
-    return shifted - shifted.exp().sum(dim=-1, keepdim=True).log()
+    shifted = x - _shift(x, dim)
+    return shifted - shifted.exp().sum(dim=dim, keepdim=True).log()
 
 
-def _shift(x: Tensor) -> Tensor:
+def entropy(logits: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*rest"]:
+    """Entropy in nats of the distribution that logits describe: -sum p log p, p = softmax(logits).
+
+    In float32 or wider. A logit of -inf has probability 0 and adds nothing, to the gradient neither.
+    Tested against: torch.distributions.Categorical.
+
+    >>> round(float(entropy(torch.zeros(8)) / torch.tensor(2.0).log()), 4)
+    3.0
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    log_probs = log_softmax(wide, dim)
+    # 0 * -inf would be NaN, in the gradient too: the infinite ones are put at 0 before the product
+    finite = torch.where(torch.isneginf(wide), torch.zeros_like(log_probs), log_probs)
+    return -(softmax(wide, dim) * finite).sum(dim=dim)
+
+
+def _shift(x: Tensor, dim: int) -> Tensor:
     """Each row's maximum, zero where that is infinite. It cancels, so no gradient goes through it."""
-    highest = x.detach().amax(dim=-1, keepdim=True)
+    highest = x.detach().amax(dim=dim, keepdim=True)
     return torch.where(torch.isfinite(highest), highest, torch.zeros_like(highest))
