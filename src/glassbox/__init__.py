@@ -17,14 +17,21 @@ if TYPE_CHECKING:
     from glassbox.api.llm import LLM
     from glassbox.api.loaded import Loaded, convert, load, save
     from glassbox.api.recipes import RunResult, run_recipe
+    from glassbox.core.data_parallel import DataParallel
     from glassbox.core.errors import UserError
+    from glassbox.formats.module_files import load_module, save_module
     from glassbox.inference.engine import Completion, Engine, TokenEvent
     from glassbox.inference.sampling.params import SamplingParams
     from glassbox.models.causal_lm import CausalLM
     from glassbox.models.config import ModelConfig
     from glassbox.models.shapes import GPT2Shape, LlamaShape
+    from glassbox.ops.attention import dot_product_attention
+    from glassbox.ops.cross_entropy import cross_entropy
+    from glassbox.ops.masked import masked_mean
+    from glassbox.ops.softmax import entropy, log_softmax, softmax
     from glassbox.optim.adamw import AdamW
     from glassbox.optim.muon import Muon
+    from glassbox.optim.torch_interface import TorchInterface
     from glassbox.tokenizers import Tokenizer, train_tokenizer
     from glassbox.training.config import TrainConfig
     from glassbox.training.loop import Trainer
@@ -36,6 +43,7 @@ _HOME = {
     "AdamW": "optim.adamw",
     "CausalLM": "models.causal_lm",
     "Completion": "inference.engine",
+    "DataParallel": "core.data_parallel",
     "Dpo": "tuning.preference.dpo",
     "Engine": "inference.engine",
     "GPT2Shape": "models.shapes",
@@ -50,16 +58,25 @@ _HOME = {
     "SamplingParams": "inference.sampling.params",
     "TokenEvent": "inference.engine",
     "Tokenizer": "tokenizers",
+    "TorchInterface": "optim.torch_interface",
     "TrainConfig": "training.config",
     "Trainer": "training.loop",
     "UserError": "core.errors",
     "attach_adapter": "api.adapters",
     "convert": "api.loaded",
+    "cross_entropy": "ops.cross_entropy",
+    "dot_product_attention": "ops.attention",
+    "entropy": "ops.softmax",
     "evaluate": "api.evaluation",
     "load": "api.loaded",
+    "load_module": "formats.module_files",
+    "log_softmax": "ops.softmax",
+    "masked_mean": "ops.masked",
     "merge_adapter": "api.adapters",
     "run_recipe": "api.recipes",
     "save": "api.loaded",
+    "save_module": "formats.module_files",
+    "softmax": "ops.softmax",
     "train_tokenizer": "tokenizers",
 }
 """Public name -> the module below `glassbox` that defines it."""
@@ -69,6 +86,7 @@ __all__ = [
     "AdamW",
     "CausalLM",
     "Completion",
+    "DataParallel",
     "Dpo",
     "Engine",
     "GPT2Shape",
@@ -82,17 +100,26 @@ __all__ = [
     "SamplingParams",
     "TokenEvent",
     "Tokenizer",
+    "TorchInterface",
     "TrainConfig",
     "Trainer",
     "UserError",
     "__version__",
     "attach_adapter",
     "convert",
+    "cross_entropy",
+    "dot_product_attention",
+    "entropy",
     "evaluate",
     "load",
+    "load_module",
+    "log_softmax",
+    "masked_mean",
     "merge_adapter",
     "run_recipe",
     "save",
+    "save_module",
+    "softmax",
     "train_tokenizer",
 ]
 

@@ -20,7 +20,8 @@ SUPPORT = Path(__file__).parents[1] / "support"
 ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(SUPPORT.parent),
+    # the caller's own source too, where it is not the installed one
+    "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), *sys.path]),
     "GLOO_SOCKET_IFNAME": "lo",
 }
 
@@ -161,3 +162,7 @@ def test_recipes_on_two_ranks_give_the_figures_of_one(tmp_path: Path, name: str)
                 assert theirs[key] == value
             else:
                 assert theirs[key] == pytest.approx(value, rel=1e-3, abs=1e-3), (key, mine, theirs)
+
+
+def test_a_plain_module_is_trained_in_parallel_as_torch_does(tmp_path: Path) -> None:
+    torchrun(2, "data_parallel.py")

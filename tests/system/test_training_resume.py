@@ -16,7 +16,12 @@ from support.tiny_run import everything
 from support.tiny_run import main as run
 
 SUPPORT = Path(__file__).parents[1] / "support"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SUPPORT.parent)}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    # the caller's own source too, where it is not the installed one
+    "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), *sys.path]),
+}
 
 
 def kills(folder: Path, how: str, *options: str) -> int:
