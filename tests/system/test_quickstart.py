@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,31 @@ def test_other_settings_in_the_same_folder_are_refused(finished: Path) -> None:
     assert other.returncode == 2
     assert "seed: 0 -> 7" in other.stderr
     assert len(other.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("deleted", [["grpo"], ["corpus", "sft"]])
+def test_what_was_deleted_is_done_again_to_the_same_bits(
+    finished: Path, tmp_path: Path, deleted: list[str]
+) -> None:
+    """In a copy under another name, which is the same run; later stages that are there stay."""
+    out = tmp_path / "copy"
+    shutil.copytree(finished, out)
+    for name in deleted:
+        shutil.rmtree(out / name)
+    kept = {p: p.stat().st_mtime_ns for p in (out / "pretrain").rglob("*") if p.is_file()}
+    again = glassbox("quickstart", "--fast", "--out", str(out), *TINY)
+    assert again.returncode == 0, again.stderr
+    assert f"{out / deleted[0]}" in again.stderr
+    assert "is gone" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert fingerprints(out) == fingerprints(finished)
+    for name in ("corpus/manifest.json", "sft/DONE.json", "grpo/DONE.json", "report.html"):
+        assert (out / name).exists()
+    if deleted == ["grpo"]:
+        assert "Supervised fine-tuning: done before" in again.stderr
+        assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    third = glassbox("quickstart", "--fast", "--out", str(out), *TINY)
+    assert "finished, nothing was changed" in third.stderr
 
 
 def test_killed_and_resumed_is_the_same_to_the_bit(finished: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def models(
         found = models_json() if name is None else model_config(name).model_dump(mode="json")
         print(json.dumps(found, indent=2))
     elif name is None:
-        Console().print(models_tables())
+        console = Console()
+        console.print(models_tables(console.width))
     else:
         print(dump_yaml(model_config(name)), end="")

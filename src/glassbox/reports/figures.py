@@ -88,6 +88,24 @@ class Chart:
         """The drawing as an <svg> element."""
         return draw(self)
 
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether `log` was asked for and the values reach far enough, all above zero."""
+        low, high = self.range
+        return self.log and not self.percent and low > 0 and high / low > 6
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest of all values and levels."""
+        everything = np.array([v for line in self.lines for v in line.values])
+        everything = np.append(everything, list(self.levels.values()))
+        return float(everything.min()), float(everything.max())
+
+    @property
+    def caption(self) -> str:
+        """The unit, and that the axis is logarithmic where it is."""
+        return ", ".join(filter(None, (self.unit, "log scale" if self.is_logarithmic else "")))
+
 
 FORMER_NAMES = {"zero_variance_groups": "silent_groups"}
 """What metrics were called in the runs of earlier versions."""
@@ -178,7 +196,7 @@ def draw(chart: Chart) -> Markup:
         _label(axes, ends, figure.get_figheight())
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return inline_svg(buffer.getvalue(), f"{chart.title}, {chart.unit}".rstrip(", "))
+    return inline_svg(buffer.getvalue(), f"{chart.title}, {chart.caption}".rstrip(", "))
 
 
 def _draw_lines(axes: Any, chart: Chart) -> list[tuple[float, str, str]]:
@@ -234,15 +252,13 @@ def _label(axes: Any, ends: list[tuple[float, str, str]], height: float) -> None
 
 
 def _scale(axes: Any, chart: Chart) -> None:
-    values = np.concatenate([line.values for line in chart.lines])
     steps = np.concatenate([line.steps for line in chart.lines])
-    everything = np.array([*values, *chart.levels.values()])
-    low, high = float(everything.min()), float(everything.max())
+    low, high = chart.range
     if chart.percent:
         axes.set_ylim(min(0.0, low), max(1.0, high) * 1.04)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f}%"))
-    elif chart.log and low > 0 and high / low > 6:
+    elif chart.is_logarithmic:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.35, high * 1.1)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -255,10 +271,10 @@ def _scale(axes: Any, chart: Chart) -> None:
             axes.set_ylim(0, high * 1.1 or 1)
         else:
             axes.margins(y=0.14)
-    axes.set_xlim(float(steps.min()), max(float(steps.max()), float(steps.min()) + 1))
+    first, final = float(steps.min()), float(steps.max())
+    axes.set_xlim(first if final > first else min(0.0, first - 1), final)
     axes.xaxis.set_major_locator(MaxNLocator(4 if chart.small else 6, integer=True))
-    last = float(steps.max())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x, last)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x, final)))
     if not chart.small:
         axes.set_xlabel("step", fontsize=8.5, loc="right", labelpad=1)
 

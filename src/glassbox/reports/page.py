@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+from markupsafe import Markup
+
 from glassbox.core.progress import format_seconds
 from glassbox.reports.figures import short_number, stage_charts
 from glassbox.reports.run_data import RunContents, StageRun
@@ -21,7 +24,7 @@ KIND_TITLES = {
 def page(run: RunContents) -> dict[str, Any]:
     """All that the template shows, worked out."""
     columns, rows = tabulate(run.evaluations)
-    return {
+    shown: dict[str, Any] = {
         "name": run.folder.resolve().name,
         "title": _title(run),
         "lead": _lead(run),
@@ -38,7 +41,41 @@ def page(run: RunContents) -> dict[str, Any]:
         "recipes": _recipes(run),
         "environment": _environment(run),
         "commands": _commands(run),
+        "text_lang": Markup(' lang="zh-CN"') if _is_chinese(run.recipe) else "",
     }
+    return {**shown, "contents": _contents(shown)}
+
+
+def _contents(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(id, title) of the sections that the page has, in its order; none where it is short."""
+    stages = [(s["place"], s["title"]) for s in shown["stages"] if s["charts"] or s["samples"]]
+    sections = [
+        *([("evaluation", "Evaluation")] if shown["rows"] else []),
+        *stages,
+        *(
+            (place, title)
+            for place, key, title in (
+                ("samples", "samples", "What it writes"),
+                ("time", "timings", "Time"),
+                ("data", "files", "Data"),
+                ("recipe", "recipes", "Recipe"),
+                ("environment", "environment", "What it ran on"),
+            )
+            if shown[key]
+        ),
+        ("next", "Go on with"),
+    ]
+    return sections if len(sections) > 3 else []
+
+
+def _is_chinese(recipe: str | None) -> bool:
+    """Whether a quickstart's stories are Chinese, so that a browser takes the right font and voice."""
+    try:
+        parsed = yaml.safe_load(recipe or "")
+    except yaml.YAMLError:
+        return False
+    world = parsed.get("world") if isinstance(parsed, dict) else None
+    return isinstance(world, dict) and world.get("language") == "zh"
 
 
 def _title(run: RunContents) -> str:
@@ -109,12 +146,12 @@ def _tiles(run: RunContents) -> list[dict[str, str]]:
         names = list(found)
         if path == ("heldout", "excess_nats"):  # a model of chats is no longer one of plain text
             last = min(names, key=lambda name: found[name].value)
-            detail = f"nats a token, after {run.title_of(last).lower()}"
+            detail = f"nats a token, after {_within(run.title_of(last))}"
         else:
             last = names[-1]
             first = column.show(found[names[0]])[0]
             detail = (
-                f"from {first} after {run.title_of(names[0]).lower()}" if len(names) > 1 else ""
+                f"from {first} after {_within(run.title_of(names[0]))}" if len(names) > 1 else ""
             )
             detail = detail or f"n = {found[last].n}"
         value = column.show(found[last])[0]
@@ -126,6 +163,15 @@ def _tiles(run: RunContents) -> list[dict[str, str]]:
         detail = f"{stages} step{'s' * (stages != 1)}" if run.journal else "spent training"
         tiles.append({"label": "Time", "value": format_seconds(seconds), "detail": detail})
     return tiles
+
+
+def _within(title: str) -> str:
+    """A title within a sentence; abbreviations keep their letters.
+
+    >>> _within("Preference alignment (DPO)")
+    'preference alignment (DPO)'
+    """
+    return title[:1].lower() + title[1:]
 
 
 def _loss_tiles(stage: StageRun) -> list[dict[str, str]]:
@@ -186,17 +232,22 @@ def _kinds(run: RunContents) -> list[dict[str, Any]]:
 
 
 def _samples(run: RunContents) -> list[dict[str, Any]]:
-    """Each prompt once, with what every stage made of it."""
-    shared: dict[str, list[dict[str, str]]] = {}
+    """Each prompt once, with what every stage made of it; stages that answered alike together."""
+    shared: dict[str, dict[str, list[str]]] = {}
     for name, samples in run.samples.items():
         for sample in samples:
-            answer = {
-                "title": run.title_of(name),
-                "text": sample["text"].strip("\n") or "(nothing)",
-            }
-            shared.setdefault(sample["prompt"], []).append(answer)
+            text = sample["text"].strip("\n") or "(nothing)"
+            stages = shared.setdefault(sample["prompt"], {}).setdefault(text, [])
+            stages.append(run.title_of(name))
     return [
-        {"title": "Asked" if prompt else "Unprompted", "prompt": prompt, "answers": answers}
+        {
+            "title": "Asked" if prompt else "Unprompted",
+            "prompt": prompt,
+            "answers": [
+                {"title": " · ".join(dict.fromkeys(stages)), "text": text}
+                for text, stages in answers.items()
+            ],
+        }
         for prompt, answers in shared.items()
     ]
 
@@ -222,7 +273,13 @@ def _stage(run: RunContents, stage: StageRun) -> dict[str, Any]:
         if texts:
             samples.append({"step": f"{record['step']:,}", "texts": texts})
     charts = stage_charts(stage, run.evaluations.get(stage.name, {}))
-    return {"title": stage.title, "facts": facts, "charts": charts, "samples": samples}
+    return {
+        "place": f"stage-{run.stages.index(stage)}",
+        "title": stage.title,
+        "facts": facts,
+        "charts": charts,
+        "samples": samples,
+    }
 
 
 def _timings(run: RunContents) -> list[dict[str, Any]]:

@@ -314,11 +314,11 @@ def test_page_holds_every_section(page: Page) -> None:
     headings = page.texts["h2"]
     assert headings == [
         "Evaluation, stage by stage",
-        "What it writes",
         "Pre-training",
         "Supervised fine-tuning",
         "Preference alignment (DPO)",
         "Verifiable rewards (GRPO)",
+        "What it writes",
         "Where the time went",
         "The data",
         "The recipe",
@@ -337,6 +337,75 @@ def test_page_holds_every_section(page: Page) -> None:
     assert any(caption.startswith("Reward ") for caption in captions)
     assert len(captions) == sum("aria-label" in a and tag == "svg" for tag, a in page.tags)
     assert captions.count("Learning rate") == 4
+
+
+def test_contents_name_the_sections_in_their_order_and_lead_to_them(page: Page) -> None:
+    places = [a["href"][1:] for tag, a in page.tags if tag == "a" and a.get("href")]
+    sections = [a["id"] for tag, a in page.tags if tag == "section" and "id" in a]
+    assert places == sections
+    assert len(set(places)) == len(places) == 11
+    titles = [text for text in page.texts["a"] if text]
+    assert titles[:2] == ["Evaluation", "Pre-training"]
+    assert titles[-1] == "Go on with"
+
+
+def test_answers_that_are_equal_stand_once_under_all_their_stages(page: Page) -> None:
+    titles = [text for text in page.texts["h4"] if not text.startswith("Step")]
+    trained = ["Supervised fine-tuning", "Preference alignment (DPO)", "Verifiable rewards (GRPO)"]
+    assert (
+        titles
+        == [
+            " · ".join(["Pre-training", *trained[:2]]),  # the story
+            trained[2],
+            "Pre-training",  # the question
+            trained[0],
+            " · ".join(trained[1:]),
+            "Pre-training",  # the sum
+            " · ".join(trained),
+        ]
+    )
+
+
+def test_a_logarithmic_axis_is_named_and_a_linear_one_is_not(page: Page) -> None:
+    captions = page.texts["figcaption"]
+    losses = [caption for caption in captions if caption.startswith("Loss ")]
+    assert losses[0] == "Loss nats a token, log scale"
+    assert all("log" not in caption for caption in captions if caption not in losses)
+    steps = np.arange(3.0)
+
+    def chart(values: list[float], **options: Any) -> Chart:
+        return Chart("Loss", "nats", [Line("", steps, np.array(values))], log=True, **options)
+
+    assert chart([8.0, 4.0, 1.0]).caption == "nats, log scale"
+    assert chart([8.0, 4.0, 2.0]).caption == "nats"
+    assert chart([8.0, 4.0, 0.0]).caption == "nats"
+    assert chart([8.0, 4.0, 2.0], levels={"entropy": 0.5}).caption == "nats, log scale"
+    # the drawing follows: of 1 to 8 a logarithmic axis marks 1, 2, 5
+    marks = re.findall(r"<text[^>]*>([\d.]+)</text>", chart([8.0, 4.0, 1.0]).to_svg())
+    assert {"1", "2", "5"} <= set(marks)
+
+
+def test_a_single_step_stands_at_the_end_of_an_axis_from_zero() -> None:
+    svg = Chart("Loss", "", [Line("", np.array([6.0]), np.array([0.7]))]).to_svg()
+    labels = re.findall(r"<text[^>]*>([\d.]+)</text>", svg)
+    assert {"0", "6"} <= set(labels)
+    assert "7" not in labels
+
+
+def test_chinese_stories_are_marked_as_such_and_tables_say_that_they_scroll(
+    quickstart: Path, html: str, tmp_path: Path
+) -> None:
+    assert 'lang="zh' not in html
+    folder = tmp_path / "run"
+    shutil.copytree(quickstart, folder)
+    recipe = "stage: quickstart\nseed: 0\nworld: {language: zh}\n"
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    page = Page(render_report(folder))
+    marked = [a for tag, a in page.tags if tag == "pre" and a.get("lang") == "zh-CN"]
+    others = [a for tag, a in page.tags if tag == "pre" and "lang" not in a]
+    assert len(marked) > 5
+    assert all(a.get("class") == "code" for a in others)  # recipes
+    assert "swipe it" in page.texts["body"][0]
 
 
 def test_tiles_say_where_it_came_from(html: str) -> None:
