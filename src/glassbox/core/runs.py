@@ -93,12 +93,14 @@ class RunFolder:
     def compare(self, recipe: Spec) -> None:
         """Raise UserError if the folder's run was started with a different recipe.
 
-        Every value must be the same but where the run is kept, which is no part of what it is.
+        Every value must be the same but where the run is kept, which is no part of what it is: in a
+        folder that was copied or renamed with all that lies in it, paths beside the run follow it.
         """
         if not (self.recipe.exists() and self.has_begun):
             return
         old, new = load_yaml(self.recipe), recipe.model_dump(mode="json")
         new = read_yaml(write_yaml(new), "recipe")
+        old = follow(old, old.get("out"), new.get("out"))
         for one in (old, new):
             one.pop("out", None)
         if old != new:
@@ -216,6 +218,26 @@ def stamp(paths: Sequence[str]) -> dict[str, str]:
         if path.exists():
             words[name] = digest.hexdigest()
     return words
+
+
+def follow(value: Any, old_run: Any, new_run: Any) -> Any:
+    """A nested value in which paths beside a run's folder are those beside its new place.
+
+    >>> follow({"init": "old/sft", "data": "pairs.jsonl"}, "old/dpo", "new/dpo")
+    {'init': 'new/sft', 'data': 'pairs.jsonl'}
+    """
+    if not (isinstance(old_run, str) and isinstance(new_run, str)):
+        return value
+    old, new = (Path(run).parent.as_posix() for run in (old_run, new_run))
+    if old == new or old in (".", "/"):
+        return value
+    if isinstance(value, dict):
+        return {follow(k, old_run, new_run): follow(v, old_run, new_run) for k, v in value.items()}
+    if isinstance(value, list):
+        return [follow(item, old_run, new_run) for item in value]
+    if isinstance(value, str) and value.startswith(f"{old}/"):
+        return f"{new}{value.removeprefix(old)}"
+    return value
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str:

@@ -13,6 +13,8 @@ from glassbox.core.devices import resolve_device
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
+from glassbox.core.runs import follow
+from glassbox.core.yaml12 import load_yaml
 from glassbox.data.heldout import Split, split_heldout
 from glassbox.formats.open_model import find_model, open_model
 from glassbox.models.causal_lm import CausalLM
@@ -57,6 +59,8 @@ class Setup:
         record = self.folder / MODELS
         if record.exists():
             self._models = json.loads(record.read_text(encoding="utf-8"))
+            if (written := self.folder / "recipe.yaml").exists():
+                self._models = follow(self._models, load_yaml(written).get("out"), recipe.out)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """What `make` gives, made the first time that `key` is asked for."""
