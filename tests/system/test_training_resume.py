@@ -38,6 +38,37 @@ def kills(folder: Path, how: str, *options: str) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
+STAGES = ["pretrain", "sft", "dpo", "orpo", "kto", "reward", "grpo", "rloo", "ppo", "distill"]
+
+
+@pytest.fixture(scope="module")
+def killed_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, str(SUPPORT / "kill_stages.py"), str(folder), *STAGES],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_kind_of_stage_killed_at_five_moments_is_the_same_to_the_bit(
+    killed_stages: Path, name: str
+) -> None:
+    """SIGKILL before the first, ..., the last fifth of a run's changes of files, then a resume."""
+    expected = everything(killed_stages / name / "whole")
+    assert expected["checkpoint"] == "step-00000004"
+    folders = [folder for folder in (killed_stages / name).glob("killed-*") if folder.is_dir()]
+    assert len(folders) == 5
+    for folder in folders:
+        assert everything(folder) == expected, folder.name
+
+
 def test_killed_before_any_change_of_a_file(tmp_path: Path) -> None:
     """A kill before the k-th opening for writing, renaming, making or deleting, for many k.
 
