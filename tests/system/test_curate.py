@@ -102,7 +102,7 @@ def test_finished_refused_and_mistaken(corpus: Path, curated: Path, tmp_path: Pa
     assert "is finished; nothing was changed" in curate(corpus, curated, "workers=1")
     assert before == {p: p.stat().st_mtime_ns for p in curated.rglob("*") if p.name != ".lock"}
     said = curate(corpus, curated, "strict=true", expect=2)
-    assert "another recipe or source (strict: False -> True)" in said
+    assert "another recipe or source (strict: false -> true)" in said
     assert len(said.splitlines()) == 1
     said = curate(corpus, tmp_path / "a", "steps=[{kind: repiar}]", expect=2)
     assert "did you mean 'repair'?" in said

@@ -61,7 +61,7 @@ class _Place(NamedTuple):
 def _explain(kind: Any, fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
     place = _locate(kind, fault["loc"])
     key = ".".join(place.keys) or "(whole)"
-    value = _short(fault["input"])
+    value = as_yaml(fault["input"])
     what = fault["type"]
     if what == "extra_forbidden":
         known = sorted({name for model in place.owners for name in model.model_fields})
@@ -93,9 +93,9 @@ def _explain_tag(place: _Place, key: str, fault: Mapping[str, Any]) -> str:
     if fault["type"] == "union_tag_not_found":
         if not isinstance(fault["input"], Mapping):
             whole = ".".join(place.keys) or "(whole)"
-            return f"'{whole}' = {_short(fault['input'])}: give a mapping with '{tag}'; {remedy}"
+            return f"'{whole}' = {as_yaml(fault['input'])}: give a mapping with '{tag}'; {remedy}"
         return f"missing key '{key}'; {remedy}"
-    return f"'{key}' = {_short(given)} is unknown; {remedy}"
+    return f"'{key}' = {as_yaml(given)} is unknown; {remedy}"
 
 
 def _wanted(fault: Mapping[str, Any]) -> str:
@@ -134,10 +134,24 @@ _WANTED: Mapping[str, str] = {
 }
 
 
-def _short(value: Any) -> str:
-    """A repr that fits one line of a message: recursion and long lists are truncated."""
-    cutter = reprlib.Repr()
-    cutter.maxstring = cutter.maxother = 40
+class _AsYaml(reprlib.Repr):
+    """Values as a recipe has them: null, true and false, where Python says None, True and False."""
+
+    def repr_NoneType(self, value: None, level: int) -> str:  # by the type's name
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+
+def as_yaml(value: Any, *, longest: int = 40) -> str:
+    """A value as a recipe has it, on one line of a message: recursion and long lists are truncated.
+
+    >>> as_yaml({"path": None, "on": [True, 0.5]})
+    "{'on': [true, 0.5], 'path': null}"
+    """
+    cutter = _AsYaml()
+    cutter.maxstring = cutter.maxother = longest
     cutter.maxlist = cutter.maxdict = 3
     cutter.maxlevel = 2
     return cutter.repr(value)
@@ -299,7 +313,7 @@ def _load_extended(
     if parent is None:
         return raw
     if not isinstance(parent, str) or not parent:
-        raise UserError(f"'{path}': 'extends' = {_short(parent)}: name one recipe file")
+        raise UserError(f"'{path}': 'extends' = {as_yaml(parent)}: name one recipe file")
     found = _find(path.parent / parent, search)
     return merge(_load_extended(found, search, (*extending, path.resolve())), raw)
 

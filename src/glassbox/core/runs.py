@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from glassbox.core.config import Spec, dump_yaml
+from glassbox.core.config import Spec, as_yaml, dump_yaml
 from glassbox.core.environment import describe_environment
 from glassbox.core.errors import UserError
 from glassbox.core.files import remove_leftovers, write_json, write_text
@@ -243,11 +243,11 @@ def follow(value: Any, old_run: Any, new_run: Any) -> Any:
 def first_difference(old: Any, new: Any, path: str = "") -> str:
     """The first difference between two nested values, as 'key: old -> new'.
 
-    >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
-    'a.b: 1 -> 2'
+    >>> first_difference({"a": {"b": 1}}, {"a": {"b": None}})
+    'a.b: 1 -> null'
     """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(k for k in new if k not in old)]:
             if old.get(key) != new.get(key):
                 return first_difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-    return f"{path or 'recipe'}: {old!r} -> {new!r}"
+    return f"{path or 'recipe'}: {as_yaml(old, longest=400)} -> {as_yaml(new, longest=400)}"

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from glassbox.core.config import (
     Spec,
     apply_overrides,
+    as_yaml,
     dump_yaml,
     load_recipe,
     merge,
@@ -24,6 +25,7 @@ from glassbox.core.config import (
     schema_json,
 )
 from glassbox.core.errors import UserError
+from glassbox.core.runs import first_difference
 from glassbox.core.yaml12 import load_yaml, read_yaml, write_yaml
 
 
@@ -311,3 +313,22 @@ def test_the_schema_knows_every_key_and_forbids_others() -> None:
     assert set(schema["properties"]) == set(Recipe.model_fields)
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]["schedule"]["discriminator"]["mapping"]) == {"cosine", "flat"}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (False, "false"),
+        ("no", "'no'"),
+        ([None], "[null]"),
+        (1.5, "1.5"),
+    ],
+)
+def test_messages_show_values_as_a_recipe_has_them(value: Any, shown: str) -> None:
+    assert as_yaml(value) == shown
+    for text in (as_yaml({"a": value}), first_difference({"a": value}, {"a": 7})):
+        assert shown in text
+        assert "None" not in text
+        assert "True" not in text

@@ -220,8 +220,8 @@ class TestRunFolder:
                 pass
 
     def test_the_first_difference_goes_deep(self) -> None:
-        assert first_difference({"a": {"b": 1}}, {"a": {}}) == "a.b: 1 -> None"
-        assert first_difference({}, {"new": 2}) == "new: None -> 2"
+        assert first_difference({"a": {"b": 1}}, {"a": {}}) == "a.b: 1 -> null"
+        assert first_difference({}, {"new": 2}) == "new: null -> 2"
 
 
 class TestMetrics:
