@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from glassbox.formats.module_files import load_module, save_module
     from glassbox.inference.engine import Completion, Engine, TokenEvent
     from glassbox.inference.sampling.params import SamplingParams
+    from glassbox.inspection.recording import Inspection, inspect
     from glassbox.models.causal_lm import CausalLM
     from glassbox.models.config import ModelConfig
     from glassbox.models.shapes import GPT2Shape, LlamaShape
@@ -48,6 +49,7 @@ _HOME = {
     "Engine": "inference.engine",
     "GPT2Shape": "models.shapes",
     "Grpo": "tuning.policy.grpo",
+    "Inspection": "inspection.recording",
     "LLM": "api.llm",
     "LlamaShape": "models.shapes",
     "Loaded": "api.loaded",
@@ -68,6 +70,7 @@ _HOME = {
     "dot_product_attention": "ops.attention",
     "entropy": "ops.softmax",
     "evaluate": "api.evaluation",
+    "inspect": "inspection.recording",
     "load": "api.loaded",
     "load_module": "formats.module_files",
     "log_softmax": "ops.softmax",
@@ -91,6 +94,7 @@ __all__ = [
     "Engine",
     "GPT2Shape",
     "Grpo",
+    "Inspection",
     "LlamaShape",
     "Loaded",
     "ModelConfig",
@@ -111,6 +115,7 @@ __all__ = [
     "dot_product_attention",
     "entropy",
     "evaluate",
+    "inspect",
     "load",
     "load_module",
     "log_softmax",

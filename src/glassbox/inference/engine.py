@@ -481,7 +481,8 @@ class Engine:
 class WeightsVersion:
     """Detects that a model's weights have changed: by identity, address and version counter of each tensor.
 
-    It sees optimizer steps, loaded state dicts, merges and another active adapter. It cannot see a
+    It sees optimizer steps, loaded state dicts, merges, another active adapter, and whoever looks
+    inside with `inspect` (and may change what is computed). It cannot see a
     write past torch's version counter, through `tensor.data` or a pointer. Costs one look per
     tensor and does not read the values.
     """
@@ -496,6 +497,7 @@ class WeightsVersion:
         adapters = adapters_of(model)
         facts: list[object] = [(t.data_ptr(), _writes(t)) for t in tensors]
         facts.append(None if adapters is None else (adapters.selection.active, adapters.merged))
+        facts.append(vars(model).get("hidden_states"))
         same = facts == self._facts and all(
             ref() is tensor for ref, tensor in zip(self._tensors, tensors, strict=True)
         )

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
-from glassbox.layers.key_value_state import NO_PAST, KeyValueState, KeyValueView, WindowState
+from glassbox.layers.inside import SoftmaxHeads
+from glassbox.layers.key_value_state import (
+    NO_PAST,
+    KeyValueState,
+    KeyValueView,
+    Scoring,
+    WindowState,
+)
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import Norm
 from glassbox.layers.paged_state import PagedKeyValue
@@ -97,6 +104,8 @@ class GroupedQueryAttention(nn.Module):
     Gemma2Attention, GptOssAttention and BloomAttention, outputs and gradients.
     """
 
+    inside = SoftmaxHeads()
+
     def __init__(self, spec: GroupedQuery, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec
@@ -158,23 +167,34 @@ class GroupedQueryAttention(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
         batch, length, _ = hidden.shape
-        spec = self.spec
         q, k, v, gate = self._heads(hidden, context)  # (B, heads, T, Dh)
-        slopes = context.slopes(self.num_heads) if isinstance(spec.positions, Alibi) else None
-        mixed = (NO_PAST if state is None else state).attend(
-            q,
-            k,
-            v,
-            context,
-            scale=spec.scale,
-            window=spec.window,
-            softcap=spec.softcap,
-            sinks=self.sinks,
-            slopes=slopes,
-        )
-        if spec.output_gate:
+        mixed = self.attend(q, k, v, context, NO_PAST if state is None else state)
+        if self.spec.output_gate:
             mixed = torch.sigmoid(gate) * mixed
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+    def attend(
+        self,
+        q: Float[Tensor, "B H T Dh"],
+        k: Float[Tensor, "B K T Dh"],
+        v: Float[Tensor, "B K T Dh"],
+        context: Context,
+        view: KeyValueView,
+    ) -> Float[Tensor, "B H T Dh"]:
+        """Attend to these keys and values and to what the state holds."""
+        return view.attend(q, k, v, context, **self.scoring(context))
+
+    def scoring(self, context: Context) -> Scoring:
+        """How scores are computed from queries and keys."""
+        spec = self.spec
+        slopes = context.slopes(self.num_heads) if isinstance(spec.positions, Alibi) else None
+        return {
+            "scale": spec.scale,
+            "window": spec.window,
+            "softcap": spec.softcap,
+            "sinks": self.sinks,
+            "slopes": slopes,
+        }
 
     def _heads(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k and v, normed and turned, and the output's gate (no heads where there is none)."""

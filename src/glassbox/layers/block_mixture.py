@@ -20,6 +20,7 @@ from glassbox.layers.grouped_heads import (
     slots_in_cache,
     slots_in_row,
 )
+from glassbox.layers.inside import SlotHeads
 from glassbox.layers.key_value_state import KeyValueState
 from glassbox.layers.linear import Linear
 from glassbox.layers.parameter_roles import FusedRows
@@ -83,6 +84,9 @@ class BlockMixtureAttention(nn.Module):
     and `GroupedQueryAttention` of the same weights where every block is chosen.
     """
 
+    attend = staticmethod(block_mixture)
+    inside = SlotHeads()
+
     def __init__(self, spec: BlockMixture, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec
@@ -132,5 +136,5 @@ class BlockMixtureAttention(nn.Module):
             slots = slots_in_cache(context, size)
             means = means[:, :, : slots.size // size]
             k, v = state.cache.keys, state.cache.values
-        mixed = block_mixture(q, k, v, means, slots, block_size=size, top_k=self.spec.top_k)
+        mixed = self.attend(q, k, v, means, slots, block_size=size, top_k=self.spec.top_k)
         return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))

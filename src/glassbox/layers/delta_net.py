@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
+from glassbox.layers.inside import LinearHeads
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
 from glassbox.layers.parameter_roles import FusedRows
@@ -127,6 +128,9 @@ class DeltaNetLayer(nn.Module):
     Tested against: transformers Qwen3NextGatedDeltaNet, outputs and gradients.
     """
 
+    attend = staticmethod(delta_rule)
+    inside = LinearHeads()
+
     def __init__(self, spec: DeltaNet | GatedDelta, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec.resolve(hidden_size)
@@ -172,7 +176,7 @@ class DeltaNetLayer(nn.Module):
         q, k, v = qkv.split(self.sizes, -1)
         q, k = (l2_norm(x.unflatten(-1, (-1, self.key_dim))) for x in (q, k))  # (B, T, K, Dk)
         heads = self.spec.num_heads
-        mixed, memory = delta_rule(
+        mixed, memory = self.attend(
             q / math.sqrt(self.key_dim),
             k,
             v.unflatten(-1, (heads, self.value_dim)),

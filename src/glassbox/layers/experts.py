@@ -119,6 +119,7 @@ class MixtureOfExpertsLayer(nn.Module):
 
     wide_weights: ClassVar[tuple[str, ...]] = ("router.weight", "router.bias", "balance_bias")
     balance_bias: Tensor | None
+    route = staticmethod(route)
 
     no_decay: ClassVar[tuple[str, ...]] = ("gate_up_bias", "up_bias", "down_bias")
     matrices: ClassVar[tuple[str, ...]] = ("gate_up", "up", "down")
@@ -168,7 +169,7 @@ class MixtureOfExpertsLayer(nn.Module):
         x = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
         real = _real_tokens(hidden, context)
         logits = linear_wide(x, self.router.weight, self.router.bias)
-        routing = route(
+        routing = self.route(
             logits,
             spec.top_k,
             score=spec.router,

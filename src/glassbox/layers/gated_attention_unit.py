@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
+from glassbox.layers.inside import OneHead
 from glassbox.layers.linear import Linear
 from glassbox.layers.parameter_roles import FusedRows
 from glassbox.layers.rotary import Rotary
@@ -57,6 +58,9 @@ class GatedAttentionUnitLayer(nn.Module):
     distance (C): what is added to the score of the token so far back.
     Tested against: the paper's equations written out, outputs and gradients.
     """
+
+    attend = staticmethod(mixed_chunk)
+    inside = OneHead(query="quad_q", key="quad_k", value="v")
 
     no_decay: ClassVar[tuple[str, ...]] = ("factor", "shift")
 
@@ -104,7 +108,7 @@ class GatedAttentionUnitLayer(nn.Module):
             cos, sin = context.rotary(channels, rotary.base, rotary.scaling)
             views = apply_rotary(views, cos, sin, layout=rotary.layout)
         quad_q, quad_k, lin_q, lin_k = views.unbind(2)
-        mixed, recent, memory = mixed_chunk(
+        mixed, recent, memory = self.attend(
             quad_q,
             quad_k,
             lin_q,

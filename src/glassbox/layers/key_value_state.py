@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +28,16 @@ class AttendedKeys:
     mask: Bool[Tensor, "#B 1 T S"] | None
     in_order: bool
     positions: QueryKeyPositions | None
+
+
+class Scoring(TypedDict):
+    """How attention scores are computed from queries and keys: arguments of `KeyValueView.attend`."""
+
+    scale: float | None
+    window: int | None
+    softcap: float | None
+    sinks: Float[Tensor, " H"] | None
+    slopes: Float[Tensor, " H"] | None
 
 
 class KeyValueView:

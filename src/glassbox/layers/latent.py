@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.indexer import Indexer, IndexerLayer, IndexParts
+from glassbox.layers.inside import LatentHeads
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
 from glassbox.layers.paged_state import PagedLatent
@@ -144,6 +145,8 @@ class LatentAttention(nn.Module):
     outputs and gradients.
     """
 
+    inside = LatentHeads()
+
     def __init__(self, spec: Latent, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec
@@ -228,7 +231,7 @@ class LatentAttention(nn.Module):
             if index is not None:
                 assert past is not None
                 index = index._replace(keys=past.to(q.dtype))
-        mixed = self._attend(q, entries, mask, context, index)
+        mixed = self.attend(q, entries, mask, context, index)
         return self.output(mixed.flatten(2))
 
     def _queries(self, latents: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
@@ -245,7 +248,7 @@ class LatentAttention(nn.Module):
         turned = apply_rotary(shared.unsqueeze(2), *tables, layout=spec.positions.layout)
         return torch.cat((self.kv_norm(latent), turned.squeeze(2)), dim=-1)  # (B, T, L + P)
 
-    def _attend(
+    def attend(
         self,
         q: Tensor,
         entries: Tensor,
@@ -253,6 +256,7 @@ class LatentAttention(nn.Module):
         context: Context,
         index: IndexParts | None,
     ) -> Float[Tensor, "B T H Dv"]:
+        """Attend to the entries that the mask, and the indexer where there is one, show."""
         up = self.kv_up.weight.unflatten(0, (self.spec.num_heads, -1))
         scale, chosen = self.spec.scale, None
         if index is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
+from glassbox.layers.inside import LinearHeads
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
 from glassbox.layers.parameter_roles import FusedRows
@@ -61,6 +62,9 @@ class LightningAttention(nn.Module):
     Tested against: transformers MiniMaxLightningAttention, outputs and gradients.
     """
 
+    attend = staticmethod(decayed_attention)
+    inside = LinearHeads()
+
     def __init__(self, spec: Lightning, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec.resolve(hidden_size)
@@ -89,7 +93,7 @@ class LightningAttention(nn.Module):
         """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
         heads = silu(self.qkv(hidden)).unflatten(-1, (self.spec.num_heads, 3 * self.head_dim))
         q, k, v = heads.split(self.head_dim, -1)  # (B, T, H, Dh)
-        mixed, memory = decayed_attention(
+        mixed, memory = self.attend(
             q,
             k,
             v,

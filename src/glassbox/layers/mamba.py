@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
+from glassbox.layers.inside import Channels
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
 from glassbox.layers.parameter_roles import FusedRows
@@ -71,6 +72,9 @@ class MambaLayer(nn.Module):
     [x, z] = W_i hidden, x convolved; [s, b, c] = W x; delta = softplus(W_s s + bias). rate is the
     logarithm of -a, (I, N). Tested against: transformers MambaMixer and JambaMambaMixer.
     """
+
+    attend = staticmethod(selective_scan)
+    inside = Channels(query="c", key="b", value="x")
 
     wide_weights: ClassVar[tuple[str, ...]] = ("step_bias", "rate", "skip")
 
@@ -134,7 +138,7 @@ class MambaLayer(nn.Module):
             parts = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
         step, b, c = parts
         delta = F.softplus(wide(F.linear(step, self.step_weight)) + wide(self.step_bias))
-        y, memory = selective_scan(
+        y, memory = self.attend(
             x,
             delta,
             -torch.exp(wide(self.rate)),

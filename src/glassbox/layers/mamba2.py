@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
+from glassbox.layers.inside import LinearHeads
 from glassbox.layers.linear import Linear
 from glassbox.layers.mamba import draw_step_bias
 from glassbox.layers.parameter_roles import FusedRows
@@ -81,6 +82,9 @@ class Mamba2Layer(nn.Module):
     Mamba2Mixer.
     """
 
+    attend = staticmethod(decayed_attention)
+    inside = LinearHeads()
+
     wide_weights: ClassVar[tuple[str, ...]] = ("step_bias", "rate", "skip", "norm_weight")
 
     no_decay: ClassVar[tuple[str, ...]] = ("rate", "skip", "step_bias")
@@ -139,7 +143,7 @@ class Mamba2Layer(nn.Module):
         x = x.unflatten(-1, (spec.num_heads, -1))  # (B, T, H, Dh)
         b, c = (part.unflatten(-1, (spec.num_groups, -1)) for part in (b, c))  # (B, T, G, N)
         delta = F.softplus(wide(step) + wide(self.step_bias)).clamp(spec.min_step, spec.max_step)
-        y, memory = decayed_attention(
+        y, memory = self.attend(
             c,
             b,
             wide(x) * delta.unsqueeze(-1),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
+from glassbox.layers.inside import LinearHeads
 from glassbox.layers.linear import Linear
 from glassbox.layers.norms import RmsNorm, RmsNormLayer
 from glassbox.layers.parameter_roles import FusedRows
@@ -67,6 +68,9 @@ class RetentionLayer(nn.Module):
     Tested against: the parallel form of the paper with its scalings, outputs and gradients.
     """
 
+    attend = staticmethod(decayed_attention)
+    inside = LinearHeads()
+
     def __init__(self, spec: Retention, hidden_size: int) -> None:
         super().__init__()
         self.spec = spec.resolve(hidden_size)
@@ -103,7 +107,7 @@ class RetentionLayer(nn.Module):
             cos, sin = context.rotary(channels, rotary.base, rotary.scaling)
             qk = apply_rotary(qk, cos, sin, layout=rotary.layout)
         q, k = qk.chunk(2, 2)  # (B, T, H, Dk)
-        mixed, memory = decayed_attention(
+        mixed, memory = self.attend(
             q,
             k / math.sqrt(self.key_dim),
             v.unflatten(-1, (-1, self.value_dim)),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
+from glassbox.layers.inside import Channels
 from glassbox.layers.linear import Linear
 from glassbox.layers.state import TensorState
 from glassbox.ops.activations import relu2
@@ -66,6 +67,9 @@ class RwkvTimeLayer(nn.Module):
 
     decay is the logarithm of -w, bonus is u. Tested against: transformers RwkvForCausalLM.
     """
+
+    attend = staticmethod(wkv)
+    inside = Channels(key="key", value="value")
 
     wide_weights: ClassVar[tuple[str, ...]] = ("decay", "bonus")
 
@@ -122,7 +126,7 @@ class RwkvTimeLayer(nn.Module):
         past = None
         if state is not None:
             past = WkvState(*(state[name] for name in WkvState._fields))
-        average, past = wkv(-torch.exp(self.decay), self.bonus, key, value, past, **where)
+        average, past = self.attend(-torch.exp(self.decay), self.bonus, key, value, past, **where)
         if state is not None:
             state["last"] = last
             for name, tensor in past._asdict().items():

@@ -19,6 +19,7 @@ from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.layers.context import Context
 from glassbox.layers.initialization import Draw
+from glassbox.layers.inside import LinearHeads
 from glassbox.layers.linear import Linear
 from glassbox.layers.rwkv import ramp
 from glassbox.layers.state import TensorState
@@ -130,6 +131,9 @@ class Rwkv7TimeLayer(nn.Module):
     Tested against: the paper's equations, token by token with explicit matrices.
     """
 
+    attend = staticmethod(generalized_delta)
+    inside = LinearHeads()
+
     no_decay: ClassVar[tuple[str, ...]] = ("mix", "removal", "replacement", "bonus")
 
     def __init__(self, spec: Rwkv7Time, hidden_size: int) -> None:
@@ -200,7 +204,7 @@ class Rwkv7TimeLayer(nn.Module):
         r, k, value, rate, log_decay = (
             part.unflatten(-1, heads) for part in (r, k, value, rate, log_decay)
         )  # (B, T, H, Dk)
-        read, memory = generalized_delta(
+        read, memory = self.attend(
             r,
             k,
             value,

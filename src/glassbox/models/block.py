@@ -71,7 +71,7 @@ class Block(nn.Module):
         if self.mixer_norm is not None:
             normed = self.mixer_norm(normed)
         mixed = self.mixer(normed, context, None if state is None else state.mixer)
-        middle = self._skip(hidden, normed) + self._branch(mixed, self.mixer_out_norm)
+        middle = self.middle(hidden, normed, mixed)
         if self.ffn is None:
             return middle
         source = self._narrow(hidden if self.residual == "parallel" else middle)
@@ -84,6 +84,15 @@ class Block(nn.Module):
         else:
             changed = self.ffn(normed, context)
         return self._skip(middle, normed) + self._branch(changed, self.ffn_out_norm)
+
+    def middle(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        normed: Float[Tensor, "B T D"],
+        mixed: Float[Tensor, "B T D"],
+    ) -> Float[Tensor, "B T D"]:
+        """The residual stream between the branches: the mixer's output added."""
+        return self._skip(hidden, normed) + self._branch(mixed, self.mixer_out_norm)
 
     def _skip(self, hidden: Tensor, normed: Tensor) -> Tensor:
         """What a branch is added to."""

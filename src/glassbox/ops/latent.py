@@ -55,13 +55,21 @@ def latent_attention_expanded(
     mask as in `attention`: None is causal, the last query at the last entry.
     Tested against: the sums as loops, and transformers DeepseekV3Attention.
     """
+    keys, values = expand(q, entries, up)
+    q, keys, values = q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+    mixed = attention(q, keys, values, mask, scale=scale, hides_future=hides_future)
+    return mixed.transpose(1, 2)
+
+
+def expand(
+    q: Float[Tensor, "B T H Q"], entries: Float[Tensor, "B S C"], up: Float[Tensor, "H U L"]
+) -> tuple[Float[Tensor, "B S H Q"], Float[Tensor, "B S H Dv"]]:
+    """Every head's key [Uk c ; r] and value Uv c of each entry."""
     latents, shared = entries.split((up.shape[-1], entries.shape[-1] - up.shape[-1]), dim=-1)
     made = F.linear(latents, up.flatten(0, 1)).unflatten(-1, up.shape[:2])  # (B, S, H, U)
     own, values = made.split(_key_and_value(q, entries, up), dim=-1)
     keys = torch.cat((own, shared.unsqueeze(2).expand(-1, -1, up.shape[0], -1)), dim=-1)
-    q, keys, values = q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
-    mixed = attention(q, keys, values, mask, scale=scale, hides_future=hides_future)
-    return mixed.transpose(1, 2)
+    return keys, values
 
 
 def latent_attention_absorbed(
