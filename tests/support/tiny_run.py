@@ -32,6 +32,7 @@ from glassbox.layers.feedforward import SwiGlu
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
 from glassbox.optim.adamw import AdamW
+from glassbox.optim.averaging import WeightAverageConfig
 from glassbox.optim.groups import decay_groups
 from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.training.config import EarlyStop, TrainConfig
@@ -65,6 +66,7 @@ class TinyRun(Spec):
     best_metric: EarlyStop | None = None
     early_stop: bool = False
     log_every: int = 2
+    ema: WeightAverageConfig | None = None
     workers: int = Field(0, exclude=True)
 
 
@@ -148,6 +150,7 @@ def tiny_trainer(
         keep_last=options.keep_last,
         best_metric=options.best_metric,
         early_stop=options.early_stop,
+        ema=options.ema,
         guard=GuardConfig(
             max_skipped=options.max_skipped, spike_factor=options.spike_factor, spike_window=8
         ),

@@ -19,7 +19,7 @@ from glassbox.models.config import ModelConfig
 from glassbox.models.heads import ScalarHead
 from glassbox.models.mtp import FutureModule, ahead
 from glassbox.ops.activations import soft_cap
-from glassbox.ops.cross_entropy import linear_cross_entropy, linear_token_log_probs
+from glassbox.ops.cross_entropy import linear_cross_entropy_parts, linear_token_log_probs
 from glassbox.ops.sinusoidal import sinusoidal
 
 
@@ -206,7 +206,18 @@ class CausalLM(nn.Module):
 
         `z_loss` times w (log sum exp logits)^2 is added.
         """
-        return linear_cross_entropy(
+        return self.cross_entropy_parts(hidden, targets, weights, z_loss=z_loss)[0]
+
+    def cross_entropy_parts(
+        self,
+        hidden: Float[Tensor, "*shape D"],
+        targets: Int[Tensor, "*shape"],
+        weights: Float[Tensor, "*shape"] | None = None,
+        *,
+        z_loss: float = 0.0,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """`cross_entropy`, and what of it is the z-loss, without gradient."""
+        return linear_cross_entropy_parts(
             hidden,
             self.output_weight,
             targets,

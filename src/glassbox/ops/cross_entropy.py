@@ -120,12 +120,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         softcap: float | None,
         z_loss: float,
         grad_enabled: bool,  # inside a Function it reads False, and needs_input_grad ignores it
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         needs = [grad_enabled and need for need in ctx.needs_input_grad[:3]]  # type: ignore[attr-defined]
         grad_hidden = torch.empty_like(hidden) if needs[0] else None
         grad_weight = torch.zeros_like(weight) if needs[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
         total = hidden.new_zeros((), dtype=_sum_dtype(hidden))
+        penalty = torch.zeros_like(total)
         projection = weight.to(hidden.dtype)
         offset = None if bias is None else bias.to(hidden.dtype)
         for start in range(0, hidden.shape[0], chunk):
@@ -142,7 +143,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             pull = scale
             if z_loss:
                 log_z = logits.gather(-1, index).squeeze(-1) - chosen
-                total += (z_loss * log_z.square() * scale).sum(dtype=total.dtype)
+                penalty += (z_loss * log_z.square() * scale).sum(dtype=total.dtype)
                 pull = scale * (1 + 2 * z_loss * log_z)
             if not any(needs):
                 continue
@@ -157,11 +158,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += grad.t() @ hidden[rows]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)  # type: ignore[arg-type]
-        return total.to(_wide(hidden))
+        penalty = penalty.to(_wide(hidden))
+        ctx.mark_non_differentiable(penalty)
+        return (total + penalty).to(_wide(hidden)), penalty
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor):  # type: ignore[no-untyped-def]
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor, _: Tensor):  # type: ignore[no-untyped-def]
         grads = ctx.saved_tensors  # type: ignore[attr-defined]
         # upstream stays float32: a loss scale of 65536 is no float16 number
         scaled = (None if grad is None else grad * upstream for grad in grads)
@@ -274,6 +277,23 @@ def linear_cross_entropy(
     computed in the forward pass, so the backward pass costs one scaling. The weights are constants.
     First derivatives only. Tested against: `cross_entropy_plain`.
     """
+    return linear_cross_entropy_parts(
+        hidden, weight, targets, weights, bias=bias, softcap=softcap, z_loss=z_loss, chunk=chunk
+    )[0]
+
+
+def linear_cross_entropy_parts(
+    hidden: Float[Tensor, "*shape D"],
+    weight: Float[Tensor, "V D"],
+    targets: Int[Tensor, "*shape"],
+    weights: Float[Tensor, "*shape"] | None = None,
+    *,
+    bias: Float[Tensor, " V"] | None = None,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    chunk: int = 1024,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """`linear_cross_entropy`, and what of it is the z-loss, without gradient."""
     assert weights is None or not weights.requires_grad, "no gradient is made for the weights"
     rows, target = _rows(hidden), targets.reshape(-1)
     scale = None if weights is None else weights.reshape(-1)
@@ -281,7 +301,7 @@ def linear_cross_entropy(
     if kept is not None:
         rows, target = rows.index_select(0, kept), target[kept]
         scale = None if scale is None else scale[kept]
-    loss: Tensor = _LinearCrossEntropy.apply(
+    parts: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(
         rows,
         weight,
         bias,
@@ -292,7 +312,7 @@ def linear_cross_entropy(
         z_loss,
         torch.is_grad_enabled(),
     )
-    return loss
+    return parts
 
 
 def linear_token_log_probs(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ from glassbox.optim.groups import ParameterGroup, model_groups
 class AdafactorConfig(Spec):
     """Settings of Adafactor; train.lr is the largest step relative to a weight's root mean square."""
 
+    width_exponent: ClassVar[float | None] = 0.5
     kind: Literal["adafactor"] = "adafactor"
     beta2_power: float = Field(0.8, gt=0, le=1, description="beta2 at step t is 1 - t^-power")
     clip: float = Field(1.0, gt=0, description="d, upper bound on the update's root mean square")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -24,6 +24,7 @@ Decay = Literal["decoupled", "independent", "cautious"]
 class AdamWConfig(Spec):
     """Settings of AdamW; the learning rate is train.lr."""
 
+    width_exponent: ClassVar[float | None] = 1.0
     kind: Literal["adamw"] = "adamw"
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from glassbox.optim.groups import ParameterGroup, model_groups
 class LionConfig(Spec):
     """Settings of Lion; set the learning rate, train.lr, three to ten times smaller than for AdamW."""
 
+    width_exponent: ClassVar[float | None] = 1.0
     kind: Literal["lion"] = "lion"
     beta1: float = Field(
         0.9, ge=0, lt=1, description="decay rate of the momentum used in the update"

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 class MuonConfig(Spec):
     """Muon for the matrices inside the blocks, AdamW for the rest; train.lr is Muon's."""
 
+    width_exponent: ClassVar[float | None] = 0.0
     kind: Literal["muon"] = "muon"
     momentum: float = Field(0.95, ge=0, lt=1)
     weight_decay: float = Field(0.1, ge=0)

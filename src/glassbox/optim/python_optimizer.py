@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,6 +27,7 @@ _METHODS = ("step", "zero_grad", "parameters", "state_dict", "load_state_dict")
 class PythonOptimizer(PythonSpec):
     """A user-defined optimizer, or one of torch's."""
 
+    width_exponent: ClassVar[float | None] = None
     weight_decay: float = Field(0.0, ge=0, description="applied to matrices only")
 
     def build(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -22,6 +22,7 @@ from glassbox.optim.groups import ParameterGroup, model_groups
 class SgdConfig(Spec):
     """Settings of SGD; the learning rate is train.lr."""
 
+    width_exponent: ClassVar[float | None] = None
     kind: Literal["sgd"] = "sgd"
     momentum: float = Field(0.0, ge=0, lt=1)
     nesterov: bool = Field(False, description="use Nesterov momentum")
@@ -42,6 +43,7 @@ class SgdConfig(Spec):
 class SgdDecayConfig(Spec):
     """SGD with learning rate train.lr / sqrt(t + 1) at update t; use it with a constant schedule."""
 
+    width_exponent: ClassVar[float | None] = None
     kind: Literal["sgd_decay"] = "sgd_decay"
 
     def build(

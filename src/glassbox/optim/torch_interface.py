@@ -33,7 +33,7 @@ class TorchInterface(torch.optim.Optimizer):
         # (one of ours, which of its groups), in the order of param_groups
         self._places = [
             (member, number)
-            for member in _members(optimizer)
+            for member in members(optimizer)
             for number in range(len(member.groups))
         ]
         self._built = False
@@ -100,11 +100,11 @@ class TorchInterface(torch.optim.Optimizer):
             settings.update({key: value for key, value in group.items() if key != "params"})
 
 
-def _members(optimizer: Optimizer) -> list[GroupedOptimizer]:
+def members(optimizer: Optimizer) -> list[GroupedOptimizer]:
     """Those of ours that make up an optimizer, each with groups of its own."""
     parts = getattr(optimizer, "optimizers", None)
     if parts is not None:
-        return [member for part in parts for member in _members(part)]
+        return [member for part in parts for member in members(part)]
     if not isinstance(optimizer, GroupedOptimizer):
         raise UserError(
             f"{type(optimizer).__name__} keeps no parameter groups; derive it from GroupedOptimizer"

@@ -101,7 +101,7 @@ def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
         stage.model,
         stage.objective,
         stage.source,
-        recipe.optim.build(stage.model, along),
+        recipe.build_optimizer(stage.model, along),
         recipe.train,
         folder=setup.folder,
         tokenizer=stage.tokenizer,

@@ -6,6 +6,8 @@ checkpoints/step-00001000/
   training/state.json          schema, step, source position, loss scale, guard, best value
   training/optimizer.safetensors
   training/companions.safetensors                    where an objective trains modules of its own
+  training/ema.safetensors                           with train.ema: the average, and the trained
+                                                     weights where the model above is the average
   training/rng-0000.json|.safetensors                one pair a rank
   COMPLETE                     size and checksum of every file, as JSON; written last
 """
@@ -38,6 +40,7 @@ from glassbox.formats.huggingface import load_pretrained_into, save_pretrained
 from glassbox.formats.peft import fill_adapter, save_adapter
 from glassbox.formats.tensor_files import write_tensors
 from glassbox.models.causal_lm import CausalLM
+from glassbox.optim.averaging import WeightAverage
 from glassbox.tokenizers import Tokenizer
 
 SCHEMA = 1
@@ -55,6 +58,7 @@ def save_checkpoint(
     group: Group,
     stop_token_ids: Sequence[int] = (),
     companions: Mapping[str, nn.Module] | None = None,
+    ema: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint to a temporary folder, rename it into place, then mark it COMPLETE.
 
@@ -83,6 +87,8 @@ def save_checkpoint(
             write_tensors(training / "optimizer.safetensors", optimizer_state)
             if companions:
                 write_tensors(training / "companions.safetensors", _companion_tensors(companions))
+            if ema is not None:
+                write_tensors(training / "ema.safetensors", dict(ema))
             write_json(training / "state.json", {"schema": SCHEMA, "step": step, **state})
         group.barrier()
         if group.is_main:
@@ -180,6 +186,20 @@ def load_checkpoint(
     except (OSError, json.JSONDecodeError, KeyError, safetensors.SafetensorError) as error:
         raise UserError(f"checkpoint '{path}' cannot be resumed from: {error}") from None
     return state, optimizer_state, rng
+
+
+def load_average(path: Path, average: WeightAverage) -> None:
+    """Fill the moving average of a verified checkpoint, and the trained weights where they are there.
+
+    Raises UserError where the checkpoint was made without one, or with other weights.
+    """
+    file = path / "training" / "ema.safetensors"
+    if not file.exists():
+        raise UserError(f"checkpoint '{path}' was made without train.ema; resume without it")
+    try:
+        average.load_state_dict(safetensors.torch.load_file(file))
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"checkpoint '{path}' cannot be resumed from: {error}") from None
 
 
 def prune_checkpoints(folder: Path, *, keep_last: int, keep_step: int | None) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from glassbox.core.config import Spec
 from glassbox.core.devices import Precision
 from glassbox.core.errors import UserError
+from glassbox.optim.averaging import WeightAverageConfig
 from glassbox.optim.clipping import Clip, Clipper, GlobalClip
 from glassbox.optim.schedules import Schedule
 from glassbox.optim.schedules.warmup_cosine import WarmupCosine
@@ -41,6 +42,9 @@ class TrainConfig(Spec):
     max_grad_norm: float | None = Field(1.0, gt=0, description="None: gradients are not clipped")
     clip: Clip | None = Field(
         None, description="gradient clipping; None: global norm at max_grad_norm"
+    )
+    ema: WeightAverageConfig | None = Field(
+        None, description="moving average of the weights; None: none"
     )
     precision: Precision = "float32"
     compile: bool = Field(False, description="compile each block (first steps are slow)")

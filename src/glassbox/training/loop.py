@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +38,12 @@ from glassbox.formats.checkpoints import (
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.base import Optimizer
 from glassbox.tokenizers import Tokenizer
-from glassbox.training.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
+from glassbox.training.checkpoint import (
+    load_average,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
 from glassbox.training.protocols import (
@@ -126,6 +131,7 @@ class Trainer:
             adapters_of(model) is not None
         )  # then nothing of the base may change, buffers neither
         self._adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
+        self.average = None if config.ema is None else config.ema.build(model)
         self._window = MetricsWindow()
         self._last_loss: float | None = None
         self._progress = ProgressLine(label, self.steps, enabled=False)
@@ -141,6 +147,8 @@ class Trainer:
         # the same model on every rank, however each came by its weights
         for module in (self.model, *self._companions.values()):
             self.group.broadcast_(tensor.detach() for tensor in module.state_dict().values())
+        if self.average is not None and self.average.updates == 0:
+            self.average.reset()
         if self.config.compile:
             for block in self.model.blocks:
                 block.compile()
@@ -218,6 +226,8 @@ class Trainer:
         for layer in self._adjusting:
             layer.after_step(self.group, taken=reason is None)
         self.optimizer.zero_grad()
+        if reason is None and self.average is not None:
+            self.average.update()
         self.state.step += 1
         self.state.tokens += tokens
         ended = time.perf_counter()
@@ -289,7 +299,7 @@ class Trainer:
         for hook in self.hooks:
             if hook.every and (all_due or self.state.step % hook.every == 0):
                 self.model.eval()
-                with preserved_rng():
+                with preserved_rng(), self._evaluated_weights():
                     values.update(hook(self.model, self.state.step))
                 self.model.train()
         best = self.config.best_metric
@@ -310,6 +320,15 @@ class Trainer:
             self._say(f"step {self.state.step}: {figures}")
         if best is not None and best.metric in values and not first:
             self._judge(float(values[best.metric]), best)
+
+    @contextlib.contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
+        """The model holds what is evaluated: with train.ema.evaluate the moving average."""
+        if self.average is None or not (self.config.ema and self.config.ema.evaluate):
+            yield
+            return
+        with self.average.swapped():
+            yield
 
     def _judge(self, value: float, best: EarlyStop) -> None:
         state = self.state
@@ -348,6 +367,14 @@ class Trainer:
             self._progress.say(text)
 
     def _save(self) -> Path:
+        if self.average is None:
+            return self._save_model(None)
+        if self.config.ema is not None and self.config.ema.save == "trained":
+            return self._save_model(self.average.state_dict())
+        with self.average.swapped() as trained:
+            return self._save_model(self.average.state_dict(trained))
+
+    def _save_model(self, ema: Mapping[str, Tensor] | None) -> Path:
         path = save_checkpoint(
             self.checkpoints,
             self.state.step,
@@ -366,6 +393,7 @@ class Trainer:
             group=self.group,
             stop_token_ids=self.stop_token_ids,
             companions=self._companions,
+            ema=ema,
         )
         if self.group.is_main:
             prune_checkpoints(
@@ -383,6 +411,8 @@ class Trainer:
             found[-1], self.model, group=self.group, companions=self._companions
         )
         self.optimizer.load_state_dict(optimizer_state)
+        if self.average is not None:
+            load_average(found[-1], self.average)
         self.state = TrainState(**state["train"])
         self.source.load_state_dict(state["source"])
         if self.config.best_metric is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -11,8 +12,12 @@ from glassbox.core.errors import UserError
 from glassbox.runs.stages.settings import RunSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from glassbox.models.causal_lm import CausalLM
     from glassbox.models.config import ModelConfig
     from glassbox.models.shapes import Shape
+    from glassbox.optim.base import Optimizer
     from glassbox.runs.setup import Setup, Stage
 
 
@@ -37,6 +42,10 @@ class StageRecipe(RunSettings):
     @abstractmethod
     def build(self, setup: Setup) -> Stage:
         """The parts of the run. Raises UserError."""
+
+    def build_optimizer(self, model: CausalLM, along: Mapping[str, nn.Module]) -> Optimizer:
+        """The optimizer over the model and what is trained along with it."""
+        return self.optim.build(model, along)
 
 
 def checked_config(shape: Shape, vocab_size: int) -> ModelConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
 from glassbox.models.shapes import Shape
+from glassbox.optim.width_transfer import WidthTransfer
 from glassbox.runs.stages.base import (
     StageRecipe,
     check_on_meta,
@@ -21,8 +22,11 @@ from glassbox.runs.stages.base import (
 from glassbox.runs.stages.text import TextData, TokenizerConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from glassbox.data.shards import Shard
     from glassbox.models.causal_lm import CausalLM
+    from glassbox.optim.base import Optimizer
     from glassbox.runs.setup import Setup, Stage
     from glassbox.tokenizers import Tokenizer
 
@@ -38,10 +42,26 @@ class PretrainRecipe(StageRecipe):
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: TextData
     model: Shape
+    width_transfer: WidthTransfer | None = Field(
+        None, description="keep train.lr as tuned at another width; fresh weights only"
+    )
+    z_loss: float = Field(
+        0.0, ge=0, description="times (log sum exp logits)^2 a target, often 1e-4; 0: none"
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> PretrainRecipe:
         config = checked_config(self.model, self.tokenizer.vocab_size)
+        if self.width_transfer is not None and self.init is not None:
+            raise UserError(
+                f"width_transfer is for fresh weights, and init = '{self.init}' has weights; leave "
+                "one of them out"
+            )
+        if self.width_transfer is not None and self.optim.width_exponent is None:
+            raise UserError(
+                f"width_transfer knows no rule for optim.kind = '{self.optim.kind}'; use adamw, "
+                "lion, adafactor or muon"
+            )
         if self.init is None:
             check_row_length(self.data.row_length, config.context_length)
         return self
@@ -141,7 +161,7 @@ class PretrainRecipe(StageRecipe):
                 *hooks,
             ]
         ahead = prefetched(source, data.workers)
-        return Stage(model, tokenizer, NextToken(), ahead, hooks, chats=False)
+        return Stage(model, tokenizer, NextToken(z_loss=self.z_loss), ahead, hooks, chats=False)
 
     def _model(self, setup: Setup) -> tuple[CausalLM, Tokenizer]:
         from glassbox.models.causal_lm import CausalLM
@@ -153,9 +173,19 @@ class PretrainRecipe(StageRecipe):
             folder = setup.folder
             setup.main_first(lambda: prepare_tokenizer(self.tokenizer, self.data, folder))
             tokenizer = prepare_tokenizer(self.tokenizer, self.data, folder)
-            model = CausalLM(checked_config(self.model, tokenizer.vocab_size))
+            config = checked_config(self.model, tokenizer.vocab_size)
+            if self.width_transfer is not None:
+                config = self.width_transfer.config(config)
+            model = CausalLM(config)
         check_row_length(self.data.row_length, model.config.context_length)
         return model, tokenizer
+
+    def build_optimizer(self, model: CausalLM, along: Mapping[str, nn.Module]) -> Optimizer:
+        """The optimizer, with its rates fitted to the width where the recipe says so."""
+        optimizer = super().build_optimizer(model, along)
+        if self.width_transfer is not None:
+            self.width_transfer.scale_rates(optimizer, model, self.optim.width_exponent)
+        return optimizer
 
     def _ids(
         self, setup: Setup, path: str, tokenizer: Tokenizer

@@ -44,6 +44,9 @@ class SftRecipe(StageRecipe):
     neftune_alpha: float | None = Field(
         None, gt=0, description="noise on the embeddings, often 5; None: none"
     )
+    z_loss: float = Field(
+        0.0, ge=0, description="times (log sum exp logits)^2 a target, often 1e-4; 0: none"
+    )
 
     def check(self, setup: Setup) -> None:
         """The model, every conversation, and whether one fits into a row."""
@@ -78,7 +81,8 @@ class SftRecipe(StageRecipe):
             describe_rows([rows], model, setup.folder)
         source = PackedSource(rows, **options_of(data), seed=self.seed, group=setup.group)
         alpha = self.neftune_alpha
-        objective: Objective[Any] = NextToken() if alpha is None else Neftune(NextToken(), alpha)
+        plain = NextToken(z_loss=self.z_loss)
+        objective: Objective[Any] = plain if alpha is None else Neftune(plain, alpha)
         ahead = prefetched(source, data.workers)
         return Stage(model, tokenizer, objective, ahead, [*hooks, *setup.sample_hooks(tokenizer)])
 
