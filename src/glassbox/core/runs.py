@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,8 @@ from glassbox.core.files import remove_leftovers, write_json, write_text
 from glassbox.core.yaml12 import load_yaml, read_yaml, write_yaml
 
 PREPARED = "preparation.json"
+Harmless = Callable[[str, Any, Any], bool]
+"""(key, old value, new value) -> whether a run may go on with the new one."""
 LEFT_BY_RUNS = (
     "recipe.yaml", "environment.json", "metrics.jsonl", "data.json", "models.json", "heldout.json",
     "best.json", PREPARED, "data", "tokenizer", "teacher", "teacher-heldout", "checkpoints",
@@ -90,33 +92,48 @@ class RunFolder:
         """Whether the folder holds work that another recipe must not overwrite."""
         return self.done.exists() or any(self.path.glob(self.begun_by))
 
-    def compare(self, recipe: Spec) -> None:
+    def compare(
+        self, recipe: Spec, *, harmless: Harmless | None = None
+    ) -> dict[str, tuple[Any, Any]]:
         """Raise UserError if the folder's run was started with a different recipe.
 
         Every value must be the same but where the run is kept, which is no part of what it is: in a
         folder that was copied or renamed with all that lies in it, paths beside the run follow it.
+        `harmless(key, old, new)` says which other values may change; what did is returned,
+        key -> (old, new).
         """
         if not (self.recipe.exists() and self.has_begun):
-            return
+            return {}
         old, new = load_yaml(self.recipe), recipe.model_dump(mode="json")
         new = read_yaml(write_yaml(new), "recipe")
-        old = follow(old, old.get("out"), new.get("out"))
+        old = _with_defaults(follow(old, old.get("out"), new.get("out")), recipe)
         for one in (old, new):
             one.pop("out", None)
-        if old != new:
+        changed = differences(old, new)
+        refused = [k for k, pair in changed.items() if harmless is None or not harmless(k, *pair)]
+        if refused:
+            key = refused[0]
+            old_value, new_value = (as_yaml(value, longest=400) for value in changed[key])
             raise UserError(
-                f"'{self.path}' holds a run of another recipe ({first_difference(old, new)}); "
+                f"'{self.path}' holds a run of another recipe ({key}: {old_value} -> {new_value}); "
                 "name another folder, give the old values to go on with it, or start anew with "
                 "--fresh"
             )
+        return changed
 
-    def begin(self, recipe: Spec, *, preparation: Mapping[str, Any] | None = None) -> None:
+    def begin(
+        self,
+        recipe: Spec,
+        *,
+        preparation: Mapping[str, Any] | None = None,
+        harmless: Harmless | None = None,
+    ) -> None:
         """Record the resolved recipe and the environment; refuse a folder of another recipe.
 
         Where the folder's run has not begun, it is taken over: unless it was prepared in the very
         same way (`preparation`, JSON: what its tokenizer and shards depend on), what it made is deleted.
         """
-        self.compare(recipe)
+        changed = self.compare(recipe, harmless=harmless)
         if not self.has_begun:
             wanted = json.loads(json.dumps(preparation or {}))
             old = self._read_prepared()
@@ -126,6 +143,8 @@ class RunFolder:
                 write_json(self.prepared, {"of": wanted, "made": made})
         if not self.recipe.exists() or not self.has_begun:
             write_json(self.environment, describe_environment())
+            write_text(self.recipe, dump_yaml(recipe))
+        elif changed:
             write_text(self.recipe, dump_yaml(recipe))
 
     def _read_prepared(self) -> dict[str, Any] | None:
@@ -197,6 +216,16 @@ class RunFolder:
         return content
 
 
+def _with_defaults(old: dict[str, Any], recipe: Spec) -> dict[str, Any]:
+    """A recorded recipe with the keys that did not exist when it was written at their defaults."""
+    try:
+        filled = type(recipe).model_validate(old).model_dump(mode="json")
+    except ValueError:  # of pydantic, or of a setting that is no longer accepted
+        return old
+    read: dict[str, Any] = read_yaml(write_yaml(filled), "recipe")
+    return read
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -238,6 +267,21 @@ def follow(value: Any, old_run: Any, new_run: Any) -> Any:
     if isinstance(value, str) and value.startswith(f"{old}/"):
         return f"{new}{value.removeprefix(old)}"
     return value
+
+
+def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """All values in which two nested mappings differ, as {"key.path": (old, new)}.
+
+    >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None})
+    {'a.c': (2, 3)}
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in [*old, *(k for k in new if k not in old)]:
+            if old.get(key) != new.get(key):
+                found |= differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        return found
+    return {path or "recipe": (old, new)}
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str:

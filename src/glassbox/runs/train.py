@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from glassbox.adapters.attach import attach, train_only
 from glassbox.adapters.base import BaseModel, adapters_of
+from glassbox.core.config import as_yaml
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
+from glassbox.core.metrics import JsonlSink, truncate_metrics
 from glassbox.core.runs import RunFolder, stamp
 from glassbox.core.seeding import derive_seed, seed_everything
+from glassbox.formats.checkpoints import checkpoint_step, list_checkpoints
 from glassbox.inference.chat import end_of_turn_ids
 from glassbox.models.causal_lm import CausalLM
 from glassbox.runs.setup import Setup
@@ -28,27 +32,31 @@ def run_recipe(
     All that the recipe names is opened and checked before anything is written, and a start that fails
     leaves nothing behind. A finished folder is left as it is; an interrupted one goes on from its
     last checkpoint; one whose run has begun by another recipe is refused, unless `fresh` moves it
-    aside. The summary's `status` is finished, already finished or interrupted.
+    aside. What `recipe.harmless` allows may change: that is written into metrics.jsonl as an event
+    `changed`, and a finished run goes on where it is to have more steps. The summary's `status` is finished, already finished or interrupted.
     """
     group = group or Group()
+    changed: dict[str, tuple[Any, Any]] = {}
     run = RunFolder(recipe.out)
     setup = Setup(recipe, group=group)
     if group.is_main:
         if not fresh:
-            run.compare(recipe)
+            changed = run.compare(recipe, harmless=recipe.harmless)
         if fresh or not run.has_begun:
             setup.restart()
             recipe.check(setup)
         if fresh and (old := run.set_aside()) is not None:
             print(f"  the run that was there is now in '{old}'", file=sys.stderr)
     with run if group.is_main else contextlib.nullcontext():
+        if group.is_main and changed:
+            _record_changes(run, changed)
         group.barrier()
         if run.summary is not None:
             return {**run.summary, "status": "already finished"}
         trainer = None
         try:
             if group.is_main:
-                run.begin(recipe, preparation=_preparation(recipe))
+                run.begin(recipe, preparation=_preparation(recipe), harmless=recipe.harmless)
                 setup.record()
             group.barrier()
             if not group.is_main:
@@ -71,13 +79,35 @@ def run_recipe(
 def check_recipe(recipe: StageRecipe) -> list[str]:
     """Check a recipe as `run_recipe` does before it writes anything; lines that say what was found."""
     run = RunFolder(recipe.out)
-    run.compare(recipe)
+    changed = run.compare(recipe, harmless=recipe.harmless)
     setup = Setup(recipe)
     if not run.has_begun:
         setup.restart()
     recipe.check_shape()
     recipe.check(setup)
-    return [f"'{recipe.out}' holds this run, to be gone on with"] if run.has_begun else []
+    if not run.has_begun:
+        return []
+    return [f"'{recipe.out}' holds this run, to be gone on with", *map(_said, changed.items())]
+
+
+def _record_changes(run: RunFolder, changed: Mapping[str, tuple[Any, Any]]) -> None:
+    """Write the changes of a run that goes on into its metrics, and take DONE.json away for more steps."""
+    checkpoints = list_checkpoints(run.checkpoints)
+    step = checkpoint_step(checkpoints[-1]) if checkpoints else 0
+    truncate_metrics(run.metrics, step)
+    sink = JsonlSink(run.metrics)
+    values = {key: list(pair) for key, pair in changed.items()}
+    sink.log({"step": step, "event": "changed", "changes": values})
+    sink.close()
+    if {"train.steps", "train.epochs"} & set(changed):
+        run.done.unlink(missing_ok=True)
+    for line in map(_said, changed.items()):
+        print(f"  {line}", file=sys.stderr)
+
+
+def _said(change: tuple[str, tuple[Any, Any]]) -> str:
+    key, (old, new) = change
+    return f"changed: {key}: {as_yaml(old)} -> {as_yaml(new)}"
 
 
 def _preparation(recipe: StageRecipe) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -12,6 +13,13 @@ from glassbox.core.devices import DeviceName
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.specs import OptimizerConfig
 from glassbox.training.config import TrainConfig
+
+HARMLESS = (
+    "device", "data.rows_per_batch", "data.workers", "train.log_every", "train.checkpoint_every",
+    "train.keep_last", "evaluation.sample_every", "evaluation.prompts", "evaluation.max_tokens",
+    "evaluation.temperature", "evaluation.documents",
+)  # fmt: skip
+"""Keys of a recipe that may be changed in a run that has begun, with all below them."""
 
 
 class HeldoutData(Spec):
@@ -65,6 +73,20 @@ class RunSettings(Spec):
                 "evaluations; set evaluation.every to the steps between them"
             )
         return self
+
+    def harmless(self, key: str, old: Any, new: Any) -> bool:
+        """Whether a begun run may go on with another value: the mathematics of its steps stays.
+
+        Logging, checkpoints and evaluations, the device, and `data.rows_per_batch` (the same sums in
+        another order, so equal up to rounding); `train.steps` upward, whose later steps then follow
+        the longer schedule. Not whether anything is evaluated at all (that decides what is held
+        out), nor how often where that decides when the run stops.
+        """
+        if key in ("train.steps", "train.epochs"):
+            return isinstance(old, (int, float)) and isinstance(new, (int, float)) and new > old
+        if key == "evaluation.every":
+            return bool(old) == bool(new) and not self.train.early_stop
+        return key in HARMLESS or any(key.startswith(f"{part}.") for part in HARMLESS)
 
     @property
     def evaluates(self) -> bool:
