@@ -112,7 +112,7 @@ def _said(change: tuple[str, tuple[Any, Any]]) -> str:
 
 def _preparation(recipe: StageRecipe) -> dict[str, Any]:
     """What the tokenizer, the shards and the held-out split of a run depend on."""
-    outside = {"out", "train", "optim", "adapter", "device"}
+    outside = {"out", "train", "optim", "adapter", "device", "telemetry"}
     return {**recipe.model_dump(mode="json", exclude=outside), "files": stamp(recipe.sources)}
 
 
@@ -140,6 +140,7 @@ def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
         stop_token_ids=end_of_turn_ids(stage.tokenizer) if stage.chats else (),
         seed=recipe.seed,
         label=recipe.stage,
+        telemetry=recipe.telemetry,
     )
 
 

@@ -55,6 +55,7 @@ from glassbox.training.protocols import (
     Objective,
     TrainsAlong,
 )
+from glassbox.training.telemetry import Telemetry, TelemetryConfig
 from glassbox.training.window import MetricsWindow, add_up
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -106,6 +107,7 @@ class Trainer:
         seed: int = 0,
         label: str = "train",
         stop_token_ids: Sequence[int] = (),
+        telemetry: TelemetryConfig | None = None,
     ) -> None:
         self.model = model
         self.objective: Objective[Any] = objective
@@ -132,6 +134,9 @@ class Trainer:
         )  # then nothing of the base may change, buffers neither
         self._adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
         self.average = None if config.ema is None else config.ema.build(model)
+        self.telemetry = Telemetry(
+            model, telemetry or TelemetryConfig(every=0), precision=config.precision
+        )
         self._window = MetricsWindow()
         self._last_loss: float | None = None
         self._progress = ProgressLine(label, self.steps, enabled=False)
@@ -161,6 +166,7 @@ class Trainer:
                 stack.callback(file_sink.close)
                 self._all_sinks = [file_sink, *self.sinks]
             interrupts = stack.enter_context(Interrupts().watching())
+            stack.enter_context(self.telemetry.watching())
             self._progress = progress = stack.enter_context(
                 ProgressLine(
                     self.label,
@@ -202,15 +208,19 @@ class Trainer:
         num_tokens = sum(batch.num_tokens for batch in batches)
         device = self.model.device
         outputs = []
+        self.telemetry.begin(self.state.step + 1)
         self.optimizer.zero_grad()
         if isinstance(self.objective, BeforeStep):
             batches = [batch.to(device) for batch in batches]
             with autocast(device, self.config.precision):
                 self.objective.before_step(self.model, batches, self.group)
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
             with autocast(device, self.config.precision):
                 output = self.objective(self.model, batch.to(device))
             (output.loss_sum * self.scaler.scale).backward()
+            self.telemetry.after_backward(
+                output.weight, self.scaler.scale, last=number == len(batches)
+            )
             output.loss_sum = output.loss_sum.detach()  # or the graph would live on
             outputs.append(output)
         tokens, totals = self._sum_over_ranks(num_tokens, add_up(outputs))
@@ -220,7 +230,9 @@ class Trainer:
         lr = self.config.lr * self.config.schedule.factor(self.state.step, self.steps)
         reason = self._verdict(loss, norm, weight)
         if reason is None:
+            self.telemetry.before_update()
             self.optimizer.step(lr)
+            self.telemetry.after_update()
         else:
             self.state.skipped += 1
         for layer in self._adjusting:
@@ -228,6 +240,7 @@ class Trainer:
         self.optimizer.zero_grad()
         if reason is None and self.average is not None:
             self.average.update()
+        self.telemetry.finish()
         self.state.step += 1
         self.state.tokens += tokens
         ended = time.perf_counter()
@@ -247,6 +260,7 @@ class Trainer:
             return 0.0
         self.group.sum_gradients_(gradients)
         torch._foreach_mul_(gradients, 1.0 / divisor)
+        self.telemetry.gradients(divisor, self.scaler.scale)
         return float(self.clipper.clip_(gradients))
 
     def _verdict(self, loss: float, norm: float, weight: float) -> str | None:
@@ -277,6 +291,8 @@ class Trainer:
             self._log({"event": "skipped", "reason": window.reason})
             self._say(f"step {state.step} was skipped: {window.reason}")
             window.reason = None
+        if self.telemetry.record:
+            self._log({"event": "telemetry", **self.telemetry.record})
         if state.step % self.config.log_every == 0 or state.step == self.steps:
             self._log(
                 {
@@ -388,6 +404,7 @@ class Trainer:
                 "clipper": self.clipper.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "window": self._window.state_dict(),
+                "telemetry": self.telemetry.state_dict(),
             },
             rng=rng_state(),
             group=self.group,
@@ -422,6 +439,8 @@ class Trainer:
             self.clipper.load_state_dict(state["clipper"])
         self.scaler.load_state_dict(state["scaler"])
         self._window.load_state_dict(state["window"])
+        if "telemetry" in state:  # not in checkpoints of before there was any
+            self.telemetry.load_state_dict(state["telemetry"])
         if rng is not None:
             set_rng_state(*rng)
         if self.group.is_main:

@@ -13,11 +13,12 @@ from glassbox.core.devices import DeviceName
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.specs import OptimizerConfig
 from glassbox.training.config import TrainConfig
+from glassbox.training.telemetry.config import TelemetryConfig
 
 HARMLESS = (
     "device", "data.rows_per_batch", "data.workers", "train.log_every", "train.checkpoint_every",
     "train.keep_last", "evaluation.sample_every", "evaluation.prompts", "evaluation.max_tokens",
-    "evaluation.temperature", "evaluation.documents",
+    "evaluation.temperature", "evaluation.documents", "telemetry",
 )  # fmt: skip
 """Keys of a recipe that may be changed in a run that has begun, with all below them."""
 
@@ -61,6 +62,9 @@ class RunSettings(Spec):
     )
     train: TrainConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    telemetry: TelemetryConfig | None = Field(
+        TelemetryConfig(), description="what is measured inside the model; None: nothing"
+    )
     rank_timeout_minutes: float = Field(
         60.0, gt=0, exclude=True, description="how long a rank waits for the others"
     )
