@@ -50,7 +50,7 @@ DIFFERENCES = """
 | KTO's KL | mean over the batches of all ranks at once | over each micro-batch | its clamp at 0 makes it a matter of batches anyway; larger micro-batches estimate it better |
 | KTO's mismatched answers | the neighbours in the data, whatever their prompts, in one fixed order | the neighbours in the step, those to the very same prompt passed over | a pair taken apart would stand in for itself |
 | DAPO's divisor with several optimizer steps a rollout | tokens of the whole rollout, shared evenly by the steps | tokens of the step's own minibatch | each step is then the mean over what it learns from |
-| Answers of one prompt | each reads the prompt anew | the prompt is read once for all of them, where it pays | `tests/unit/tuning/test_shared_prompts.py` holds values and gradients to those of rows apart |
+| Answers of one prompt | each reads the prompt anew | the prompt is read once for all of them, where it pays | `tests/unit/inference/test_shared_prompts.py` holds values and gradients to those of rows apart |
 | PPO | no trainer in 1.16 | clipped policy and value losses, advantages over tokens, KL in the reward or in the loss | |
 | Process rewards | no trainer in 1.16 | one score a step | compared with torch's binary cross-entropy on transformers' hidden states |
 """

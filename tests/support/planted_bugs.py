@@ -65,7 +65,7 @@ OF = {
         "lambda or plain_sums or worse or whitening or paid or both",
     ),
     "PPO's loss": ("tests/parity/tuning/test_policy_objectives.py", "-k", "PPO"),
-    "shared prompts": ("tests/unit/tuning/test_shared_prompts.py",),
+    "shared prompts": ("tests/unit/inference/test_shared_prompts.py",),
     "minibatches": ("tests/unit/tuning/test_policy.py", "-k", "minibatches and not small_letters"),
     "distillation": (
         "tests/parity/tuning/test_distillation.py",
@@ -83,7 +83,7 @@ DPO, FREE, KTO, REWARD = (
     f"tuning/preference/{name}.py" for name in ("dpo", "reference_free", "kto", "reward")
 )
 
-SHARED = "tuning/shared_prompts.py"
+SHARED = "inference/shared_prompts.py"
 GRPO, RLOO, PPO, DISTILL, DIVERGENCE = (
     f"tuning/{name}.py"
     for name in (
@@ -185,10 +185,10 @@ def all_bugs() -> list[Bug]:
     )  # fmt: skip
     found += of(
         "shared prompts",
-        ("the prompt's padding is seen", SHARED, "past = (order < lengths", "past = (order <= lengths"),
+        ("the prompt's padding is seen", SHARED, "past = (order < done + lengths", "past = (order <= done + lengths"),
         ("positions begin at the end's start", SHARED, "positions = plan.starts.unsqueeze(1) + places", "positions = 0 * plan.starts.unsqueeze(1) + places"),
         ("the end sees its future", SHARED, "own = (places <= places.unsqueeze(1))", "own = (places <= places.unsqueeze(1) + 1)"),
-        ("the prompt takes no gradient", SHARED, "SharedPast(one.keys, one.values,", "SharedPast(one.keys.detach(), one.values.detach(),"),
+        ("the prompt takes no gradient", SHARED, "SharedPast(keys, values,", "SharedPast(keys.detach(), values.detach(),"),
         ("another's prompt", SHARED, "owners.append(known[key])", "owners.append(0)"),
         ("every token: first that differs left out", REWARD, "return torch.minimum(same, shortest)", "return torch.minimum(same + 1, shortest)"),
         ("every token: ended answers count on", REWARD, "(steps < counts.unsqueeze(1))", "(steps >= 0)"),

@@ -15,7 +15,54 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Runs, checkpoints or model folders.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Runs, checkpoints or model folders.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", help="Tasks and groups, as hellaswag,arc_easy,mmlu (see --list)."),
+    ] = None,
+    list_tasks: Annotated[bool, typer.Option("--list", help="List tasks and groups.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="A folder of the tasks' documents; else they come from the hub."
+        ),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option("--num-fewshot", help="Solved examples before each question.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", help="Items of each task; 0: all.")] = 0,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Ask through the model's chat template.")
+    ] = False,
+    fewshot_as_multiturn: Annotated[
+        bool, typer.Option("--fewshot-as-multiturn", help="Examples as turns of the chat.")
+    ] = False,
+    system_prompt: Annotated[
+        str | None, typer.Option("--system-prompt", help="What stands before everything.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Results, samples and answers so far; a second start goes on."),
+    ] = None,
+    log_samples: Annotated[
+        bool, typer.Option("--log-samples", help="With --out: a line for each item.")
+    ] = False,
+    batch_tokens: Annotated[
+        int, typer.Option("--batch-tokens", help="Tokens in one forward pass at most.")
+    ] = 4096,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", help="Length of generated answers, in place of the task's."),
+    ] = None,
+    bos: Annotated[
+        str, typer.Option("--bos", help="Before each text: auto (as its files say), always, never.")
+    ] = "auto",
+    reproduce: Annotated[
+        Path | None,
+        typer.Option("--reproduce", help="Evaluate as this results.json says; say what differs."),
+    ] = None,
     corpus: Annotated[
         str | None,
         typer.Option("--corpus", help="A story-world folder; a quickstart knows its own."),
@@ -23,7 +70,6 @@ def evaluate(
     text: Annotated[
         str | None, typer.Option("--text", help="Measure loss on this text instead.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", help="Items of each task; 0: all.")] = 0,
     prefix: Annotated[
         str,
         typer.Option("--prefix", help="Before each document of --text: auto, eos, bos or none."),
@@ -37,27 +83,86 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Loss, excess over the exact entropy, and accuracy on questions, preferences and sums.
+    """The story world's figures, the loss on a text, or the field's tasks (--tasks).
 
     Example: `glassbox eval runs/quickstart/sft runs/quickstart/grpo --limit 100`
+
+    Example: `glassbox eval smollm2 --tasks hellaswag,arc_easy --data DIR --limit 100 --out evals`
     """
     from rich.console import Console
 
+    from glassbox.core.config import parse
+    from glassbox.core.errors import UserError
     from glassbox.core.files import write_json
-    from glassbox.reports.table import comparison_table
-    from glassbox.runs.evaluate import evaluate_models
-    from glassbox.tokenizers.prefix import check_prefix
 
-    results = evaluate_models(
-        models,
-        corpus=corpus,
-        text=text,
-        limit=limit,
-        prefix=check_prefix(prefix),
-        device=device,
-        code=code or (),
-    )
-    Console().print(comparison_table(results))
+    if list_tasks:
+        from glassbox.reports.task_table import list_table
+        from glassbox.runs.tasks import TaskSources
+
+        Console().print(list_table(TaskSources(tasks=()).catalogue()))
+        return
+    if reproduce is not None:
+        from glassbox.reports.task_table import task_table
+        from glassbox.runs.tasks import reproduce as run_again
+
+        again, lines = run_again(
+            reproduce, model=models[0] if models else None, data=data, out=out, code=code or ()
+        )
+        Console().print(task_table({again["model"]["name"]: again}))
+        print("\n".join(lines) if lines else "the same figures")
+        if lines:
+            raise typer.Exit(1)
+        return
+    if not models:
+        raise UserError("name a model to evaluate: a run, a checkpoint, a model folder or a file")
+    if tasks is not None:
+        from glassbox.evaluation.tasks.run import EvaluationSettings
+        from glassbox.reports.task_table import task_table
+        from glassbox.runs.tasks import Asking, TaskSources, evaluate_on_tasks
+
+        if log_samples and out is None:
+            raise UserError("--log-samples needs --out DIR")
+        settings = {
+            "num_fewshot": num_fewshot,
+            "limit": limit,
+            "apply_chat_template": apply_chat_template,
+            "fewshot_as_multiturn": fewshot_as_multiturn,
+            "system_prompt": system_prompt,
+        }
+        asking = {
+            "bos": bos,
+            "batch_tokens": batch_tokens,
+            "max_tokens": max_tokens,
+            "device": device,
+        }
+        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+        results = evaluate_on_tasks(
+            models,
+            TaskSources(tasks=names, data=data),
+            parse(EvaluationSettings, settings, where="options"),
+            parse(Asking, asking, where="options"),
+            out=out,
+            log_samples=log_samples,
+            code=code or (),
+        )
+        Console().print(task_table(results))
+        if out is not None:
+            print(f"written to {out}", file=sys.stderr)
+    else:
+        from glassbox.reports.table import comparison_table
+        from glassbox.runs.evaluate import evaluate_models
+        from glassbox.tokenizers.prefix import check_prefix
+
+        results = evaluate_models(
+            models,
+            corpus=corpus,
+            text=text,
+            limit=limit,
+            prefix=check_prefix(prefix),
+            device=device,
+            code=code or (),
+        )
+        Console().print(comparison_table(results))
     if output is not None:
         write_json(output, results)
         print(f"written to {output}", file=sys.stderr)

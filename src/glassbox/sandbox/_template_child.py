@@ -33,6 +33,7 @@ def main() -> None:
     from glassbox.sandbox import _walls, templates
 
     sandbox = templates.TemplateSandbox()
+    sandboxes = {"chat": sandbox, "task": templates.TemplateSandbox("task")}
     sandbox.render_guarded(sandbox.compile_guarded(WARM_UP), {})  # imports what is imported late
     for source in ("{{ 1 / 0 }}", "{{ ''.__class__ }}", "{{ a.b.c }}"):
         with contextlib.suppress(UserError):
@@ -51,7 +52,7 @@ def main() -> None:
         _walls.filter_system_calls(libc, own_files=False)
     send("+1", "ready")
 
-    compiled: dict[str, Any] = {}
+    compiled: dict[tuple[str, str], Any] = {}
     while True:
         header = read_exactly(8, at_end=b"")
         if not header:
@@ -59,14 +60,15 @@ def main() -> None:
         signal.alarm(MAX_SECONDS)
         try:
             request = json.loads(read_exactly(int.from_bytes(header, "little")))
-            source = request["source"]
-            if source not in compiled:
+            source, dialect = request["source"], request["dialect"]
+            sandbox = sandboxes[dialect]
+            if (dialect, source) not in compiled:
                 if len(compiled) >= MAX_COMPILED:
                     compiled.clear()
-                compiled[source] = sandbox.compile_guarded(source)
+                compiled[dialect, source] = sandbox.compile_guarded(source)
             text = ""
             if request["variables"] is not None:
-                text = sandbox.render_guarded(compiled[source], request["variables"])
+                text = sandbox.render_guarded(compiled[dialect, source], request["variables"])
             status = "+"
         except UserError as error:
             status, text = "-", str(error)

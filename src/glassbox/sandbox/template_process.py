@@ -1,4 +1,4 @@
-"""Chat templates of unknown origin, rendered in a process of their own with hard limits.
+"""Templates of unknown origin, rendered in a process of their own with hard limits.
 
 Jinja's budget (see `templates`) counts steps and sizes, but a filter's one call can hold the
 interpreter for minutes, and many lists below the limit of one take all memory. A process can be
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.core.errors import UserError
-from glassbox.sandbox.templates import MAX_CHARS, MAX_SOURCE_CHARS
+from glassbox.sandbox.templates import MAX_CHARS, MAX_SOURCE_CHARS, Dialect
 
 CHILD = Path(__file__).with_name("_template_child.py")
 MEMORY_BYTES = 300 << 20
@@ -51,17 +51,17 @@ class TemplateProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def compile(self, source: str) -> None:
+    def compile(self, source: str, dialect: Dialect = "chat") -> None:
         """Raises UserError where a template cannot be compiled."""
         if len(source) > MAX_SOURCE_CHARS:
             raise UserError(
                 f"chat_template has {len(source)} characters; at most {MAX_SOURCE_CHARS}"
             )
-        self._ask(source, None)
+        self._ask(source, None, dialect)
 
-    def render(self, source: str, variables: Mapping[str, Any]) -> str:
+    def render(self, source: str, variables: Mapping[str, Any], dialect: Dialect = "chat") -> str:
         """A template as text, variables being JSON's own types."""
-        return self._ask(source, variables)
+        return self._ask(source, variables, dialect)
 
     def close(self) -> None:
         """Kill the process; the next request starts another."""
@@ -78,8 +78,9 @@ class TemplateProcess:
                 if stream is not None:
                     stream.close()
 
-    def _ask(self, source: str, variables: Mapping[str, Any] | None) -> str:
-        request = json.dumps({"source": source, "variables": variables}).encode()
+    def _ask(self, source: str, variables: Mapping[str, Any] | None, dialect: Dialect) -> str:
+        question = {"source": source, "variables": variables, "dialect": dialect}
+        request = json.dumps(question).encode()
         with self._lock:
             process = self._started()
             try:

@@ -1,23 +1,26 @@
-"""Jinja for chat templates, which arrive in files from anywhere: no access, no endless work.
+"""Jinja for templates that arrive in files from anywhere, chats' and tasks': no access, no endless work.
 
 Jinja's own immutable sandbox keeps a template from Python's internals and from changing its input.
 This one also bounds what a template may cost: every loop turn, call, filter and operator is
 counted against a budget of steps and seconds, no string or list may outgrow the budget's size, and
 only the filters and methods that chat templates need exist.
 
-The dialect is transformers': `trim_blocks`, `lstrip_blocks`, loop controls, `raise_exception`,
-`strftime_now`, a `tojson` that does not escape HTML, and `{% generation %}`.
-Tested against: transformers, the same text from the same templates.
+The dialect of chats is transformers': `trim_blocks`, `lstrip_blocks`, loop controls, `raise_exception`,
+`strftime_now`, a `tojson` that does not escape HTML, and `{% generation %}`. That of evaluation tasks is
+lm-evaluation-harness's: plain Jinja in which an undefined name is an error, a trailing newline stays,
+and `regex_replace` is a filter.
+Tested against: transformers and lm-evaluation-harness, the same text from the same templates.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import jinja2.ext
@@ -37,6 +40,8 @@ MAX_SECONDS = 10.0
 MAX_SOURCE_CHARS = 1_000_000
 _MAX_INT_BITS = 2048
 _MAX_WIDTH = 1000
+
+Dialect = Literal["chat", "task"]
 
 # Names no template can spell: they hold a blank.
 BUDGET, MARKS = "glassbox budget", "glassbox generation marks"
@@ -201,16 +206,21 @@ class TemplateSandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
     concat = staticmethod(_concatenate)
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: Dialect = "chat") -> None:
+        chat = dialect == "chat"
         super().__init__(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[GenerationBlocks, jinja2.ext.loopcontrols],
+            trim_blocks=chat,
+            lstrip_blocks=chat,
+            keep_trailing_newline=not chat,
+            undefined=jinja2.Undefined if chat else jinja2.StrictUndefined,
+            extensions=[GenerationBlocks, jinja2.ext.loopcontrols] if chat else [],
             optimized=False,  # constants are folded by the same guarded operators, at render time
             cache_size=0,
         )
         self.filters = {name: _guarded(name, self.filters[name]) for name in _FILTERS}
         self.filters["tojson"] = _guarded("tojson", _to_json)
+        if not chat:
+            self.filters["regex_replace"] = _guarded("regex_replace", _regex_replace)
         self.globals = {
             "range": jinja2.sandbox.safe_range,
             "dict": lambda *args, **kwargs: dict(*args, **kwargs),
@@ -378,6 +388,10 @@ def _to_json(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+def _regex_replace(text: str, pattern: str, replacement: str, count: int = 0) -> str:
+    return re.sub(pattern, replacement, text, count=count)
 
 
 def _raise_exception(message: str) -> None:

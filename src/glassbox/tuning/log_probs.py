@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassbox.inference.shared_prompts import can_share, hidden_of_ends, plan
 from glassbox.layers.context import Auxiliary
 from glassbox.ops.cross_entropy import IGNORE
-from glassbox.tuning.shared_prompts import can_share, hidden_of_ends, plan
 
 if TYPE_CHECKING:
     from glassbox.models.causal_lm import CausalLM

@@ -22,6 +22,7 @@ from glassbox.data.scored import (
     encode_solutions,
     read_solutions,
 )
+from glassbox.inference.shared_prompts import can_share, hidden_of_ends, plan
 from glassbox.layers.context import Auxiliary
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
@@ -34,7 +35,6 @@ from glassbox.tuning.preference.method import (
     PreferenceSetup,
 )
 from glassbox.tuning.preference.pair_scores import pair_metrics
-from glassbox.tuning.shared_prompts import can_share, hidden_of_ends, plan
 
 if TYPE_CHECKING:
     from glassbox.models.causal_lm import CausalLM

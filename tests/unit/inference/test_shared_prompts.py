@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from glassbox.data.preferences import EncodedPair
 from glassbox.data.scored import scored_pairs
+from glassbox.inference import shared_prompts
+from glassbox.inference.shared_prompts import can_share, plan
 from glassbox.layers.attention import Alibi, GroupedQuery, Rotary
 from glassbox.layers.experts import MixtureOfExperts
 from glassbox.layers.feedforward import SwiGlu
@@ -18,10 +20,8 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
 from glassbox.models.scorer import add_score_head
 from glassbox.ops.cross_entropy import IGNORE
-from glassbox.tuning import shared_prompts
 from glassbox.tuning.log_probs import answer_log_probs, read_lengths
 from glassbox.tuning.preference.reward import BradleyTerry, BradleyTerryConfig, common_beginnings
-from glassbox.tuning.shared_prompts import can_share, plan
 
 
 def model(mixer: object = None, ffn: object = None, **settings: object) -> CausalLM:
