@@ -26,6 +26,7 @@ from glassbox.adapters.linear_parts import is_router
 from glassbox.core.errors import UserError
 from glassbox.layers.linear import Linear
 from glassbox.layers.quantized import Nf4Linear
+from glassbox.layers.quantized_linear import QuantizedLinear
 from glassbox.models.causal_lm import CausalLM
 
 
@@ -132,8 +133,8 @@ def bake(model: CausalLM, name: str = DEFAULT, *, dtype: torch.dtype | None = No
         adapters.unmerge()
         adapters.selection.set_rows(None)
         for _, layer in adapters.layers():
-            if isinstance(layer.base, Nf4Linear):
-                layer.base = layer.base.to_linear(dtype or model.embedding.weight.dtype)
+            if isinstance(layer.base, Nf4Linear | QuantizedLinear):
+                layer.base = layer.base.to_linear(dtype or model.dtype)
         adapters.merge(name)
         for path, layer in list(adapters.layers()):
             replace_module(model, path, layer.base)
@@ -141,8 +142,8 @@ def bake(model: CausalLM, name: str = DEFAULT, *, dtype: torch.dtype | None = No
             hook.remove()
         del vars(model)["adapters"]
     for path, module in list(model.named_modules()):
-        if isinstance(module, Nf4Linear):
-            replace_module(model, path, module.to_linear(dtype or model.embedding.weight.dtype))
+        if isinstance(module, Nf4Linear | QuantizedLinear):
+            replace_module(model, path, module.to_linear(dtype or model.dtype))
     return model.requires_grad_()
 
 

@@ -14,12 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from glassbox.adapters.layers import AdaptedLinear, Selection
+from glassbox.adapters.layers import AdaptedLinear, Base, Selection
 from glassbox.adapters.linear_parts import Part
 from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
-from glassbox.layers.linear import Linear
-from glassbox.layers.quantized import Nf4Linear
 from glassbox.models.causal_lm import CausalLM
 
 DEFAULT = "default"
@@ -250,7 +248,7 @@ class Adapters:
         module = self.model.get_submodule(path)
         if isinstance(module, AdaptedLinear):
             return module
-        assert isinstance(module, Linear | Nf4Linear)
+        assert isinstance(module, Base)
         layer = AdaptedLinear(module, self.selection).train(module.training)
         replace_module(self.model, path, layer)
         return layer

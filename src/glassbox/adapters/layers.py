@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from glassbox.core.errors import UserError
 from glassbox.layers.linear import Linear
 from glassbox.layers.quantized import Nf4Linear
+from glassbox.layers.quantized_linear import QuantizedLinear
 
-Base = Linear | Nf4Linear
+Base = Linear | Nf4Linear | QuantizedLinear
 
 
 class Selection:

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glassbox.adapters.layers import AdaptedLinear
+from glassbox.adapters.layers import AdaptedLinear, Base
 from glassbox.core.errors import UserError
-from glassbox.layers.linear import Linear
-from glassbox.layers.quantized import Nf4Linear
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.family import WeightRule
 
@@ -47,7 +45,7 @@ def linear_parts(model: CausalLM) -> list[list[Part]]:
     linears = {
         path: module.base if isinstance(module, AdaptedLinear) else module
         for path, module in model.named_modules()
-        if path.startswith("blocks.") and isinstance(module, Linear | Nf4Linear | AdaptedLinear)
+        if path.startswith("blocks.") and isinstance(module, Base | AdaptedLinear)
     }
     linears = {path: m for path, m in linears.items() if not path.endswith(".base")}
     linears = {path: m for path, m in linears.items() if ".updates." not in path}

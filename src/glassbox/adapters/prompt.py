@@ -47,7 +47,7 @@ class Prompt(VirtualTokens):
         """The keys and values that the layers make of the rows."""
         count = self.rows.shape[0]
         positions = torch.arange(-count, 0, device=self.rows.device).unsqueeze(0)
-        hidden = self.rows.unsqueeze(0).to(model.embedding.weight.dtype)
+        hidden = self.rows.unsqueeze(0).to(model.dtype)
         if model.embedding_norm is not None:
             hidden = model.embedding_norm(hidden)
         context = Context(positions)

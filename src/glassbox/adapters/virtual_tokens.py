@@ -145,5 +145,5 @@ class _BeforeBlock:
 
 def trained_dtype(model: CausalLM) -> torch.dtype:
     """Of the rows: float32, or wider where the model is."""
-    wide = model.embedding.weight.dtype == torch.float64
+    wide = model.dtype == torch.float64
     return torch.float64 if wide else torch.float32

@@ -39,7 +39,7 @@ class LLM:
     """Model, tokenizer and engine in one: text in, answers out.
 
     model: what commands take for MODEL (a run, a checkpoint, a folder, a file, a name). Options
-    besides `device` and `code` (see `glassbox.load`) are those of `Engine`; the prefix cache is kept
+    besides `device`, `code` and `quantize` (see `glassbox.load`) are those of `Engine`; the prefix cache is kept
     between calls, so that turns of a chat and common prefixes are prefilled once. Calls from several
     threads wait for each other; `stream`s run
     together in one batch. Raises UserError where there is no such model.
@@ -51,9 +51,10 @@ class LLM:
         *,
         device: str = "auto",
         code: Sequence[str] = (),
+        quantize: str | None = None,
         **options: Any,
     ) -> None:
-        loaded, tokenizer, _ = open_on(model, device, code=code)
+        loaded, tokenizer, _ = open_on(model, device, code=code, quantize=quantize)
         self._set_up(loaded, tokenizer, options)
 
     @classmethod

@@ -122,6 +122,7 @@ def load(
     device: str | torch.device = "auto",
     dtype: DType = "auto",
     code: Sequence[str] = (),
+    quantize: str | None = None,
 ) -> Loaded:
     """A model by whatever names it: a run folder, a checkpoint, a Hugging Face folder or hub name,
     a GGUF file, llama2.c's .bin, an adapter's folder, or an offline name such as "smollm2".
@@ -130,6 +131,8 @@ def load(
     dtype: auto (the file's own; block-quantized files become float32), or float32, bfloat16, float16.
     code: paths of layers of your own that the model may have, such as "my.py:Mixer". Nothing that is
         loaded can run code that you have not named so.
+    quantize: keep the matrices in few bits and multiply out of them: int8, int8-dynamic, int4, nf4, fp8,
+        mxfp4, with endings such as int4-g32-sym (docs/guides/compression.md).
     Raises UserError naming what is missing or damaged.
 
     >>> load("runs/quickstart").model.num_parameters  # doctest: +SKIP
@@ -140,7 +143,9 @@ def load(
         raise UserError(f"dtype = {dtype!r} is unknown; use auto, {', '.join(_DTYPES)}")
     place = device if isinstance(device, torch.device) else resolve_device(device)
     found = find_whole_model(model)
-    loaded = load_model(found, device=place, dtype=wanted, find_base=find_model, code=code)
+    loaded = load_model(
+        found, device=place, dtype=wanted, find_base=find_model, code=code, quantize=quantize
+    )
     tokenizer = check_pair(loaded, found)
     return Loaded(loaded.model.eval(), tokenizer, path=found, stop_token_ids=loaded.stop_token_ids)
 

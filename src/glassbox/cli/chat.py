@@ -34,6 +34,12 @@ def chat(
             help="Faster steps on a CPU: the first answer waits for a C++ compiler.",
         ),
     ] = False,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize", help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4."
+        ),
+    ] = None,
     code: Annotated[
         list[str] | None,
         typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
@@ -50,7 +56,7 @@ def chat(
 
     params = settings("chat", sampling, max_tokens=200, temperature=0.7, top_p=0.95)
     adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}
-    loaded, tokenizer, folder = open_on(model, device, code=code or ())
+    loaded, tokenizer, folder = open_on(model, device, code=code or (), quantize=quantize)
     session = ChatSession(
         Engine(loaded, tokenizer, adapters=adapters, compiled=compiled),
         tokenizer,

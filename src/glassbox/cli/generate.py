@@ -66,6 +66,12 @@ def generate(
         int,
         typer.Option("--ngram-drafts", min=0, help="Guess so many tokens from the text so far."),
     ] = 0,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize", help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4."
+        ),
+    ] = None,
     code: Annotated[
         list[str] | None,
         typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
@@ -99,7 +105,7 @@ def generate(
     params = settings("generate", sampling, max_tokens=200, constraint=constraint, **heat)
     adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}
     chosen = next(iter(adapters), None)
-    loaded, tokenizer, _ = open_on(model, device, code=code or ())
+    loaded, tokenizer, _ = open_on(model, device, code=code or (), quantize=quantize)
     ids = plain_prompt(tokenizer, sys.stdin.read() if prompt == "-" else prompt)
     proposer, count = open_proposer(loaded, tokenizer, draft, num_drafts, ngram_drafts)
     engine = Engine(loaded, tokenizer, proposer=proposer, num_drafts=count, adapters=adapters)

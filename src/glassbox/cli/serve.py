@@ -130,6 +130,12 @@ def serve(
             "--drain-seconds", min=0, help="Time to finish running requests after SIGTERM."
         ),
     ] = 30,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize", help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4."
+        ),
+    ] = None,
     code: Annotated[
         list[str] | None,
         typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
@@ -169,6 +175,7 @@ def serve(
             folders,
             {"prepacked": pack_weights, "compiled": compiled},
             code,
+            quantize,
             name=name or Path(model).resolve().name,
             tool_format=tool_format,
             log_prompts=log_prompts,
@@ -202,6 +209,7 @@ def _service(
     adapters: dict[str, str],
     speed: dict[str, Any],
     code: list[str] | None = None,
+    quantize: str | None = None,
     **options: Any,
 ) -> Service:
     from glassbox.core.config import parse
@@ -216,7 +224,7 @@ def _service(
 
     checked = parse(Limits, limits, where="glassbox serve")
     folders = {name: find_adapter(path) for name, path in adapters.items()}
-    loaded, tokenizer, _ = open_on(model, device, code=code or ())
+    loaded, tokenizer, _ = open_on(model, device, code=code or (), quantize=quantize)
     proposer, count = open_proposer(loaded, tokenizer, *drafts)
     context = loaded.config.context_length
     chosen = None

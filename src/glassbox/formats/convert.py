@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from glassbox.adapters.attach import bake
+from glassbox.compression import named_codes
+from glassbox.compression import quantize as quantize_model
 from glassbox.core.errors import UserError
 from glassbox.core.files import clear_leftovers, open_regular
 from glassbox.formats.gguf import GGUFFile, load_gguf, load_gguf_config, save_gguf
@@ -140,8 +142,11 @@ def load_model(
     dtype: torch.dtype | None = None,
     find_base: Callable[[str], Path] = Path,
     code: Sequence[str] = (),
+    quantize: str | None = None,
 ) -> Loaded:
     """The model at a path, of whatever kind, in evaluation mode.
+
+    quantize: what to round its matrices to (`compression.named_codes`).
 
     code: paths of layers of the user's own that the model may have (`core.plugins`).
 
@@ -149,6 +154,11 @@ def load_model(
     attached to its base, which `find_base` looks for by name where it is not where it was.
     Raises UserError, in one line, for what is damaged or not supported.
     """
+    if quantize is not None:
+        codes = named_codes(quantize)
+        loaded = load_model(path, device=device, dtype=dtype, find_base=find_base, code=code)
+        quantize_model(loaded.model, codes)
+        return loaded
     path = Path(path)
     kind = kind_of(path)
     if kind == "adapter":
@@ -207,11 +217,11 @@ def convert(
     model, tokenizer = loaded.model, loaded.tokenizer
     if adapted:
         model = bake(model)
-        cast(model, wanted or model.embedding.weight.dtype)
+        cast(model, wanted or model.dtype)
     clear_leftovers(destination)  # as late as this: another process may have been writing
     theirs = None
     if to == "hf":
-        dtype = _name_of(model.embedding.weight.dtype)
+        dtype = _name_of(model.dtype)
         theirs = opens_as(model.config)
         write_folder(
             model,
@@ -221,7 +231,7 @@ def convert(
             max_shard_bytes=max_shard_bytes,
         )
     elif to == "gguf":
-        dtype = dtype or _name_of(model.embedding.weight.dtype)
+        dtype = dtype or _name_of(model.dtype)
         dtype = dtype if dtype in GGUF_DTYPES else "f32"
         save_gguf(
             destination,

@@ -100,7 +100,7 @@ def save_pretrained(
         theirs = {"architectures": ["CausalLM"], "model_type": OWN_KEY, **roles}
     else:
         state = to_hf_weights(config, state)
-    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    dtype = str(model.dtype).removeprefix("torch.")
     words = {"torch_dtype": dtype, "dtype": dtype}  # transformers 4 reads the one, 5 the other
     own = {OWN_KEY: config.model_dump(mode="json")}
     stops = [*([] if roles["eos_token_id"] is None else [roles["eos_token_id"]]), *stop_token_ids]

@@ -20,19 +20,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.formats.tensor_files import TensorFiles
 from glassbox.formats.tensor_source import TensorSource, row_chunks
 from glassbox.models.family import HfConfig
+from glassbox.ops.float_codes import MX_BLOCK, decode_mxfp4, exponents
 
 FP8, MXFP4 = "fp8", "mxfp4"
 SCALE, BLOCKS, SCALES = "_scale_inv", "_blocks", "_scales"
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""The magnitudes of four bits, the first of which is the sign."""
-BLOCK = 32
 WIDEN = 16  # a decoded chunk and what it takes to decode it, in chunks as they are stored
 
 
@@ -210,15 +207,15 @@ class Mxfp4Files(_Wide):
             if not blocks.endswith(BLOCKS):
                 continue
             name, shape = blocks.removesuffix(BLOCKS), self.files.shape(blocks)
-            if len(shape) != 4 or shape[-1] != BLOCK // 2:
+            if len(shape) != 4 or shape[-1] != MX_BLOCK // 2:
                 raise UserError(
                     f"{self.where}: tensor '{blocks}' has the wrong shape: expected (experts, rows, "
-                    f"blocks, {BLOCK // 2}), found {shape}"
+                    f"blocks, {MX_BLOCK // 2}), found {shape}"
                 )
             self._check_scales(name, (shape[:-1],))
             for part in self._parts(name):
                 self._check_dtype(part, ("U8", "F8_E8M0") if part.endswith(SCALES) else ("U8",))
-            found[name] = (shape[0], shape[2] * BLOCK, shape[1])
+            found[name] = (shape[0], shape[2] * MX_BLOCK, shape[1])
         return found
 
     def _parts(self, name: str) -> tuple[str, str]:
@@ -232,30 +229,5 @@ class Mxfp4Files(_Wide):
             for start, stop in row_chunks((rows,), WIDEN * columns // 2):
                 place = first + start, first + stop
                 packed = self.files.rows(blocks, *place, columns // 2)
-                powers = self.files.rows(scales, *place, columns // BLOCK)
+                powers = self.files.rows(scales, *place, columns // MX_BLOCK)
                 matrix[start:stop].copy_(decode_mxfp4(packed, powers))
-
-
-def exponents(stored: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """2^(s - 127) of e8m0's bytes s.
-
-    >>> exponents(torch.tensor([126, 127, 130], dtype=torch.uint8)).tolist()
-    [0.5, 1.0, 8.0]
-    """
-    return torch.ldexp(torch.ones(stored.shape), stored.int() - 127)
-
-
-def decode_mxfp4(
-    packed: UInt8[Tensor, "R half"], scales: UInt8[Tensor, "R blocks"]
-) -> Float[Tensor, "R C"]:
-    """float32 from bytes of two e2m1 values, the lower four bits first, and an exponent for each 32.
-
-    >>> decode_mxfp4(torch.tensor([[0x21] * 16], dtype=torch.uint8),
-    ...              torch.tensor([[128]], dtype=torch.uint8))[0, :4].tolist()
-    [1.0, 2.0, 1.0, 2.0]
-    """
-    values = torch.tensor([*E2M1, *(-value for value in E2M1)])
-    byte = torch.arange(256)
-    pairs = torch.stack((values[byte & 15], values[byte >> 4]), dim=1)  # (256, 2)
-    numbers = pairs[packed.int()].view(*scales.shape, BLOCK)
-    return (numbers * exponents(scales).unsqueeze(-1)).flatten(1)

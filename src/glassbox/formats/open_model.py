@@ -159,10 +159,15 @@ def offline_file(name: str) -> Path:
 
 
 def open_model(
-    reference: str | Path, *, device: torch.device | None = None, code: Sequence[str] = ()
+    reference: str | Path,
+    *,
+    device: torch.device | None = None,
+    code: Sequence[str] = (),
+    quantize: str | None = None,
 ) -> tuple[CausalLM, Tokenizer, Path]:
     """Model, tokenizer and the folder or file they came from.
 
+    quantize: what to round its matrices to as they are read (`compression.named_codes`).
     code: paths of layers of the user's own that the model may have (`core.plugins`).
 
     A checkpoint of ours is compared with its checksums first. Raises UserError naming what is
@@ -170,7 +175,11 @@ def open_model(
     """
     found = find_whole_model(reference)
     loaded = load_model(
-        found, device=device or torch.device("cpu"), find_base=find_model, code=code
+        found,
+        device=device or torch.device("cpu"),
+        find_base=find_model,
+        code=code,
+        quantize=quantize,
     )
     return loaded.model, check_pair(loaded, found), found
 
@@ -191,8 +200,13 @@ def check_pair(loaded: Loaded, found: Path) -> Tokenizer:
 
 
 def open_on(
-    reference: str | Path, device_name: str, *, code: Sequence[str] = ()
+    reference: str | Path,
+    device_name: str,
+    *,
+    code: Sequence[str] = (),
+    quantize: str | None = None,
 ) -> tuple[CausalLM, Tokenizer, Path]:
     """`open_model` on a device by name, ready to generate."""
-    model, tokenizer, found = open_model(reference, device=resolve_device(device_name), code=code)
+    device = resolve_device(device_name)
+    model, tokenizer, found = open_model(reference, device=device, code=code, quantize=quantize)
     return lay_out_for_decoding(model.eval()), tokenizer, found

@@ -29,6 +29,7 @@ from glassbox.core.config import parse_any
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.formats.tensor_files import TensorFiles, read_json, write_tensors
+from glassbox.layers.quantized_linear import CodedMatrix
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.families import family_of
 
@@ -97,7 +98,8 @@ def load_adapter(
         spec = spec.model_copy(update={"quantize": None})
     held = adapters_of(model)
     known = None if held is None else held.base.fingerprint
-    if base.fingerprint:
+    rounded = any(isinstance(module, CodedMatrix) for module in model.modules())
+    if base.fingerprint and not rounded:  # a base in few bits is no longer the same numbers
         _check_base(base, known or weights_fingerprint(model), folder)
     active = None if held is None else held.selection.active
     adapters = attach(model, spec, name, base=base)

@@ -38,7 +38,7 @@ def bytes_per_token(*models: CausalLM) -> int:
     """
     total = 0
     for model in models:
-        where = {"device": torch.device("meta"), "dtype": model.output_weight.dtype}
+        where = {"device": torch.device("meta"), "dtype": model.dtype}
         for block in model.blocks:
             paged = block.init_paged(1, _BLOCK, model.config.context_length, **where)  # type: ignore[operator]
             total += 0 if paged is None else paged.cache_bytes

@@ -43,9 +43,8 @@ class CompiledStep:
 
     def __init__(self, model: CausalLM, block_size: int, states: Sequence[BlockState]) -> None:
         paged = all(isinstance(x.mixer, PagedKeyValue) and x.ffn is None for x in states)
-        weight = model.embedding.weight
-        wide = weight.dtype in (torch.float32, torch.float64)
-        if not (paged and wide and weight.device.type == "cpu"):
+        wide = model.dtype in (torch.float32, torch.float64)
+        if not (paged and wide and model.device.type == "cpu"):
             raise UserError(
                 "compiled = True: compiled steps are for models in float32 on a CPU whose layers all "
                 "keep keys and values of every token; leave it out for this model"

@@ -33,7 +33,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 def autocast_below(model: CausalLM, dtype: torch.dtype | None) -> AbstractContextManager[object]:
     """Autocast to `dtype` where it is narrower than the weights; a wider one applies to the caches only."""
-    if dtype is None or dtype.itemsize >= model.embedding.weight.dtype.itemsize:
+    if dtype is None or dtype.itemsize >= model.dtype.itemsize:
         return nullcontext()
     return torch.autocast(model.device.type, dtype=dtype)
 

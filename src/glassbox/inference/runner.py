@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.adapters.base import adapters_of
+from glassbox.compression import pack
 from glassbox.core.errors import UserError
 from glassbox.inference.compiled_step import CompiledStep
 from glassbox.inference.evaluating import autocast_below
@@ -55,12 +56,13 @@ class Runner:
         prepacked: bool | None = None,
         compiled: bool = False,
     ) -> None:
-        own = model.embedding.weight.dtype
+        own = model.dtype
         if dtype is not None and dtype != own and dtype.itemsize == own.itemsize:
             raise UserError(
                 f"dtype = {dtype}: the weights are {own}, which do not mix; leave it out, or convert "
                 "the model"
             )
+        pack(model)
         self.model = model
         self.max_rows = max_rows
         self.max_blocks = max_blocks
@@ -171,7 +173,7 @@ class Runner:
 
     def _new_states(self, rows: int, length: int) -> list[BlockState]:
         """New states of so many rows; paged ones with only a spare block."""
-        dtype = self.model.embedding.weight.dtype if self.dtype is None else self.dtype
+        dtype = self.model.dtype if self.dtype is None else self.dtype
         where = {"device": self.model.device, "dtype": dtype}
         states = []
         for block in self.model.blocks:

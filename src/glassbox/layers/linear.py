@@ -77,6 +77,20 @@ class Embedding(nn.Module):
         self.hidden_size = hidden_size
         self.weight = nn.Parameter(torch.empty(num_rows, hidden_size))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What rows are looked up in."""
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the table is."""
+        return self.weight.device
+
+    def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
+        """Scores of every row: hidden W^T, for an output matrix that is the table's own."""
+        return F.linear(hidden, self.weight)
+
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
         """Look up rows: the gather whose gradient adds each row's share (`F.embedding`)."""
         return F.embedding(ids, self.weight)

@@ -14,6 +14,7 @@ from glassbox.layers.context import Auxiliary, Context
 from glassbox.layers.initialization import Draw, Initializes
 from glassbox.layers.linear import Embedding, Linear
 from glassbox.layers.pages import Pages
+from glassbox.layers.quantized_linear import CodedMatrix
 from glassbox.models.block import Block, BlockState
 from glassbox.models.config import ModelConfig
 from glassbox.models.heads import ScalarHead
@@ -81,18 +82,24 @@ class CausalLM(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embedding.weight.device
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the embedding looks rows up in: that of the hidden states."""
+        return self.embedding.dtype
 
     @property
     def num_parameters(self) -> int:
-        """Trainable and frozen numbers, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Trainable and frozen numbers, tied ones counted once; those of quantized matrices too."""
+        coded = (m.rows * m.columns for m in self.modules() if isinstance(m, CodedMatrix))
+        return sum(parameter.numel() for parameter in self.parameters()) + sum(coded)
 
     def init_state(
         self, batch_size: int, max_length: int, dtype: torch.dtype | None = None
     ) -> list[BlockState]:
         """One empty state a layer, for up to `max_length` tokens in each of `batch_size` rows."""
-        dtype = self.embedding.weight.dtype if dtype is None else dtype
+        dtype = self.dtype if dtype is None else dtype
         return [
             block.init_state(batch_size, max_length, device=self.device, dtype=dtype)  # type: ignore[operator]
             for block in self.blocks
@@ -166,7 +173,7 @@ class CausalLM(nn.Module):
     def finish(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """What `hidden_states` makes of the last block's output."""
         # as narrow as the weights again, where a stream in float32 passed bfloat16 blocks
-        hidden = self.final_norm(hidden).to(self.embedding.weight.dtype)
+        hidden = self.final_norm(hidden).to(self.dtype)
         return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
 
     def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
@@ -175,7 +182,8 @@ class CausalLM(nn.Module):
 
     def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """The product of `logits`: output_weight hidden + output_bias."""
-        return F.linear(hidden, self.output_weight, self.output_bias)
+        scores: Tensor = self.embedding.project(hidden) if self.head is None else self.head(hidden)
+        return scores
 
     def cap(self, logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
         """The soft cap of `logits`, where the model has one."""

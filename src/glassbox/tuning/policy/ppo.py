@@ -169,7 +169,7 @@ def value_model(model: CausalLM) -> CausalLM:
     from glassbox.models.causal_lm import CausalLM
 
     config = model.config.model_copy(update={"score_head": True})
-    made = CausalLM(config).to(device=model.device, dtype=model.embedding.weight.dtype)
+    made = CausalLM(config).to(device=model.device, dtype=model.dtype)
     missing, unexpected = made.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected
     assert all(name.startswith("score.") for name in missing)
