@@ -42,7 +42,7 @@ def spec_of(kind: str, sample: float) -> ItemVectorSpec:
     if kind == "skipgram":
         return SkipGram(**settings)
     # the gradient goes whole to each neighbour, so steps are some five times as long
-    return Cbow(**{**settings, "lr": 0.01, "epochs": 30}, as_word2vec=True)
+    return Cbow(**{**settings, "lr": 0.015, "epochs": 30}, as_word2vec=True)
 
 
 def gensim_tables(
