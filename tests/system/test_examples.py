@@ -49,6 +49,11 @@ def test_an_optimizer_of_ones_own_trains(tmp_path: Path) -> None:
     assert 2.0 < load("my_optimizer").main(tmp_path) < 4.5
 
 
+def test_data_of_ones_own_trains(tmp_path: Path) -> None:
+    """From one day in seven by chance; no epoch of it is needed to know most."""
+    assert load("my_data").main(tmp_path) > 0.4
+
+
 def test_fine_tune_then_serve(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     glassbox.save(

@@ -8,18 +8,30 @@ def test_mixer():
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from glassbox.core.distributed import Group
+from glassbox.data.curation.python_step import PythonStepSpec
+from glassbox.data.curation.runner import Output, run_curation
+from glassbox.data.curation.shard_files import read_records
+from glassbox.data.curation.sources import FilesSource, find_sources
+from glassbox.data.python_source import PythonSource
+from glassbox.training.python_metric import PythonMetric
 from glassbox.layers.python_layer import PythonMixer
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
+from glassbox.models.shapes import LlamaShape
 from glassbox.optim.python_optimizer import PythonOptimizer
 from glassbox.optim.schedules.python_schedule import PythonSchedule
+from glassbox.tokenizers import train_tokenizer
 from glassbox.tuning.grading.python_grader import PythonGrader
 from glassbox.tuning.preference.python_loss import Answers, PythonLoss
 
@@ -136,3 +148,59 @@ def check_grader(
         assert expected is None or math.isclose(found, expected), (
             f"{completion!r}: got {found}, expected {expected}"
         )
+
+
+def check_source(path: str, options: Mapping[str, Any] | None = None) -> list[Any]:
+    """A data source gives items that JSON can hold, the same ones when called again; returns them."""
+    source = PythonSource(path=path, options=dict(options or {}))
+    items = [item for _, item in source.items()]
+    assert items, "the source gives no items"
+    for number, item in enumerate(items, start=1):
+        assert isinstance(item, str | Mapping), f"item {number} is a {type(item).__name__}"
+        json.dumps(item)
+    again = [item for _, item in source.items()]
+    assert items == again, "called again, the source gives other items: a resumed run would differ"
+    return items
+
+
+def check_step(
+    path: str, documents: Sequence[str], options: Mapping[str, Any] | None = None
+) -> tuple[list[str], dict[str, int]]:
+    """A curation step on documents, twice with the same result; texts kept, and counts dropped by reason."""
+    step = PythonStepSpec(path=path, options=dict(options or {}))
+    results = []
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            rows = "".join(json.dumps({"text": text}) + "\n" for text in documents)
+            (folder / "documents.jsonl").write_text(rows, encoding="utf-8")
+            found = find_sources(
+                [FilesSource(path=str(folder / "documents.jsonl"))], downloads=folder
+            )
+            out = folder / "out"
+            (out / "documents").mkdir(parents=True)
+            tally = run_curation(found, [(step.counted_as, step.build())], Output(out))
+            assert tally is not None
+            shards = sorted((out / "documents").glob("*.jsonl"))
+            kept = [record.text for shard in shards for record in read_records(shard)]
+            results.append((kept, dict(tally.step(step.counted_as).dropped)))
+    assert results[0] == results[1], "run again, the step gives another result"
+    return results[0]
+
+
+def check_metric(path: str, options: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """A metric of a tiny model: finite numbers, the weights unchanged; returns them by name."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["Once upon a time there was a story. "] * 4, 300)
+    shape = LlamaShape(hidden_size=16, num_layers=1, num_heads=2, ffn_size=24, context_length=64)
+    model = CausalLM(shape.config(tokenizer.vocab_size)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    metric = PythonMetric(path=path, options=dict(options or {}))
+    hook = metric.build(tokenizer, every=1, group=Group())
+    values = {name: float(value) for name, value in hook(model, 1).items()}
+    assert values, "the metric gives no values"
+    for name, value in values.items():
+        assert math.isfinite(value), f"'{name}' is {value}"
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"the metric changes the weights of '{name}'"
+    return values

@@ -1,4 +1,4 @@
-"""A commented file to begin an idea with, and its test: `glassbox new mixer my_mixer`."""
+"""`glassbox new KIND NAME`: a commented file for a part of one's own, and its test."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 from glassbox.core.errors import UserError
 
-KINDS = ("mixer", "optimizer", "schedule", "objective", "grader")
+KINDS = ("mixer", "optimizer", "schedule", "objective", "grader", "source", "step", "metric")
 
 
 def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
-    """Write NAME.py and test_NAME.py into `folder`; the paths written.
+    """Write NAME.py and test_NAME.py into `folder` and return both paths.
 
-    Raises UserError for an unknown kind, a name that is no Python name, and files that are there.
+    Raises UserError for an unknown kind, for a name that is not a lower-case Python identifier, and if
+    one of the files exists.
     """
     if kind not in KINDS:
         raise UserError(f"'{kind}' is no kind of part; use one of {', '.join(KINDS)}")

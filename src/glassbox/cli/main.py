@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from glassbox.core.errors import UserError, explain_system
+from glassbox.core.plugins import user_line
 
 HELP = """Every part of a large language model, seen through: from text to a model that chats.
 
@@ -126,6 +127,8 @@ def _handle_click(error: Exception) -> None:
     if type(error).__name__ == "Abort":
         _stop("stopped", 130)
     traceback.print_exc()
+    if (line := user_line(error)) is not None:
+        _stop(f"the exception above was raised by your code: {line}; correct it there", 2)
     _stop("this is a fault in Glassbox, not in your input; please report the lines above", 1)
 
 

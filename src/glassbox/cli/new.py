@@ -1,4 +1,4 @@
-"""glassbox new: a file to begin an idea with."""
+"""glassbox new: a commented file for a part of one's own, and its test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ def register(app: typer.Typer) -> None:
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="mixer, optimizer, schedule, objective or grader.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="mixer, optimizer, schedule, objective, grader, source, step or metric."
+        ),
+    ],
     name: Annotated[str, typer.Argument(help="The file's name, such as my_mixer.")],
     folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path(),
 ) -> None:

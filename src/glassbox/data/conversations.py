@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from glassbox.core.errors import UserError
+from glassbox.data.python_source import PythonSource
 from glassbox.data.shards import write_shard
 from glassbox.data.text import LONE_SURROGATE, LONGEST_LINE, byte_lines, has_lone_surrogate
 
@@ -46,15 +47,28 @@ class EmptyRow(BadRow):
 ROW_FORMATS = ("jsonl", "json", "csv", "parquet")
 
 
-def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path | str | PythonSource) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) for every row of data: JSON lines, a JSON list, CSV or Parquet, compressed or not.
 
-    `path` is whatever `find_data` takes: a file, a folder of such files, a named set, a set of the hub.
+    `path` is whatever `find_data` takes (a file, a folder of such files, a named set, a set of the hub)
+    or a user-defined source.
     A CSV's cells are text, but for lists and objects in JSON, and for true and false.
     Raises UserError that names the file and the line (or the number of the row).
     """
+    for place, row in _placed_rows(path):
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: a {type(row).__name__}; each row is an object with keys")
+        if has_lone_surrogate(json.dumps(row, ensure_ascii=False, default=str)):
+            raise UserError(f"{place}: a string {LONE_SURROGATE}")
+        yield place, row
+
+
+def _placed_rows(path: Path | str | PythonSource) -> Iterator[tuple[str, Any]]:
     from glassbox.data.sources import data_files, data_format, find_data
 
+    if isinstance(path, PythonSource):
+        yield from path.rows()
+        return
     for file in data_files(find_data(str(path)), ROW_FORMATS):
         kind = data_format(file)
         if kind == "parquet":
@@ -63,12 +77,7 @@ def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
             numbered = _csv_rows(file)
         else:
             numbered = _json_rows(file)
-        for place, row in numbered:
-            if not isinstance(row, dict):
-                raise UserError(f"{place}: a {type(row).__name__}; each row is an object with keys")
-            if has_lone_surrogate(json.dumps(row, ensure_ascii=False, default=str)):
-                raise UserError(f"{place}: a string {LONE_SURROGATE}")
-            yield place, row
+        yield from numbered
 
 
 def _json_rows(file: Path) -> Iterator[tuple[str, Any]]:
@@ -184,7 +193,7 @@ class Found(list[ItemT]):
 
 
 def read_items(
-    path: Path | str, parse: Callable[[dict[str, Any]], ItemT], what: str
+    path: Path | str | PythonSource, parse: Callable[[dict[str, Any]], ItemT], what: str
 ) -> Found[ItemT]:
     """parse(row) of every row of a file, those that raise EmptyRow left out and counted.
 
@@ -214,7 +223,7 @@ def _item_or_empty(
         return error
 
 
-def read_chats(path: Path | str) -> Found[list[Message]]:
+def read_chats(path: Path | str | PythonSource) -> Found[list[Message]]:
     """All conversations of a JSONL or JSON file; the form of each row is known by its keys.
 
     - {"messages": [{"role", "content"}, ...]}

@@ -33,6 +33,7 @@ from glassbox.data.preferences import (
     prompt_messages,
     tokens_to_read,
 )
+from glassbox.data.python_source import PythonSource
 
 if TYPE_CHECKING:
     from glassbox.tokenizers import Tokenizer
@@ -49,7 +50,7 @@ class Feedback:
     desirable: bool
 
 
-def read_feedback(path: Path | str) -> Found[Feedback]:
+def read_feedback(path: Path | str | PythonSource) -> Found[Feedback]:
     """All answers of a JSONL or JSON file; the form of each row is known by its keys.
 
     With "label" or "kto_tag", true or false, beside one of

@@ -27,6 +27,7 @@ from glassbox.data.conversations import (
 )
 from glassbox.data.examples import ExampleSource, identity_of
 from glassbox.data.examples import check_resumable as check_resumable
+from glassbox.data.python_source import PythonSource
 from glassbox.ops.cross_entropy import IGNORE
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class PreferencePair:
     margin: float | None = None
 
 
-def read_preferences(path: Path | str) -> Found[PreferencePair]:
+def read_preferences(path: Path | str | PythonSource) -> Found[PreferencePair]:
     """All pairs of a JSONL or JSON file; the form of each row is known by its keys.
 
     `chosen` and `rejected` are texts, messages, or lists of messages; the prompt is one of

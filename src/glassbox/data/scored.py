@@ -16,6 +16,7 @@ from glassbox.core.errors import UserError
 from glassbox.data.conversations import BadRow, Found, Message, read_items
 from glassbox.data.examples import ExampleSource, identity_of
 from glassbox.data.preferences import EncodedPair, PreferenceReport, prompt_messages
+from glassbox.data.python_source import PythonSource
 from glassbox.ops.cross_entropy import IGNORE
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Solution:
     labels: list[bool]
 
 
-def read_solutions(path: Path | str) -> Found[Solution]:
+def read_solutions(path: Path | str | PythonSource) -> Found[Solution]:
     """All rows {"prompt", "completions": [step, ...], "labels": [true or false, ...]} of a file.
 
     The form is that of trl's stepwise supervision. Raises UserError naming file, line, key, remedy.

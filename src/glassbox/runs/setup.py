@@ -141,6 +141,14 @@ class Setup:
             prepare()
         self.group.barrier()
 
+    def metric_hooks(self, tokenizer: Tokenizer) -> list[Hook]:
+        """The recipe's user-defined metrics."""
+        config = self.recipe.evaluation
+        return [
+            metric.build(tokenizer, every=config.every, group=self.group)
+            for metric in config.metrics
+        ]
+
     def sample_hooks(self, tokenizer: Tokenizer) -> list[Hook]:
         """What the model writes after the recipe's prompts, where it has any."""
         from glassbox.evaluation.hooks import SampleHook

@@ -12,6 +12,7 @@ from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.data.infilling import FimConfig, FimCounts, fill_in_the_middle
 from glassbox.data.loader import PackedRows
+from glassbox.data.python_source import PythonSource
 from glassbox.data.shards import Shard, read_shard, write_shard
 from glassbox.data.text import find_corpus, heldout_share, is_heldout, read_documents
 from glassbox.data.token_files import (
@@ -45,7 +46,7 @@ def prepare_tokenizer(
     for path in data.paths:
         if find_token_files(find_corpus(path)) is not None:
             raise UserError(NAME_THE_TOKENIZER.format(path=path))
-    where = ", ".join(data.paths)
+    where = ", ".join(map(str, data.paths))
     print(f"  training a tokenizer of {config.vocab_size} entries on {where}", file=sys.stderr)
     texts = itertools.chain.from_iterable(training_documents(data, path) for path in data.paths)
     tokenizer = train_tokenizer(
@@ -70,7 +71,7 @@ def _beginning(texts: Iterable[str], characters: int | None) -> Iterator[str]:
             return
 
 
-def token_shard(data: TextData, path: str, tokenizer: Tokenizer) -> Shard | None:
+def token_shard(data: TextData, path: str | PythonSource, tokenizer: Tokenizer) -> Shard | None:
     """The ids to train on where one of the data's paths holds ids already; None where it is text.
 
     Of a file without ids held out beside it, the last `data.heldout_share` is left to be held out.
@@ -90,7 +91,9 @@ def token_shard(data: TextData, path: str, tokenizer: Tokenizer) -> Shard | None
     return split_heldout(shard, data.heldout_share, longest=data.row_length)[0]
 
 
-def heldout_token_shard(data: TextData, path: str, tokenizer: Tokenizer) -> Shard | None:
+def heldout_token_shard(
+    data: TextData, path: str | PythonSource, tokenizer: Tokenizer
+) -> Shard | None:
     """The held-out ids of one of the data's paths, or of `data.heldout_path`; None where it is text."""
     if data.heldout_path is not None:
         files = find_token_files(find_corpus(data.heldout_path))
@@ -120,7 +123,7 @@ def _open_ids(path: Path, tokenizer: Tokenizer) -> Shard:
     return open_token_file(path, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
 
 
-def training_documents(data: TextData, path: str) -> Iterator[str]:
+def training_documents(data: TextData, path: str | PythonSource) -> Iterator[str]:
     """The documents of one of the data's paths that are not held out."""
     found = find_corpus(path)
     if data.heldout_path is not None:
@@ -132,7 +135,7 @@ def training_documents(data: TextData, path: str) -> Iterator[str]:
     )
 
 
-def heldout_documents(data: TextData, path: str | None = None) -> Iterator[str]:
+def heldout_documents(data: TextData, path: str | PythonSource | None = None) -> Iterator[str]:
     """The held-out documents: a file of their own, or the share of all text picked by its text.
 
     Of one of the data's paths where it is given, else of all.

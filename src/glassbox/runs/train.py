@@ -45,6 +45,7 @@ def run_recipe(
         if fresh or not run.has_begun:
             setup.restart()
             recipe.check(setup)
+            check_metrics(recipe)
         if fresh and (old := run.set_aside()) is not None:
             print(f"  the run that was there is now in '{old}'", file=sys.stderr)
     with run if group.is_main else contextlib.nullcontext():
@@ -85,6 +86,7 @@ def check_recipe(recipe: StageRecipe) -> list[str]:
         setup.restart()
     recipe.check_shape()
     recipe.check(setup)
+    check_metrics(recipe)
     if not run.has_begun:
         return []
     return [f"'{recipe.out}' holds this run, to be gone on with", *map(_said, changed.items())]
@@ -110,10 +112,19 @@ def _said(change: tuple[str, tuple[Any, Any]]) -> str:
     return f"changed: {key}: {as_yaml(old)} -> {as_yaml(new)}"
 
 
+def check_metrics(recipe: StageRecipe) -> None:
+    """Raise UserError unless every user-defined metric can be loaded and called."""
+    for metric in recipe.evaluation.metrics:
+        metric.check()
+
+
 def _preparation(recipe: StageRecipe) -> dict[str, Any]:
     """What the tokenizer, the shards and the held-out split of a run depend on."""
     outside = {"out", "train", "optim", "adapter", "device", "telemetry"}
-    return {**recipe.model_dump(mode="json", exclude=outside), "files": stamp(recipe.sources)}
+    files = [one for one in recipe.sources if isinstance(one, str)]
+    code = {str(one): one.digest() for one in recipe.sources if not isinstance(one, str)}
+    made_of = {**recipe.model_dump(mode="json", exclude=outside), "files": stamp(files)}
+    return {**made_of, "code": code} if code else made_of
 
 
 def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
@@ -136,7 +147,7 @@ def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
         folder=setup.folder,
         tokenizer=stage.tokenizer,
         group=setup.group,
-        hooks=stage.hooks,
+        hooks=[*stage.hooks, *setup.metric_hooks(stage.tokenizer)],
         stop_token_ids=end_of_turn_ids(stage.tokenizer) if stage.chats else (),
         seed=recipe.seed,
         label=recipe.stage,

@@ -10,10 +10,13 @@ import pytest
 
 from glassbox.api.checks import (
     check_grader,
+    check_metric,
     check_mixer,
     check_optimizer,
     check_preference_loss,
     check_schedule,
+    check_source,
+    check_step,
 )
 from glassbox.api.skeleton import KINDS, write_skeleton
 from glassbox.core.errors import UserError
@@ -22,6 +25,7 @@ FAULTY = """
 import random
 import torch
 from torch import nn
+from glassbox.data.curation.step import Dropped
 from glassbox.optim.base import GroupedOptimizer
 
 class Future(nn.Module):
@@ -68,6 +72,23 @@ def summed(chosen, rejected):
 
 def endless(completion, problem):
     return float("inf")
+
+def shuffled():
+    yield from random.sample(range(1000), 5)
+
+def other_texts():
+    yield str(random.random())
+
+def coin(record):
+    return Dropped("heads") if random.random() < 0.5 else record
+
+def trains(model, tokenizer):
+    with torch.no_grad():
+        model.embedding.weight.add_(1.0)
+    return 1.0
+
+def unknown(model, tokenizer):
+    return float("nan")
 """
 
 
@@ -121,3 +142,13 @@ def test_the_checks_find_faults(faulty: str) -> None:
         check_preference_loss(f"{faulty}:summed")
     with pytest.raises(AssertionError, match="is not finite"):
         check_grader(f"{faulty}:endless", {}, {"x": None})
+    with pytest.raises(AssertionError, match="item 1 is a int"):
+        check_source(f"{faulty}:shuffled")
+    with pytest.raises(AssertionError, match="called again, the source gives other items"):
+        check_source(f"{faulty}:other_texts")
+    with pytest.raises(AssertionError, match="the step gives another result"):
+        check_step(f"{faulty}:coin", [str(number) for number in range(40)])
+    with pytest.raises(AssertionError, match=r"changes the weights of 'embedding\.weight'"):
+        check_metric(f"{faulty}:trains")
+    with pytest.raises(AssertionError, match="'unknown' is nan"):
+        check_metric(f"{faulty}:unknown")

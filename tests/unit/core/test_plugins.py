@@ -16,6 +16,7 @@ from glassbox.core.plugins import (
     refuse_python,
     require_methods,
     source_digest,
+    user_line,
 )
 
 SOURCE = """
@@ -76,19 +77,71 @@ def test_a_call_that_does_not_fit_is_one_line(file: Path) -> None:
         PythonSpec(path=f"{file}:CONSTANT").make("mixer")
 
 
-def test_an_error_in_the_file_passes_and_leaves_no_module(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "x = 1\n1 / 0\n",
+            r"raised ZeroDivisionError in .*broken\.py line 2, in <module>: division",
+        ),
+        ("def f(:\n", r"raised SyntaxError in .*broken\.py line 1: invalid syntax"),
+        ("import no_such_package_here\n", "raised ModuleNotFoundError in .* line 1"),
+    ],
+)
+def test_an_error_in_the_file_is_one_line_and_leaves_no_module(
+    tmp_path: Path, source: str, message: str
+) -> None:
     path = tmp_path / "broken.py"
-    path.write_text("1 / 0\n", encoding="utf-8")
+    path.write_text(source, encoding="utf-8")
     before = set(sys.modules)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(UserError, match=message) as caught:
         load_object(f"{path}:thing")
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
     assert {name for name in set(sys.modules) - before if "glassbox_user" in name} == set()
 
 
+def test_an_error_inside_a_call_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def f(x, *, y=0):\n    return 1 / (x - y)\nclass C:\n    def __init__(self, y):\n"
+        "        self.y = y\n    def __call__(self, x):\n        return f(x, y=self.y)\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(
+        UserError, match=r"^loss: '.*:f' raised ZeroDivisionError in .* line 2, in f"
+    ):
+        PythonSpec(path=f"{path}:f").make("loss", 0)
+    assert PythonSpec(path=f"{path}:f", options={"y": 1}).bind("loss", 3)(3) == 0.5
+    bound = PythonSpec(path=f"{path}:C", options={"y": 2}).bind("loss", 3)
+    assert bound(4) == 0.5
+    with pytest.raises(UserError, match=r"in .*mine\.py line 2, in f: division by zero"):
+        bound(2)
+    with pytest.raises(UserError, match="cannot be called with"):
+        PythonSpec(path=f"{path}:C", options={"y": 2}).bind("loss")
+
+
+def test_the_users_line_is_found_in_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def f(g):\n    return g()\n", encoding="utf-8")
+    with pytest.raises(KeyError) as caught:
+        load_object(f"{path}:f")(lambda: {}["absent"])
+    assert user_line(caught.value) == f"{path} line 2, in f"
+    with pytest.raises(KeyError) as caught:
+        _ = {}["absent"]
+    assert user_line(caught.value) is None
+
+
 def test_an_entry_point_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = EntryPoints([EntryPoint("root", "math:sqrt", "glassbox")])
+    points = EntryPoints(
+        [EntryPoint("root", "math:sqrt", "glassbox"), EntryPoint("gone", "math:none", "glassbox")]
+    )
     monkeypatch.setattr(plugins, "entry_points", lambda group: points)
     assert load_object("root")(16) == 4
+    with pytest.raises(
+        UserError, match="cannot load the entry point: 'gone' raised AttributeError"
+    ):
+        load_object("gone")
 
 
 def test_a_missing_method_is_named() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from glassbox.core.errors import UserError
 from glassbox.core.files import atomic_writer, write_json
 from glassbox.data.curation.limits import TOO_LARGE, TOO_SLOW, Limits, TooSlow, time_limit
 from glassbox.data.curation.pieces import Piece, ReadLog
@@ -272,6 +273,8 @@ class _Shard:
                 except TooSlow:
                     seconds = self.work.limits.record_seconds
                     result = Dropped(TOO_SLOW, f"more than {seconds:g} seconds")
+                except UserError:  # of a user-defined step
+                    raise
                 except Exception as error:
                     raise RuntimeError(f"step '{name}' fails at record '{each.id}'") from error
                 if isinstance(result, Record):

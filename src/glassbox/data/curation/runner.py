@@ -67,9 +67,9 @@ def step_names(specs: Sequence[StepSpec]) -> list[str]:
     """
     names: list[str] = []
     for spec in specs:
-        kind = str(getattr(spec, "kind", type(spec).__name__))
-        place = 1 + sum(name.partition("#")[0] == kind for name in names)
-        names.append(kind if place == 1 else f"{kind}#{place}")
+        label = spec.counted_as
+        place = 1 + sum(name.partition("#")[0] == label for name in names)
+        names.append(label if place == 1 else f"{label}#{place}")
     return names
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from glassbox.data.curation.encodings import text_encoding
 from glassbox.data.curation.limits import RECORD_BYTES
 from glassbox.data.curation.pieces import Corrupt, Piece, Rows, json_value, printable, split_row
 from glassbox.data.curation.step import Record
+from glassbox.data.python_source import PythonSource
 
 DATASET_ROWS = 1000
 
@@ -68,7 +69,9 @@ class DatasetSource(Spec):
     text_field: str | None = None
 
 
-SourceConfig = Annotated[FilesSource | UrlSource | DatasetSource, Field(discriminator="kind")]
+SourceConfig = Annotated[
+    FilesSource | UrlSource | DatasetSource | PythonSource, Field(discriminator="kind")
+]
 
 
 def _as_list(value: Any) -> Any:
@@ -104,23 +107,24 @@ class SourceFile:
 class Sources:
     """All that a run reads, in its order."""
 
-    parts: tuple[SourceFile | DatasetSource, ...]
+    parts: tuple[SourceFile | DatasetSource | PythonSource, ...]
     ignored: dict[str, int]
     """How many files of which unknown endings were passed over."""
 
     @property
     def total_bytes(self) -> float:
-        """Bytes of all files; infinite where a data set's size is not known."""
-        if any(isinstance(part, DatasetSource) for part in self.parts):
-            return math.inf
-        return sum(part.size for part in self.parts if isinstance(part, SourceFile))
+        """Bytes of all files; infinite where the size of a source is not known."""
+        sizes = [part.size for part in self.parts if isinstance(part, SourceFile)]
+        return sum(sizes) if len(sizes) == len(self.parts) else math.inf
 
     def manifest(self) -> list[Any]:
         """What has to be the same when a run goes on: names, sizes and times of files."""
         return [
-            part.model_dump(mode="json")
-            if isinstance(part, DatasetSource)
-            else [part.label, part.size, part.modified]
+            [part.label, part.size, part.modified]
+            if isinstance(part, SourceFile)
+            else {**part.model_dump(mode="json"), "digest": part.digest()}
+            if isinstance(part, PythonSource)
+            else part.model_dump(mode="json")
             for part in self.parts
         ]
 
@@ -141,6 +145,8 @@ class Sources:
             pages = []
             if isinstance(part, DatasetSource):
                 yield from dataset_rows(part)
+            elif isinstance(part, PythonSource):
+                yield from python_rows(part)
             else:
                 reading = part.reading
                 yield from cut_file(
@@ -159,7 +165,7 @@ def _cut_pages(pages: Sequence[SourceFile], size: int) -> Iterator[Piece]:
 
 
 def find_sources(
-    configs: Sequence[FilesSource | UrlSource | DatasetSource],
+    configs: Sequence[FilesSource | UrlSource | DatasetSource | PythonSource],
     *,
     downloads: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -168,11 +174,13 @@ def find_sources(
 
     Raises UserError for a path that is not there and a folder without a file of a known format.
     """
-    parts: list[SourceFile | DatasetSource] = []
+    parts: list[SourceFile | DatasetSource | PythonSource] = []
     ignored: dict[str, int] = {}
     labels: set[str] = set()
     for config in configs:
-        if isinstance(config, DatasetSource):
+        if isinstance(config, PythonSource):
+            config.check()
+        if isinstance(config, DatasetSource | PythonSource):
             parts.append(config)
             continue
         if isinstance(config, UrlSource):
@@ -262,10 +270,24 @@ def dataset_rows(source: DatasetSource) -> Iterator[Piece]:
         raise UserError(f"source: data set '{source.name}' cannot be opened: {reason}") from None
     label = Path(source.name).name if Path(source.name).exists() else source.name
     label = f"{label}/{source.split}"
+    return _cut_rows(map(json_value, rows), label, source.text_field)
+
+
+def python_rows(source: PythonSource) -> Iterator[Piece]:
+    """The items of a user-defined source, a thousand a piece. Raises UserError where its code fails."""
+    items = ({"text": item} if isinstance(item, str) else item for _, item in source.items())
+    return _cut_rows(map(json_value, items), str(source), source.text_field)
+
+
+def _cut_rows(rows: Iterator[Any], label: str, text_field: str | None) -> Iterator[Piece]:
     records: list[Record] = []
     corrupt: list[Corrupt] = []
     for number, row in enumerate(rows, start=1):
-        found = split_row(json_value(row), source.text_field)
+        found = (
+            split_row(row, text_field)
+            if isinstance(row, Mapping)
+            else f"a {type(row).__name__}, not a mapping with 'text'"
+        )
         if isinstance(found, str):
             corrupt.append(Corrupt(label, number, found))
         else:

@@ -120,6 +120,11 @@ class SignsMany(Protocol):
 class StepSpec(Spec):
     """A step as data: subclasses add `kind: Literal[...]` and settings, and build the step."""
 
+    @property
+    def counted_as(self) -> str:
+        """The step's name in counts and reports: its kind."""
+        return str(getattr(self, "kind", type(self).__name__))
+
     def build(self) -> RecordStep | CorpusStep | RevisingStep:
         """The step itself. Raises UserError for an extra that is not installed, naming it."""
         raise NotImplementedError

@@ -19,6 +19,7 @@ from glassbox.data.curation.lines import LineDuplicatesSpec
 from glassbox.data.curation.minhash import MinHashSpec
 from glassbox.data.curation.perplexity import PerplexitySpec
 from glassbox.data.curation.privacy import PrivacySpec
+from glassbox.data.curation.python_step import PythonStepSpec
 from glassbox.data.curation.quality import FinewebQualitySpec, GopherQualitySpec
 from glassbox.data.curation.repetition import GopherRepetitionSpec
 from glassbox.data.curation.simhash import SimHashSpec
@@ -44,7 +45,8 @@ StepConfig = Annotated[
     | MinHashSpec
     | SimHashSpec
     | SubstringSpec
-    | DecontaminateSpec,
+    | DecontaminateSpec
+    | PythonStepSpec,
     Field(discriminator="kind"),
 ]
 """A step of a recipe, known by its `kind`."""

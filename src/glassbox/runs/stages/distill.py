@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
+from glassbox.data.python_source import DataPath
 from glassbox.models.shapes import Shape
 from glassbox.runs.stages.base import (
     StageRecipe,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class DistillData(HeldoutData):
     """What teacher and student both read."""
 
-    path: str = Field(description="chats, text, or problems (prompts), as `form` says")
+    path: DataPath = Field(description="chats, text, or problems (prompts), as `form` says")
     form: Literal["chats", "text", "problems"] = Field(
         "chats", description="chats, text: for mode logits; problems: for on_policy and sequence"
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, create_model
 
+from glassbox.data.python_source import DataPath
 from glassbox.runs.stages.base import StageRecipe, evenly, note_lost
 from glassbox.runs.stages.settings import HeldoutData
 from glassbox.runs.stages.text import ROW_PLACES
@@ -25,7 +26,7 @@ AnyPolicyMethod = Annotated[GrpoConfig | RlooConfig | PpoConfig, Field(discrimin
 class ProblemData(HeldoutData):
     """Problems whose answers can be checked."""
 
-    path: str = Field(description=ROW_PLACES + "problems: prompt (or question), answer")
+    path: DataPath = Field(description=ROW_PLACES + "problems: prompt (or question), answer")
     instruction: str = Field(
         "", description="put behind each prompt, such as how the answer is to be written"
     )
@@ -68,7 +69,7 @@ class RolloutRecipe(StageRecipe):
             heldout = [problems[number] for number in split.heldout]
             problems = [problems[number] for number in split.train]
         rubric = build_rubric(self.graders, open_model=setup.apart)
-        check_problem(self.graders, problems[0], where=data.path)
+        check_problem(self.graders, problems[0], where=str(data.path))
         engine = Engine(model, tokenizer, max_batch=method.prompts_per_step * method.group_size)
         made = PolicySetup(
             engine=engine,

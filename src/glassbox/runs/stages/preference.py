@@ -9,6 +9,7 @@ from pydantic import Field
 
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import Found
+from glassbox.data.python_source import DataPath
 from glassbox.runs.stages.base import StageRecipe, evenly, note_lost
 from glassbox.runs.stages.settings import HeldoutData
 from glassbox.runs.stages.text import ROW_PLACES
@@ -38,7 +39,7 @@ AnyPreferenceLoss = Annotated[
 class PreferenceData(HeldoutData):
     """Pairs of a chosen and a rejected answer; single answers for KTO, solutions for process rewards."""
 
-    path: str = Field(description=ROW_PLACES + "preference pairs, or of the others")
+    path: DataPath = Field(description=ROW_PLACES + "preference pairs, or of the others")
     pairs_per_step: int = Field(16, gt=0, description="or answers, or solutions")
     pairs_per_batch: int | None = Field(None, gt=0)
     max_length: int = Field(512, gt=1)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
+from glassbox.data.python_source import PythonSource
 from glassbox.models.shapes import Shape
 from glassbox.optim.width_transfer import WidthTransfer
 from glassbox.runs.stages.base import (
@@ -67,7 +68,7 @@ class PretrainRecipe(StageRecipe):
         return self
 
     @property
-    def sources(self) -> Sequence[str]:
+    def sources(self) -> Sequence[str | PythonSource]:
         """The texts, and the one that is held out."""
         return [*self.data.paths, *([self.data.heldout_path] if self.data.heldout_path else [])]
 
@@ -188,7 +189,7 @@ class PretrainRecipe(StageRecipe):
         return optimizer
 
     def _ids(
-        self, setup: Setup, path: str, tokenizer: Tokenizer
+        self, setup: Setup, path: str | PythonSource, tokenizer: Tokenizer
     ) -> tuple[Shard | None, Shard | None]:
         """The ids to train on and those held out where a path holds ids; each file is read once."""
         from glassbox.runs.shards import heldout_token_shard, token_shard

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from glassbox.adapters.specs import AnyAdapter
 from glassbox.core.config import Spec
 from glassbox.core.devices import DeviceName
+from glassbox.data.python_source import DataPath, PythonSource
+from glassbox.training.python_metric import PythonMetric
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.specs import OptimizerConfig
 from glassbox.training.config import TrainConfig
@@ -26,7 +28,7 @@ HARMLESS = (
 class HeldoutData(Spec):
     """What is kept from training to be measured on."""
 
-    heldout_path: str | None = Field(
+    heldout_path: DataPath | None = Field(
         None, description="examples to evaluate on; None: a share of those of `path` is held out"
     )
     heldout_share: float = Field(
@@ -47,6 +49,19 @@ class EvaluationConfig(Spec):
     prompts: tuple[str, ...] = ()
     max_tokens: int = Field(64, gt=0)
     temperature: float = Field(0.8, ge=0, description="of the samples; 0: the likeliest token")
+    metrics: tuple[PythonMetric, ...] = Field(
+        (), description="user-defined metrics: [{kind: python, path: my.py:metric}]"
+    )
+
+    @model_validator(mode="after")
+    def _metrics_are_due(self) -> EvaluationConfig:
+        for metric in self.metrics:
+            if not (metric.every or self.every):
+                raise ValueError(
+                    f"evaluation.metrics: '{metric.path}' is never measured; set its `every`, or "
+                    "evaluation.every"
+                )
+        return self
 
 
 class RunSettings(Spec):
@@ -71,7 +86,8 @@ class RunSettings(Spec):
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> RunSettings:
-        if self.train.best_metric is not None and not self.evaluation.every:
+        measured = self.evaluation.every or self.evaluation.metrics
+        if self.train.best_metric is not None and not measured:
             raise ValueError(
                 f"train.best_metric.metric = '{self.train.best_metric.metric}' is measured by "
                 "evaluations; set evaluation.every to the steps between them"
@@ -98,7 +114,7 @@ class RunSettings(Spec):
         return self.evaluation.every > 0
 
     @property
-    def sources(self) -> Sequence[str]:
+    def sources(self) -> Sequence[str | PythonSource]:
         """The paths of the data that the run reads."""
         data = getattr(self, "data", None)
         return [path for path in (data.path, data.heldout_path) if path] if data else []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from glassbox.data.python_source import DataPath, PythonSource
 from glassbox.runs.stages.base import StageRecipe, check_row_length, note_lost, options_of
 from glassbox.runs.stages.settings import HeldoutData
 from glassbox.runs.stages.text import ROW_PLACES
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class ChatData(HeldoutData):
     """Conversations to fine-tune on."""
 
-    path: str = Field(description=ROW_PLACES + "chats")
+    path: DataPath = Field(description=ROW_PLACES + "chats")
     row_length: int = Field(512, gt=1)
     rows_per_step: int = Field(8, gt=0)
     rows_per_batch: int | None = Field(None, gt=0)
@@ -88,7 +89,7 @@ class SftRecipe(StageRecipe):
 
 
 def read_and_split(
-    setup: Setup, data: Any, path: str
+    setup: Setup, data: Any, path: str | PythonSource
 ) -> tuple[list[list[Message]], list[list[Message]]]:
     """Conversations of `path`, and those of data.heldout_path or held out by their first user's turn."""
     from glassbox.data.conversations import read_chats

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from glassbox.core.config import Spec
 from glassbox.data.infilling import FimConfig
+from glassbox.data.python_source import DataPath, PythonSource
 from glassbox.data.text import Split
 
 
@@ -28,25 +29,25 @@ class TokenizerConfig(Spec):
 
 TEXT_PLACES = (
     "text: a file or folder (text, JSON lines, CSV, Parquet, compressed or not), a set by its name "
-    "(`glassbox data get --list`), hf:owner/name[:split]; or ids: train.bin, train.npy, a shard"
+    "(`glassbox data get --list`), hf:owner/name[:split]; or ids: train.bin, train.npy, a shard; or {kind: python, path: my.py:texts}"
 )
 ROW_PLACES = (
     "a file or folder (JSON lines, JSON, CSV, Parquet, compressed or not), a set by its name "
-    "(`glassbox data get --list`), or hf:owner/name[:split], of "
+    "(`glassbox data get --list`), hf:owner/name[:split], or {kind: python, path: my.py:rows}, of "
 )
 
 
 class TextSource(Spec):
     """One text of a mixture."""
 
-    path: str = Field(description=TEXT_PLACES)
+    path: DataPath = Field(description=TEXT_PLACES)
     weight: float = Field(1.0, gt=0, description="its share of the rows, over the sum of all")
 
 
 class TextData(Spec):
     """Text to pre-train on."""
 
-    path: str | None = Field(None, description=TEXT_PLACES)
+    path: DataPath | None = Field(None, description=TEXT_PLACES)
     sources: tuple[TextSource, ...] = Field(
         (), description="instead of path (null): texts that are mixed by weight"
     )
@@ -56,7 +57,7 @@ class TextData(Spec):
         "(passages) a passage of about 4,000 characters of a file without marks, (marks) all of such "
         "a file, (whole) a file, whatever stands in it",
     )
-    heldout_path: str | None = Field(None, description="None: a share of the text is held out")
+    heldout_path: DataPath | None = Field(None, description="None: a share of the text is held out")
     heldout_share: float = Field(0.05, gt=0, lt=1)
     row_length: int = Field(256, gt=1, description="tokens a row, several documents packed into it")
     rows_per_step: int = Field(16, gt=0, description="rows an optimizer step, over all ranks")
@@ -87,14 +88,16 @@ class TextData(Spec):
         return self
 
     @property
-    def paths(self) -> tuple[str, ...]:
+    def paths(self) -> tuple[str | PythonSource, ...]:
         """Where the text is."""
         return tuple(source.path for source in self.sources) or (self.path or "",)
 
     @property
     def names(self) -> list[str]:
         """What each text is called where figures are told apart: its file's name, with a number where two are alike."""
-        stems = [Path(path).stem for path in self.paths]
+        stems = [
+            path.object_name if isinstance(path, PythonSource) else Path(path).stem for path in self.paths
+        ]
         return [
             stem if stems.count(stem) == 1 else f"{stem}-{number}"
             for number, stem in enumerate(stems)

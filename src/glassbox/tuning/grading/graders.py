@@ -17,6 +17,7 @@ from pydantic import Field
 from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
 from glassbox.data.conversations import BadRow, located, parse_messages, read_rows
+from glassbox.data.python_source import PythonSource
 from glassbox.sandbox.python import SandboxRefused
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ REGEX_SECONDS = 1.0
 """A pattern that takes longer on one completion raises TimeoutError, which costs that completion."""
 
 
-def read_problems(path: Path | str, *, instruction: str = "") -> list[dict[str, Any]]:
+def read_problems(
+    path: Path | str | PythonSource, *, instruction: str = ""
+) -> list[dict[str, Any]]:
     """All problems of a JSONL or JSON file: {"prompt": text or messages, ...}, other keys kept as they are.
 
     {"question": text, ...}, as GSM8K has it, will do too. `instruction` is put behind each prompt's

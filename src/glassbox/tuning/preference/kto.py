@@ -20,6 +20,7 @@ from glassbox.data.feedback import (
     read_feedback,
 )
 from glassbox.data.preferences import PreferenceReport
+from glassbox.data.python_source import PythonSource
 from glassbox.layers.context import Auxiliary
 from glassbox.training.auxiliary import with_auxiliary
 from glassbox.training.protocols import Number, ObjectiveOutput
@@ -40,7 +41,7 @@ class KtoConfig(PreferenceLoss):
     desirable_weight: float = Field(1.0, ge=0)
     undesirable_weight: float = Field(1.0, ge=0)
 
-    def read(self, path: str) -> list[Feedback]:
+    def read(self, path: str | PythonSource) -> list[Feedback]:
         """Single answers, or pairs taken apart."""
         return read_feedback(path)
 

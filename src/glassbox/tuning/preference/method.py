@@ -18,6 +18,7 @@ from glassbox.data.preferences import (
     encode_preferences,
     read_preferences,
 )
+from glassbox.data.python_source import PythonSource
 from glassbox.training.protocols import Objective
 from glassbox.tuning.reference import Reference
 
@@ -76,7 +77,7 @@ class PreferenceLoss(Spec):
     """
 
     @abstractmethod
-    def read(self, path: str) -> list[Any]:
+    def read(self, path: str | PythonSource) -> list[Any]:
         """The rows of a file; each has a `prompt`, by which it is trained on or held out."""
 
     @abstractmethod
@@ -95,7 +96,7 @@ class PreferenceLoss(Spec):
 class PairLoss(PreferenceLoss):
     """A loss on pairs of a chosen and a rejected answer."""
 
-    def read(self, path: str) -> list[PreferencePair]:
+    def read(self, path: str | PythonSource) -> list[PreferencePair]:
         """Preference pairs in any of their forms."""
         return read_preferences(path)
 

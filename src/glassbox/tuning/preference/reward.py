@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from glassbox.data.preferences import EncodedPair, PreferenceReport
+from glassbox.data.python_source import PythonSource
 from glassbox.data.scored import (
     EncodedSolution,
     JudgedSteps,
@@ -73,7 +74,7 @@ class ProcessConfig(PreferenceLoss):
 
     kind: Literal["process"] = "process"
 
-    def read(self, path: str) -> list[Solution]:
+    def read(self, path: str | PythonSource) -> list[Solution]:
         """Solutions with their steps judged."""
         return read_solutions(path)
 
