@@ -96,7 +96,8 @@ class TextData(Spec):
     def names(self) -> list[str]:
         """What each text is called where figures are told apart: its file's name, with a number where two are alike."""
         stems = [
-            path.object_name if isinstance(path, PythonSource) else Path(path).stem for path in self.paths
+            path.object_name if isinstance(path, PythonSource) else Path(path).stem
+            for path in self.paths
         ]
         return [
             stem if stems.count(stem) == 1 else f"{stem}-{number}"
