@@ -24,7 +24,6 @@ from glassbox.data.curation.runner import Output, run_curation
 from glassbox.data.curation.shard_files import read_records
 from glassbox.data.curation.sources import FilesSource, find_sources
 from glassbox.data.python_source import PythonSource
-from glassbox.training.python_metric import PythonMetric
 from glassbox.layers.python_layer import PythonMixer
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
@@ -32,6 +31,7 @@ from glassbox.models.shapes import LlamaShape
 from glassbox.optim.python_optimizer import PythonOptimizer
 from glassbox.optim.schedules.python_schedule import PythonSchedule
 from glassbox.tokenizers import train_tokenizer
+from glassbox.training.python_metric import PythonMetric
 from glassbox.tuning.grading.python_grader import PythonGrader
 from glassbox.tuning.preference.python_loss import Answers, PythonLoss
 

@@ -11,10 +11,10 @@ from glassbox.adapters.specs import AnyAdapter
 from glassbox.core.config import Spec
 from glassbox.core.devices import DeviceName
 from glassbox.data.python_source import DataPath, PythonSource
-from glassbox.training.python_metric import PythonMetric
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.specs import OptimizerConfig
 from glassbox.training.config import TrainConfig
+from glassbox.training.python_metric import PythonMetric
 from glassbox.training.telemetry.config import TelemetryConfig
 
 HARMLESS = (
