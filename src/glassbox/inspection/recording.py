@@ -31,6 +31,11 @@ class HasModel(Protocol):
         """The model."""
 
 
+def the_model(model: CausalLM | HasModel) -> CausalLM:
+    """The model itself of whatever has one."""
+    return model if isinstance(model, CausalLM) else model.model
+
+
 @dataclass(frozen=True)
 class Pass:
     """What one forward pass was given: token ids and their positions, and how many of each row are real."""
@@ -62,7 +67,7 @@ class Inspection:
         steer: Mapping[str, Tensor] | None = None,
         gradients: bool = False,
     ) -> None:
-        self.model = model if isinstance(model, CausalLM) else model.model
+        self.model = the_model(model)
         self.gradients = gradients
         self.passes: list[Pass] = []
         self.in_pass = False

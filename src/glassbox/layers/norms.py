@@ -59,6 +59,17 @@ class RmsNormLayer(nn.Module):
         """Normalise the last axis."""
         return rms_norm(x, self.weight, self.eps, offset=self.offset)
 
+    @property
+    def gain(self) -> Float[Tensor, " D"]:
+        """What each normalised channel is multiplied by."""
+        return 1 + self.weight if self.offset else self.weight
+
+    def scaled_as(
+        self, x: Float[Tensor, "*#shape D"], like: Float[Tensor, "*shape D"]
+    ) -> Float[Tensor, "*shape D"]:
+        """x through this norm at the scale of `like`, so that it is linear: forward where they are one."""
+        return x * torch.rsqrt(like.square().mean(-1, keepdim=True) + self.eps) * self.gain
+
     def initialize(self, draw: Draw) -> None:
         """Factor one."""
         nn.init.constant_(self.weight, 0.0 if self.offset else 1.0)
@@ -78,6 +89,18 @@ class LayerNormLayer(nn.Module):
     def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
         """Normalise the last axis."""
         return layer_norm(x, self.weight, self.bias, self.eps)
+
+    @property
+    def gain(self) -> Float[Tensor, " D"]:
+        """What each normalised channel is multiplied by."""
+        return self.weight
+
+    def scaled_as(
+        self, x: Float[Tensor, "*#shape D"], like: Float[Tensor, "*shape D"]
+    ) -> Float[Tensor, "*shape D"]:
+        """x through this norm at the scale of `like`, without the bias, so that it is linear."""
+        x, like = (part - part.mean(-1, keepdim=True) for part in (x, like))
+        return x * torch.rsqrt(like.square().mean(-1, keepdim=True) + self.eps) * self.gain
 
     def initialize(self, draw: Draw) -> None:
         """Weight one, bias zero."""
