@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_FLAGS ?=
 SIZE ?= 1m
+LESSON_SIZE ?= reader
 PIP := -m pip install --quiet --disable-pip-version-check
 LATEST := .venv-latest
 # names and versions, for this Python: see constraints/resolve.py
 CONSTRAINED = $$($(BIN)/python constraints/resolve.py option)
 PINS := pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: quickstart tinystories test test-latest constraints lint format docs bench golden clean help
+.PHONY: quickstart tinystories test test-latest constraints lint format lessons docs bench golden clean help
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,7 +47,11 @@ format: $(VENV)/.installed-lint ## mend formatting and what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.installed-docs ## the documentation site, into build/site
+lessons: $(VENV)/.installed-docs ## the course as notebooks and pages of both languages, into build/lessons (LESSON_SIZE=test: quick)
+	$(BIN)/python lessons/build.py --size $(LESSON_SIZE)
+
+docs: $(VENV)/.installed-docs ## the documentation site, into build/site (lessons not yet made: at their test size)
+	$(BIN)/python lessons/build.py --size test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # the scripts whose claims docs/results/benchmarks.md lists; its others need more than minutes

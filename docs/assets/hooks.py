@@ -15,6 +15,8 @@ from typing import Any
 
 import jieba
 from latex2mathml.converter import convert
+from mkdocs.plugins import CombinedEvent, event_priority
+from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 WIDE = "[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
@@ -25,13 +27,43 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>
 
 
 def on_config(config: Any) -> Any:
-    """The glossary's Chinese terms are words for the search index, which jieba cuts into words."""
+    """The lessons join the navigation; the glossary's Chinese terms are words for the search index, which jieba cuts into words."""
     jieba.setLogLevel(logging.WARNING)
+    names = sorted(path.name for path in LESSONS.glob("[0-9]*.md"))
+    lessons = [f"lessons/{name}" for name in names if not name.endswith(".zh.md")]
+    if lessons:  # titles are the pages' own headings, in each language
+        place = next(n for n, entry in enumerate(config.nav) if "Guides" in entry)
+        config.nav.insert(place, {"Course": ["lessons/index.md", *lessons]})
     glossary = (ROOT / "docs" / "design" / "glossary.md").read_text(encoding="utf-8")
     for term in re.findall(r"[\u4e00-\u9fff]+", glossary):
         if 2 <= len(term) <= 5:
             jieba.add_word(term)
     return config
+
+
+LESSONS = ROOT / "build" / "lessons"
+
+
+@event_priority(100)  # before the plugin that sorts files by language
+def _add_lessons(files: Files, *, config: Any) -> Files:
+    """The lessons' pages, figures and notebooks, as `make lessons` wrote them."""
+    for path in sorted(LESSONS.rglob("*.*")):
+        if path.suffix in (".md", ".svg", ".ipynb"):
+            name = path.relative_to(LESSONS.parent).as_posix()
+            # as if in docs/, where alone that plugin looks
+            files.append(File(name, config.docs_dir, config.site_dir, config.use_directory_urls))
+    return files
+
+
+@event_priority(-200)  # after it
+def _find_lessons(files: Files, *, config: Any) -> Files:
+    for file in files:
+        if file.src_uri.startswith("lessons/"):
+            file.src_dir = str(LESSONS.parent)
+    return files
+
+
+on_files = CombinedEvent(_add_lessons, _find_lessons)
 
 
 def on_page_content(content: str, **kwargs: Any) -> str:

@@ -61,6 +61,7 @@ COMMANDS = (
     "report",
     "recipe",
     "models",
+    "lesson",
     "new",
 )
 """Modules of this folder, in the order that --help shows; each adds itself with `register(app)`."""

@@ -14,6 +14,7 @@ import sys
 from typing import Any, NoReturn
 
 NOBODY = 65534
+LIBRARY_BYTES = 64 << 30  # address space, little of it used
 
 
 def load_walls() -> Any:
@@ -89,8 +90,12 @@ def begin(
         "RLIMIT_MEMLOCK": 0,
         "RLIMIT_MSGQUEUE": 0,
     }
+    if settings["packages"]:
+        limit["RLIMIT_AS"] += LIBRARY_BYTES
+        limit["RLIMIT_DATA"] = settings["memory_bytes"]
     if settings["copy"] and not root:
         use_copy(settings)
+    sys.path += settings["packages"]
     if not walls.is_unprivileged():
         missing.append("unprivileged user")
     walls.set_limits(limit)

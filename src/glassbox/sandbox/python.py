@@ -88,7 +88,9 @@ class SandboxResult:
     missing: tuple[Wall, ...] = field(default=())
 
 
-def run_python(code: str | Sequence[str], limits: SandboxLimits | None = None) -> SandboxResult:
+def run_python(
+    code: str | Sequence[str], limits: SandboxLimits | None = None, *, packages: bool = False
+) -> SandboxResult:
     """Run Python code, or several pieces one after another in one namespace, and report.
 
     The process is `python -I -S` (no site packages, no environment, no descriptors but its three
@@ -116,6 +118,10 @@ def run_python(code: str | Sequence[str], limits: SandboxLimits | None = None) -
     macOS and unknown machines there are only limits and a hook that hostile code can get round, and
     macOS does not hold the limit on memory.
 
+    packages: let the code import what is installed beside Glassbox (torch, NumPy). The folders of
+        packages are then shown read-only, and `memory_bytes` bounds what the code allocates, not
+        the address space, of which libraries take gigabytes. No thread can be started.
+
     `done` is the code's own account: it shares its process with what reports its end. To grade code,
     use `run_tests`, whose tests live elsewhere. The code shares the kernel with us: against faults
     of the kernel itself only a virtual machine helps.
@@ -129,7 +135,7 @@ def run_python(code: str | Sequence[str], limits: SandboxLimits | None = None) -
     '42\\n'
     """
     parts = [code] if isinstance(code, str) else list(code)
-    return execute(parts, limits or SandboxLimits())
+    return execute(parts, limits or SandboxLimits(), packages=packages)
 
 
 def execute(
@@ -138,6 +144,7 @@ def execute(
     *,
     channel: Sequence[int] = (),
     stop: int | None = None,
+    packages: bool = False,
 ) -> SandboxResult:
     """`run_python` with descriptors that the code gets as `CHANNEL`; ours are closed here.
 
@@ -148,9 +155,9 @@ def execute(
             "the sandbox needs Linux or macOS; on Windows use WSL or leave code out"
         )
     try:
-        result = _attempt(parts, limits, channel, stop, copy=None)
+        result = _attempt(parts, limits, channel, stop, None, packages)
         if result is None:
-            result = _attempt(parts, limits, channel, stop, copy=_public_copy())
+            result = _attempt(parts, limits, channel, stop, _public_copy(), packages)
     finally:
         for descriptor in channel:
             os.close(descriptor)
@@ -164,6 +171,7 @@ def _attempt(
     channel: Sequence[int],
     stop: int | None,
     copy: str | None,
+    packages: bool,
 ) -> SandboxResult | None:
     """None where the sandbox asks for a copy of Python's library that others may read."""
     word = secrets.token_hex(16).encode()
@@ -177,7 +185,7 @@ def _attempt(
             process = subprocess.Popen(
                 [
                     *_command(),
-                    _settings(limits, groups, channel, copy),
+                    _settings(limits, groups, channel, copy, packages),
                     str(report_write),
                     tmp,
                 ],
@@ -185,7 +193,7 @@ def _attempt(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=tmp,
-                env={"LC_ALL": "C.UTF-8"},
+                env={"LC_ALL": "C.UTF-8", **(_ONE_THREAD if packages else {})},
                 pass_fds=(report_write, *channel),
                 start_new_session=True,
             )
@@ -235,9 +243,24 @@ def _command() -> list[str]:
 
 
 def _settings(
-    limits: SandboxLimits, groups: Sequence[str], channel: Sequence[int], copy: str | None
+    limits: SandboxLimits,
+    groups: Sequence[str],
+    channel: Sequence[int],
+    copy: str | None,
+    packages: bool,
 ) -> str:
     shown, hidden, links = _visible()
+    folders = _package_folders() if packages else []
+    inside = {os.path.realpath(target) for _, target in shown}
+    shown = [
+        *shown,
+        *(
+            (path, path)
+            for path in folders
+            if not any(path.startswith(f"{other}/") for other in inside)
+        ),
+    ]
+    hidden = [path for path in hidden if os.path.realpath(path) not in folders]
     library = _standard_library()
     unreadable = os.geteuid() == 0 and not _files_are_readable()
     if copy is None and unreadable:
@@ -258,8 +281,19 @@ def _settings(
             "links": links,
             "control_groups": list(groups),
             "channel": list(channel),
+            "packages": folders,
         }
     )
+
+
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+
+
+def _package_folders() -> list[str]:
+    """Where installed packages lie, as this process finds them."""
+    names = ("site-packages", "dist-packages")
+    found = [os.path.realpath(path) for path in sys.path if os.path.basename(path) in names]
+    return [path for path in dict.fromkeys(found) if os.path.isdir(path)]
 
 
 # ---- what Python needs --------------------------------------------------------------------------

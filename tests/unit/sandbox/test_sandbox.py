@@ -204,3 +204,16 @@ def test_calls_are_found_at_the_end_of_a_turn_alone(text: str, call: object) -> 
     engine = Engine(tiny_chat_model(tokenizer), tokenizer)
     loop = ToolLoop(engine, make_tools(["calculator", "python"]))
     assert loop.find_call(text) == call
+
+
+def test_installed_packages_are_shown_only_where_asked_for(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    code = f"import numpy\nprint(numpy.arange(3).sum())\nopen({str(secret)!r})"
+    assert "ModuleNotFoundError" in run_python(code).stderr
+    shown = run_python(code, SandboxLimits(wall_seconds=30), packages=True)
+    assert (shown.stdout, shown.outcome) == ("3\n", "failed")
+    assert "secret" in shown.stderr.splitlines()[-1]
+    greedy = SandboxLimits(wall_seconds=30, memory_bytes=256 << 20)
+    took = run_python("x = bytearray(1 << 30)", greedy, packages=True)
+    assert "MemoryError" in took.stderr

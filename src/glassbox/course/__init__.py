@@ -1,0 +1,1 @@
+"""The grader of the course's exercises and its catalogue of classic mistakes."""

@@ -1,0 +1,1 @@
+"""The graded exercises: a folder for each lesson, a file for each exercise."""
