@@ -55,6 +55,7 @@ COMMANDS = (
     "reason",
     "serve",
     "convert",
+    "compress",
     "upcycle",
     "recommend",
     "evaluate",
