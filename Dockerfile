@@ -7,7 +7,7 @@ FROM python:3.12-slim
 ARG TORCH_INDEX=""
 RUN useradd --create-home --uid 1000 glassbox
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY src ./src
 COPY recipes ./recipes
 COPY constraints ./constraints

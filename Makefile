@@ -37,11 +37,12 @@ constraints: | $(LATEST)/bin/python ## resolve constraints/*.txt again with the 
 	$(LATEST)/bin/python constraints/resolve.py write --newest
 	$(LATEST)/bin/python constraints/resolve.py check
 
-lint: $(VENV)/.installed-lint ## formatting, style, types, layers
+lint: $(VENV)/.installed-lint ## formatting, style, types, layers; the studio's page too
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python studio/check.py
 
 format: $(VENV)/.installed-lint ## mend formatting and what ruff can mend
 	$(BIN)/ruff format .

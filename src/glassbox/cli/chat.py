@@ -37,8 +37,7 @@ def chat(
     quantize: Annotated[
         str | None,
         typer.Option(
-            "--quantize",
-            help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4, q8_0, q4_0, q4_1; file.",
+            "--quantize", help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4."
         ),
     ] = None,
     code: Annotated[

@@ -95,6 +95,15 @@ class BlockManager:
         """Whether another sequence uses this block too, so that it must be copied before a write."""
         return self._ref_counts[block] > 1
 
+    def states(self) -> str:
+        """A letter for each block looked at so far: u in use, s in use by several sequences, c cached
+        for reuse, r reserved for its neighbour's sequence, f free."""
+        letters = {_IN_USE: "u", _VACANT: "f", _RESERVED: "r", _CACHED: "c"}
+        return "".join(
+            "s" if self._ref_counts[block] > 1 else letters[mark]
+            for block, mark in enumerate(bytes(self._marks))
+        )
+
     def find(self, key: bytes) -> int | None:
         """The block that holds these tokens, if one does."""
         return self._block_of.get(key)

@@ -235,6 +235,16 @@ class Engine:
         held = self._runner.num_blocks or self._runner.num_rows
         return guidance + (self._runner.cache_bytes if held else 0)
 
+    @property
+    def running(self) -> list[SequenceState]:
+        """The sequences that run now, to look at; from another thread some may have ended since."""
+        return list(self._scheduler.running)
+
+    @property
+    def block_states(self) -> str:
+        """The state of each block of the KV cache, a letter each: `BlockManager.states`."""
+        return "" if self._scheduler.blocks is None else self._scheduler.blocks.states()
+
     def stats(self) -> EngineStats:
         """Current counts."""
         counts = SpeculationStats() if self._speculative is None else self._speculative.counts
@@ -432,6 +442,7 @@ class Engine:
             logits = self._guidance.guide(logits, samples, rows)
         verified = verify(sampler, logits, drafts, steps, [sample.matcher for sample in samples])
         scores, top_log_probs = verified.scores(), verified.top_log_probs()
+        entropies = verified.entropies()
         tokens, ended = verified.tokens, []
         for row, (sample, drawn) in enumerate(zip(samples, tokens, strict=True)):
             if not verified.sound[row]:
@@ -448,7 +459,11 @@ class Engine:
                 last = sample.append_token(token, ahead, final=ahead == len(drawn) - 1)
                 if sample.sink is not None:
                     most, top = sample.request.params.top_logprobs, top_log_probs[which]
-                    sample.emit(token, top[at][:most] if top is not None and most else None)
+                    shown = top is not None and most > 0
+                    entropy = None if (h := entropies[which]) is None or not shown else h[at]
+                    sample.emit(
+                        token, top[at][:most] if top is not None and shown else None, entropy
+                    )
                 if last:
                     del drawn[ahead + 1 :]
                     ended.append(sample.sequence)

@@ -52,7 +52,8 @@ class TokenEvent:
     """One token of a stream, the text it adds, and, with the last one, the finish reason.
 
     request_id, sample_index: the sample it belongs to.
-    top_log_probs: (token, log-probability) of the most likely tokens, where requested.
+    top_log_probs: (token, log-probability) of the most likely tokens, where requested; with them
+        `entropy`, that of the model's distribution in nats.
     is_end: a stop token, which is no part of the text; text that was held back may come with it.
     error: one line, where finish_reason is "error"; token_id is then -1.
     """
@@ -67,6 +68,7 @@ class TokenEvent:
     top_log_probs: list[tuple[int, float]] | None = None
     is_end: bool = False
     error: str | None = None
+    entropy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,9 @@ class SampleState:
             self.pieces.append(piece)
         return self.reason is not None
 
-    def emit(self, token: int, top: list[tuple[int, float]] | None) -> None:
+    def emit(
+        self, token: int, top: list[tuple[int, float]] | None, entropy: float | None = None
+    ) -> None:
         """Send the event of the token that was just appended."""
         if self.sink is None:
             return
@@ -305,6 +309,7 @@ class SampleState:
                 sample_index=self.sequence.sample_index,
                 top_log_probs=top,
                 is_end=token in self.request.stop_ids,
+                entropy=entropy,
             )
         )
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,13 +25,23 @@ from glassbox.serving.connections import (
 )
 from glassbox.serving.gate import is_loopback
 from glassbox.serving.logs import log_to
-
-if TYPE_CHECKING:
-    from glassbox.serving.service import Service
+from glassbox.serving.metrics import Metrics
 
 KEY_VARIABLE = "GLASSBOX_API_KEY"
 _FAREWELL_SECONDS = 0.5
 _BACKLOG = 1024
+
+
+class Served(Protocol):
+    """What is known of a service while it is served and when it is to end."""
+
+    name: str
+    draining: bool
+    metrics: Metrics
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is running or queued."""
 
 
 def read_keys(file: Path | None, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -104,7 +114,7 @@ def address(listening: socket.socket) -> str:
 def run(
     app: FastAPI,
     listening: socket.socket,
-    service: Service,
+    service: Served,
     *,
     drain_seconds: float,
     limits: ConnectionLimits | None = None,
@@ -143,7 +153,7 @@ class _Draining(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        service: Service,
+        service: Served,
         drain_seconds: float,
         connections: Connections,
     ) -> None:

@@ -47,6 +47,17 @@ def likeliest(
     return values[:, :count], ids.gather(-1, order)[:, :count]
 
 
+def entropies(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """H = -sum_v p_v log p_v of softmax(logits) in nats, of each row, in float32 or wider.
+
+    >>> entropies(torch.zeros(1, 4)).exp().round().tolist()
+    [4.0]
+    """
+    log_probs = wide(logits).log_softmax(dim=-1)
+    # a forbidden token has p = 0 and adds nothing, where 0 * -inf would be NaN
+    return -(log_probs.exp() * log_probs.clamp(min=-1e4)).sum(dim=-1)
+
+
 def top_log_probs(
     logits: Float[Tensor, "N V"], count: int
 ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:

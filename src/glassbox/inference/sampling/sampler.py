@@ -15,7 +15,7 @@ from glassbox.core.errors import UserError
 from glassbox.inference.constraints.grammar import ConstraintMatcher, masks
 from glassbox.inference.sampling import processors
 from glassbox.inference.sampling.filters import apply_temperature, draw
-from glassbox.inference.sampling.logprobs import chosen_log_probs, top_log_probs
+from glassbox.inference.sampling.logprobs import chosen_log_probs, entropies, top_log_probs
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.sampling.penalties import History
 from glassbox.inference.sampling.processors import NgramBan
@@ -105,6 +105,7 @@ class SampledTokens:
     log_probs: log softmax(logits)[token]; sampling_log_probs: log softmax(logits / temperature)[token];
         of the model's raw logits in both, without bias, penalty or filter.
     top_ids, top_log_probs: (R, n) of the most likely, greatest first, n the most that any row requests.
+    entropies: of softmax(logits) in nats, where any row requests the most likely.
     """
 
     tokens: Int[Tensor, " R"]
@@ -113,6 +114,7 @@ class SampledTokens:
     sampling_log_probs: Float[Tensor, " R"] | None = None
     top_ids: Int[Tensor, "R n"] | None = None
     top_log_probs: Float[Tensor, "R n"] | None = None
+    entropies: Float[Tensor, " R"] | None = None
 
 
 class RowSampler:
@@ -393,12 +395,13 @@ class RowSampler:
             if self.any_greedy:
                 greedy = self._watermarked(biased).argmax(dim=-1)
                 tokens = torch.where(self.greedy, greedy, tokens)
-        raw = tempered = ids = tops = None
+        raw = tempered = ids = tops = spread = None
         if self._scored:
             raw, tempered = chosen_log_probs(logits, tokens, self._columns["temperature"])
         if self._top:
             tops, ids = top_log_probs(logits, self._top)
-        return SampledTokens(tokens, sound, raw, tempered, ids, tops)
+            spread = entropies(logits)
+        return SampledTokens(tokens, sound, raw, tempered, ids, tops, spread)
 
     def _draw(self, logits: Float[Tensor, "R V"], steps: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
         """A sampled token of each row; those of greedy rows are meaningless."""

@@ -89,6 +89,10 @@ class Verified:
         """The most likely tokens of each row of each of `picked`, where requested."""
         return [_top_log_probs(picked) for picked in self.picked]
 
+    def entropies(self) -> list[list[float] | None]:
+        """The entropy of each row of each of `picked`, where the most likely tokens were requested."""
+        return [None if p.entropies is None else p.entropies.tolist() for p in self.picked]
+
 
 def _top_log_probs(picked: SampledTokens) -> list[list[tuple[int, float]]] | None:
     if picked.top_ids is None or picked.top_log_probs is None:

@@ -1,0 +1,1 @@
+"""The studio: a page on this machine for chatting with models and watching what they compute."""
