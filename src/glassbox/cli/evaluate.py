@@ -29,6 +29,22 @@ def evaluate(
             "--data", help="A folder of the tasks' documents; else they come from the hub."
         ),
     ] = None,
+    task_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task-file", help="A task of lm-evaluation-harness, a YAML file of its own."
+        ),
+    ] = None,
+    include_path: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include-path", help="A folder of such files, whose tasks --tasks can name."
+        ),
+    ] = None,
+    allow_code: Annotated[
+        list[str] | None,
+        typer.Option("--allow-code", help="A folder whose Python those files may run."),
+    ] = None,
     num_fewshot: Annotated[
         int | None, typer.Option("--num-fewshot", help="Solved examples before each question.")
     ] = None,
@@ -99,7 +115,9 @@ def evaluate(
         from glassbox.reports.task_table import list_table
         from glassbox.runs.tasks import TaskSources
 
-        Console().print(list_table(TaskSources(tasks=()).catalogue()))
+        Console().print(
+            list_table(TaskSources(include_paths=tuple(include_path or ())).catalogue())
+        )
         return
     if reproduce is not None:
         from glassbox.reports.task_table import task_table
@@ -115,7 +133,7 @@ def evaluate(
         return
     if not models:
         raise UserError("name a model to evaluate: a run, a checkpoint, a model folder or a file")
-    if tasks is not None:
+    if tasks is not None or task_file:
         from glassbox.evaluation.tasks.run import EvaluationSettings
         from glassbox.reports.task_table import task_table
         from glassbox.runs.tasks import Asking, TaskSources, evaluate_on_tasks
@@ -135,10 +153,17 @@ def evaluate(
             "max_tokens": max_tokens,
             "device": device,
         }
-        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+        names = tuple(name.strip() for name in (tasks or "").split(",") if name.strip())
+        sources = TaskSources(
+            tasks=names,
+            data=data,
+            task_files=tuple(task_file or ()),
+            include_paths=tuple(include_path or ()),
+            allow_code=tuple(allow_code or ()),
+        )
         results = evaluate_on_tasks(
             models,
-            TaskSources(tasks=names, data=data),
+            sources,
             parse(EvaluationSettings, settings, where="options"),
             parse(Asking, asking, where="options"),
             out=out,

@@ -23,14 +23,21 @@ class TaskSources(Spec):
     """Which tasks, and where they and their documents come from.
 
     tasks: names of tasks and groups. data: a folder of documents, in place of the hub.
+    task_files, include_paths: lm-evaluation-harness's YAML files, and folders of them; the tasks of
+        task_files are evaluated beside those named. allow_code: folders whose Python they may run.
     """
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
     data: str | None = None
+    task_files: tuple[str, ...] = ()
+    include_paths: tuple[str, ...] = ()
+    allow_code: tuple[str, ...] = ()
 
     def catalogue(self) -> Catalogue:
         """All tasks that can be named."""
-        return Catalogue.builtin()
+        return Catalogue.of(
+            files=self.task_files, include_paths=self.include_paths, allow_code=self.allow_code
+        )
 
 
 class Asking(Spec):
@@ -74,7 +81,8 @@ def evaluate_on_tasks(
     Raises UserError before any model is opened where a task or its documents are not there.
     """
     settings, asking = settings or EvaluationSettings(), asking or Asking()
-    specs, groups = sources.catalogue().select(sources.tasks)
+    catalogue = sources.catalogue()
+    specs, groups = catalogue.select([*sources.tasks, *catalogue.named])
     tasks = build_tasks(specs, Data(sources.data), num_fewshot=settings.num_fewshot)
     also = {
         "sources": sources.model_dump(mode="json"),

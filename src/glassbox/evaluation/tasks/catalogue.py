@@ -7,20 +7,24 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from glassbox.core.errors import UserError
 from glassbox.evaluation.tasks import builtin
 from glassbox.evaluation.tasks.documents import Data
+from glassbox.evaluation.tasks.harness import HarnessTasks, names_of
 from glassbox.evaluation.tasks.spec import GroupSpec
 from glassbox.evaluation.tasks.task import Task, TaskSpec
 
 
 @dataclass
 class Catalogue:
-    """Tasks and groups by name."""
+    """Tasks and groups by name; `named`: those of files that the caller gave."""
 
     tasks: dict[str, TaskSpec] = field(default_factory=dict)
     groups: dict[str, GroupSpec] = field(default_factory=dict)
+    harness: HarnessTasks = field(default_factory=HarnessTasks)
+    named: list[str] = field(default_factory=list)
 
     @classmethod
     def builtin(cls) -> Catalogue:
@@ -36,6 +40,26 @@ class Catalogue:
         self.tasks.update({one.task: one for one in tasks})
         self.groups.update({one.group: one for one in groups})
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        files: Sequence[str] = (),
+        include_paths: Sequence[str] = (),
+        allow_code: Sequence[str] = (),
+    ) -> Catalogue:
+        """The built-in ones, and those of lm-evaluation-harness's YAML files and folders of them.
+
+        A file's task or group comes before a built-in one of its name. Raises UserError for a file
+        that is none; what a task in it does that is not supported is said when it is selected.
+        """
+        found = cls.builtin()
+        found.harness = HarnessTasks(allow_code=[Path(one) for one in allow_code])
+        for folder in include_paths:
+            found.harness.add_folder(Path(folder))
+        found.named = [found.harness.add_file(Path(file)) for file in files]
+        return found
+
     def select(self, names: Sequence[str]) -> tuple[list[TaskSpec], dict[str, GroupSpec]]:
         """The tasks of names of tasks and groups, each once, and the groups among them.
 
@@ -43,8 +67,13 @@ class Catalogue:
         """
         tasks: dict[str, TaskSpec] = {}
         groups: dict[str, GroupSpec] = {}
+        given: set[str] = set()
 
         def take(name: str) -> None:
+            if name not in given and (converted := self.harness.convert(name)) is not None:
+                given.add(name)
+                given.update(one.task for one in converted[0])
+                self.add(*converted)
             if name in self.tasks:
                 tasks.setdefault(name, self.tasks[name])
             elif name in self.groups:
@@ -53,7 +82,7 @@ class Catalogue:
                     for one in self.groups[name].tasks:
                         take(one)
             else:
-                known = [*self.tasks, *self.groups]
+                known = [*self.tasks, *self.groups, *names_of(self.harness)]
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else "`glassbox eval --list` names all"
                 raise UserError(f"no task or group '{name}'; {hint}")

@@ -57,6 +57,19 @@ class _Rolled:
 
 
 @dataclass
+class _Spanned:
+    """Requests whose answers are about several texts, read together."""
+
+    indices: list[int]
+    spans: list[tuple[int, Continuation]]
+
+    @property
+    def work(self) -> float:
+        """Tokens."""
+        return float(sum(len(span.ids) for _, span in self.spans))
+
+
+@dataclass
 class _Generated:
     """Prompts that are answered together."""
 
@@ -174,6 +187,7 @@ class LocalModel:
         groups: list[Any] = []
         items, owners = [], []
         rolled: list[int] = []
+        spanned: list[int] = []
         generated: list[int] = []
         for index, request in enumerate(requests):
             if request.kind == "loglikelihood":
@@ -182,11 +196,14 @@ class LocalModel:
                 owners.append(index)
             elif request.kind == "loglikelihood_rolling":
                 rolled.append(index)
+            elif request.kind == "spans":
+                spanned.append(index)
             else:
                 generated.append(index)
         batches = make_batches(self.model, items, batch_tokens=self.batch_tokens) if items else []
         groups += [_Scored(batch, items, owners) for batch in batches]
         groups += self._plan_rolled(requests, rolled)
+        groups += self._plan_spans(requests, spanned)
         groups += self._plan_generated(requests, generated)
         return groups
 
@@ -213,6 +230,42 @@ class LocalModel:
         if group.indices:
             yield group
 
+    def _plan_spans(
+        self, requests: Sequence[Request], indices: Sequence[int]
+    ) -> Iterator[_Spanned]:
+        group = _Spanned([], [])
+        for index in indices:
+            spans = self._spans(*requests[index].arguments)
+            work = sum(len(span.ids) for span in spans)
+            if group.indices and group.work + work > 16 * self.batch_tokens:
+                yield group
+                group = _Spanned([], [])
+            group.indices.append(index)
+            group.spans += [(index, span) for span in spans]
+        if group.indices:
+            yield group
+
+    def _spans(self, which: str, texts: Sequence[str]) -> list[Continuation]:
+        """The tokens that are asked about, behind beginning-of-text."""
+        rows = [self.encode(text) for text in texts]
+        rows = [ids if ids[:1] == [self.prefix_id] else [self.prefix_id, *ids] for ids in rows]
+        if which == "continuation":
+            before, whole = rows
+            if before != whole[: len(before)] or len(before) == len(whole):
+                before = whole[: min(_num_alike(rows), len(whole) - 1)]
+            return [fit(before, whole[len(before) :], self.context_length)]
+        if which == "contexts":
+            count = _num_alike([ids[::-1] for ids in rows])
+            starts = [len(ids) - count for ids in rows]
+        else:
+            starts = [_num_alike(rows)] * len(rows)
+        # where a text is the beginning of another, at least its last token is asked about
+        starts = [max(1, min(start, len(ids) - 1)) for start, ids in zip(starts, rows, strict=True)]
+        return [
+            fit(ids[:start], ids[start:], self.context_length)
+            for start, ids in zip(starts, rows, strict=True)
+        ]
+
     def _plan_generated(
         self, requests: Sequence[Request], indices: Sequence[int]
     ) -> Iterator[_Generated]:
@@ -235,6 +288,12 @@ class LocalModel:
                 yield group.owners[item], list(score)
         elif isinstance(group, _Rolled):
             yield from self._roll(group, wanted)
+        elif isinstance(group, _Spanned):
+            scores: dict[int, list[Any]] = {index: [] for index in group.indices if index in wanted}
+            chosen = [(index, span) for index, span in group.spans if index in wanted]
+            for (index, _), score in zip(chosen, self._score_all(chosen), strict=True):
+                scores[index].append(list(score))
+            yield from scores.items()
         else:
             yield from self._generate(requests, [i for i in group.indices if i in wanted])
 
@@ -245,14 +304,20 @@ class LocalModel:
 
     def _roll(self, group: _Rolled, wanted: set[int]) -> Iterator[tuple[int, Answer]]:
         chosen = [(index, window) for index, window in group.windows if index in wanted]
-        items = [window for _, window in chosen]
         totals = {index: 0.0 for index in group.indices if index in wanted}
-        parts: dict[int, float] = {}
-        for batch in make_batches(self.model, items, batch_tokens=self.batch_tokens):
-            parts.update((n, score.log_prob) for n, score in self._score(items, batch))
-        for place, (index, _) in enumerate(chosen):
-            totals[index] += parts[place]
+        for (index, _), score in zip(chosen, self._score_all(chosen), strict=True):
+            totals[index] += score.log_prob
         yield from totals.items()
+
+    def _score_all(self, chosen: Sequence[tuple[int, Continuation]]) -> list[Any]:
+        """Scores of continuations, in their order."""
+        items = [item for _, item in chosen]
+        found: dict[int, Any] = {}
+        for batch in (
+            make_batches(self.model, items, batch_tokens=self.batch_tokens) if items else ()
+        ):
+            found.update(self._score(items, batch))
+        return [found[place] for place in range(len(items))]
 
     def _params(self, request: Request) -> SamplingParams:
         """Sampling settings of a task's generation options."""
@@ -327,6 +392,15 @@ class LocalModel:
             )
         end = place + len(last.lstrip())
         return text[:end] if text[place:end] == last.lstrip() else text[: place + len(last.strip())]
+
+
+def _num_alike(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with alike."""
+    shortest = min(map(len, rows))
+    for place in range(shortest):
+        if any(ids[place] != rows[0][place] for ids in rows):
+            return place
+    return shortest
 
 
 def disjoint_windows(ids: Sequence[int], prefix: int, length: int) -> list[Continuation]:

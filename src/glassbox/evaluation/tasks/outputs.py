@@ -15,6 +15,7 @@ from pydantic import Field
 
 from glassbox.core.config import Spec
 from glassbox.core.errors import UserError
+from glassbox.evaluation.tasks.functions import Function
 from glassbox.evaluation.tasks.metrics import Metric, exact_match
 from glassbox.evaluation.tasks.requests import Request
 
@@ -190,6 +191,11 @@ class GenerateUntil(Spec):
             if metric.name == "bypass":
                 found["bypass"] = None
                 continue
+            if isinstance(metric.metric, Function):
+                judge = metric.metric.load()
+                value = judge(references=golds, predictions=[answer], **metric.options)
+                found |= value if isinstance(value, dict) else {metric.name: value}
+                continue
             if metric.name != "exact_match":
                 raise UserError(
                     f"{task.where}: metric '{metric.name}' is not supported for generated "
@@ -204,6 +210,42 @@ class GenerateUntil(Spec):
         return found
 
 
+class Spans(Spec):
+    """CORE's way of judging texts that are already rendered.
+
+    options: the text wins whose mean loss is the smallest over the tokens that not all texts begin
+    with; contexts: over those that all texts end with; continuation: greedy decoding writes it.
+    """
+
+    kind: Literal["spans"] = "spans"
+    form: Literal["options", "contexts", "continuation"]
+
+    @property
+    def own_metrics(self) -> tuple[str, ...]:
+        """What is measured unless the task says otherwise."""
+        return ("acc",)
+
+    def requests(self, task: Task, doc: Doc, context: Context) -> list[Request]:
+        """One request: all texts."""
+        between = task.option_delimiter
+        if self.form == "options":
+            texts = [f"{context}{between}{choice}" for choice in task.choices(doc)]
+        elif isinstance(context, list):
+            texts = [f"{one}{between}{task.target(doc)}" for one in context]
+        else:
+            before = f"{context}{between}"
+            texts = [before.strip(), f"{before}{task.target(doc)}"]
+        return [Request("spans", (self.form, texts))]
+
+    def judge(self, task: Task, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+        """Whether the right text wins (of equals the first), or the continuation is greedy."""
+        spans = results[0]
+        if self.form == "continuation":
+            return {"acc": float(bool(spans[0][1]))}
+        losses = [-log_prob / count for log_prob, _, count in spans]
+        return {"acc": float(losses.index(min(losses)) == task.gold(doc, task.choices(doc)))}
+
+
 Output = Annotated[
-    Loglikelihood | Rolling | MultipleChoice | GenerateUntil, Field(discriminator="kind")
+    Loglikelihood | Rolling | MultipleChoice | GenerateUntil | Spans, Field(discriminator="kind")
 ]

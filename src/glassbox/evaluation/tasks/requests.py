@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
-RequestKind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
+RequestKind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until", "spans"]
 Answer = Any
-"""[log-probability, is greedy, tokens] of a continuation; a log-probability; a text."""
+"""[log-probability, is greedy, tokens] of a continuation, a log-probability, a text, or a list of the
+first, one a span."""
 
 
 @dataclass(frozen=True)
 class Request:
     """One question to a model.
 
-    arguments: (context, continuation), (text,), or (prompt, generation options).
+    arguments: (context, continuation), (text,), (prompt, generation options), or (which, texts): of
+        each text the tokens behind those that all begin with ("options"), those that all end with
+        ("contexts"), or of the last one those behind the first ("continuation").
     repeat: the how many-th answer to the same prompt, where several are drawn.
     """
 

@@ -12,7 +12,7 @@ from glassbox.evaluation.tasks.functions import Function
 Text = int | str | Function
 """A column's name, a template, a number, or a function of the document."""
 Options = str | tuple[str, ...] | Function
-Target = int | str | tuple[str, ...] | Function
+Target = int | str | tuple[int | str, ...] | Function
 
 
 class Documents(Spec):
@@ -63,14 +63,15 @@ class FewShot(Spec):
 
     count: how many unless the caller says; 0 here forbids any.
     split: where they come from: train, else validation, else the evaluated split, unless given.
-    sampler: default (drawn by chance, seed 1234, document after document) or first_n.
+    sampler: default (drawn by chance, seed 1234, document after document), first_n, or per_document
+        (drawn from the evaluated documents themselves, seed 1234 + the document's number).
     samples: the examples themselves, in place of a split.
     The rest replaces the prompt's own for examples.
     """
 
     count: int | None = Field(None, ge=0)
     split: str | None = None
-    sampler: Literal["default", "first_n"] = "default"
+    sampler: Literal["default", "first_n", "per_document"] = "default"
     samples: tuple[dict[str, Any], ...] | Function | None = None
     process: Function | None = None
     text: Text | None = None

@@ -230,9 +230,15 @@ class Task:
                     raise UserError(f"{error}; or use --num-fewshot 0") from None
         return self._pool
 
-    def _examples(self, doc: Doc, generator: random.Random) -> list[Doc]:
+    def _examples(self, doc: Doc, doc_id: int, generator: random.Random) -> list[Doc]:
         """The examples for a document, drawn as lm-evaluation-harness draws them."""
-        count, pool = self.num_fewshot, self.pool()
+        count = self.num_fewshot
+        if self.spec.fewshot.sampler == "per_document":
+            if count >= len(self.docs):
+                raise UserError(f"{self.where}: {count} examples of {len(self.docs)} documents")
+            places = random.Random(FEWSHOT_SEED + doc_id).sample(range(len(self.docs) - 1), count)
+            return [self.docs[place + (place >= doc_id)] for place in places]
+        pool = self.pool()
         without = self.spec.fewshot.split == self.spec.documents.test
         if count + without > len(pool):
             raise UserError(
@@ -250,7 +256,13 @@ class Task:
         return drawn
 
     def context(
-        self, doc: Doc, generator: random.Random, *, system: str | None, chat: ChatSettings | None
+        self,
+        doc: Doc,
+        doc_id: int,
+        generator: random.Random,
+        *,
+        system: str | None,
+        chat: ChatSettings | None,
     ) -> str | list[str]:
         """Everything before the answer; one for each option where options are contexts."""
         prompt, shots = self.spec.prompt, self.spec.fewshot
@@ -259,7 +271,7 @@ class Task:
         turns: list[_Turn] = []
         if start := _joined(system, description, prompt.fewshot_delimiter):
             turns.append(_Turn("system", start))
-        for example in self._examples(doc, generator) if self.num_fewshot else ():
+        for example in self._examples(doc, doc_id, generator) if self.num_fewshot else ():
             question = self.text(example, shots.text)
             has_options = shots.choices is not None or self.has_choices
             options = self.choices(example, shots.choices) if has_options else None
@@ -348,7 +360,7 @@ class Task:
         items = []
         for doc_id, doc in enumerate(self.docs[:limit] if limit else self.docs):
             try:
-                context = self.context(doc, generator, system=system, chat=chat)
+                context = self.context(doc, doc_id, generator, system=system, chat=chat)
                 requests = self.spec.output.requests(self, doc, context)
             except UserError as error:
                 said = str(error).removeprefix(f"{self.where}: ")
