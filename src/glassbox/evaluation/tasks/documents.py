@@ -117,8 +117,11 @@ class Data:
                 f"task '{task}': dataset_kwargs.data_files names no file of split '{split}'"
             )
         rows: list[Row] = []
-        for name in names:
-            rows += read_rows(self._find_file(str(name), task), kwargs=documents.kwargs)
+        for name in map(str, names):
+            if name.startswith("hf://datasets/"):
+                rows += self._fetch(f"hf:{name.removeprefix('hf://datasets/')}", task)
+            else:
+                rows += read_rows(self._find_file(name, task), kwargs=documents.kwargs)
         return rows
 
     def _find_file(self, name: str, task: str) -> Path:
@@ -128,14 +131,17 @@ class Data:
         raise UserError(f"task '{task}': no file '{name}' (dataset_kwargs.data_files)")
 
     def _from_hub(self, documents: Documents, split: str, task: str) -> list[Row]:
-        from glassbox.data.hub import parse_name
-        from glassbox.data.sources import data_files, fetch_hub
-
         name = f"hf:{documents.path}"
         if documents.name:
             name += f"/{documents.name}"
+        return self._fetch(f"{name}:{split}", task)
+
+    def _fetch(self, name: str, task: str) -> list[Row]:
+        from glassbox.data.hub import parse_name
+        from glassbox.data.sources import data_files, fetch_hub
+
         try:
-            folder = fetch_hub(parse_name(f"{name}:{split}"))
+            folder = fetch_hub(parse_name(name))
         except UserError as error:
             raise UserError(f"task '{task}': {error}") from None
         rows: list[Row] = []

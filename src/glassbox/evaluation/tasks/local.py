@@ -246,14 +246,16 @@ class LocalModel:
             yield group
 
     def _spans(self, which: str, texts: Sequence[str]) -> list[Continuation]:
-        """The tokens that are asked about, behind beginning-of-text."""
+        """The tokens that are asked about, behind beginning-of-text, cut as CORE cuts: to as many tokens
+        as the model reads, the last of which is no input."""
+        length = self.context_length - 1
         rows = [self.encode(text) for text in texts]
         rows = [ids if ids[:1] == [self.prefix_id] else [self.prefix_id, *ids] for ids in rows]
         if which == "continuation":
             before, whole = rows
             if before != whole[: len(before)] or len(before) == len(whole):
                 before = whole[: min(_num_alike(rows), len(whole) - 1)]
-            return [fit(before, whole[len(before) :], self.context_length)]
+            return [fit(before, whole[len(before) :], length)]
         if which == "contexts":
             count = _num_alike([ids[::-1] for ids in rows])
             starts = [len(ids) - count for ids in rows]
@@ -262,8 +264,7 @@ class LocalModel:
         # where a text is the beginning of another, at least its last token is asked about
         starts = [max(1, min(start, len(ids) - 1)) for start, ids in zip(starts, rows, strict=True)]
         return [
-            fit(ids[:start], ids[start:], self.context_length)
-            for start, ids in zip(starts, rows, strict=True)
+            fit(ids[:start], ids[start:], length) for start, ids in zip(starts, rows, strict=True)
         ]
 
     def _plan_generated(
