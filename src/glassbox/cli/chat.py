@@ -40,6 +40,9 @@ def chat(
             "--quantize", help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4."
         ),
     ] = None,
+    kv_cache: Annotated[
+        str, typer.Option("--kv-cache", help="Bits of cached keys and values: auto, int8, int4.")
+    ] = "auto",
     code: Annotated[
         list[str] | None,
         typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
@@ -58,7 +61,7 @@ def chat(
     adapters = {} if adapter is None else {"chosen": find_adapter(adapter)}
     loaded, tokenizer, folder = open_on(model, device, code=code or (), quantize=quantize)
     session = ChatSession(
-        Engine(loaded, tokenizer, adapters=adapters, compiled=compiled),
+        Engine(loaded, tokenizer, adapters=adapters, compiled=compiled, kv_cache=kv_cache),
         tokenizer,
         system=system,
         params=params,

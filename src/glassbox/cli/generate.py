@@ -72,6 +72,9 @@ def generate(
             "--quantize", help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4."
         ),
     ] = None,
+    kv_cache: Annotated[
+        str, typer.Option("--kv-cache", help="Bits of cached keys and values: auto, int8, int4.")
+    ] = "auto",
     code: Annotated[
         list[str] | None,
         typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
@@ -108,7 +111,9 @@ def generate(
     loaded, tokenizer, _ = open_on(model, device, code=code or (), quantize=quantize)
     ids = plain_prompt(tokenizer, sys.stdin.read() if prompt == "-" else prompt)
     proposer, count = open_proposer(loaded, tokenizer, draft, num_drafts, ngram_drafts)
-    engine = Engine(loaded, tokenizer, proposer=proposer, num_drafts=count, adapters=adapters)
+    engine = Engine(
+        loaded, tokenizer, proposer=proposer, num_drafts=count, adapters=adapters, kv_cache=kv_cache
+    )
     if how is not None:
         for found in search(engine, ids, how, params, adapter=chosen):
             sys.stdout.write(f"{found.text}\n")

@@ -136,6 +136,9 @@ def serve(
             "--quantize", help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4."
         ),
     ] = None,
+    kv_cache: Annotated[
+        str, typer.Option("--kv-cache", help="Bits of cached keys and values: auto, int8, int4.")
+    ] = "auto",
     code: Annotated[
         list[str] | None,
         typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
@@ -173,7 +176,7 @@ def serve(
             step_tokens,
             (draft, num_drafts, ngram_drafts),
             folders,
-            {"prepacked": pack_weights, "compiled": compiled},
+            {"prepacked": pack_weights, "compiled": compiled, "kv_cache": kv_cache},
             code,
             quantize,
             name=name or Path(model).resolve().name,
@@ -231,7 +234,7 @@ def _service(
     if cache_tokens is None:
         wanted = min(checked.max_running * context, max(context, _CACHE_TOKENS))
         drafting = [proposer.model] if isinstance(proposer, DraftModel) else []
-        cache = choose_cache_tokens(wanted, loaded, *drafting)
+        cache = choose_cache_tokens(wanted, loaded, *drafting, kv_cache=speed["kv_cache"])
         cache_tokens = cache.tokens
         chosen = f"{cache}; --cache-tokens N sets another size"
     engine = Engine(

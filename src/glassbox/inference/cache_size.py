@@ -8,6 +8,8 @@ import torch
 
 from glassbox.core.errors import UserError
 from glassbox.core.memory import available_memory
+from glassbox.layers.paged_state import PagedKeyValue, PagedLatent, PagedState
+from glassbox.layers.quantized_pages import QuantizedPagedKeyValue, QuantizedPagedLatent
 from glassbox.models.causal_lm import CausalLM
 
 SHARE = 4
@@ -30,7 +32,35 @@ class CacheSize:
         return f"KV cache: up to {self.tokens:,} tokens, {size}{free}"
 
 
-def bytes_per_token(*models: CausalLM) -> int:
+def cache_bits(kv_cache: str | None) -> int | None:
+    """Bits of a number in the paged cache: "int8" 8, "int4" 4, None or "auto" those of the weights.
+
+    Raises UserError for others.
+    """
+    if kv_cache in (None, "auto"):
+        return None
+    if kv_cache not in ("int8", "int4"):
+        raise UserError(f"kv_cache = {kv_cache!r} is unknown; use auto, int8 or int4")
+    return 8 if kv_cache == "int8" else 4
+
+
+def in_bits(paged: PagedState, bits: int | None) -> PagedState:
+    """An empty pool in so many bits; states of other kinds, and all with None, stay as they are.
+
+    Raises UserError for latent caches in 4 bits: their entries are compressed already.
+    """
+    if bits is None:
+        return paged
+    if isinstance(paged, PagedKeyValue):
+        return QuantizedPagedKeyValue(paged, bits)
+    if isinstance(paged, PagedLatent):
+        if bits == 4:
+            raise UserError("kv_cache = 'int4': latent attention keeps its cache in int8 at least")
+        return QuantizedPagedLatent(paged, bits)
+    return paged
+
+
+def bytes_per_token(*models: CausalLM, kv_cache: str | None = None) -> int:
     """Bytes of the paged cache for each token, summed over the models and their layers.
 
     What layers keep for a sequence as a whole (recurrent states) is not counted.
@@ -41,16 +71,16 @@ def bytes_per_token(*models: CausalLM) -> int:
         where = {"device": torch.device("meta"), "dtype": model.dtype}
         for block in model.blocks:
             paged = block.init_paged(1, _BLOCK, model.config.context_length, **where)  # type: ignore[operator]
-            total += 0 if paged is None else paged.cache_bytes
+            total += 0 if paged is None else in_bits(paged, cache_bits(kv_cache)).cache_bytes
     return total // _BLOCK
 
 
-def choose_cache_tokens(wanted: int, *models: CausalLM) -> CacheSize:
+def choose_cache_tokens(wanted: int, *models: CausalLM, kv_cache: str | None = None) -> CacheSize:
     """`wanted` tokens, or as many as a quarter of the free memory holds.
 
     Raises UserError where that is not even one block of 16 tokens.
     """
-    size = bytes_per_token(*models)
+    size = bytes_per_token(*models, kv_cache=kv_cache)
     device = models[0].device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     tokens = wanted

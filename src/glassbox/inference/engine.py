@@ -80,6 +80,9 @@ class Engine:
         sequence (see `speculation`); outputs do not change.
     prepacked: oneDNN copies of float32 matrices for faster products on a CPU; None: once they pay
         (`Prepacking`).
+    kv_cache: "int8" or "int4" keeps the paged cache in codes (`layers.quantized_pages`): 3.9 or 6.4 times
+        as many tokens in the same memory as float32 for heads of 64; caches of sliding windows and
+        recurrent states stay as they are. None or "auto": the dtype of the weights.
     compiled: a single stream on a CPU runs about twice as fast once its steps are compiled
         (`CompiledStep`).
     dtype narrower than the weights' runs the model under autocast and keeps its cache in that type.
@@ -105,6 +108,7 @@ class Engine:
         adapters: Mapping[str, str | Path] | None = None,
         prepacked: bool | None = None,
         compiled: bool = False,
+        kv_cache: str | None = None,
     ) -> None:
         if max_batch < 1:
             raise UserError(f"max_batch = {max_batch}: give at least 1")
@@ -123,6 +127,7 @@ class Engine:
             dtype=dtype,
             prepacked=prepacked,
             compiled=compiled,
+            kv_cache=kv_cache,
         )
         blocks = None
         if self._runner.has_pages:

@@ -21,6 +21,7 @@ from torch import Tensor
 from glassbox.adapters.base import adapters_of
 from glassbox.compression import pack
 from glassbox.core.errors import UserError
+from glassbox.inference.cache_size import cache_bits, in_bits
 from glassbox.inference.compiled_step import CompiledStep
 from glassbox.inference.evaluating import autocast_below
 from glassbox.inference.plan import Chunk, Plan, SequenceState
@@ -42,7 +43,8 @@ class Runner:
 
     max_rows, max_blocks: how many slots and blocks plans may name. The pools grow towards them as
     needed; `release` frees them. prepacked: as for `Prepacking`; copies made on its own initiative
-    are freed too. compiled: decoding a single sequence goes through a `CompiledStep`.
+    are freed too. compiled: decoding a single sequence goes through a `CompiledStep`. kv_cache: as for
+    `cache_bits`.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Runner:
         dtype: torch.dtype | None = None,
         prepacked: bool | None = None,
         compiled: bool = False,
+        kv_cache: str | None = None,
     ) -> None:
+        self.cache_bits = cache_bits(kv_cache)
         own = model.dtype
         if dtype is not None and dtype != own and dtype.itemsize == own.itemsize:
             raise UserError(
@@ -180,7 +184,7 @@ class Runner:
             paged = block.init_paged(1, self.block_size, self.context_length, **where)  # type: ignore[operator]
             state: BlockState = block.init_state(rows, 1 if paged else length, **where)  # type: ignore[operator]
             if paged is not None:
-                state.mixer = paged
+                state.mixer = in_bits(paged, self.cache_bits)
             states.append(state)
         return states
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glassbox.layers.context import Context
 from glassbox.layers.key_value_state import AttendedKeys, KeyValueView
-from glassbox.layers.pages import Pages
+from glassbox.layers.pages import GatheredRows, Pages
 from glassbox.layers.state import RowState
 from glassbox.ops.single_query import single_query_attention
 
@@ -160,10 +160,7 @@ class PagedKeyValue(PagedState, KeyValueView):
         Tested against: `attended` and `attention`.
         """
         written = self.write(keys, values, pages)
-        if pages.window is None:
-            past_keys, past_values = self.read("keys", pages), self.read("values", pages)
-        else:
-            past_keys, past_values = self._windowed(written, pages)
+        past_keys, past_values = self.past(written, pages)
         hidden = pages.hidden()
         return single_query_attention(
             q.squeeze(2),
@@ -177,10 +174,19 @@ class PagedKeyValue(PagedState, KeyValueView):
             positions=pages.positions.squeeze(1),
         ).unsqueeze(2)
 
-    def _windowed(self, new: tuple[Tensor, Tensor], pages: Pages) -> tuple[Tensor, ...]:
+    def past(
+        self, written: tuple[Tensor, Tensor], pages: Pages
+    ) -> tuple[Float[Tensor, "K B S Dh"], Float[Tensor, "K B S Dh"]]:
+        """Keys and values of every row, the token just written among them."""
+        if pages.window is None:
+            return self.read("keys", pages), self.read("values", pages)
+        keys, values = self._windowed(written, pages.window, pages)
+        return keys, values
+
+    def _windowed(
+        self, new: tuple[Tensor, Tensor], window: GatheredRows, pages: Pages
+    ) -> tuple[Tensor, ...]:
         """Keys and values out of the window, with the tokens just written to the pool."""
-        window = pages.window
-        assert window is not None
         held = window.held.get(self)
         if held is None:
             gathered = [self.read(name, pages) for name in ("keys", "values")]
