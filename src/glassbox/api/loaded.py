@@ -132,7 +132,8 @@ def load(
     code: paths of layers of your own that the model may have, such as "my.py:Mixer". Nothing that is
         loaded can run code that you have not named so.
     quantize: keep the matrices in few bits and multiply out of them: int8, int8-dynamic, int4, nf4, fp8,
-        mxfp4, with endings such as int4-g32-sym (docs/guides/compression.md).
+        mxfp4, q8_0, q4_0, q4_1, with endings such as int4-g32-sym; "file" keeps the codes of a
+        GGUF file (docs/guides/compression.md).
     Raises UserError naming what is missing or damaged.
 
     >>> load("runs/quickstart").model.num_parameters  # doctest: +SKIP
@@ -172,7 +173,7 @@ def convert(
     """Write any model that `load` opens as another kind of file.
 
     to: hf (a folder), gguf or llama2c; by the destination's ending unless given.
-    dtype: f32, f16, bf16, for GGUF also q8_0; the source's own unless given.
+    dtype: f32, f16, bf16, for GGUF also q8_0, q4_0, q4_1; the source's own unless given.
     Raises UserError where the destination exists or cannot hold the model.
 
     >>> convert("smollm2", "smollm2.gguf", dtype="q8_0").kind  # doctest: +SKIP

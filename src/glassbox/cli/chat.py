@@ -37,7 +37,8 @@ def chat(
     quantize: Annotated[
         str | None,
         typer.Option(
-            "--quantize", help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4."
+            "--quantize",
+            help="Round weights: int8, int8-dynamic, int4, nf4, fp8, mxfp4, q8_0, q4_0, q4_1; file.",
         ),
     ] = None,
     kv_cache: Annotated[

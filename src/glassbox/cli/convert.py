@@ -25,7 +25,8 @@ def convert(
         str | None, typer.Option("--to", help="hf, gguf or llama2c; by DST's ending unless given.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="f32, f16, bf16 or q8_0; SRC's own unless given.")
+        str | None,
+        typer.Option("--dtype", help="f32, f16, bf16, q8_0, q4_0, q4_1; SRC's own unless given."),
     ] = None,
     shard_size: Annotated[
         float, typer.Option("--shard-size", help="Most gigabytes in one safetensors file.")

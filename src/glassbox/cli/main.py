@@ -56,6 +56,7 @@ COMMANDS = (
     "serve",
     "studio",
     "convert",
+    "compress",
     "upcycle",
     "recommend",
     "evaluate",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from glassbox.compression.ggml import GgmlCodes
 from glassbox.compression.integers import IntegerCodes
 from glassbox.compression.narrow_floats import Float8Codes, Mxfp4Codes
 from glassbox.compression.nf4 import Nf4Codes
@@ -14,7 +15,7 @@ from glassbox.core.errors import UserError
 from glassbox.layers.weight_codes import WeightCodes
 
 AnyCodes = Annotated[
-    IntegerCodes | Nf4Codes | Float8Codes | Mxfp4Codes, Field(discriminator="kind")
+    IntegerCodes | GgmlCodes | Nf4Codes | Float8Codes | Mxfp4Codes, Field(discriminator="kind")
 ]
 
 NAMES: dict[str, WeightCodes] = {
@@ -24,6 +25,9 @@ NAMES: dict[str, WeightCodes] = {
     "nf4": Nf4Codes(),
     "fp8": Float8Codes(),
     "mxfp4": Mxfp4Codes(),
+    "q8_0": GgmlCodes(type="Q8_0"),
+    "q4_0": GgmlCodes(type="Q4_0"),
+    "q4_1": GgmlCodes(type="Q4_1"),
 }
 """What `--quantize` takes, before endings."""
 

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from glassbox.layers.weight_codes import Layout, Parts, WeightCodes, bands
+from glassbox.compression.affine import AffineCodes
+from glassbox.layers.weight_codes import Layout, Parts, bands
 from glassbox.ops.integer_codes import (
     Grid,
     choose_grid,
@@ -19,28 +20,19 @@ from glassbox.ops.integer_codes import (
     unpack_halves,
 )
 from glassbox.ops.quantized_products import (
-    from_kernel_order,
-    int4_linear,
-    int4_rows,
-    int4_widened_linear,
     int8_dynamic_linear,
     int8_kernel_takes,
     int8_rows_linear,
-    kernel_group,
-    kernel_scales,
-    quantize_rows,
-    to_kernel_order,
     wide_dtype,
     widened_linear,
 )
 
-INT4_KERNEL_ROWS = 48
-"""Rows of activations up to which torch's 4-bit kernel beats widening the matrix once."""
 INT8_KERNEL_ROWS = 4
+"""Rows of activations up to which torch's 8-bit kernel beats widening the matrix once."""
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-class IntegerCodes(WeightCodes):
+class IntegerCodes(AffineCodes):
     """W = s (q - z) with q of 4 or 8 bits and one s, and z, for each `group` weights of a row.
 
     On a CPU products with few rows go through torch's packed kernels (`ops.quantized_products`), many
@@ -79,6 +71,11 @@ class IntegerCodes(WeightCodes):
         if not self.symmetric:
             found["zeros"] = ((rows, groups), torch.int8)
         return found
+
+    @property
+    def num_bits(self) -> int:
+        """As `bits` says."""
+        return self.bits
 
     def group_size(self, columns: int) -> int:
         """Weights that share a scale in a row of so many."""
@@ -138,13 +135,6 @@ class IntegerCodes(WeightCodes):
             if self.activations == "int8":
                 return int8_dynamic_linear(x, codes, scales)
             return self._int8_rows(x, codes, scales, parts)
-        return self.linear_plain(x, parts)
-
-    def linear_plain(self, x: Float[Tensor, "*shape I"], parts: Parts) -> Tensor:
-        """Widen and multiply; with `activations: int8`, activations that were rounded to 8 bits."""
-        if self.activations == "int8" and not torch.is_grad_enabled():
-            rounded, steps = quantize_rows(x.reshape(-1, x.shape[-1]))
-            x = (rounded.float() * steps).view_as(x).to(x.dtype)
         return super().linear(x, parts)
 
     def _int8_rows(self, x: Tensor, codes: Tensor, scales: Tensor, parts: Parts) -> Tensor:
@@ -161,40 +151,10 @@ class IntegerCodes(WeightCodes):
             y = y - x.float().sum(-1, keepdim=True) * (parts["zeros"].float().squeeze(1) * scales)
         return y
 
-    def take_rows(self, parts: Parts, rows: Tensor, columns: int) -> dict[str, Tensor]:
-        """The parts of some rows, in the plain order."""
-        plain = {name: part for name, part in parts.items() if name != "kernel_scales"}
-        if "kernel_scales" not in parts:
-            return super().take_rows(plain, rows, columns)
-        codes = pack_halves(int4_rows(parts["codes"], rows))
-        rest = {name: part for name, part in plain.items() if name != "codes"}
-        return {"codes": codes, **super().take_rows(rest, rows, columns)}
-
-    def pack(self, parts: Parts, columns: int) -> dict[str, Tensor] | None:
-        """4-bit codes in the order of torch's kernel, and its scales."""
-        group = self.group_size(columns)
-        size = 0 if self.bits == 8 else kernel_group(len(parts["codes"]), columns, group)
-        if not size:
-            return None
+    def floors(self, parts: Parts) -> Float[Tensor, "O G"]:
+        """-s z."""
         scales = parts["scales"].float()
-        floors = -scales * parts["zeros"].float() if "zeros" in parts else torch.zeros_like(scales)
-        return {
-            **parts,
-            "codes": to_kernel_order(parts["codes"]),
-            "kernel_scales": kernel_scales(scales, floors, group // size),
-        }
-
-    def unpack(self, packed: Parts, columns: int) -> dict[str, Tensor]:
-        """What `pack` was given."""
-        plain = {name: part for name, part in packed.items() if name != "kernel_scales"}
-        return {**plain, "codes": from_kernel_order(packed["codes"])}
-
-    def packed_linear(self, x: Float[Tensor, "*shape I"], packed: Parts) -> Tensor:
-        """Torch's 4-bit kernel for few rows; the widened matrix for many."""
-        scales, columns = packed["kernel_scales"], x.shape[-1]
-        if x.numel() // columns <= INT4_KERNEL_ROWS:
-            return int4_linear(x, packed["codes"], scales, columns // len(scales))
-        return int4_widened_linear(x, packed["codes"], scales)
+        return -scales * parts["zeros"].float() if "zeros" in parts else torch.zeros_like(scales)
 
     def __str__(self) -> str:
         """As `quantize` names it.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from glassbox.compression.codes import named_codes
+from glassbox.compression.ggml import GgmlCodes
 from glassbox.compression.integers import IntegerCodes
 from glassbox.core.errors import UserError
 from glassbox.layers.linear import Embedding, Linear
@@ -22,9 +24,15 @@ HEAD = "head"
 
 @dataclass(frozen=True)
 class Plan:
-    """In which codes each layer's matrix is written, by path; layers that are not named stay as they are."""
+    """In which codes each layer's matrix is written, by path; layers that are not named stay as they are.
+
+    scaled_inputs: paths of linear layers that divide their inputs channel by channel (AWQ).
+    made: how the codes were chosen, for the file.
+    """
 
     layers: Mapping[str, WeightCodes] = field(default_factory=dict)
+    scaled_inputs: frozenset[str] = frozenset()
+    made: Mapping[str, Any] = field(default_factory=dict)
 
 
 def quantizable(model: CausalLM) -> dict[str, Linear | Embedding]:
@@ -46,13 +54,28 @@ def quantizable(model: CausalLM) -> dict[str, Linear | Embedding]:
 def plan_for(model: CausalLM, codes: WeightCodes | str) -> Plan:
     """All layers in these codes; of 4 bits, embedding and output matrix in 8, a scale a row.
 
-    They are a sixth of a small model's time, and what they lose is lost for every token.
+    Those are few numbers, and what they lose is lost for every token. Of formats whose blocks do not fit
+    a matrix's width, int8 takes its place.
     """
     codes = named_codes(codes) if isinstance(codes, str) else codes
-    outer = codes if isinstance(codes, IntegerCodes) and codes.bits == 8 else IntegerCodes(bits=8)
-    return Plan(
-        {path: outer if path in (EMBEDDING, HEAD) else codes for path in quantizable(model)}
-    )
+    eight: WeightCodes = IntegerCodes(bits=8)
+    if isinstance(codes, GgmlCodes):
+        eight = GgmlCodes(type="Q8_0")
+    outer = codes if codes.num_bytes(1, 4096) > 4000 else eight
+    found: dict[str, WeightCodes] = {}
+    for path, layer in quantizable(model).items():
+        wanted = outer if path in (EMBEDDING, HEAD) else codes
+        found[path] = wanted if fits(wanted, layer.weight.shape) else IntegerCodes(bits=8)
+    return Plan(found)
+
+
+def fits(codes: WeightCodes, shape: Sequence[int]) -> bool:
+    """Whether a matrix of that shape can be written in these codes."""
+    try:
+        codes.layout(*shape)
+    except UserError:
+        return False
+    return True
 
 
 def swap_in(model: CausalLM, plan: Plan, *, encode: bool = True) -> CausalLM:
@@ -69,7 +92,14 @@ def swap_in(model: CausalLM, plan: Plan, *, encode: bool = True) -> CausalLM:
                 f"'{next(iter(known), '')}' and {max(0, len(known) - 1)} more"
             )
     for path, codes in plan.layers.items():
-        _replace(model, path, _coded(known.pop(path), codes, encode))
+        layer = _coded(known.pop(path), codes, encode)
+        if path in plan.scaled_inputs:
+            if not isinstance(layer, QuantizedLinear):
+                raise UserError(f"'{path}' is no linear layer; its inputs cannot be scaled")
+            layer.scale_inputs(torch.ones(layer.in_features, device=layer.device))
+        replace(model, path, layer)
+    if plan.made:
+        vars(model)["made"] = dict(plan.made)
     return model
 
 
@@ -92,9 +122,9 @@ def widen(model: CausalLM) -> CausalLM:
     """Plain layers in the place of quantized ones, of the widened matrices. Returns the model."""
     for path, module in list(coded_layers(model)):
         if isinstance(module, QuantizedEmbedding):
-            _replace(model, path, module.to_embedding())
+            replace(model, path, module.to_embedding())
         elif isinstance(module, QuantizedLinear):
-            _replace(model, path, module.to_linear(model.dtype))
+            replace(model, path, module.to_linear(model.dtype))
     return model
 
 
@@ -107,7 +137,14 @@ def coded_layers(model: nn.Module) -> Iterator[tuple[str, CodedMatrix]]:
 
 def plan_of(model: CausalLM) -> Plan:
     """Which layers are quantized, and how."""
-    return Plan({path: layer.format for path, layer in coded_layers(model)})
+    coded = dict(coded_layers(model))
+    scaled = (
+        path
+        for path, layer in coded.items()
+        if isinstance(layer, QuantizedLinear) and layer.input_scales is not None
+    )
+    layers = {path: layer.format for path, layer in coded.items()}
+    return Plan(layers, frozenset(scaled), vars(model).get("made", {}))
 
 
 def pack(model: nn.Module) -> None:
@@ -123,6 +160,7 @@ def weight_bytes(model: nn.Module) -> int:
     return plain + sum(coded)
 
 
-def _replace(model: CausalLM, path: str, module: nn.Module) -> None:
+def replace(model: CausalLM, path: str, module: nn.Module) -> None:
+    """Put a module at a path."""
     parent, _, child = path.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

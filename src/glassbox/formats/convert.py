@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 
 from glassbox.adapters.attach import bake
-from glassbox.compression import named_codes
+from glassbox.compression import named_codes, widen
 from glassbox.compression import quantize as quantize_model
 from glassbox.core.errors import UserError
 from glassbox.core.files import clear_leftovers, open_regular
 from glassbox.formats.gguf import GGUFFile, load_gguf, load_gguf_config, save_gguf
 from glassbox.formats.gguf.model import DTYPES as GGUF_DTYPES
 from glassbox.formats.huggingface import (
+    FILE,
     MAX_SHARD_BYTES,
     left_out,
     load_config,
@@ -146,7 +147,8 @@ def load_model(
 ) -> Loaded:
     """The model at a path, of whatever kind, in evaluation mode.
 
-    quantize: what to round its matrices to (`compression.named_codes`).
+    quantize: what to round its matrices to as they are read (`compression.named_codes`), or "file" to
+    keep the codes of the file.
 
     code: paths of layers of the user's own that the model may have (`core.plugins`).
 
@@ -154,17 +156,20 @@ def load_model(
     attached to its base, which `find_base` looks for by name where it is not where it was.
     Raises UserError, in one line, for what is damaged or not supported.
     """
-    if quantize is not None:
-        codes = named_codes(quantize)
-        loaded = load_model(path, device=device, dtype=dtype, find_base=find_base, code=code)
-        quantize_model(loaded.model, codes)
-        return loaded
     path = Path(path)
     kind = kind_of(path)
+    if quantize not in (None, FILE):
+        named_codes(quantize)  # a name that is none is told before anything is read
+    if quantize is not None and kind not in ("gguf", "hf"):
+        loaded = load_model(path, device=device, dtype=dtype, find_base=find_base, code=code)
+        if kind == "adapter":
+            raise UserError(f"quantize = {quantize!r}: '{path}' is an adapter; quantize its base")
+        quantize_model(loaded.model, quantize)
+        return loaded
     if kind == "adapter":
         return _load_adapter(path, device=device, dtype=dtype, find_base=find_base)
     if kind == "gguf":
-        model, tokenizer = load_gguf(path, device=device, dtype=dtype)
+        model, tokenizer = load_gguf(path, device=device, dtype=dtype, quantize=quantize)
         return Loaded(model, tokenizer, _turn_end(path))
     if kind == "llama2c":
         return Loaded(*load_llama2c(path, device=device, dtype=dtype))
@@ -173,7 +178,7 @@ def load_model(
         model = load_weights(TorchFile(path), path.parent, device=device, dtype=dtype)
         path = path.parent
     else:
-        model = load_pretrained(path, device=device, dtype=dtype, code=code)
+        model = load_pretrained(path, device=device, dtype=dtype, code=code, quantize=quantize)
         unread = left_out(path)
     tokenizer = Tokenizer.load(path) if (path / "tokenizer.json").exists() else None
     return Loaded(model, tokenizer, _stop_ids(path, tokenizer), tuple(unread))
@@ -193,7 +198,7 @@ def convert(
     An adapter is merged into its base, where it can be.
 
     to: hf, gguf or llama2c; by the destination's ending unless given. dtype: f32, f16, bf16, and
-    q8_0 for GGUF; the source's own unless given. What is written is whole or not there; after a kill
+    q8_0, q4_0 and q4_1 for GGUF; the source's own unless given. What is written is whole or not there; after a kill
     the same call clears up and writes it anew. Raises UserError where the destination is taken, and
     where the kind cannot hold the model or its tokenizer.
     """
@@ -217,6 +222,9 @@ def convert(
     model, tokenizer = loaded.model, loaded.tokenizer
     if adapted:
         model = bake(model)
+        cast(model, wanted or model.dtype)
+    if to != "hf" or dtype is not None:
+        widen(model)
         cast(model, wanted or model.dtype)
     clear_leftovers(destination)  # as late as this: another process may have been writing
     theirs = None

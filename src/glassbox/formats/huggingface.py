@@ -15,14 +15,19 @@ import torch
 from torch import Tensor
 
 from glassbox.adapters.base import adapters_of
+from glassbox.compression import Plan, plan_for, swap_in
+from glassbox.compression.swap import coded_layers, quantizable
 from glassbox.core.config import parse
 from glassbox.core.errors import UserError
 from glassbox.core.files import atomic_folder, clear_leftovers, leftovers, write_json
 from glassbox.core.memory import available_memory, free_swap
 from glassbox.core.plugins import refuse_python
+from glassbox.formats.compressed_files import KEY, describe, read_plan
 from glassbox.formats.narrow_files import read_narrow, widened
 from glassbox.formats.tensor_files import TensorFiles, read_json, write_sharded
 from glassbox.formats.tensor_source import TensorSource
+from glassbox.layers.quantized_linear import CodedMatrix
+from glassbox.layers.weight_codes import WeightCodes
 from glassbox.layers.wide_weights import NARROW, wide_weights
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
@@ -37,6 +42,8 @@ from glassbox.models.families import (
 from glassbox.models.family import Family, WeightRule, canonical
 from glassbox.tokenizers import Tokenizer
 
+FILE = "file"
+"""What `quantize` is for the codes that a file has its matrices in."""
 OWN_KEY = "glassbox"
 """Key of config.json that holds our config, and `model_type` of a model that is ours alone."""
 
@@ -49,6 +56,15 @@ DTYPES = {
     "bfloat16": ("BF16", torch.bfloat16),
     "float16": ("F16", torch.float16),
 }
+
+
+CODED_DTYPES = {
+    **{dtype: name for name, dtype in DTYPES.values()},
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
+"""What the parts of quantized layers, and all beside them, are called in safetensors files."""
 
 
 def export_state(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -82,6 +98,7 @@ def save_pretrained(
     """Write config.json, generation_config.json, model.safetensors and the tokenizer's files.
 
     Weights of more than `max_shard_bytes` become several files with an index. `stop_token_ids` end generation besides the tokenizer's end of text (a chat's end of turn).
+    A model with quantized layers is written in their codes, under our own names (`formats.compressed_files`).
     `extra` is added to config.json. Each file is whole or not there.
     Tested against: transformers AutoModelForCausalLM.from_pretrained, the same logits.
     """
@@ -95,7 +112,10 @@ def save_pretrained(
     config = model.config
     state = export_state(model)
     roles = _role_ids(tokenizer)
-    theirs = to_hf_config(config, **roles)
+    coded = describe(model)
+    theirs = None if coded is not None else to_hf_config(config, **roles)
+    if coded is not None:
+        extra = {KEY: coded, **(extra or {})}
     if theirs is None:
         theirs = {"architectures": ["CausalLM"], "model_type": OWN_KEY, **roles}
     else:
@@ -164,6 +184,7 @@ def load_pretrained(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     code: Sequence[str] = (),
+    quantize: str | None = None,
 ) -> CausalLM:
     """The model of a folder, in evaluation mode: our checkpoints and Hugging Face's.
 
@@ -178,7 +199,9 @@ def load_pretrained(
     folder = Path(folder)
     described = _read_config(folder)
     with TensorFiles(folder) as source:
-        return _load(source, described, folder, device=device, dtype=dtype, code=code)
+        return _load(
+            source, described, folder, device=device, dtype=dtype, code=code, quantize=quantize
+        )
 
 
 def left_out(folder: Path | str) -> list[str]:
@@ -211,6 +234,7 @@ def _load(
     device: torch.device | str,
     dtype: torch.dtype | None,
     code: Sequence[str] = (),
+    quantize: str | None = None,
 ) -> CausalLM:
     config, family, raw = described
     refuse_python(raw.get(OWN_KEY), where=f"'{folder / 'config.json'}'", allowed=code)
@@ -218,9 +242,25 @@ def _load(
     if dtype is None:
         dtype = DTYPES[name or "float32"][1]
     wanted = name if OWN_KEY in raw else None
+    plan = read_plan(raw, f"'{folder / 'config.json'}'")
+    if plan is not None:
+        if quantize not in (None, FILE):
+            raise UserError(
+                f"quantize = {quantize!r}: '{folder}' is quantized already; leave it out, or give the "
+                "model that it was made from"
+            )
+        assert isinstance(source, TensorFiles), "only folders have plans"
+        return _build_coded(source, config, plan, dtype=dtype, device=device)
     source = widened(source, read_narrow(raw, f"'{folder / 'config.json'}'"))
     return build_from(
-        source, config, family, device=device, dtype=dtype, wanted=wanted, keep_wide=True
+        source,
+        config,
+        family,
+        device=device,
+        dtype=dtype,
+        wanted=wanted,
+        keep_wide=True,
+        quantize=quantize,
     )
 
 
@@ -233,13 +273,91 @@ def build_from(
     device: torch.device | str = "cpu",
     wanted: str | None = None,
     keep_wide: bool = False,
+    quantize: str | None = None,
 ) -> CausalLM:
     """A model of this config with weights under the family's names, or under ours where it is None.
 
     Everything is checked before anything is allocated. wanted: the only dtype that is accepted, but
     for float32 where a layer can hold it beside that (`layers.wide_weights`). keep_wide: such
-    weights stay in float32 where the source has them wider than its embedding.
+    weights stay in float32 where the source has them wider than its embedding. quantize: the codes that
+    matrices are rounded to, one at a time as they are read (`compression.named_codes`), so that memory
+    peaks near the quantized model's size and one matrix; "file": those that the source has them in.
     """
+    model = _on_meta(config, source).to(dtype)
+    plan = None if quantize is None else _plan_of(model, source, config, family, quantize)
+    device = torch.device(device)
+    _fill(
+        model,
+        source,
+        config,
+        family,
+        wanted=wanted,
+        keep_wide=keep_wide,
+        allocate_on=device,
+        plan=plan,
+    )
+    return model.eval()
+
+
+def _plan_of(
+    model: CausalLM,
+    source: TensorSource,
+    config: ModelConfig,
+    family: Family | None,
+    quantize: str,
+) -> Plan:
+    """Every layer in the codes asked for; for "file" those of the file, where it has them in some."""
+    if quantize != FILE:
+        return plan_for(model, quantize)
+    layers: dict[str, WeightCodes] = {}
+    rules = {} if family is None else {rule.ours: rule for rule in weight_rules(family, config)}
+    for path in quantizable(model):
+        rule = rules.get(f"{path}.weight")
+        found = set() if rule is None else {source.code_of(name) for name in rule.theirs}
+        codes = found.pop() if len(found) == 1 else None
+        if codes is not None:
+            layers[path] = codes
+    if not layers:
+        raise UserError(
+            f"quantize = 'file': {source.where} has no matrix in codes that layers run from (Q8_0, Q4_0, "
+            "Q4_1); use int8 or int4"
+        )
+    return Plan(layers)
+
+
+def _build_coded(
+    source: TensorFiles,
+    config: ModelConfig,
+    plan: Plan,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> CausalLM:
+    """A model whose layers are in the plan's codes, read as they are: nothing is ever wide."""
+    model = _on_meta(config, source).to(dtype)
+    try:
+        swap_in(model, plan, encode=False)
+    except UserError as error:
+        raise UserError(f"{source.where}: {error}") from None
+    own = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    _compare(shapes, {n: source.shape(n) for n in source.names}, where=source.where)
+    for name, tensor in own.items():
+        wanted = CODED_DTYPES[tensor.dtype]
+        if source.dtype(name) != wanted:
+            raise UserError(
+                f"{source.file(name)}: tensor '{name}' has the wrong dtype: expected {wanted}, found "
+                f"{source.dtype(name)}"
+            )
+    _allocate(model, torch.device(device))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            source.copy_into(name, tensor)
+    return model.eval()
+
+
+def _on_meta(config: ModelConfig, source: TensorSource) -> CausalLM:
+    """The model without its numbers. Raises UserError for a config that no file of the source's size fits."""
     if config.num_layers > max(256, len(source.names)):  # a layer has one at least
         raise UserError(
             f"{source.where} has {len(source.names)} tensors, the config {config.num_layers} layers; "
@@ -247,15 +365,11 @@ def build_from(
         )
     try:
         with torch.device("meta"):
-            model = CausalLM(config)
+            return CausalLM(config)
     except (RuntimeError, OverflowError) as error:  # a size whose bytes 64 bits cannot count
         raise UserError(
             f"{source.where}: the config describes tensors that no machine can hold ({_short(error)})"
         ) from None
-    model = model.to(dtype)
-    device = torch.device(device)
-    _fill(model, source, config, family, wanted=wanted, keep_wide=keep_wide, allocate_on=device)
-    return model.eval()
 
 
 def load_pretrained_into(model: CausalLM, folder: Path | str) -> None:
@@ -288,6 +402,7 @@ def _fill(
     wanted: str | None,
     keep_wide: bool,
     allocate_on: torch.device | None,
+    plan: Plan | None = None,
 ) -> None:
     own = {_bare(name): tensor for name, tensor in model.state_dict().items()}
     if family is None:
@@ -321,15 +436,41 @@ def _fill(
         if keep_wide:
             dtypes = {r.ours: [source.dtype(stored[name]) for name in r.theirs] for r in rules}
             _stay_wide(model, dtypes, can_be_wide)
+        if plan is not None:
+            swap_in(model, plan, encode=False)
         _allocate(model, allocate_on)
         own = model.state_dict()
+    coded = {f"{path}.weight": layer for path, layer in coded_layers(model)}
     with torch.no_grad():
         for rule in rules:
+            if rule.ours in coded:
+                _fill_coded(coded[rule.ours], rule, source, stored)
+                continue
             if not rule.views:
                 own[rule.ours].copy_(rule.join([source.get(stored[n]) for n in rule.theirs]))
                 continue
             for name, part in rule.split(own[rule.ours]).items():
                 source.copy_into(stored[name], part)
+
+
+def _fill_coded(
+    layer: CodedMatrix, rule: WeightRule, source: TensorSource, stored: Mapping[str, str]
+) -> None:
+    """Read one matrix and write it down in a layer's codes, or take the file's own."""
+    found = [source.coded(stored[name]) for name in rule.theirs]
+    own = [parts for parts in found if parts is not None and parts[0] == layer.format]
+    if len(own) == len(found):
+        joined = {name: torch.cat([parts[name] for _, parts in own]) for name in layer.names}
+        layer.set_parts({name: part.to(layer.device) for name, part in joined.items()})
+        return
+    wide = torch.empty(layer.rows, layer.columns)
+    if rule.views:
+        for name, part in rule.split(wide).items():
+            source.copy_into(stored[name], part)
+    else:
+        wide.copy_(rule.join([source.get(stored[name]) for name in rule.theirs]))
+    parts = layer.format.encode(wide)
+    layer.set_parts({name: part.to(layer.device) for name, part in parts.items()})
 
 
 def _stay_wide(model: CausalLM, stored: Mapping[str, Sequence[str]], can_be_wide: set[str]) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from glassbox.core.errors import UserError
+from glassbox.formats.compressed_files import METHOD
 from glassbox.formats.tensor_files import TensorFiles
 from glassbox.formats.tensor_source import TensorSource, row_chunks
 from glassbox.models.family import HfConfig
@@ -50,6 +51,8 @@ def read_narrow(raw: Mapping[str, Any], where: str) -> Narrow | None:
     if words is None:
         return None
     method = words.raw.get("quant_method")
+    if method == METHOD:  # ours, which stays narrow
+        return None
     if method == MXFP4:
         return Narrow(MXFP4)
     if method != FP8:

@@ -30,9 +30,10 @@ INDEX = "model.safetensors.index.json"
 _RAW_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {
         **TORCH_DTYPES,
-        "F8_E4M3": torch.float8_e4m3fn,  # this and the next two: parts of narrow weights
+        "F8_E4M3": torch.float8_e4m3fn,  # this and the next three: parts of narrow weights
         "F8_E8M0": torch.uint8,
         "U8": torch.uint8,
+        "I8": torch.int8,
     }
 )
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from glassbox.layers.weight_codes import WeightCodes
+
 CHUNK_BYTES = 1 << 22
 """About how much of a file is held at once, beside the model that it goes into."""
 
@@ -50,6 +52,14 @@ class TensorSource(abc.ABC):
     @abc.abstractmethod
     def copy_into(self, name: str, out: Tensor) -> None:
         """Read a tensor into one of its shape, of any type and on any device, in pieces."""
+
+    def code_of(self, name: str) -> WeightCodes | None:
+        """The codes that a matrix is stored in, where layers run from such; None for others."""
+        return None
+
+    def coded(self, name: str) -> tuple[WeightCodes, dict[str, Tensor]] | None:
+        """Those codes and the matrix's parts as they are stored; None as `code_of`."""
+        return None
 
     def get(self, name: str) -> Tensor:
         """Read one tensor whole."""

@@ -48,9 +48,18 @@ class CodedMatrix(nn.Module):
         self.rows = rows
         self.columns = columns
         self.is_packed = False
+        self._extra: tuple[str, ...] = ()
         self.names = tuple(codes.layout(rows, columns))
         for name, (shape, dtype) in codes.layout(rows, columns).items():
             self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+
+    def _held(self) -> dict[str, Tensor]:
+        return {name: self.get_buffer(name) for name in (*self.names, *self._extra)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return self.get_buffer(self.names[0]).device
 
     def parts(self) -> dict[str, Tensor]:
         """The parts in the plain order."""
@@ -74,15 +83,16 @@ class CodedMatrix(nn.Module):
                 setattr(self, name, part)
             else:
                 self.register_buffer(name, part, persistent=False)
+                self._extra = (*self._extra, name)
         self.is_packed = True
 
     def unpack(self) -> None:
         """Put the parts in the plain order again."""
         if self.is_packed:
             parts = self.parts()
-            for name in [name for name, _ in self.named_buffers(recurse=False)]:
-                if name not in self.names:
-                    delattr(self, name)
+            for name in self._extra:
+                delattr(self, name)
+            self._extra = ()
             self.set_parts(parts)
             self.is_packed = False
 
@@ -101,7 +111,7 @@ class CodedMatrix(nn.Module):
             y: Tensor = _Product.apply(x, self)
             return y
         if self.is_packed:
-            return self.format.packed_linear(x, dict(self.named_buffers(recurse=False))).to(x.dtype)
+            return self.format.packed_linear(x, self._held()).to(x.dtype)
         return self.format.linear(x, {name: self.get_buffer(name) for name in self.names}).to(
             x.dtype
         )
@@ -130,6 +140,8 @@ class CodedMatrix(nn.Module):
 class QuantizedLinear(CodedMatrix):
     """y = x W^T + b with W in codes; W itself is not trained.
 
+    input_scales: factors on the channels of x, which the codes of W allow for (AWQ); None for none.
+
     Tested against: `Linear` with the widened matrix, outputs and gradients.
     """
 
@@ -143,10 +155,16 @@ class QuantizedLinear(CodedMatrix):
         into_residual: bool = False,
     ) -> None:
         super().__init__(codes, out_features, in_features)
+        self.input_scales: Tensor | None
         self.into_residual = into_residual
         self.in_features = in_features
         self.out_features = out_features
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.register_buffer("input_scales", None)
+
+    def scale_inputs(self, factors: Float[Tensor, " I"] | None) -> None:
+        """Multiply inputs by these from here on; the codes are then those of W / factors."""
+        self.input_scales = factors
 
     @classmethod
     def empty(cls, linear: Linear, codes: WeightCodes) -> QuantizedLinear:
@@ -170,8 +188,16 @@ class QuantizedLinear(CodedMatrix):
         """W, widened, for what reads a layer's matrix itself."""
         return self.dense(torch.float32 if self.bias is None else self.bias.dtype)
 
+    def dense(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "O I"]:
+        """W, widened."""
+        if self.input_scales is None:
+            return super().dense(dtype)
+        return (super().dense() * self.input_scales.float()).to(dtype)
+
     def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         """Project the last axis."""
+        if self.input_scales is not None:
+            x = x * self.input_scales.to(x.dtype)
         y = self.product(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
@@ -219,19 +245,13 @@ class QuantizedEmbedding(CodedMatrix):
         return layer
 
     @property
-    def device(self) -> torch.device:
-        """Where the table is."""
-        return self.get_buffer(self.names[0]).device
-
-    @property
     def weight(self) -> Float[Tensor, "V D"]:
         """The table, widened."""
         return self.dense(self.dtype)
 
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
         """Look up rows."""
-        held = dict(self.named_buffers(recurse=False))
-        rows = self.format.take_rows(held, ids.reshape(-1), self.columns)
+        rows = self.format.take_rows(self._held(), ids.reshape(-1), self.columns)
         return self.format.decode(rows, self.columns, self.dtype).view(*ids.shape, -1)
 
     def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:

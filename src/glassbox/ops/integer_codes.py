@@ -131,3 +131,22 @@ def unpack_halves(packed: UInt8[Tensor, "O half"], columns: int) -> Int8[Tensor,
     """The codes that `pack_halves` took, as signed bytes."""
     pairs = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)[:, :columns]
     return pairs.to(torch.int8) - 8
+
+
+def split_bytes(
+    codes: Int8[Tensor, "O I"],
+) -> tuple[UInt8[Tensor, "O half"], UInt8[Tensor, "O half"]]:
+    """8-bit codes as two of 4 bits, both packed: q = 16 upper + lower + 8, with both from -8 to 7.
+
+    >>> [unpack_halves(x, 2).tolist() for x in split_bytes(torch.tensor([[-128, 127]], dtype=torch.int8))]
+    [[[-8, 7]], [[-8, 7]]]
+    """
+    upper = torch.div(codes, 16, rounding_mode="floor")
+    return pack_halves(upper), pack_halves(codes - 16 * upper - 8)
+
+
+def join_bytes(
+    upper: UInt8[Tensor, "O half"], lower: UInt8[Tensor, "O half"], columns: int
+) -> Int8[Tensor, "O I"]:
+    """The inverse of `split_bytes`."""
+    return 16 * unpack_halves(upper, columns) + unpack_halves(lower, columns) + 8

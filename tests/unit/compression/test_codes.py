@@ -32,6 +32,7 @@ from glassbox.ops.quantized_products import (
 NAMES = (
     "int8", "int8-asym", "int8-g32", "int8-dynamic", "int4", "int4-g32-sym", "int4-g128", "int4-g32",
     "int4-row", "nf4", "fp8", "fp8-g64", "mxfp4",
+    "q8_0", "q4_0", "q4_1",
 )  # fmt: skip
 HALF = 2.0**-8
 """Half a step of bfloat16, relative."""
@@ -163,7 +164,9 @@ def test_gradients_go_to_the_activations(name):
     torch.testing.assert_close(x.grad, again.grad)  # float32 on both sides
 
 
-@pytest.mark.parametrize("name", ["int4", "int4-g32-sym", "int8", "nf4", "fp8", "mxfp4"])
+@pytest.mark.parametrize(
+    "name", ["int4", "int4-g32-sym", "int8", "nf4", "fp8", "mxfp4", "q8_0", "q4_1"]
+)
 def test_saving_and_moving_keep_every_bit(name):
     linear = Linear(64, 128)
     linear.weight.data = matrix(128, 64)

@@ -15,7 +15,18 @@ from glassbox.inference.sampling.params import SamplingParams
 from glassbox.layers.quantized_linear import QuantizedEmbedding, QuantizedLinear
 from support.small_models import small_model, some_ids
 
-NAMES = ("int8", "int8-dynamic", "int4", "int4-g32-sym", "nf4", "fp8", "mxfp4")
+NAMES = (
+    "int8",
+    "int8-dynamic",
+    "int4",
+    "int4-g32-sym",
+    "nf4",
+    "fp8",
+    "mxfp4",
+    "q8_0",
+    "q4_0",
+    "q4_1",
+)
 
 
 @pytest.mark.parametrize("tied", [True, False])

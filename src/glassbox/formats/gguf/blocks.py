@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
-from glassbox.core.errors import UserError
+from glassbox.ops.ggml_codes import round_q4_0, round_q4_1, round_q8_0
 
 UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 TWICE_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
@@ -59,16 +59,54 @@ def quantize_q8_0(weights: Float[Tensor, "*rows F"]) -> UInt8[Tensor, "blocks 34
     Blocks of 34 bytes: d in float16, then 32 int8. Raises UserError for weights that are not finite
     or so large that d does not fit float16. Tested against: the gguf package, to the last bit.
     """
-    blocks = weights.to(torch.float32).reshape(-1, 32)
-    scale = blocks.abs().amax(dim=1, keepdim=True) / 127
-    stored = scale.to(torch.float16)
-    if not torch.isfinite(stored).all():
-        raise UserError("it holds numbers that are not finite, or too large for q8_0")
-    ratio = blocks * torch.where(scale == 0, 0.0, 1 / scale)
-    size = ratio.abs()
-    whole = size.floor()
-    rounded = ratio.sign() * (whole + (2 * (size - whole)).floor())
-    return torch.cat([stored.view(torch.uint8), rounded.to(torch.int8).view(torch.uint8)], dim=1)
+    codes, steps, _ = round_q8_0(weights)
+    return torch.cat([steps.view(torch.uint8), codes.view(torch.uint8)], dim=1)
+
+
+def quantize_q4_0(weights: Float[Tensor, "*rows F"]) -> UInt8[Tensor, "blocks 18"]:
+    """`ops.ggml_codes.round_q4_0` as blocks of 18 bytes: d in float16, then 32 codes of half a byte.
+
+    Tested against: the gguf package, to the last bit.
+    """
+    codes, steps, _ = round_q4_0(weights)
+    return torch.cat([steps.view(torch.uint8), _in_halves(codes)], dim=1)
+
+
+def quantize_q4_1(weights: Float[Tensor, "*rows F"]) -> UInt8[Tensor, "blocks 20"]:
+    """`ops.ggml_codes.round_q4_1` as blocks of 20 bytes: d and m in float16, then 32 codes.
+
+    Tested against: the gguf package, to the last bit.
+    """
+    codes, steps, floors = round_q4_1(weights)
+    assert floors is not None
+    return torch.cat([steps.view(torch.uint8), floors.view(torch.uint8), _in_halves(codes)], dim=1)
+
+
+def _in_halves(codes: Int8[Tensor, "blocks 32"]) -> UInt8[Tensor, "blocks 16"]:
+    """The first sixteen codes in the lower halves of the bytes, the others in the upper."""
+    raised = (codes + 8).to(torch.uint8)
+    return raised[:, :16] | (raised[:, 16:] << 4)
+
+
+QUANTIZE: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"Q8_0": quantize_q8_0, "Q4_0": quantize_q4_0, "Q4_1": quantize_q4_1}
+)
+"""The block formats that can be written."""
+
+
+def codes_of(type_name: str, blocks: Blocks, columns: int) -> dict[str, Tensor]:
+    """Rows of raw blocks of Q8_0, Q4_0 or Q4_1 as the parts of `compression.GgmlCodes`.
+
+    blocks: of whole rows of so many weights.
+    """
+    groups = columns // 32
+    parts = {"scales": blocks[:, :2].contiguous().view(torch.float16).view(-1, groups)}
+    if type_name == "Q8_0":
+        return {"codes": _signed(blocks[:, 2:]).view(-1, columns), **parts}
+    if type_name == "Q4_1":
+        parts["floors"] = blocks[:, 2:4].contiguous().view(torch.float16).view(-1, groups)
+    codes = _nibbles(blocks[:, 4 if type_name == "Q4_1" else 2 :])
+    return {"codes": (codes[:, ::2] | (codes[:, 1::2] << 4)).view(-1, columns // 2), **parts}
 
 
 def _float16(blocks: Blocks, start: int) -> Weights:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glassbox.compression import GgmlCodes
 from glassbox.core.errors import UserError
 from glassbox.formats.gguf.architectures import Architecture, config_metadata, read_config
-from glassbox.formats.gguf.blocks import FORMATS
+from glassbox.formats.gguf.blocks import FORMATS, QUANTIZE, codes_of
 from glassbox.formats.gguf.reader import GGUFFile
 from glassbox.formats.gguf.rope import DIVISORS, MAX_DIVISORS
 from glassbox.formats.gguf.vocabulary import read_vocabulary, vocabulary_metadata
@@ -24,9 +25,14 @@ from glassbox.models.families import family_named, to_hf_config, to_hf_weights
 from glassbox.models.rotary_rows import pairs_apart, pairs_together, put_together
 from glassbox.tokenizers import Tokenizer
 
-DTYPES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
+DTYPES: Mapping[str, str] = {
+    "f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0", "q4_1": "Q4_1",
+}  # fmt: skip
 """What matrices are written as, and GGUF's name for it."""
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "BF16": 32}
+
+
+_OUTER = ("token_embd.weight", "output.weight")
 
 
 class GGUFWeights(TensorSource):
@@ -70,6 +76,28 @@ class GGUFWeights(TensorSource):
         if is_offset(name, self._arch):
             out.sub_(1)
 
+    def coded(self, name: str) -> tuple[GgmlCodes, dict[str, Tensor]] | None:
+        """The parts of a matrix that the file has in codes that layers run from; None for others."""
+        info = self._file.tensors[self._stored[name]]
+        if info.type_name not in QUANTIZE or len(info.shape) != 2:
+            return None
+        rows, columns = info.shape
+        found = codes_of(info.type_name, self._file.raw(self._stored[name]), columns)
+        heads = turned_heads(name, self._arch, self._heads)
+        if heads is not None:
+            order = torch.arange(rows).unsqueeze(1)
+            new = torch.empty_like(order)
+            pairs_apart(new, heads).copy_(pairs_together(order, heads))
+            found = {key: part[new.squeeze(1)] for key, part in found.items()}
+        return GgmlCodes(type=info.type_name), found
+
+    def code_of(self, name: str) -> GgmlCodes | None:
+        """Which codes `coded` would return, without reading them."""
+        info = self._file.tensors[self._stored[name]]
+        if info.type_name not in QUANTIZE or len(info.shape) != 2:
+            return None
+        return GgmlCodes(type=info.type_name)
+
 
 def turned_heads(name: str, arch: Architecture, heads: Mapping[str, int]) -> int | None:
     """How many heads' rows change places in a tensor; None where none do."""
@@ -88,8 +116,11 @@ def load_gguf(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    quantize: str | None = None,
 ) -> tuple[CausalLM, Tokenizer | None]:
     """The model of a GGUF file, in evaluation mode, and its tokenizer.
+
+    quantize: as `formats.huggingface.build_from` has it; "file" keeps Q8_0, Q4_0 and Q4_1 as they are.
 
     dtype: that of the matrices where they are all F16 or all BF16, else float32, unless given.
     Memory peaks near the model's own size. Raises UserError naming the key or tensor at fault.
@@ -103,7 +134,7 @@ def load_gguf(
         if dtype is None:
             found = {file.dtype(name) for name in file.names if len(file.shape(name)) > 1}
             dtype = TORCH_DTYPES[found.pop()] if len(found) == 1 else torch.float32
-        model = build_from(source, config, family, device=device, dtype=dtype)
+        model = build_from(source, config, family, device=device, dtype=dtype, quantize=quantize)
     return model, tokenizer
 
 
@@ -124,8 +155,9 @@ def save_gguf(
 ) -> None:
     """Write a GGUF file that llama.cpp opens; vectors are always float32.
 
-    dtype: f32, f16, bf16 or q8_0, of the matrices. A matrix whose rows are no multiple of 32 is
-    written as f16 instead of q8_0, as llama.cpp does. The first of `stop_token_ids` is noted as the
+    dtype: f32, f16, bf16, q8_0, q4_0 or q4_1, of the matrices. A matrix whose rows are no multiple of
+    32 is written as f16 instead of blocks, as llama.cpp does; beside 4 bits the embedding and the
+    output matrix are q8_0. The first of `stop_token_ids` is noted as the
     end of a turn. Raises UserError for a model or tokenizer that GGUF cannot express.
     Tested against: the gguf package's reader.
     """
@@ -138,7 +170,7 @@ def save_gguf(
     metadata["general.type"] = "model"
     metadata["general.name"] = name or Path(path).stem
     metadata["general.file_type"] = _FILE_TYPES[type_name]
-    if type_name == "Q8_0":
+    if type_name in QUANTIZE:
         metadata["general.quantization_version"] = 2
     metadata |= vocabulary_metadata(tokenizer, config.vocab_size)
     if stop_token_ids:
@@ -154,7 +186,9 @@ def save_gguf(
             tensor = put_together(tensor, turned)
         if is_offset(theirs, arch):
             tensor = tensor.float() + 1
-        tensors[arch.gguf_name(theirs)] = (_type_of(tensor, type_name), tensor)
+        own = arch.gguf_name(theirs)
+        outer = type_name.startswith("Q4") and own in _OUTER
+        tensors[own] = (_type_of(tensor, "Q8_0" if outer else type_name), tensor)
     write_gguf(path, metadata, tensors)
 
 

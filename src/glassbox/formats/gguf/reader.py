@@ -125,6 +125,13 @@ class GGUFFile(TensorSource):
         if flat is None:
             out.copy_(rows.view(info.shape))
 
+    def raw(self, name: str) -> Tensor:
+        """A tensor's blocks as they are, (blocks, bytes of one)."""
+        info = self.tensors[name]
+        self._stream.seek(info.start)
+        content = self._read(info.num_bytes, f"tensor '{name}'")
+        return torch.frombuffer(content, dtype=torch.uint8).view(-1, info.format.block_bytes)
+
     # ---- header -----------------------------------------------------------------------------
 
     def _read_header(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:

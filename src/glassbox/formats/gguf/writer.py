@@ -13,13 +13,13 @@ from torch import Tensor
 
 from glassbox.core.errors import UserError
 from glassbox.core.files import atomic_writer
-from glassbox.formats.gguf.blocks import FORMATS, quantize_q8_0
+from glassbox.formats.gguf.blocks import FORMATS, QUANTIZE
 from glassbox.formats.gguf.reader import ARRAY, DEFAULT_ALIGNMENT, MAGIC, SCALARS, STRING
 from glassbox.formats.tensor_source import row_chunks
 
 _CODES = {letter: code for code, letter in SCALARS.items()}
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-WRITABLE = (*_FLOATS, "Q8_0")
+WRITABLE = (*_FLOATS, *QUANTIZE)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Number:
 def write_gguf(
     path: Path | str, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[str, Tensor]]
 ) -> None:
-    """Write metadata and tensors; each tensor comes with its type: F32, F16, BF16 or Q8_0.
+    """Write metadata and tensors; each tensor comes with its type: F32, F16, BF16, Q8_0, Q4_0 or Q4_1.
 
     A metadata value is a string, a bool, an int, a float, a `Number`, or a list of one kind.
     Raises UserError naming a tensor that the type cannot hold.
@@ -65,8 +65,8 @@ def _write_tensor(stream: BinaryIO, type_name: str, tensor: Tensor) -> None:
     rows = tensor.detach().reshape(-1, tensor.shape[-1])
     for start, stop in row_chunks(rows.shape, 4 * rows.shape[1]):
         piece = rows[start:stop].cpu()
-        if type_name == "Q8_0":
-            raw = quantize_q8_0(piece)
+        if type_name in QUANTIZE:
+            raw = QUANTIZE[type_name](piece)
         else:
             raw = _narrowed(piece, _FLOATS[type_name]).contiguous().view(torch.uint8)
         stream.write(raw.numpy().tobytes())
