@@ -202,8 +202,8 @@ def test_numbers_that_do_not_fit(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"tensor 'blk.1.attn_output.weight' cannot be written"):
             save_gguf(tmp_path / "m.gguf", model, dtype=dtype)
         assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="dtype = 'q4_0' is not known"):
-        save_gguf(tmp_path / "m.gguf", model, dtype="q4_0")
+    with pytest.raises(UserError, match="dtype = 'q5_0' is not known"):
+        save_gguf(tmp_path / "m.gguf", model, dtype="q5_0")
 
 
 # ---- tokenizers ------------------------------------------------------------------------------
