@@ -41,7 +41,10 @@ from glassbox.training.loop import Trainer
 from glassbox.training.next_token import NextToken
 from glassbox.training.protocols import ObjectiveOutput
 
-TIME_FIELDS = {"seconds", "step_seconds", "data_seconds", "tokens_per_second", "peak_memory_bytes"}
+TIME_FIELDS = {
+    "seconds", "step_seconds", "data_seconds", "forward_seconds", "backward_seconds",
+    "optimizer_seconds", "tokens_per_second", "peak_memory_bytes", "mfu",
+}  # fmt: skip
 
 
 class TinyRun(Spec):
@@ -223,7 +226,7 @@ def everything(folder: Path) -> dict[str, Any]:
     state = json.loads((last / "training" / "state.json").read_text())
     for key in ("seconds", "step_seconds"):
         del state["train"][key]
-    for key in ("seconds", "data_seconds"):
+    for key in ("seconds", "phases"):
         del state["window"][key]
     return {**found, "state": state}
 

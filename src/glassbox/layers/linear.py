@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from glassbox.layers.initialization import Draw
 from glassbox.layers.wide_weights import NARROW
+from glassbox.ops import for_compiler
 from glassbox.ops.experts import linear_wide
+from glassbox.ops.for_compiler import compiles_training
 
 
 class Linear(nn.Module):
@@ -40,6 +42,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         """Project the last axis. `F.linear` is x @ W.T + b in one call (and what autocast knows)."""
+        if compiles_training(x) and x.dtype == self.weight.dtype:
+            return for_compiler.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
     def initialize(self, draw: Draw) -> None:

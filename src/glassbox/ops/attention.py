@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from glassbox.ops import for_compiler
 from glassbox.ops.activations import soft_cap
 from glassbox.ops.block_attention import (
     Extras,
@@ -23,6 +24,7 @@ from glassbox.ops.block_attention import (
     block_mask,
     query_blocks,
 )
+from glassbox.ops.for_compiler import compiles_training
 from glassbox.ops.softmax import softmax
 
 CPU_BLOCK = 64
@@ -220,6 +222,12 @@ def attention(
             q, k, v = _widened(q, k, v)
         with torch.autocast(q.device.type, enabled=False):
             return block_attention(q, k, v, sinks, extras).to(dtype)
+    if compiles_training(q):
+        if mask is None or window is not None:
+            seen = band(length, keys, window, device=q.device)[None, None]
+            mask = seen if mask is None else mask & seen
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        return for_compiler.attention(q, k, v, mask, scale)
     if on_cpu:
         return _attention_cpu(q, k, v, mask, scale=scale, window=window, in_order=in_order)
     if window is not None:

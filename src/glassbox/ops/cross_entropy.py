@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from glassbox.ops import for_compiler
 from glassbox.ops.activations import soft_cap
+from glassbox.ops.for_compiler import compiles_training
 from glassbox.ops.softmax import log_softmax, log_sum_exp
 
 IGNORE = -100
@@ -297,6 +299,12 @@ def linear_cross_entropy_parts(
     assert weights is None or not weights.requires_grad, "no gradient is made for the weights"
     rows, target = _rows(hidden), targets.reshape(-1)
     scale = None if weights is None else weights.reshape(-1)
+    if compiles_training(rows) and bias is None and softcap is None and not z_loss:
+        valid = target != IGNORE
+        counted = valid.to(torch.float32) if scale is None else valid * scale
+        index = torch.where(valid, target, 0)
+        loss = for_compiler.linear_cross_entropy(rows, weight.to(rows.dtype), index, counted)
+        return loss, torch.zeros_like(loss)
     kept = _trained_rows(target)
     if kept is not None:
         rows, target = rows.index_select(0, kept), target[kept]

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from glassbox.ops.for_compiler import compiles_training, stored
+
 _FEW = 1 << 15  # numbers up to which a call costs more than a copy
 
 
@@ -82,6 +84,8 @@ def apply_rotary(
 
     Tested against: `apply_rotary_plain`.
     """
+    if compiles_training(x) and layout == "half":
+        return _turn_whole(x, stored(cos), stored(sin))
     if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
         return apply_rotary_plain(x, cos, sin, layout=layout)
     wide = x.to(_wide(x))
@@ -111,6 +115,16 @@ def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor, layout: str, sign: int) ->
     first = (a * cos).addcmul_(b, sin, value=-sign)
     second = (b * cos).addcmul_(a, sin, value=sign)
     return torch.cat((first, second, *rest), dim=-1)
+
+
+def _turn_whole(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`apply_rotary_plain` of halves without writing into slices, whose gradients are copies."""
+    pairs = cos.shape[-1]
+    a, b, rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), dim=-1)
+    wide_a, wide_b = a.to(_wide(x)), b.to(_wide(x))
+    first = (wide_a * cos - wide_b * sin).to(x.dtype)
+    second = (wide_b * cos + wide_a * sin).to(x.dtype)
+    return torch.cat((first, second, rest) if rest.shape[-1] else (first, second), dim=-1)
 
 
 def _halves(pairs: int, layout: str) -> tuple[slice, slice]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.base import GroupedOptimizer
+from glassbox.optim.flat import FlatAdamW
 from glassbox.optim.groups import ParameterGroup, model_groups
 
 Decay = Literal["decoupled", "independent", "cautious"]
@@ -150,6 +151,24 @@ class AdamW(GroupedOptimizer):
         elif group.weight_decay:
             torch._foreach_mul_(weights, 1 - self._share(group, lr))
         torch._foreach_addcdiv_(weights, first, denominator, -lr / (1 - beta1**count))
+
+    def flattened(self, backend: str | None = None) -> FlatAdamW | None:
+        """The same over flat storage; None unless decay is decoupled and all is in float32 on a CPU.
+
+        Parameters that have been updated a different number of times stay apart, too.
+        """
+        on_cpu = all(p.dtype == torch.float32 and p.is_cpu for p in self.parameters())
+        if self.decay != "decoupled" or not on_cpu or len(set(self.steps.values())) != 1:
+            return None
+        return FlatAdamW(
+            self.groups,
+            self.steps,
+            self.first,
+            self.second,
+            betas=self.betas,
+            eps=self.eps,
+            backend=backend,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Both moments and the step count of every parameter."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,39 @@ class Optimizer(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load a state. Raises ValueError naming the tensor that is missing or does not fit."""
+
+
+class Flat(Protocol):
+    """An optimizer's weights and state, laid out in one array a group; gradients are too."""
+
+    def lay_out(self) -> None:
+        """Move weights and state into flat arrays; what holds them sees the same values."""
+
+    def narrow_copies(self, dtype: torch.dtype) -> Mapping[int, Tensor]:
+        """For the n-th parameter the view of its narrow copy, which every update renews."""
+
+    def gathered(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """One array a group of a gradient a parameter."""
+
+    def parts(self, gathered: Sequence[Tensor]) -> list[Tensor]:
+        """Views of gathered arrays, one a parameter."""
+
+    def norm(self, gradients: Sequence[Tensor]) -> float:
+        """Euclidean norm of all gradients together, in float32."""
+
+    def update(self, learning_rate: float, gradients: Sequence[Tensor], scale: float) -> None:
+        """The optimizer's step with gradients times `scale`."""
+
+
+@runtime_checkable
+class Flattens(Protocol):
+    """An optimizer that can work on flat storage."""
+
+    def flattened(self, backend: str | None = None) -> Flat | None:
+        """The same optimizer over flat storage; None where its settings do not allow it.
+
+        backend: of `torch.compile`, for its loops; None leaves them as they are.
+        """
 
 
 class GroupedOptimizer:

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
-from glassbox.adapters.base import adapters_of
-from glassbox.core.devices import autocast, peak_memory_bytes
+from glassbox.core.devices import peak_memory_bytes
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
@@ -47,16 +45,15 @@ from glassbox.training.checkpoint import (
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
 from glassbox.training.protocols import (
-    AfterStep,
     Batch,
     BatchSource,
-    BeforeStep,
     Hook,
     Objective,
     TrainsAlong,
 )
+from glassbox.training.step import TrainStep, build_step
 from glassbox.training.telemetry import Telemetry, TelemetryConfig
-from glassbox.training.window import MetricsWindow, add_up
+from glassbox.training.window import MetricsWindow
 
 BatchT = TypeVar("BatchT", bound=Batch)
 ESTIMATE_AFTER = 5
@@ -129,14 +126,11 @@ class Trainer:
         self.clipper = config.clipper()
         self.scaler = LossScaler(enabled=config.precision == "float16")
         self._companions = dict(objective.companions) if isinstance(objective, TrainsAlong) else {}
-        frozen = (
-            adapters_of(model) is not None
-        )  # then nothing of the base may change, buffers neither
-        self._adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
         self.average = None if config.ema is None else config.ema.build(model)
         self.telemetry = Telemetry(
             model, telemetry or TelemetryConfig(every=0), precision=config.precision
         )
+        self._train_step: TrainStep | None = None
         self._window = MetricsWindow()
         self._last_loss: float | None = None
         self._progress = ProgressLine(label, self.steps, enabled=False)
@@ -154,9 +148,7 @@ class Trainer:
             self.group.broadcast_(tensor.detach() for tensor in module.state_dict().values())
         if self.average is not None and self.average.updates == 0:
             self.average.reset()
-        if self.config.compile:
-            for block in self.model.blocks:
-                block.compile()
+        self._train_step = self._build_step()
         began, before, first = time.monotonic(), self.state.seconds, self.state.step
         interrupted = False
         self.model.train()
@@ -194,6 +186,19 @@ class Trainer:
             checkpoint = self._save()
         return TrainResult(self.state, checkpoint, interrupted, self._summary())
 
+    def _build_step(self) -> TrainStep:
+        return build_step(
+            self.model,
+            self.objective,
+            self.optimizer,
+            self.config,
+            group=self.group,
+            guard=self.guard,
+            clipper=self.clipper,
+            scaler=self.scaler,
+            telemetry=self.telemetry,
+        )
+
     def _estimate(self, seconds: float) -> None:
         """Print an estimate of a long run's duration from its first steps (without evaluations)."""
         rest = seconds / ESTIMATE_AFTER * (self.steps - self.state.step)
@@ -202,85 +207,32 @@ class Trainer:
 
     def _step(self) -> None:
         """One optimizer step: the summed loss of all micro-batches divided by the number of valid units."""
+        if self._train_step is None:  # not within `run`
+            self._train_step = self._build_step()
         started = time.perf_counter()
         batches = self.source.next_step()
         fetched = time.perf_counter()
-        num_tokens = sum(batch.num_tokens for batch in batches)
-        device = self.model.device
-        outputs = []
         self.telemetry.begin(self.state.step + 1)
-        self.optimizer.zero_grad()
-        if isinstance(self.objective, BeforeStep):
-            batches = [batch.to(device) for batch in batches]
-            with autocast(device, self.config.precision):
-                self.objective.before_step(self.model, batches, self.group)
-        for number, batch in enumerate(batches, start=1):
-            with autocast(device, self.config.precision):
-                output = self.objective(self.model, batch.to(device))
-            (output.loss_sum * self.scaler.scale).backward()
-            self.telemetry.after_backward(
-                output.weight, self.scaler.scale, last=number == len(batches)
-            )
-            output.loss_sum = output.loss_sum.detach()  # or the graph would live on
-            outputs.append(output)
-        tokens, totals = self._sum_over_ranks(num_tokens, add_up(outputs))
-        loss_sum, weight = totals["loss"]
-        loss = loss_sum / weight if weight else 0.0
-        norm = self._normalize_gradients(weight * self.scaler.scale)
         lr = self.config.lr * self.config.schedule.factor(self.state.step, self.steps)
-        reason = self._verdict(loss, norm, weight)
-        if reason is None:
-            self.telemetry.before_update()
-            self.optimizer.step(lr)
-            self.telemetry.after_update()
-        else:
+        outcome = self._train_step.take(batches, lr)
+        if outcome.reason is not None:
             self.state.skipped += 1
-        for layer in self._adjusting:
-            layer.after_step(self.group, taken=reason is None)
-        self.optimizer.zero_grad()
-        if reason is None and self.average is not None:
+        elif self.average is not None:
             self.average.update()
         self.telemetry.finish()
         self.state.step += 1
-        self.state.tokens += tokens
+        self.state.tokens += outcome.tokens
         ended = time.perf_counter()
         self.state.step_seconds += ended - fetched
-        self._window.add(totals, tokens, norm, lr, ended - started, fetched - started, reason)
-
-    def _normalize_gradients(self, divisor: float) -> float:
-        """Sum gradients over ranks, divide and clip them in place; return the norm before clipping."""
-        parameters = self.optimizer.parameters()
-        if self.group.world_size > 1:
-            touched = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
-            for parameter, ranks in zip(parameters, self.group.sum_(touched).tolist(), strict=True):
-                if ranks and parameter.grad is None:  # touched on other ranks alone
-                    parameter.grad = torch.zeros_like(parameter)
-        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-        if not gradients or not divisor > 0:
-            return 0.0
-        self.group.sum_gradients_(gradients)
-        torch._foreach_mul_(gradients, 1.0 / divisor)
-        self.telemetry.gradients(divisor, self.scaler.scale)
-        return float(self.clipper.clip_(gradients))
-
-    def _verdict(self, loss: float, norm: float, weight: float) -> str | None:
-        if self.scaler.enabled and weight > 0 and math.isfinite(loss):
-            overflowed = not math.isfinite(norm)
-            self.scaler.update(overflowed=overflowed)
-            if overflowed and self.scaler.scale > 1.0:
-                return f"float16 overflow, loss scale now {self.scaler.scale:g}"
-        return self.guard.verdict(loss, norm, weight)
-
-    def _sum_over_ranks(
-        self, tokens: int, totals: dict[str, list[float]]
-    ) -> tuple[int, dict[str, list[float]]]:
-        if self.group.world_size == 1:
-            return tokens, totals
-        names = sorted(totals)
-        flat = [float(tokens), *(value for name in names for value in totals[name])]
-        summed = self.group.sum_(torch.tensor(flat, dtype=torch.float64)).tolist()
-        pairs = zip(names, zip(summed[1::2], summed[2::2], strict=True), strict=True)
-        return int(summed[0]), {name: list(pair) for name, pair in pairs}
+        self._window.add(
+            outcome.totals,
+            outcome.tokens,
+            outcome.norm,
+            lr,
+            ended - started,
+            {"data": fetched - started, **outcome.seconds},
+            outcome.reason,
+        )
 
     def _report(self, progress: ProgressLine) -> None:
         state, window = self.state, self._window

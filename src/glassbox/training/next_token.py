@@ -7,7 +7,7 @@ from glassbox.layers.context import Auxiliary
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
-from glassbox.training.protocols import ObjectiveOutput
+from glassbox.training.protocols import AfterStep, ObjectiveOutput
 
 
 class NextToken:
@@ -24,6 +24,12 @@ class NextToken:
 
     def __init__(self, *, z_loss: float = 0.0) -> None:
         self.z_loss = z_loss
+
+    def in_one_graph(self, model: CausalLM) -> bool:
+        """Not with layers that adjust themselves after a step, whose counts a copy would take, nor dropout."""
+        return not model.config.dropout and not any(
+            isinstance(module, AfterStep) for module in model.modules()
+        )
 
     def __call__(self, model: CausalLM, batch: TokenBatch) -> ObjectiveOutput:
         """Compute the loss of one packed batch, with the logits computed in chunks."""

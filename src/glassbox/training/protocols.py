@@ -71,6 +71,14 @@ class TrainsAlong(Protocol):
 
 
 @runtime_checkable
+class InOneGraph(Protocol):
+    """An objective whose loss the compiler can take in as one graph with the model's forward pass."""
+
+    def in_one_graph(self, model: CausalLM) -> bool:
+        """Whether it can with this model; batches must then be of few shapes."""
+
+
+@runtime_checkable
 class BeforeStep(Protocol):
     """An objective that must see all micro-batches of a step before computing the loss of any."""
 

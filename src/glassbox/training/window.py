@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class MetricsWindow:
         self.norm = 0.0
         self.lr = 0.0
         self.seconds = 0.0
-        self.data_seconds = 0.0
+        self.phases: dict[str, float] = {}
         self.steps = 0
 
     def add(
@@ -63,10 +63,10 @@ class MetricsWindow:
         norm: float,
         lr: float,
         seconds: float,
-        data_seconds: float,
+        phases: Mapping[str, float],
         reason: str | None,
     ) -> None:
-        """Add one step's sums."""
+        """Add one step's sums; `phases` are the seconds of its parts: data, forward, ..."""
         total, weight = totals["loss"]
         self.last_loss = total / weight if weight else 0.0
         self.reason = reason
@@ -77,7 +77,8 @@ class MetricsWindow:
         self.tokens += tokens
         self.norm, self.lr = norm, lr
         self.seconds += seconds
-        self.data_seconds += data_seconds
+        for name, part in phases.items():
+            self.phases[name] = self.phases.get(name, 0.0) + part
         self.steps += 1
 
     @property
@@ -93,7 +94,7 @@ class MetricsWindow:
             "grad_norm": self.norm,
             "lr": self.lr,
             "step_seconds": self.seconds / max(1, self.steps),
-            "data_seconds": self.data_seconds / max(1, self.steps),
+            **{f"{name}_seconds": s / max(1, self.steps) for name, s in self.phases.items()},
             "tokens_per_second": self.tokens_per_second,
         }
 
@@ -103,4 +104,4 @@ class MetricsWindow:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the sums."""
-        vars(self).update(state)
+        vars(self).update({"phases": {}, **state})

@@ -53,6 +53,10 @@ class AdaptiveClipper(Clipper):
         torch._foreach_mul_(list(gradients), torch.clamp(bound / (norm + 1e-6), max=1.0))
         return norm
 
+    def factor(self, norm: float) -> float | None:
+        """None: the history decides."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """The norms of the most recent steps, as JSON."""
         return {"norms": list(self.norms)}

@@ -16,6 +16,10 @@ class Clipper:
         """Clip the gradients in place; return their global norm before clipping."""
         return global_norm(gradients)
 
+    def factor(self, norm: float) -> float | None:
+        """What all gradients are multiplied by at this global norm; None where that is not one number."""
+        return 1.0
+
     def state_dict(self) -> dict[str, Any]:
         """The state needed to resume, as JSON."""
         return {}

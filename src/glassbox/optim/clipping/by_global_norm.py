@@ -34,6 +34,10 @@ class GlobalClipper(Clipper):
         """Clip the global norm to `max_norm` in place; return the norm before clipping."""
         return clip_by_global_norm_(gradients, self.max_norm)
 
+    def factor(self, norm: float) -> float | None:
+        """min(1, max_norm / (norm + 1e-6))."""
+        return min(1.0, self.max_norm / (norm + 1e-6))
+
 
 @torch.no_grad()
 def clip_by_global_norm_(gradients: Sequence[Tensor], max_norm: float) -> Tensor:

@@ -41,3 +41,7 @@ class ParameterClipper(Clipper):
         for gradient in gradients:
             clip_by_global_norm_([gradient], self.max_norm)
         return norm
+
+    def factor(self, norm: float) -> float | None:
+        """None: each gradient has its own."""
+        return None

@@ -71,6 +71,10 @@ class Telemetry:
         self.active = bool(every) and (step == 1 or step % every == 0)
         self.record, self._values, self._first, self._before = {}, {}, None, []
 
+    def saw(self, ids: Tensor, **options: Any) -> None:
+        """What a pass was called with that did not go through the model's own method."""
+        self.call.arguments = (ids.detach(), options)
+
     def after_backward(self, weight: float | Tensor, scale: float, *, last: bool) -> None:
         """After each micro-batch's backward pass; of the first of several its gradient's norm is taken."""
         if self.active and self._first is None:
