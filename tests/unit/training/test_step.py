@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gc
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -255,13 +253,6 @@ def test_compiled_bfloat16_run_resumes_to_the_bit(tmp_path: Path) -> None:
     resumed = tiny_trainer(cut, options)
     resumed.run()
     assert everything(whole) == everything(cut)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled_is_left() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
-    gc.collect()
 
 
 def test_build_step_chooses_by_the_config() -> None:
