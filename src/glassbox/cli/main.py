@@ -60,6 +60,7 @@ COMMANDS = (
     "upcycle",
     "recommend",
     "evaluate",
+    "compare",
     "report",
     "recipe",
     "models",

@@ -129,7 +129,7 @@ def _bits_per_byte(values: Values, clusters: Sequence[Any] | None) -> Estimate:
     return _nats(values).scaled(1 / math.log(2))
 
 
-def _table(values: Values) -> NDArray[np.float64]:
+def label_table(values: Values) -> NDArray[np.float64]:
     """Rows of (gold, prediction), the names as numbers where they are no numbers."""
     names: dict[Any, int] = {}
     rows = []
@@ -169,11 +169,11 @@ def matthews(table: NDArray[np.float64]) -> float:
 
 
 def _f1(values: Values, clusters: Sequence[Any] | None) -> Estimate:
-    return bootstrap(_table(values), binary_f1)
+    return bootstrap(label_table(values), binary_f1)
 
 
 def _mcc(values: Values, clusters: Sequence[Any] | None) -> Estimate:
-    return bootstrap(_table(values), matthews)
+    return bootstrap(label_table(values), matthews)
 
 
 def _brier(values: Values, clusters: Sequence[Any] | None) -> Estimate:
