@@ -24,6 +24,9 @@ from glassbox.data.curation.runner import Output, run_curation
 from glassbox.data.curation.shard_files import read_records
 from glassbox.data.curation.sources import FilesSource, find_sources
 from glassbox.data.python_source import PythonSource
+from glassbox.evaluation.tasks.documents import Data
+from glassbox.evaluation.tasks.python_task import load_task
+from glassbox.evaluation.tasks.task import Item, Task
 from glassbox.layers.python_layer import PythonMixer
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import BlockSpec, ModelConfig, Repeat
@@ -186,6 +189,45 @@ def check_step(
             results.append((kept, dict(tally.step(step.counted_as).dropped)))
     assert results[0] == results[1], "run again, the step gives another result"
     return results[0]
+
+
+def check_task(path: str) -> list[tuple[Any, ...]]:
+    """An evaluation task: every document gives requests, and the right answers get full marks.
+
+    Returns the arguments of all requests: (prompt, continuation), (text,) or (prompt, settings).
+    """
+    task = load_task(path).build(Data())
+    asked: list[tuple[Any, ...]] = []
+    for item in task.items():
+        assert item.requests, f"document {item.doc_id} gives no requests"
+        asked += [request.arguments for request in item.requests]
+        marks = task.judge(item, _right_answers(task, item))
+        assert marks, f"document {item.doc_id} gets no values"
+        for name in ("acc", "exact_match"):
+            assert marks.get(name, 1) == 1, (
+                f"document {item.doc_id}: the right answer gets {name} = {marks[name]}; is the "
+                "target among the choices?"
+            )
+    return asked
+
+
+def _right_answers(task: Task, item: Item) -> list[Any]:
+    """What a model would answer that knows everything."""
+    if item.requests[0].kind == "generate_until":
+        target = task.target(item.doc)
+        if task.has_choices:
+            target = task.choices(item.doc)[target]
+        return [str(target[0] if isinstance(target, list) else target)]
+    if item.requests[0].kind == "loglikelihood_rolling":
+        return [-1.0]
+    if not task.has_choices:
+        return [(-1.0, True, 1) for _ in item.requests]
+    gold = task.gold(item.doc, task.choices(item.doc))
+    right = set(gold) if isinstance(gold, list) else {gold}
+    count = len(task.choices(item.doc))
+    return [(-1.0 if n in right else -100.0, n in right, 1) for n in range(count)] + [
+        (-50.0, False, 1) for _ in item.requests[count:]
+    ]
 
 
 def check_metric(path: str, options: Mapping[str, Any] | None = None) -> dict[str, float]:

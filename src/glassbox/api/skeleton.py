@@ -9,7 +9,17 @@ from pathlib import Path
 
 from glassbox.core.errors import UserError
 
-KINDS = ("mixer", "optimizer", "schedule", "objective", "grader", "source", "step", "metric")
+KINDS = (
+    "mixer",
+    "optimizer",
+    "schedule",
+    "objective",
+    "grader",
+    "source",
+    "step",
+    "metric",
+    "task",
+)
 
 
 def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:

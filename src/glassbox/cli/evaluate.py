@@ -20,7 +20,10 @@ def evaluate(
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option("--tasks", help="Tasks and groups, as hellaswag,arc_easy,mmlu (see --list)."),
+        typer.Option(
+            "--tasks",
+            help="Tasks and groups, as hellaswag,arc_easy (see --list), or your own, as my.py:task.",
+        ),
     ] = None,
     list_tasks: Annotated[bool, typer.Option("--list", help="List tasks and groups.")] = False,
     data: Annotated[
@@ -95,7 +98,10 @@ def evaluate(
     ] = None,
     code: Annotated[
         list[str] | None,
-        typer.Option("--code", help="FILE.py:NAME of a layer of your own that a model has."),
+        typer.Option(
+            "--code",
+            help="FILE.py:NAME of a layer of your own that a model has (or a task, with --reproduce).",
+        ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:

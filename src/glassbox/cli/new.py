@@ -18,7 +18,7 @@ def new(
     kind: Annotated[
         str,
         typer.Argument(
-            help="mixer, optimizer, schedule, objective, grader, source, step or metric."
+            help="mixer, optimizer, schedule, objective, grader, source, step, metric or task."
         ),
     ],
     name: Annotated[str, typer.Argument(help="The file's name, such as my_mixer.")],

@@ -154,6 +154,11 @@ def load_object(path: str) -> Any:
     return found
 
 
+def entry_point_names() -> list[str]:
+    """The names of all entry points of the group `glassbox`, sorted."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
 def require_methods(thing: Any, methods: Sequence[str], *, what: str, path: str, help: str) -> None:
     """Raise UserError naming the first of `methods` that a user's object lacks."""
     for method in methods:

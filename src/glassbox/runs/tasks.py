@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from glassbox.core.config import Spec, parse
+from glassbox.core.errors import UserError
 from glassbox.evaluation.scoring import BATCH_TOKENS
 from glassbox.evaluation.tasks.catalogue import Catalogue, build_tasks
 from glassbox.evaluation.tasks.documents import Data
@@ -121,6 +122,12 @@ def reproduce(
     old = read_results(path)
     written = old["settings"]
     sources = parse(TaskSources, written["sources"], where=f"'{path}', settings.sources")
+    for name in sources.tasks:
+        if ":" in name and name not in code:
+            raise UserError(
+                f"'{path}' names Python code ('{name}'), which is not run because a result file says "
+                f"so; if the code is yours, name it yourself: --code {name}"
+            )
     if data is not None:
         sources = sources.model_copy(update={"data": data})
     names = EvaluationSettings.model_fields

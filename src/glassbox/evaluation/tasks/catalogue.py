@@ -13,6 +13,7 @@ from glassbox.core.errors import UserError
 from glassbox.evaluation.tasks import builtin
 from glassbox.evaluation.tasks.documents import Data
 from glassbox.evaluation.tasks.harness import HarnessTasks, names_of
+from glassbox.evaluation.tasks.python_task import is_path, load_task
 from glassbox.evaluation.tasks.spec import GroupSpec
 from glassbox.evaluation.tasks.task import Task, TaskSpec
 
@@ -63,6 +64,7 @@ class Catalogue:
     def select(self, names: Sequence[str]) -> tuple[list[TaskSpec], dict[str, GroupSpec]]:
         """The tasks of names of tasks and groups, each once, and the groups among them.
 
+        A name may also be the path of a user's task, such as my.py:task.
         Raises UserError for a name that is neither, naming the nearest one.
         """
         tasks: dict[str, TaskSpec] = {}
@@ -81,6 +83,9 @@ class Catalogue:
                     groups[name] = self.groups[name]
                     for one in self.groups[name].tasks:
                         take(one)
+            elif is_path(name):
+                own = load_task(name)
+                tasks[own.task] = own
             else:
                 known = [*self.tasks, *self.groups, *names_of(self.harness)]
                 near = difflib.get_close_matches(name, known, n=1)

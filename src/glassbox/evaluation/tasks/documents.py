@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.core.errors import UserError
+from glassbox.core.plugins import explained
 from glassbox.data.text import byte_lines
 from glassbox.evaluation.tasks.functions import Rows
 from glassbox.evaluation.tasks.spec import Documents
@@ -49,7 +50,15 @@ class Data:
     def rows(self, documents: Documents, split: str, task: str) -> Rows:
         """The rows of a split as they are stored. Raises UserError that says what was looked for."""
         key = json.dumps(
-            [documents.path, documents.name, documents.kwargs, str(documents.local), split, task],
+            [
+                documents.path,
+                documents.name,
+                documents.kwargs,
+                str(documents.local),
+                str(documents.rows),
+                split,
+                task,
+            ],
             sort_keys=True,
             default=str,
         )
@@ -58,13 +67,28 @@ class Data:
         return self._read[key]
 
     def _open(self, documents: Documents, split: str, task: str) -> Rows:
-        found = self._in_folder(documents, split, task)
+        found = self._made(documents, split, task)
+        if found is None:
+            found = self._in_folder(documents, split, task)
         if found is None:
             found = self._by_path(documents, split, task)
         if not found:
             raise UserError(f"task '{task}': its split '{split}' has no documents")
         columns = list(dict.fromkeys(name for row in found for name in row))
         return Rows({name: row.get(name) for name in columns} for row in found)
+
+    def _made(self, documents: Documents, split: str, task: str) -> list[Row] | None:
+        if documents.rows is None:
+            return None
+        with explained(f"task '{task}'", documents.rows.function):
+            found = list(documents.rows.load()(split))
+        for number, row in enumerate(found, start=1):
+            if not isinstance(row, Mapping):
+                raise UserError(
+                    f"task '{task}': '{documents.rows.function}' gave a {type(row).__name__} as row "
+                    f"{number} of split '{split}'; give mappings from column to value"
+                )
+        return [dict(row) for row in found]
 
     def _in_folder(self, documents: Documents, split: str, task: str) -> list[Row] | None:
         if self.folder is None:

@@ -22,6 +22,7 @@ class Documents(Spec):
         `kwargs.data_files`; or a folder.
     test, validation, train: names of splits. The first two of these that is named is evaluated.
     process: rows to rows, before anything else.
+    rows: split to rows, in place of all others.
     local: (folder, split) to rows in the hub's columns, for `--data` folders of another form.
     cluster: the column of the passage that several rows share, for the standard error.
     """
@@ -33,6 +34,7 @@ class Documents(Spec):
     validation: str | None = None
     train: str | None = None
     process: Function | None = None
+    rows: Function | None = None
     local: Function | None = None
     cluster: str | None = None
 
