@@ -54,6 +54,18 @@ def test_data_of_ones_own_trains(tmp_path: Path) -> None:
     assert load("my_data").main(tmp_path) > 0.4
 
 
+def test_a_task_of_ones_own_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By chance a quarter of 40 items are right, give or take 0.07."""
+    tokenizer = tiny_tokenizer()
+    model = str(tmp_path / "model")
+    glassbox.save(tiny_chat_model(tokenizer), model, tokenizer=tokenizer)
+    share = load("own_evaluation_task").main(model)
+    assert 0 <= share < 0.6
+    assert f"{share:.2f} +- 0.0" in capsys.readouterr().out
+
+
 def test_fine_tune_then_serve(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     glassbox.save(
