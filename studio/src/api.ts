@@ -1,5 +1,5 @@
 import type {
-  Chat, ChatSettings, Engine, Message, MetricRecord, Model, News, Piece, Run, RunDetails, Sampling,
+  Changes, Chat, ChatSettings, Engine, Inside, Message, MetricRecord, Model, News, Piece, Run, RunDetails, Sampling,
 } from "./types";
 
 /** What the server answered instead of what was asked for. */
@@ -87,6 +87,7 @@ export const api = {
       source?: string;
       kept?: number;
       token?: number;
+      changes?: Changes;
     },
   ) => call<Message>("POST", `/api/chats/${at(id)}/answers`, body),
   edit: (id: string, message: string, content: string) =>
@@ -99,6 +100,20 @@ export const api = {
     ),
   mask: (model: string, messages: { role: string; content: string }[]) =>
     call<{ pieces: Piece[]; learned: number }>("POST", "/api/mask", { model, messages }),
+  inside: (message: string, place: number) =>
+    call<Inside>("GET", `/api/messages/${at(message)}/inside?place=${String(place)}`),
+  influence: (message: string, place: number) =>
+    call<{ values: number[] }>("GET", `/api/messages/${at(message)}/influence?place=${String(place)}`),
+  attention: (message: string, place: number, layer: number) =>
+    call<{ weights: number[][] }>(
+      "GET", `/api/messages/${at(message)}/attention?place=${String(place)}&layer=${String(layer)}`,
+    ),
+  tile: (message: string, layer: number, head: number, row: number, column: number) =>
+    call<{ size: number; rows: number[][] }>(
+      "GET",
+      `/api/messages/${at(message)}/tile?layer=${String(layer)}&head=${String(head)}` +
+        `&row=${String(row)}&column=${String(column)}`,
+    ),
   live: () => call<{ engines: Engine[] }>("GET", "/api/live"),
   runs: () => call<{ runs: Run[] }>("GET", "/api/runs"),
   run: (name: string) => call<RunDetails>("GET", `/api/run?name=${at(name)}`),

@@ -41,7 +41,7 @@ export function Chart(props: { title: string; series: Series[]; xLabel: string; 
         legend: { show: false },
         cursor: { points: { size: 6 } },
         scales: { x: { time: false }, y: props.logScale ? { distr: 3 } : {} },
-        axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map((value) => (value === null ? "" : short(value))) }],
+        axes: [{ ...axis, size: 32 }, { ...axis, size: 64, values: (_, ticks) => ticks.map((value) => (value === null ? "" : short(value))) }],
         series: [
           {},
           ...drawn.map((one, at) => ({

@@ -21,7 +21,7 @@ describe("words", () => {
 
   it("change with the language", () => {
     setLanguage("zh");
-    expect(t("tokens", { n: 3 })).toBe("3 个 token");
+    expect(t("tokens", { n: 3 })).toBe("3 个词元");
     setLanguage("en");
     expect(t("tokens", { n: 3 })).toBe("3 tokens");
   });

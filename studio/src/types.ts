@@ -32,7 +32,7 @@ export interface Message {
   status: Status;
   note: string | null;
   created: number;
-  request: { sampling?: Sampling; system?: string; left_out?: number; kept?: number };
+  request: { sampling?: Sampling; system?: string; left_out?: number; kept?: number; changes?: Changes };
   prompt: number[];
   tokens: Token[];
 }
@@ -141,4 +141,22 @@ export interface Engine {
     reused: number;
     blocks: number[];
   }[];
+}
+
+export interface Changes {
+  heads: [number, number][];
+  parts: string[];
+  steer?: { layer: number; toward: string; away: string; scale: number } | null;
+}
+
+/** What the layers made of a token; see `overview` in studio/inside.py. */
+export interface Inside {
+  place: number;
+  token: string;
+  lens: { top: [number, string, number][]; own: number; rank: number }[];
+  norms: { residual: number[]; mixer: (number | null)[]; ffn: (number | null)[] };
+  parts: [string, number][] | null;
+  heads: number[];
+  switches: number[];
+  tokens: string[];
 }

@@ -220,6 +220,39 @@ def test_two_models_side_by_side_and_a_text_that_stays_text(
         assert page.title() != "broken"
 
 
+def test_inside_a_token_heads_rows_sum_to_one_and_a_head_is_switched_off(
+    browser: Any, page_files: Path, tmp_path: Path
+) -> None:
+    studio = make_studio(tmp_path / "data", slow=0.001)
+    with serving(studio, page_files) as base, tab(browser, base) as it:
+        page = it.page
+        page.goto(base)
+        it.ask("Where is the ball?")
+        it.settle()
+        (chat,) = studio.store.chats()
+        answer = studio.store.messages(chat["id"])[-1]
+        page.goto(f"{base}/chat/{chat['id']}?m={answer['id']}&t=3&view=inside&layer=1&head=0")
+        page.wait_for_selector("[data-attention='1']")
+        total = page.get_attribute("[data-attention='1']", "data-sum")
+        assert float(total) == pytest.approx(1, abs=2e-3)
+        own = page.inner_text("table.lens tbody tr:last-child td:nth-child(2)")
+        assert float(own.strip("<>%")) == pytest.approx(
+            100 * math.exp(answer["tokens"][3]["l"]), rel=0.02
+        )
+        page.click("text=Matrix")
+        page.wait_for_selector("canvas.matrix")
+        page.click("button:text('Compute')")
+        page.wait_for_selector("[role=group][aria-label='Influence of earlier tokens']")
+        page.click("[aria-label='Layer 0, head 1 off']")
+        page.click("button:text('Answer again with these changes')")
+        page.wait_for_selector("text=without 0.1")
+        it.settle()
+        changed = studio.store.messages(chat["id"])[-1]
+        assert changed["request"]["changes"]["heads"] == [[0, 1]]
+        page.click("[aria-label='Previous version']")
+        page.wait_for_selector(f"[data-id='{answer['id']}']")
+
+
 def test_curves_grow_and_every_view_is_drawn_in_both_languages(
     browser: Any, page_files: Path, tmp_path: Path
 ) -> None:
@@ -273,11 +306,17 @@ def test_no_serious_fault_of_accessibility_light_dark_and_on_a_phone(
                 it.settle()
                 it.page.click(".message.assistant [data-k='0']")
                 it.page.wait_for_selector(".panel")
-                views = [it.page.url, f"{base}/tokenizer?as=chat", f"{base}/engine", f"{base}/runs"]
+                views = [
+                    it.page.url,
+                    f"{it.page.url}&view=inside",
+                    f"{base}/tokenizer?as=chat",
+                    f"{base}/engine",
+                    f"{base}/runs",
+                ]
                 for view in views:
                     it.page.goto(view)
                     it.page.wait_for_selector("main > *")
-                    it.page.wait_for_timeout(300)
+                    it.page.wait_for_timeout(600)
                     it.page.add_script_tag(path=str(axe))
                     told = it.page.evaluate("axe.run()")
                     wide = it.page.evaluate(

@@ -20,7 +20,9 @@ from glassbox.inference.requests import TokenEvent
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.serving.errors import ApiError, shutting_down
 from glassbox.serving.token_log_probs import LEAST, token_bytes, token_text
-from glassbox.serving.worker import Closed, Failure, Item, Job, Token
+from glassbox.serving.worker import Closed, Failure, Item, Job, Result, Token
+from glassbox.studio.bodies import Changes
+from glassbox.studio.inside import ChangedSteps
 from glassbox.studio.models import Opened
 from glassbox.studio.store import Json, Store
 from glassbox.tokenizers import Tokenizer
@@ -154,10 +156,12 @@ class Answers:
         sampling: Mapping[str, Any],
         system: str = "",
         kept: Sequence[Json] = (),
+        changes: Changes | None = None,
     ) -> Json:
         """Begin an answer to the user's turn `parent`; the new message.
 
         kept: tokens that it begins with, from another answer; the model goes on from them.
+        changes: parts of the model that are switched off or steered for this answer alone.
         Raises UserError for settings and prompts that do not fit, ApiError 429 where the queue is full.
         """
         seed = sampling.get("seed")
@@ -178,6 +182,7 @@ class Answers:
             "system": system,
             "left_out": prompt.left_out,
             "kept": len(kept),
+            **({} if changes is None else {"changes": changes.model_dump(mode="json")}),
         }
         text = TextStream(opened.tokenizer, params.stop)
         for token in kept:
@@ -192,7 +197,11 @@ class Answers:
         def deliver(item: Item) -> None:
             self._take(one, opened.tokenizer, item)
 
-        one.job = Job([(ids, asked)], deliver)
+        if changes is None:
+            one.job = Job([(ids, asked)], deliver)
+        else:
+            steps = ChangedSteps(opened, ids, asked, changes)
+            one.job = Job([], deliver, work=steps())
         with self._lock:
             self._growing[one.message] = one
         try:
@@ -220,11 +229,19 @@ class Answers:
         if isinstance(item, Failure):
             self._finish(one, "failed", item.message)
             return
-        if not isinstance(item, Token):
-            if not one.tokens:
-                self._finish(one, "done", None)
+        if isinstance(item, Result):  # steps of a changed model
+            for event in item.value:
+                self._add(one, tokenizer, event)
+        elif isinstance(item, Token):
+            self._add(one, tokenizer, item.event)
+        else:
+            self._finish(one, "done", None)
+
+    def _add(self, one: Growing, tokenizer: Tokenizer, event: TokenEvent) -> None:
+        if event.finish_reason == "error":
+            self._finish(one, "failed", event.error)
             return
-        event, now = item.event, time.monotonic()
+        now = time.monotonic()
         text = "" if event.is_end else one.text.push(event.token_id)
         if event.finish_reason is not None:
             text += one.text.flush()

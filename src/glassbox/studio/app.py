@@ -18,7 +18,7 @@ from glassbox.inference.sampling.params import SamplingParams
 from glassbox.serving.errors import ApiError, Json, add_handlers, json_bytes
 from glassbox.serving.gate import Gate
 from glassbox.serving.metrics import Metrics
-from glassbox.studio import bodies, export, live, pieces
+from glassbox.studio import bodies, export, inside, live, pieces
 from glassbox.studio.answers import Answers
 from glassbox.studio.guard import Guard, is_page
 from glassbox.studio.models import Opened, Shelf
@@ -38,6 +38,7 @@ class Studio:
         self.shelf = shelf
         self.trainings = trainings
         self.answers = Answers(store)
+        self.patterns = inside.Patterns()
         self.name = "the studio"
         self.draining = False
         self.metrics = Metrics()
@@ -88,6 +89,7 @@ class Studio:
         return self.answers.begin(
             opened, chat, body.parent,
             sampling=body.sampling, system=body.system, kept=_with_text(opened, kept),
+            changes=body.changes,
         )  # fmt: skip
 
     def edit(self, chat: str, body: bodies.Edit) -> dict[str, Any]:
@@ -96,6 +98,17 @@ class Studio:
         return self.store.add_message(
             chat, old["parent"], old["role"], body.content, model=old["model"], status="edited"
         )
+
+    def inside(self, message: str) -> tuple[Opened, list[int], int]:
+        """The model of an answer, its token ids (prompt and answer), and where the answer begins.
+
+        Raises UserError for a message without tokens.
+        """
+        found = self.store.message(message)
+        if not found["model"] or not found["tokens"]:
+            raise UserError("this message has no tokens; choose an answer that a model gave")
+        ids = [*found["prompt"], *(token["i"] for token in found["tokens"])]
+        return self.shelf.open(found["model"]), ids, len(found["prompt"])
 
     def stop(self, message: str) -> None:
         """Stop an answer."""
@@ -153,6 +166,7 @@ def build_app(studio: Studio, *, page: Path, keys: Sequence[str] = ()) -> FastAP
     app.add_middleware(Guard)  # outermost
     add_handlers(app, {})
     _add_chats(app, studio)
+    _add_inside(app, studio)
     _add_models(app, studio)
     _add_runs(app, studio)
     _add_page(app, page)
@@ -228,6 +242,8 @@ def _add_chats(app: FastAPI, studio: Studio) -> None:
             model = branch[-1]["model"]
             if branch[-1]["role"] != "assistant" or not model or branch[-1]["status"] == "edited":
                 raise UserError("choose an answer of a model: an edited one cannot be made again")
+            if branch[-1]["request"].get("changes"):
+                raise UserError("an answer of a changed model is exported as a page alone")
             chats = studio.shelf.open(model).tokenizer.chat_template is not None
             content, kind, ending = export.as_python(branch, chats=chats), "text/x-python", "py"
         else:
@@ -246,6 +262,33 @@ def _add_chats(app: FastAPI, studio: Studio) -> None:
     @app.put("/api/settings")
     def change_settings(body: bodies.Settings) -> Response:
         return Json({"values": store.change_settings(body.values)})
+
+
+def _add_inside(app: FastAPI, studio: Studio) -> None:
+    compute = inside.in_engine_thread
+
+    @app.get("/api/messages/{message}/inside")
+    def overview(message: str, place: int) -> Response:
+        """place: the token's, counted from the answer's first."""
+        opened, ids, first = studio.inside(message)
+        return Json(compute(opened, lambda: inside.overview(opened, ids, first + place)))
+
+    @app.get("/api/messages/{message}/influence")
+    def influence(message: str, place: int) -> Response:
+        opened, ids, first = studio.inside(message)
+        return Json(compute(opened, lambda: inside.influence(opened, ids, first + place)))
+
+    @app.get("/api/messages/{message}/attention")
+    def attention(message: str, place: int, layer: int) -> Response:
+        opened, ids, first = studio.inside(message)
+        patterns = studio.patterns
+        return Json(compute(opened, lambda: patterns.rows(opened, ids, first + place, layer)))
+
+    @app.get("/api/messages/{message}/tile")
+    def tile(message: str, layer: int, head: int, row: int = 0, column: int = 0) -> Response:
+        opened, ids, _ = studio.inside(message)
+        at = (layer, head, max(0, row), max(0, column))
+        return Json(compute(opened, lambda: studio.patterns.tile(opened, ids, *at)))
 
 
 def _add_models(app: FastAPI, studio: Studio) -> None:

@@ -74,6 +74,23 @@ class Turn(Sampled):
     to: list[Column] = Field(min_length=1, max_length=8)
 
 
+class Steer(Body):
+    """A direction added to the stream after a layer: from one text's last token to another's."""
+
+    layer: int = Field(ge=0)
+    toward: Annotated[str, Field(max_length=2000)]
+    away: Annotated[str, Field(max_length=2000)]
+    scale: float = Field(ge=-100, le=100)
+
+
+class Changes(Body):
+    """What is changed inside the model: heads as (layer, head), parts as blocks.3.ffn, and steering."""
+
+    heads: list[tuple[int, int]] = Field([], max_length=4096)
+    parts: list[Annotated[str, Field(max_length=100)]] = Field([], max_length=1024)
+    steer: Steer | None = None
+
+
 class Answer(Sampled):
     """Another answer to a turn; `kept` tokens of `source`, then `token`, are how it begins."""
 
@@ -82,6 +99,7 @@ class Answer(Sampled):
     source: Id | None = None
     kept: int = Field(0, ge=0)
     token: int | None = Field(None, ge=0)
+    changes: Changes | None = None
 
 
 class Edit(Body):

@@ -81,8 +81,10 @@ def build(source: Path, built: Path, *, say: Callable[[str], None] | None = None
     tell("studio: building the page, once (a minute or so)")
     if not _has_packages(source):
         tell("studio: 1/2 fetching the packages it is built with (npm ci)")
-        omitting = ["--omit=dev", "--no-audit", "--no-fund", "--ignore-scripts"]
-        _run([*npm, "ci", *omitting], source, environment)
+        # who develops the page keeps its linters
+        which = [] if (source / "node_modules/vitest").exists() else ["--omit=dev"]
+        quiet = ["--no-audit", "--no-fund", "--ignore-scripts"]
+        _run([*npm, "ci", *which, *quiet], source, environment)
     tell("studio: 2/2 compiling (vite build)")
     fresh = built.with_name(f"{built.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -113,7 +113,7 @@ def as_python(branch: Sequence[Json], *, chats: bool) -> str:
     Raises ValueError for a branch that ends with no answer of a model.
     """
     answer = branch[-1]
-    if answer["role"] != "assistant" or not answer["model"]:
+    if answer["role"] != "assistant" or not answer["model"] or answer["request"].get("changes"):
         raise ValueError("the branch ends with no model's answer")
     request: dict[str, Any] = answer["request"]
     turns = [{"role": one["role"], "content": one["content"]} for one in branch[:-1]]

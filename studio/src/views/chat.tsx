@@ -6,7 +6,7 @@ import { IconButton } from "../icons";
 import { prefer, preferences, type Colouring } from "../preferences";
 import { go, setQuery } from "../router";
 import { Tree } from "../tree";
-import type { ChatSettings, Column, Message, Model, Sampling } from "../types";
+import type { Changes, ChatSettings, Column, Message, Model, Sampling } from "../types";
 import { Composer } from "./composer";
 import { MessageView, type MessageActions } from "./message";
 import { ModelSelect } from "./model_select";
@@ -171,12 +171,14 @@ export function ChatView({ id, query, models, onChange }: Props) {
     column: number,
     message: Message,
     kept?: { source: string; kept: number; token: number },
+    changes?: Changes,
   ) =>
     attempt(openingLabel(models, columns), async () => {
       if (id === null || message.parent === null) return;
-      const model = kept === undefined ? (columns[column]?.model ?? "") : (message.model ?? "");
+      const model = kept === undefined && changes === undefined ? (columns[column]?.model ?? "") : (message.model ?? "");
       const added = await api.answer(id, {
         parent: message.parent, model, sampling: settings.sampling, system: settings.system, ...kept,
+        ...(changes === undefined ? {} : { changes }),
       });
       tree.current.add(added);
       save(withLeaf(column, added.id));
@@ -270,7 +272,7 @@ export function ChatView({ id, query, models, onChange }: Props) {
   if (models.length === 0) return <p class="notice">{t("noModels")}</p>;
   if (!loaded) return <p class="notice" role="status">{fault ?? "…"}</p>;
   return (
-    <div class={`chat ${panel ? "with-panel" : ""}`}>
+    <div class={`chat ${panel ? "with-panel" : ""} ${panel && query.get("view") === "inside" ? "with-inside" : ""}`}>
       <div class="chat-main">
         <div class="toolbar">
           <label class="inline">
@@ -369,6 +371,7 @@ export function ChatView({ id, query, models, onChange }: Props) {
           query={query}
           onMove={(next) => { setQuery({ t: String(next) }, true); }}
           onClose={closePanel}
+          onChanged={(changes) => void answerAgain(Math.max(0, column), chosen, undefined, changes)}
           onInstead={(token) =>
             void answerAgain(Math.max(0, column), chosen, { source: chosen.id, kept: place, token })
           }

@@ -112,7 +112,7 @@ export const MessageView = memo(
                     onClick={() => void download(`/api/messages/${message.id}/export?form=html`)}
                   />
                 )}
-                {!mine && message.status !== "edited" && (
+                {!mine && message.status !== "edited" && message.request.changes === undefined && (
                   <IconButton
                     icon="code"
                     label={t("exportPython")}
@@ -141,6 +141,12 @@ function Facts({ message }: { message: Message }) {
   const seconds = made.slice(1).reduce((sum, token) => sum + token.m, 0) / 1000;
   if (message.tokens.length > 0) parts.push(t("tokens", { n: message.tokens.length }));
   if (seconds > 0) parts.push(t("tokensPerSecond", { n: Math.round((made.length - 1) / seconds) }));
+  const changes = message.request.changes;
+  if (changes !== undefined) {
+    const off = [...changes.heads.map(([layer, head]) => `${String(layer)}.${String(head)}`), ...changes.parts];
+    if (off.length > 0) parts.push(t("changedOff", { n: off.join(", ") }));
+    if (changes.steer) parts.push(t("changedSteer", { n: changes.steer.layer }));
+  }
   if (message.request.left_out) parts.push(t("leftOut", { n: message.request.left_out }));
   if (message.status === "done" && message.note === "length") parts.push(t("status_length"));
   else if (message.status !== "done") parts.push(t(`status_${message.status}`));

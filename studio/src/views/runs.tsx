@@ -41,7 +41,11 @@ export function RunsView({ query }: { query: URLSearchParams }) {
     };
   }, []);
 
-  const newest = runs?.reduce<Run | null>((best, run) => (best === null || run.changed > best.changed ? run : best), null);
+  // the newest of those under way, else the first of the list
+  const newest =
+    runs
+      ?.filter((run) => run.status === "running")
+      .reduce<Run | null>((best, run) => (best === null || run.changed > best.changed ? run : best), null) ?? runs?.[0];
   const chosen = asked.length > 0 ? asked : newest ? [newest.name] : [];
   const records = useMetrics(chosen);
   if (runs === null) return <p class="notice" role="status">{fault ?? "…"}</p>;

@@ -3,7 +3,9 @@ import { useEffect, useRef } from "preact/hooks";
 import { t } from "../i18n";
 import { Icon, IconButton } from "../icons";
 import { percent, short, visible } from "../numbers";
-import type { Message } from "../types";
+import { setQuery } from "../router";
+import type { Changes, Message } from "../types";
+import { InsideView } from "./inside";
 
 interface Props {
   message: Message;
@@ -12,10 +14,11 @@ interface Props {
   onMove: (place: number) => void;
   onClose: () => void;
   onInstead: (token: number) => void;
+  onChanged: (changes: Changes) => void;
 }
 
 /** What is known of one token: how likely it was, what else could have come, and to go on from there. */
-export function TokenPanel({ message, place, onMove, onClose, onInstead }: Props) {
+export function TokenPanel({ message, place, query, onMove, onClose, onInstead, onChanged }: Props) {
   const close = useRef<HTMLDivElement>(null);
   const token = message.tokens[place];
   useEffect(() => {
@@ -31,9 +34,10 @@ export function TokenPanel({ message, place, onMove, onClose, onInstead }: Props
   const name = token.s ?? token.t;
   const rank = token.a.findIndex(([id]) => id === token.i);
   const covered = token.a.reduce((sum, [, , logProb]) => sum + Math.exp(logProb), 0);
+  const inside = query.get("view") === "inside";
   const can = message.parent !== null && message.status !== "running";
   return (
-    <aside class="panel" aria-label={t("token")} ref={close}>
+    <aside class={`panel ${inside ? "panel-wide" : ""}`} aria-label={t("token")} ref={close}>
       <div class="panel-head">
         <IconButton icon="left" label={t("previousToken")} disabled={place === 0} onClick={() => { onMove(place - 1); }} />
         <span class="small muted">{t("tokenPlace", { n: place + 1, of: message.tokens.length })}</span>
@@ -80,7 +84,16 @@ export function TokenPanel({ message, place, onMove, onClose, onInstead }: Props
           </div>
         </dl>
       </div>
-      <h3>{t("alternatives")}</h3>
+      <div class="tabs" role="group" aria-label={t("token")}>
+        <button type="button" aria-pressed={!inside} onClick={() => { setQuery({ view: null }, true); }}>
+          {t("alternatives")}
+        </button>
+        <button type="button" aria-pressed={inside} onClick={() => { setQuery({ view: "inside" }, true); }}>
+          {t("inside")}
+        </button>
+      </div>
+      {inside && <InsideView message={message} place={place} query={query} onChanged={onChanged} />}
+      {!inside && <>
       <ol class="alternatives">
         {token.a.map(([id, other, logProb]) => {
           const probability = Math.exp(logProb);
@@ -115,6 +128,7 @@ export function TokenPanel({ message, place, onMove, onClose, onInstead }: Props
           <span class="spacer" />
         </li>
       </ol>
+      </>}
     </aside>
   );
 }
