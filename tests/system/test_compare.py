@@ -1,4 +1,4 @@
-"""glassbox compare as a user runs it, on evaluations of two models."""
+"""glassbox compare and glassbox report as a user runs them, on evaluations of two models."""
 
 from __future__ import annotations
 
@@ -75,3 +75,16 @@ def test_compare_prints_json_and_takes_metrics_by_name(evaluated: Path) -> None:
     read = json.loads(shown.stdout)
     assert [row["metric"] for row in read["rows"]] == ["acc", "acc_norm"]
     assert read["methods"] == ["a", "tuned"]
+
+
+def test_report_of_an_evaluation_shows_scores_calibration_places_and_items(evaluated: Path) -> None:
+    shown = CliRunner().invoke(build(), ["report", str(evaluated / "a")])
+    assert shown.exit_code == 0, shown.output
+    page = (evaluated / "a" / "report.html").read_text(encoding="utf-8")
+    assert "Calibration" in page
+    assert "arc_easy: accuracy by confidence" in page
+    assert "First items of arc_easy" in page
+    assert "<script" not in page
+    several = CliRunner().invoke(build(), ["report", str(evaluated)])
+    assert several.exit_code == 1
+    assert "several models (a, b)" in str(several.exception)
