@@ -35,16 +35,28 @@ from glassbox.inspection.lenses import (
 from glassbox.inspection.probes import LinearProbe, linear_probe, probe_layers
 from glassbox.inspection.recording import Inspection, Pass, inspect
 from glassbox.inspection.sites import names
+from glassbox.inspection.truth import (
+    Divergence,
+    MeanDivergence,
+    StateProbe,
+    divergence_from_truth,
+    mean_divergence,
+    probe_who_has,
+    story_law,
+)
 
 __all__ = [
     "Attribution",
+    "Divergence",
     "ExpertMap",
     "HeadScores",
     "Inspection",
     "LinearProbe",
+    "MeanDivergence",
     "NeuronExample",
     "Pass",
     "ReceptiveField",
+    "StateProbe",
     "TunedLens",
     "ablate",
     "ablation_effects",
@@ -52,18 +64,22 @@ __all__ = [
     "attention_patterns",
     "copying_scores",
     "direct_logit_attribution",
+    "divergence_from_truth",
     "expert_routing",
     "head_scores",
     "inspect",
     "integrated_gradients",
     "linear_probe",
     "logit_lens",
+    "mean_divergence",
     "names",
     "neuron_examples",
     "probe_layers",
+    "probe_who_has",
     "receptive_field",
     "residual_stream",
     "steering_vector",
+    "story_law",
     "tuned_lens",
     "unembed",
 ]

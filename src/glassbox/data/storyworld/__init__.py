@@ -23,6 +23,7 @@ from glassbox.data.storyworld.config import CorpusSizes, StoryWorldConfig
 from glassbox.data.storyworld.corpus import corpus_plan, read_manifest, write_corpus
 from glassbox.data.storyworld.generate import KINDS, SPLITS, bucket, draw, generate, size_bytes
 from glassbox.data.storyworld.language import LANGUAGES, load_language
+from glassbox.data.storyworld.next_token import NextTokenLaw, next_token_law
 from glassbox.data.storyworld.programs import build_world, check_story, document_program
 from glassbox.data.storyworld.questions import check_answer, normalize_answer
 from glassbox.data.storyworld.records import (
@@ -45,6 +46,7 @@ __all__ = [
     "Chooser",
     "CorpusSizes",
     "Document",
+    "NextTokenLaw",
     "Preference",
     "Question",
     "Sampler",
@@ -64,6 +66,7 @@ __all__ = [
     "extract_answer",
     "generate",
     "load_language",
+    "next_token_law",
     "normalize_answer",
     "question_from_json",
     "read_jsonl",
