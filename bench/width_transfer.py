@@ -1,6 +1,6 @@
 """Where the best learning rate lies over widths, with `width_transfer` and without.
 
-    python bench/width_transfer.py [--kinds adamw muon] [--widths 32 64 128 256] [--steps 60] [--write]
+    python bench/width_transfer.py [--kinds adamw muon] [--widths 32 64 128 256] [--steps 150] [--write]
 
 Two layers on stories of the story world, one token a byte, the same rows in the same order for every run;
 a rate is judged by the mean training loss of the last tenth of the steps. Rates go by factors of 2, and
@@ -31,8 +31,8 @@ from glassbox.optim.width_transfer import WidthTransfer
 
 ROWS, LENGTH, BASE = 8, 64, 32
 RATES = {
-    "adamw": [2.0**e for e in range(-10, -1)],
-    "muon": [2.0**e for e in range(-9, 1)],
+    "adamw": [2.0**e for e in range(-11, -2)],
+    "muon": [2.0**e for e in range(-8, 0)],
 }
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
@@ -133,7 +133,7 @@ def main() -> None:
     )
     parser.add_argument("--kinds", nargs="+", default=["adamw", "muon"], choices=list(RATES))
     parser.add_argument("--widths", nargs="+", type=int, default=[32, 64, 128, 256])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", action="store_true", help="docs/results/width_transfer.md, .png")
     options = parser.parse_args()

@@ -62,6 +62,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "report",
+    "runs",
     "recipe",
     "models",
     "lesson",

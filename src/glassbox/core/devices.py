@@ -45,6 +45,17 @@ def autocast(
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
+def used_memory_bytes(device: torch.device) -> int:
+    """Memory in bytes that is in use now: of the accelerator's tensors, or on a CPU of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 1024 * int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory in bytes: of the accelerator, or on a CPU of this process."""
     if device.type == "cuda":

@@ -25,7 +25,7 @@ from glassbox.reports.run_data import StageRun
 from glassbox.reports.table import read_estimate
 
 INK, FAINT, GRID = "#0a0a01", "#0a0a02", "#0a0a03"
-SERIES = ("#0a0b01", "#0a0b02", "#0a0b03")
+SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
 VARIABLES = {
     INK: "var(--ink)",
     FAINT: "var(--faint)",

@@ -15,6 +15,7 @@ from glassbox.core.errors import UserError
 from glassbox.core.metrics import JsonlSink, truncate_metrics
 from glassbox.core.runs import RunFolder, stamp
 from glassbox.core.seeding import derive_seed, seed_everything
+from glassbox.core.sinks import TrackerSink
 from glassbox.formats.checkpoints import checkpoint_step, list_checkpoints
 from glassbox.inference.chat import end_of_turn_ids
 from glassbox.models.causal_lm import CausalLM
@@ -42,6 +43,8 @@ def run_recipe(
     if group.is_main:
         if not fresh:
             changed = run.compare(recipe, harmless=recipe.harmless)
+        for tracker in recipe.logging:
+            tracker.check()
         if fresh or not run.has_begun:
             setup.restart()
             recipe.check(setup)
@@ -84,6 +87,8 @@ def check_recipe(recipe: StageRecipe) -> list[str]:
     setup = Setup(recipe)
     if not run.has_begun:
         setup.restart()
+    for tracker in recipe.logging:
+        tracker.check()
     recipe.check_shape()
     recipe.check(setup)
     check_metrics(recipe)
@@ -120,7 +125,7 @@ def check_metrics(recipe: StageRecipe) -> None:
 
 def _preparation(recipe: StageRecipe) -> dict[str, Any]:
     """What the tokenizer, the shards and the held-out split of a run depend on."""
-    outside = {"out", "train", "optim", "adapter", "device", "telemetry"}
+    outside = {"out", "train", "optim", "adapter", "device", "telemetry", "logging", "alarms"}
     files = [one for one in recipe.sources if isinstance(one, str)]
     code = {str(one): one.digest() for one in recipe.sources if not isinstance(one, str)}
     made_of = {**recipe.model_dump(mode="json", exclude=outside), "files": stamp(files)}
@@ -152,7 +157,17 @@ def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
         seed=recipe.seed,
         label=recipe.stage,
         telemetry=recipe.telemetry,
+        alarms=recipe.alarms,
+        sinks=_sinks(recipe, setup),
     )
+
+
+def _sinks(recipe: StageRecipe, setup: Setup) -> list[TrackerSink]:
+    """The trackers of the recipe, on the rank that writes; they open at their first record."""
+    if not setup.group.is_main:
+        return []
+    settings = recipe.model_dump(mode="json")
+    return [tracker.build(setup.folder, settings) for tracker in recipe.logging]
 
 
 def choose_trained(recipe: StageRecipe, model: CausalLM, setup: Setup) -> None:

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from glassbox.core.devices import peak_memory_bytes
+from glassbox.core.devices import peak_memory_bytes, used_memory_bytes
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
 from glassbox.core.interrupts import Interrupts
 from glassbox.core.metrics import JsonlSink, MetricsSink, truncate_metrics
-from glassbox.core.progress import ProgressLine, format_seconds
+from glassbox.core.progress import format_seconds
 from glassbox.core.seeding import (
     derive_seed,
     preserved_rng,
@@ -36,6 +37,7 @@ from glassbox.formats.checkpoints import (
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.base import Optimizer
 from glassbox.tokenizers import Tokenizer
+from glassbox.training.alarms import AlarmsConfig
 from glassbox.training.checkpoint import (
     load_average,
     load_checkpoint,
@@ -44,6 +46,7 @@ from glassbox.training.checkpoint import (
 )
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
+from glassbox.training.live import TrainingView
 from glassbox.training.protocols import (
     Batch,
     BatchSource,
@@ -51,13 +54,14 @@ from glassbox.training.protocols import (
     Objective,
     TrainsAlong,
 )
-from glassbox.training.step import TrainStep, build_step
+from glassbox.training.step import StepOutcome, TrainStep, build_step
 from glassbox.training.telemetry import Telemetry, TelemetryConfig
 from glassbox.training.window import MetricsWindow
 
 BatchT = TypeVar("BatchT", bound=Batch)
 ESTIMATE_AFTER = 5
 LONG_SECONDS = 60.0
+RANKS_COMPARED_EVERY = 10
 
 
 @dataclass
@@ -105,6 +109,7 @@ class Trainer:
         label: str = "train",
         stop_token_ids: Sequence[int] = (),
         telemetry: TelemetryConfig | None = None,
+        alarms: AlarmsConfig | None = None,
     ) -> None:
         self.model = model
         self.objective: Objective[Any] = objective
@@ -127,13 +132,14 @@ class Trainer:
         self.scaler = LossScaler(enabled=config.precision == "float16")
         self._companions = dict(objective.companions) if isinstance(objective, TrainsAlong) else {}
         self.average = None if config.ema is None else config.ema.build(model)
+        self.alarms = None if alarms is None else alarms.build()
         self.telemetry = Telemetry(
             model, telemetry or TelemetryConfig(every=0), precision=config.precision
         )
         self._train_step: TrainStep | None = None
         self._window = MetricsWindow()
         self._last_loss: float | None = None
-        self._progress = ProgressLine(label, self.steps, enabled=False)
+        self._view = TrainingView(label, self.steps, enabled=False)
         self._all_sinks: list[MetricsSink] = self.sinks
 
     def run(self) -> TrainResult:
@@ -157,10 +163,12 @@ class Trainer:
                 file_sink = JsonlSink(self.folder / "metrics.jsonl")
                 stack.callback(file_sink.close)
                 self._all_sinks = [file_sink, *self.sinks]
+                for sink in self.sinks:
+                    stack.callback(getattr(sink, "close", lambda: None))
             interrupts = stack.enter_context(Interrupts().watching())
             stack.enter_context(self.telemetry.watching())
-            self._progress = progress = stack.enter_context(
-                ProgressLine(
+            self._view = stack.enter_context(
+                TrainingView(
                     self.label,
                     self.steps,
                     start=self.state.step,
@@ -172,7 +180,7 @@ class Trainer:
             while self.state.step < self.steps and not self.state.stopped_early:
                 self._step()
                 self.state.seconds = before + time.monotonic() - began
-                self._report(progress)
+                self._report()
                 if self.state.step - first == ESTIMATE_AFTER:
                     self._estimate(self.state.seconds - before)
                 self._call_hooks()
@@ -212,7 +220,9 @@ class Trainer:
         started = time.perf_counter()
         batches = self.source.next_step()
         fetched = time.perf_counter()
-        self.telemetry.begin(self.state.step + 1)
+        wanted = self.alarms is not None and self.group.any(self.alarms.wants_telemetry)
+        self.telemetry.begin(self.state.step + 1, wanted=wanted)
+        repeated = self._repeated_share(batches)
         lr = self.config.lr * self.config.schedule.factor(self.state.step, self.steps)
         outcome = self._train_step.take(batches, lr)
         if outcome.reason is not None:
@@ -233,12 +243,59 @@ class Trainer:
             {"data": fetched - started, **outcome.seconds},
             outcome.reason,
         )
+        self._look_for_alarms(outcome, lr, repeated, ended - started)
 
-    def _report(self, progress: ProgressLine) -> None:
+    def _repeated_share(self, batches: Sequence[Any]) -> float:
+        if self.alarms is None:
+            return 0.0
+        epoch = getattr(self.source, "steps_per_epoch", None)
+        return self.alarms.rows.share(batches, self.state.step + 1, epoch)
+
+    def _rank_seconds(self, outcome: StepOutcome) -> list[float] | None:
+        """What each rank took for its forward and backward passes; at every tenth step."""
+        if self.group.world_size == 1 or self.state.step % RANKS_COMPARED_EVERY:
+            return None
+        table = torch.zeros(self.group.world_size, dtype=torch.float64)
+        own = (outcome.seconds.get(phase, 0.0) for phase in ("forward", "backward"))
+        table[self.group.rank] = sum(own)
+        found: list[float] = self.group.sum_(table).tolist()
+        return found
+
+    def _look_for_alarms(
+        self, outcome: StepOutcome, lr: float, repeated: float, seconds: float
+    ) -> None:
+        """Hand the step's figures to the detectors; print and log what they raise."""
+        if self.alarms is None:
+            return
+        step = self.state.step
+        main, weight = outcome.totals.get("main_loss", (0.0, 0.0))
+        raised = self.alarms.step(
+            {
+                "step": step,
+                "loss": outcome.loss,
+                "main_loss": main / weight if weight else None,
+                "grad_norm": outcome.norm,
+                "lr": lr,
+                "reason": outcome.reason,
+                "tokens_per_second": outcome.tokens / max(seconds, 1e-9),
+                "memory_bytes": used_memory_bytes(self.model.device),
+                "rank_seconds": self._rank_seconds(outcome),
+                "repeated_share": repeated,
+            }
+        )
+        if self.telemetry.record or not self.telemetry.config.every:
+            raised += self.alarms.telemetry({"step": step, **self.telemetry.record})
+        for alarm in raised:
+            self._log({k: v for k, v in alarm.record().items() if k != "step"})
+            self._say(f"alarm at step {step}: {alarm}")
+            self._view.alarm(f"step {step}: {alarm}")
+
+    def _report(self) -> None:
         state, window = self.state, self._window
         self._last_loss = window.last_loss
-        note = f"loss {window.last_loss:.4f}  {window.tokens_per_second:,.0f} tokens/s"
-        progress.update(state.step, note)
+        self._view.update(
+            state.step, window.last_loss, window.tokens_per_second, skipped=state.skipped
+        )
         if window.reason is not None:
             self._log({"event": "skipped", "reason": window.reason})
             self._say(f"step {state.step} was skipped: {window.reason}")
@@ -279,6 +336,9 @@ class Trainer:
         if not values:
             return
         self._log({"event": "evaluation", **values})
+        watched = "heldout_loss" if best is None else best.metric
+        if isinstance(values.get(watched), float):
+            self._view.evaluated(watched, float(values[watched]))
         figures = "  ".join(
             f"{name} {value:.4g}"
             for name, value in values.items()
@@ -288,6 +348,12 @@ class Trainer:
             self._say(f"step {self.state.step}: {figures}")
         if best is not None and best.metric in values and not first:
             self._judge(float(values[best.metric]), best)
+            self._view.judged(
+                self.state.best_value,
+                self.state.best_step,
+                self.state.stale_evaluations,
+                best.patience if self.config.early_stop else None,
+            )
 
     @contextlib.contextmanager
     def _evaluated_weights(self) -> Iterator[None]:
@@ -332,7 +398,7 @@ class Trainer:
     def _say(self, text: str) -> None:
         """Print a line on standard error, above the progress line."""
         if self.group.is_main:
-            self._progress.say(text)
+            self._view.say(text)
 
     def _save(self) -> Path:
         if self.average is None:
@@ -357,6 +423,7 @@ class Trainer:
                 "scaler": self.scaler.state_dict(),
                 "window": self._window.state_dict(),
                 "telemetry": self.telemetry.state_dict(),
+                "alarms": {} if self.alarms is None else self.alarms.state_dict(),
             },
             rng=rng_state(),
             group=self.group,
@@ -393,6 +460,8 @@ class Trainer:
         self._window.load_state_dict(state["window"])
         if "telemetry" in state:  # not in checkpoints of before there was any
             self.telemetry.load_state_dict(state["telemetry"])
+        if self.alarms is not None:
+            self.alarms.load_state_dict(state.get("alarms", {}))
         if rng is not None:
             set_rng_state(*rng)
         if self.group.is_main:

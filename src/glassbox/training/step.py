@@ -337,6 +337,9 @@ class TrainStep:
         loss = loss_sum / weight if weight else 0.0
         norm = self.passes.normalize(weight * self.scaler.scale)
         reason = self._verdict(loss, norm, weight)
+        overflow = reason is not None and reason.startswith("float16 overflow")
+        if self.telemetry is not None and not overflow:
+            self.telemetry.locate(loss, norm)
         if reason is None:
             if self.telemetry is not None:
                 self.telemetry.before_update()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -31,8 +32,17 @@ class GlobalClipper(Clipper):
         self.max_norm = max_norm
 
     def clip_(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Clip the global norm to `max_norm` in place; return the norm before clipping."""
-        return clip_by_global_norm_(gradients, self.max_norm)
+        """Clip the global norm to `max_norm` in place; return the norm before clipping.
+
+        Where it is not finite, gradients stay as they are, so that it can be seen which are not: the
+        caller skips the step.
+        """
+        norm = global_norm(gradients)
+        if gradients and math.isfinite(float(norm)):
+            torch._foreach_mul_(
+                list(gradients), torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
+            )
+        return norm
 
     def factor(self, norm: float) -> float | None:
         """min(1, max_norm / (norm + 1e-6))."""

@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 from glassbox.adapters.specs import AnyAdapter
 from glassbox.core.config import Spec
 from glassbox.core.devices import DeviceName
+from glassbox.core.sinks import Tracker
 from glassbox.data.python_source import DataPath, PythonSource
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.specs import OptimizerConfig
+from glassbox.training.alarms import AlarmsConfig
 from glassbox.training.config import TrainConfig
 from glassbox.training.python_metric import PythonMetric
 from glassbox.training.telemetry.config import TelemetryConfig
@@ -20,7 +22,7 @@ from glassbox.training.telemetry.config import TelemetryConfig
 HARMLESS = (
     "device", "data.rows_per_batch", "data.workers", "train.log_every", "train.checkpoint_every",
     "train.keep_last", "evaluation.sample_every", "evaluation.prompts", "evaluation.max_tokens",
-    "evaluation.temperature", "evaluation.documents", "telemetry",
+    "evaluation.temperature", "evaluation.documents", "telemetry", "logging", "alarms",
 )  # fmt: skip
 """Keys of a recipe that may be changed in a run that has begun, with all below them."""
 
@@ -79,6 +81,12 @@ class RunSettings(Spec):
     evaluation: EvaluationConfig = EvaluationConfig()
     telemetry: TelemetryConfig | None = Field(
         TelemetryConfig(), description="what is measured inside the model; None: nothing"
+    )
+    alarms: AlarmsConfig | None = Field(
+        AlarmsConfig(), description="what is told while training goes wrong; None: nothing"
+    )
+    logging: tuple[Tracker, ...] = Field(
+        (), description="trackers beside metrics.jsonl, as [{kind: tensorboard}]"
     )
     rank_timeout_minutes: float = Field(
         60.0, gt=0, exclude=True, description="how long a rank waits for the others"

@@ -65,10 +65,10 @@ class Telemetry:
         with self.call.watching():
             yield
 
-    def begin(self, step: int) -> None:
-        """Before step number `step` (from 1): whether it is measured."""
+    def begin(self, step: int, *, wanted: bool = False) -> None:
+        """Before step number `step` (from 1): whether it is measured; `wanted`: out of turn."""
         every = self.config.every
-        self.active = bool(every) and (step == 1 or step % every == 0)
+        self.active = bool(every) and (wanted or step == 1 or step % every == 0)
         self.record, self._values, self._first, self._before = {}, {}, None, []
 
     def saw(self, ids: Tensor, **options: Any) -> None:
@@ -96,6 +96,13 @@ class Telemetry:
         if found is not None:
             self.record["noise_scale"] = found
         self.look()
+
+    def locate(self, loss: float, norm: float) -> None:
+        """Measure a step whose loss or gradient norm is not finite, unless telemetry is off."""
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if self.config.every and not self.active and not finite:
+            self._by_layer("grad", [p.grad for p in self._parameters])
+            self.look()
 
     def look(self) -> None:
         """Measure the forward pass on the rows of the last call."""
