@@ -1,6 +1,6 @@
 """Where the best learning rate lies over widths, with `width_transfer` and without.
 
-    python bench/width_transfer.py [--kinds adamw muon] [--widths 32 64 128 256] [--steps 150] [--write]
+    python bench/width_transfer.py [--kinds adamw] [--widths 32 64 128] [--steps 100] [--write]
 
 Two layers on stories of the story world, one token a byte, the same rows in the same order for every run;
 a rate is judged by the mean training loss of the last tenth of the steps. Rates go by factors of 2, and
@@ -24,6 +24,7 @@ from glassbox.core.config import parse_any
 from glassbox.core.files import write_json, write_text
 from glassbox.data.storyworld import CorpusSizes, StoryWorldConfig, write_corpus
 from glassbox.models.causal_lm import CausalLM
+from glassbox.models.config import Initialization
 from glassbox.models.shapes import LlamaShape
 from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 from glassbox.optim.specs import OptimizerConfig
@@ -31,7 +32,7 @@ from glassbox.optim.width_transfer import WidthTransfer
 
 ROWS, LENGTH, BASE = 8, 64, 32
 RATES = {
-    "adamw": [2.0**e for e in range(-11, -2)],
+    "adamw": [2.0**e for e in range(-11, -3)],
     "muon": [2.0**e for e in range(-8, 0)],
 }
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -59,6 +60,8 @@ def loss_of(
         num_heads=width // 16,
         ffn_size=2 * width,
         context_length=LENGTH,
+        tie_embeddings=False,
+        init=Initialization(std=0.1, embedding_std=1.0),
     ).config(256)
     model = CausalLM(rule.config(config) if transfer else config)
     spec = parse_any(OptimizerConfig, {"kind": kind}, where="optim")
@@ -131,9 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kinds", nargs="+", default=["adamw", "muon"], choices=list(RATES))
-    parser.add_argument("--widths", nargs="+", type=int, default=[32, 64, 128, 256])
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--kinds", nargs="+", default=["adamw"], choices=list(RATES))
+    parser.add_argument("--widths", nargs="+", type=int, default=[32, 64, 128])
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", action="store_true", help="docs/results/width_transfer.md, .png")
     options = parser.parse_args()
