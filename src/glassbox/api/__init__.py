@@ -1,1 +1,1 @@
-"""The names that users import."""
+"""The public names of `import glassbox`."""

@@ -26,11 +26,12 @@ def attach_adapter(
     seed: int = 0,
     **settings: Any,
 ) -> CausalLM:
-    """Freeze a model and add an adapter to it, in place; only the adapter's parameters train.
+    """Freeze a model and add an adapter to it, in place; only the adapter's parameters are trained.
 
     adapter: a spec, a mapping as in a recipe, or a kind (lora, bottleneck, prefix, prompt) with its
         `settings`, such as rank=8, alpha=16, targets=("all-linear",), quantize="nf4".
-    Returns the `CausalLM`. Raises UserError for an unknown setting, and where targets name no layer.
+    Returns the `CausalLM`. Raises UserError for an unknown setting, and if `targets` match no
+    layer.
     Tested against: peft, in both directions on disk.
 
     >>> attach_adapter(model, "lora", rank=8)  # doctest: +SKIP
@@ -49,10 +50,10 @@ def attach_adapter(
 
 
 def merge_adapter(model: CausalLM | Loaded, *, name: str = DEFAULT) -> CausalLM:
-    """Add an adapter's update to its base's matrices, in place: a plain model, as fast as the base.
+    """Merge an adapter's update into the base model's matrices, in place; return the plain model.
 
-    4-bit matrices are unpacked. Raises UserError for prefix, prompt and bottleneck adapters, which
-    are no matrices.
+    4-bit matrices are dequantized. Raises UserError for prefix, prompt and bottleneck adapters,
+    which cannot be expressed as an update of a matrix.
     """
     if isinstance(model, Loaded):
         model = model.model

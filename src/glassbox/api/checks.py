@@ -1,9 +1,10 @@
-"""Checks of parts that users write, for their tests: each raises AssertionError that says what is wrong.
+"""Checks of user-defined parts, to be called in their tests; each raises AssertionError if a check
+fails.
 
-from glassbox.api.checks import check_mixer
+    from glassbox.api.checks import check_mixer
 
-def test_mixer():
-    check_mixer("my.py:Mixer")
+    def test_mixer():
+        check_mixer("my.py:Mixer")
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ from glassbox.tuning.preference.python_loss import Answers, PythonLoss
 def check_mixer(
     path: str, options: Mapping[str, Any] | None = None, *, hidden_size: int = 16, length: int = 12
 ) -> None:
-    """A mixer in a model: no position sees a later one, packed documents do not see each other, a cached
-    pass equals the full one, every parameter gets a gradient.
+    """Check a mixer inside a model.
 
-    In float64, so that differences are faults and not rounding (bound 1e-9).
+    No position depends on a later one, packed documents are independent of each other, cached
+    decoding equals the full forward pass, and every parameter receives a gradient. Computed in
+    float64, with a tolerance of 1e-9.
     """
     torch.manual_seed(0)
     mixer = PythonMixer(path=path, options=dict(options or {}))
@@ -84,8 +86,11 @@ def check_mixer(
 def check_optimizer(
     path: str, options: Mapping[str, Any] | None = None, *, learning_rate: float = 0.01
 ) -> None:
-    """An optimizer on a small regression: the loss falls, and a run resumed from `state_dict` in the
-    middle ends with the very weights of an unbroken one."""
+    """Check an optimizer on a small regression.
+
+    The loss falls, and a run resumed from `state_dict` in the middle ends with exactly the weights
+    of an uninterrupted one.
+    """
     spec = PythonOptimizer(path=path, options=dict(options or {}))
     torch.manual_seed(0)
     inputs = torch.randn(32, 4)
@@ -117,7 +122,9 @@ def check_optimizer(
 def check_schedule(
     path: str, options: Mapping[str, Any] | None = None, *, steps: int = 100
 ) -> None:
-    """A schedule gives finite numbers >= 0 at every step, the same when asked again."""
+    """Check that a schedule returns finite numbers >= 0 at every step, and the same ones when
+    called again.
+    """
     schedule = PythonSchedule(path=path, options=dict(options or {}))
     factors = [schedule.factor(step, steps) for step in range(steps)]
     assert factors == [schedule.factor(step, steps) for step in range(steps)], (
@@ -126,7 +133,9 @@ def check_schedule(
 
 
 def check_preference_loss(path: str, options: Mapping[str, Any] | None = None) -> None:
-    """A preference loss gives one finite number a pair, and falls as the chosen answer becomes likelier."""
+    """Check that a preference loss returns one finite number a pair, and falls as the chosen answer
+    becomes more probable.
+    """
     spec = PythonLoss(path=path, options=dict(options or {}))
     torch.manual_seed(0)
     sums = [-10 * torch.rand(6, dtype=torch.float64) for _ in range(4)]
@@ -143,7 +152,9 @@ def check_preference_loss(path: str, options: Mapping[str, Any] | None = None) -
 def check_grader(
     path: str, problem: Mapping[str, Any], completions: Mapping[str, float | None], **options: Any
 ) -> None:
-    """A grader gives these numbers for these completions (None: any finite number)."""
+    """Check that a grader returns the expected numbers for some completions (None: any finite
+    number).
+    """
     grade = PythonGrader(path=path, options=options).build(None)
     for completion, expected in completions.items():
         found = grade(completion, problem)
@@ -154,7 +165,9 @@ def check_grader(
 
 
 def check_source(path: str, options: Mapping[str, Any] | None = None) -> list[Any]:
-    """A data source gives items that JSON can hold, the same ones when called again; returns them."""
+    """Check that a data source yields JSON-serializable items, the same ones when called again;
+    return them.
+    """
     source = PythonSource(path=path, options=dict(options or {}))
     items = [item for _, item in source.items()]
     assert items, "the source gives no items"
@@ -169,7 +182,10 @@ def check_source(path: str, options: Mapping[str, Any] | None = None) -> list[An
 def check_step(
     path: str, documents: Sequence[str], options: Mapping[str, Any] | None = None
 ) -> tuple[list[str], dict[str, int]]:
-    """A curation step on documents, twice with the same result; texts kept, and counts dropped by reason."""
+    """Run a curation step on documents twice and check that the results agree.
+
+    Returns the texts that are kept, and the number of dropped documents by reason.
+    """
     step = PythonStepSpec(path=path, options=dict(options or {}))
     results = []
     for _ in range(2):
@@ -231,7 +247,9 @@ def _right_answers(task: Task, item: Item) -> list[Any]:
 
 
 def check_metric(path: str, options: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """A metric of a tiny model: finite numbers, the weights unchanged; returns them by name."""
+    """Check that a metric of a tiny model returns finite numbers and leaves the weights unchanged;
+    return them by name.
+    """
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["Once upon a time there was a story. "] * 4, 300)
     shape = LlamaShape(hidden_size=16, num_layers=1, num_heads=2, ffn_size=24, context_length=64)

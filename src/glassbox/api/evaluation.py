@@ -1,4 +1,4 @@
-"""`glassbox.evaluate`: figures of a model, each with its standard error."""
+"""`glassbox.evaluate`: metrics of a model, each with its standard error."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ def evaluate(
     *,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Loss in nats a token, perplexity and bits per byte of texts, or all figures of the story world.
+    """Compute the loss, perplexity and bits per byte of texts, or all metrics of a story-world
+    corpus.
 
-    model: what `load` returned, or anything that it takes.
+    model: a `Loaded`, or anything that `load` accepts.
     on: documents as strings; a file or folder of text or JSON lines; or a story-world corpus (a
-        folder with manifest.json), which adds excess over the exact entropy, questions,
+        folder with manifest.json), which adds the excess over the exact entropy, questions,
         preferences and sums.
-    limit: documents, or items of each kind, at most.
-    Raises UserError where there is nothing to evaluate on.
-    Tested against: transformers (the same log-probability of every token).
+    limit: maximum number of documents, or of items of each kind.
+    Returns losses in nats a token. Raises UserError if there is nothing to evaluate on.
+    Tested against: transformers (the log-probability of every token).
 
     >>> found = evaluate("runs/quickstart", ["Once upon a time."])  # doctest: +SKIP
     >>> found["heldout"]["loss_nats"]["value"]  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""A model to use from Python: `glassbox.LLM("smollm2").generate(...)`."""
+"""`glassbox.LLM`: batched and streaming generation from Python."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ Message = Mapping[str, Any]
 
 @dataclass(eq=False)
 class _Asked:
-    """A stream's request: its id once the engine has it, and whether the consumer has closed the stream."""
+    """A streaming request: its id once the engine has assigned one, and whether the consumer has
+    closed the stream.
+    """
 
     queue: asyncio.Queue[TokenEvent | Exception] = field(default_factory=asyncio.Queue)
     number: int | None = None
@@ -36,13 +38,13 @@ class _Asked:
 
 
 class LLM:
-    """Model, tokenizer and engine in one: text in, answers out.
+    """A model, its tokenizer and an engine, for batched and streaming generation.
 
-    model: what commands take for MODEL (a run, a checkpoint, a folder, a file, a name). Options
-    besides `device`, `code` and `quantize` (see `glassbox.load`) are those of `Engine`; the prefix cache is kept
-    between calls, so that turns of a chat and common prefixes are prefilled once. Calls from several
-    threads wait for each other; `stream`s run
-    together in one batch. Raises UserError where there is no such model.
+    model: what commands accept as MODEL (a run, a checkpoint, a folder, a file, a name). Options
+        other than `device` and `code` (see `glassbox.load`) are those of `Engine`. The prefix cache
+        is kept between calls, so that earlier turns of a chat and common prefixes are prefilled
+        once. Calls from several threads wait for each other; concurrent `stream`s share one batch.
+    Raises UserError if there is no such model.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class LLM:
 
     @classmethod
     def of(cls, model: CausalLM, tokenizer: Tokenizer, **options: Any) -> LLM:
-        """Around a model and a tokenizer that are there already."""
+        """Create an LLM from a model and a tokenizer in memory."""
         new = cls.__new__(cls)
         new._set_up(model.eval(), tokenizer, options)
         return new
@@ -78,9 +80,11 @@ class LLM:
         *,
         adapter: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        """Completions of texts or token ids, batched: n of each prompt, in the order given.
+        """Generate completions of texts or token ids as a batch, n for each prompt, in the order of
+        the prompts.
 
-        adapter: the name of one of the engine's (`adapters` option), for all prompts or one each.
+        adapter: the name of a loaded adapter (`adapters` option), for all prompts or one for each;
+            None for the base model.
         """
         many = [prompts] if isinstance(prompts, str) else list(prompts)
         with self._guard:
@@ -94,7 +98,7 @@ class LLM:
         *,
         adapter: str | None = None,
     ) -> list[Completion]:
-        """The next turn of a conversation, or of several, batched."""
+        """Generate the next turn of one or several conversations, as a batch."""
         if not messages:
             raise UserError("a conversation without messages; give at least one")
         single = isinstance(messages[0], Mapping)
@@ -110,10 +114,10 @@ class LLM:
         *,
         adapter: str | None = None,
     ) -> AsyncIterator[TokenEvent]:
-        """One answer (or params.n) to a text, token ids or a conversation, token by token.
+        """Generate one answer (or params.n) to a text, token ids or a conversation, token by token.
 
-        adapter: the name of one of the engine's; None for the base model.
-        Streams that are open at the same time share every step. Closing one frees what it held.
+        adapter: the name of a loaded adapter; None for the base model.
+        Streams that are open at the same time share every step. Closing a stream frees its cache.
         """
         if prompt and isinstance(prompt[0], Mapping):
             chat: Any = prompt
@@ -147,9 +151,10 @@ class LLM:
     def embed(
         self, texts: str | Sequence[Prompt], *, adapter: str | None = None
     ) -> Float[Tensor, "N D"]:
-        """A vector a text: the mean of its tokens' final hidden states, divided by its length (L2).
+        """Embed texts: the mean of the final hidden states of a text's tokens, normalized to unit
+        length (L2).
 
-        adapter: the name of one of the engine's; None for the base model.
+        adapter: the name of a loaded adapter; None for the base model.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
         model = self.engine.model
@@ -170,7 +175,9 @@ class LLM:
     def _add(
         self, ids: list[int], params: SamplingParams | None, adapter: str | None, asked: _Asked
     ) -> None:
-        """Runs in another thread: the stream may have been closed before it gets the lock."""
+        """Queue the request (in another thread); the stream may have been closed before the lock is
+        acquired.
+        """
         with self._guard:
             if not asked.gone:
                 asked.number = self.engine.add(ids, params, adapter=adapter)
@@ -188,7 +195,7 @@ class LLM:
             return self.engine.step()
 
     async def _run(self) -> None:
-        """Step while any stream is open; the event loop stays free while the model computes."""
+        """Step while any stream is open; the event loop is not blocked while the model computes."""
         try:
             while self._queues:
                 events = await asyncio.to_thread(self._step)

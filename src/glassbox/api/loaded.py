@@ -1,4 +1,4 @@
-"""`glassbox.load`: a model and its tokenizer by one name, ready to use, and `save` and `convert`."""
+"""`glassbox.load`, `save` and `convert`: models and tokenizers by name."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class Loaded:
-    """A model with its tokenizer: `.generate` and `.chat` return text, `.model` is the `CausalLM`.
+    """A model and its tokenizer; `generate` and `chat` return text.
 
     model: the `CausalLM`, in evaluation mode.
-    tokenizer: the `Tokenizer` that was saved with it.
+    tokenizer: the `Tokenizer` saved with it.
     config: the model's `ModelConfig`.
-    path: the folder or file that it was read from; None where it came from none.
-    stop_token_ids: token ids that end an answer besides the tokenizer's end of text.
+    path: the folder or file it was loaded from; None for a model made in memory.
+    stop_token_ids: token ids that end an answer in addition to the tokenizer's end-of-text id.
 
-    One prompt at a time; `.llm()` gives the batched and streaming front on the same weights.
+    Each call processes a single prompt; `llm()` returns a batched, streaming `LLM` on the same
+    weights.
     """
 
     def __init__(
@@ -54,11 +55,11 @@ class Loaded:
 
     @property
     def config(self) -> ModelConfig:
-        """The model as data."""
+        """The model's `ModelConfig`."""
         return self.model.config
 
     def generate(self, text: str, **sampling: Any) -> str:
-        """The continuation of `text`, without `text` itself.
+        """Generate a continuation of `text` and return it, without `text` itself.
 
         sampling: fields of `SamplingParams`, such as max_tokens, temperature, top_k, top_p, seed.
         Raises UserError for an unknown field or a value outside its range.
@@ -70,12 +71,12 @@ class Loaded:
         return completions[0].text or ""
 
     def chat(self, messages: str | Sequence[Message], **sampling: Any) -> str:
-        """The assistant's next turn.
+        """Generate the assistant's next turn.
 
         messages: one question as a string, or the conversation so far as mappings with `role`
             (system, user, assistant, tool) and `content`.
         sampling: fields of `SamplingParams`.
-        Raises UserError where the tokenizer has no chat template.
+        Raises UserError if the tokenizer has no chat template.
 
         >>> load("smollm2").chat("Name a colour.", max_tokens=8, temperature=0)  # doctest: +SKIP
         'Blue.'
@@ -87,13 +88,13 @@ class Loaded:
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face folder: config.json, model.safetensors, tokenizer.json.
 
-        It opens in transformers where the model belongs to one of its families, and in `load`
-        always. Raises UserError where the folder holds something already.
+        `load` opens it; so does transformers if the model belongs to one of its families. Raises
+        UserError if the folder is not empty.
         """
         save(self, folder)
 
     def llm(self, **options: Any) -> LLM:
-        """A batched, streaming `LLM` on the same weights; options are those of `Engine`."""
+        """Return a batched, streaming `LLM` on the same weights; `options` are those of `Engine`."""
         return LLM.of(self.model, self.tokenizer, **options)
 
     def _front(self) -> LLM:
@@ -111,7 +112,7 @@ class Loaded:
         return params.model_copy(update={"stop_token_ids": tuple(sorted(ends))})
 
     def __repr__(self) -> str:
-        """What it is, in one line."""
+        """A one-line summary."""
         millions = self.model.num_parameters / 1e6
         return f"Loaded({str(self.path)!r}, {millions:.1f}M parameters, {self.model.device})"
 
@@ -124,15 +125,17 @@ def load(
     code: Sequence[str] = (),
     quantize: str | None = None,
 ) -> Loaded:
-    """A model by whatever names it: a run folder, a checkpoint, a Hugging Face folder or hub name,
-    a GGUF file, llama2.c's .bin, an adapter's folder, or an offline name such as "smollm2".
+    """Load a model and its tokenizer.
 
-    device: auto (a GPU where there is one), cpu, cuda, mps, or a torch.device.
-    dtype: auto (the file's own; block-quantized files become float32), or float32, bfloat16, float16.
-    code: paths of layers of your own that the model may have, such as "my.py:Mixer". Nothing that is
-        loaded can run code that you have not named so.
-    quantize: keep the matrices in few bits and multiply out of them: int8, int8-dynamic, int4, nf4, fp8,
-        mxfp4, q8_0, q4_0, q4_1, with endings such as int4-g32-sym; "file" keeps the codes of a
+    model: a run folder, a checkpoint, a Hugging Face folder or hub name, a GGUF file, a llama2.c
+        .bin file, an adapter's folder, or an offline name such as "smollm2".
+    device: auto (a GPU if there is one), cpu, cuda, mps, or a torch.device.
+    dtype: auto (the file's own; block-quantized weights become float32), float32, bfloat16 or
+        float16.
+    code: paths of user-defined layers of the model, such as "my.py:Mixer". No other code that a
+        model's files name is run.
+    quantize: keep the matrices quantized and multiply with the codes: int8, int8-dynamic, int4, nf4, fp8,
+        mxfp4, q8_0, q4_0, q4_1, with suffixes such as int4-g32-sym; "file" keeps the codes of a
         GGUF file (docs/guides/compression.md).
     Raises UserError naming what is missing or damaged.
 
@@ -154,10 +157,11 @@ def load(
 def save(
     model: Loaded | CausalLM, folder: str | Path, *, tokenizer: Tokenizer | None = None
 ) -> None:
-    """Write a model as a Hugging Face folder; a `Loaded` brings its tokenizer along.
+    """Write a model and its tokenizer as a Hugging Face folder.
 
-    The folder is written beside its place and moved there whole. Raises UserError where `folder`
-    holds something already.
+    model: a `CausalLM`, or a `Loaded`, whose tokenizer is written too.
+    The folder is written to a temporary place and then moved. Raises UserError if `folder` is not
+    empty.
     """
     folder = Path(folder)
     stops: Sequence[int] = ()
@@ -170,11 +174,11 @@ def save(
 def convert(
     source: str | Path, destination: str | Path, *, to: str | None = None, dtype: str | None = None
 ) -> Converted:
-    """Write any model that `load` opens as another kind of file.
+    """Convert any model that `load` opens to another file format.
 
-    to: hf (a folder), gguf or llama2c; by the destination's ending unless given.
-    dtype: f32, f16, bf16, for GGUF also q8_0, q4_0, q4_1; the source's own unless given.
-    Raises UserError where the destination exists or cannot hold the model.
+    to: hf (a folder), gguf or llama2c; by default chosen by the destination's ending.
+    dtype: f32, f16, bf16, or for GGUF q8_0, q4_0, q4_1; by default the source's.
+    Raises UserError if the destination exists or its format cannot represent the model.
 
     >>> convert("smollm2", "smollm2.gguf", dtype="q8_0").kind  # doctest: +SKIP
     'gguf'

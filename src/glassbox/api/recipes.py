@@ -1,4 +1,4 @@
-"""`glassbox.run_recipe`: what `glassbox train` does, from Python."""
+"""`glassbox.run_recipe`: `glassbox train` from Python."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from glassbox.runs.train import run_recipe as run_stage
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run's folder, its status (finished, already finished, interrupted) and its summary."""
+    """The outcome of a run: its folder, its status (finished, already finished, interrupted) and
+    its summary.
+    """
 
     folder: Path
     status: str
     summary: Mapping[str, Any]
 
     def load(self, *, device: str = "auto") -> Loaded:
-        """The model that the run left."""
+        """Load the trained model."""
         return load(self.folder, device=device)
 
 
@@ -32,12 +34,12 @@ def run_recipe(
     recipe: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> RunResult:
-    """Carry out a recipe, resuming what was interrupted.
+    """Train as a recipe describes; an interrupted run is resumed.
 
     recipe: the path or name of a YAML file, or its content as a mapping.
-    overrides: {"train.steps": 100} or ["train.steps=100"], laid over it.
-    Under torchrun every process calls it. Raises UserError with one clause a fault: the key, the
-    value, the remedy; a failed start leaves nothing behind.
+    overrides: {"train.steps": 100} or ["train.steps=100"], applied to the recipe.
+    Under torchrun every process calls it. Raises UserError with one clause for each error: the key,
+    the value, the remedy. If the run cannot start, nothing is written.
 
     >>> run_recipe("pretrain.yaml", {"data.path": "book.txt", "out": "runs/book"})  # doctest: +SKIP
     """

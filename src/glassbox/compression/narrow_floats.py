@@ -57,7 +57,7 @@ class Float8Codes(WeightCodes):
         return {"codes": codes, "scales": parts["scales"].index_select(0, rows)}
 
     def __str__(self) -> str:
-        """As `quantize` names it."""
+        """The name in `quantize`."""
         return "fp8" if self.group is None else f"fp8-g{self.group}"
 
 
@@ -95,5 +95,5 @@ class Mxfp4Codes(WeightCodes):
         return decode_mxfp4(parts["codes"], parts["scales"]).to(dtype)
 
     def __str__(self) -> str:
-        """As `quantize` names it."""
+        """The name in `quantize`."""
         return "mxfp4"

@@ -56,5 +56,5 @@ class Nf4Codes(WeightCodes):
         return wide.flatten(1)[:, :columns].to(dtype)
 
     def __str__(self) -> str:
-        """As `quantize` names it."""
+        """The name in `quantize`."""
         return "nf4" if self.group == 64 else f"nf4-g{self.group}"

@@ -362,11 +362,11 @@ class TorchFile(TensorSource):
 
     @property
     def names(self) -> list[str]:
-        """Every tensor there is."""
+        """All tensors."""
         return sorted(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape."""
+        """Shape of a tensor."""
         return tuple(self._tensors[name].shape)
 
     def dtype(self, name: str) -> str:

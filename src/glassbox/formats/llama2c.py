@@ -114,11 +114,11 @@ class Llama2cFile(TensorSource):
 
     @property
     def names(self) -> list[str]:
-        """Every tensor there is."""
+        """All tensors."""
         return sorted(self._places)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape."""
+        """Shape of a tensor."""
         return self._places[name][0]
 
     def dtype(self, name: str) -> str:

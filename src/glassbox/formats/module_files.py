@@ -33,7 +33,7 @@ class Stateful(Protocol):
         """Its state."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Put it back."""
+        """Restore it."""
 
 
 def save_module(

@@ -211,7 +211,7 @@ class TensorFiles(TensorSource):
 
     @property
     def names(self) -> list[str]:
-        """Every tensor there is."""
+        """All tensors."""
         return sorted(self._entries)
 
     def file(self, name: str) -> str:

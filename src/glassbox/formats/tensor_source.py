@@ -31,7 +31,7 @@ class TensorSource(abc.ABC):
     @property
     @abc.abstractmethod
     def names(self) -> list[str]:
-        """Every tensor there is."""
+        """All tensors."""
 
     @abc.abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:

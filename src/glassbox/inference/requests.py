@@ -315,7 +315,7 @@ class SampleState:
 
     @property
     def mean_log_prob(self) -> float:
-        """What `best_of` ranks by."""
+        """The score that `best_of` ranks by."""
         return sum(self.log_probs) / max(len(self.log_probs), 1)
 
     def completion(self, index: int, sample: int, tokenizer: Tokenizer | None) -> Completion:

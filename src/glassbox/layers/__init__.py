@@ -1,1 +1,1 @@
-"""The nn.Modules that a model is made of, built on ops."""
+"""The nn.Modules of a model, each with the spec that builds it."""

@@ -1,6 +1,8 @@
-"""Grouped-query attention, including multi-head (K = H), multi-query (K = 1) and single-head (H = 1).
+"""Grouped-query attention, including multi-head (K = H), multi-query (K = 1) and single-head (H =
+1) attention.
 
-Source: Ainslie et al., arXiv:2305.13245; the sources of its parts are with their functions in `ops`.
+Source: Ainslie et al., arXiv:2305.13245; the sources of its parts are given with the functions in
+`ops`.
 """
 
 from __future__ import annotations
@@ -69,18 +71,18 @@ class GroupedQuery(Spec):
 
     @property
     def kv_heads(self) -> int:
-        """K: the key/value heads, H where none are named."""
+        """K, the number of key/value heads; H by default."""
         return self.num_kv_heads or self.num_heads
 
     def resolve(self, hidden_size: int) -> GroupedQuery:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         head_dim = self.resolved_head_dim(hidden_size)
         if isinstance(self.positions, Rotary):
             self.positions.check(head_dim)
         return self.model_copy(update={"num_kv_heads": self.kv_heads, "head_dim": head_dim})
 
     def resolved_head_dim(self, hidden_size: int) -> int:
-        """Dh: as given, or hidden_size / num_heads. Raises ValueError where that is no whole number."""
+        """Dh: `head_dim`, or hidden_size / num_heads. Raises ValueError if that is not an integer."""
         if self.head_dim is not None:
             return self.head_dim
         if hidden_size % self.num_heads:
@@ -91,15 +93,14 @@ class GroupedQuery(Spec):
         return hidden_size // self.num_heads
 
     def build(self, hidden_size: int) -> GroupedQueryAttention:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return GroupedQueryAttention(self, hidden_size)
 
 
 class GroupedQueryAttention(nn.Module):
-    """Module of `GroupedQuery`; q, k and v are one matrix, ((H + 2K) Dh, D), so one product.
+    """The module of `GroupedQuery`.
 
-    An output gate is H Dh more rows of it.
-
+    One fused matrix, ((H + 2K) Dh, D), computes q, k and v; an output gate adds H Dh rows.
     Tested against: transformers LlamaAttention, GPT2Attention, Qwen3Attention, Olmo2Attention,
     Gemma2Attention, GptOssAttention and BloomAttention, outputs and gradients.
     """
@@ -123,20 +124,22 @@ class GroupedQueryAttention(nn.Module):
         self.output = Linear(query_size, hidden_size, bias=spec.output_bias, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """q, k, v and the gate."""
+        """Rows of q, k, v and the gate in the fused matrix."""
         queries, keys = (n * self.head_dim for n in (self.num_heads, self.num_kv_heads))
         gate = (queries,) if self.spec.output_gate else ()
         return {"qkv.weight": FusedRows((queries, keys, keys, *gate))}
 
     def initialize(self, draw: Draw) -> None:
-        """Sinks zero: one key more that is like any other at first."""
+        """Initialize sinks to zero, as if each were a key with score zero."""
         if self.sinks is not None:
             nn.init.zeros_(self.sinks)
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> KeyValueState | WindowState:
-        """An empty cache for `batch_size` rows of up to `max_length` tokens, no longer than the window."""
+        """Return an empty cache for `batch_size` rows of up to `max_length` tokens, or of the
+        window if it is shorter.
+        """
         window = self.spec.window
         ring = window is not None and window < max_length
         kind = WindowState if ring else KeyValueState
@@ -152,7 +155,9 @@ class GroupedQueryAttention(nn.Module):
         device: torch.device,
         dtype: torch.dtype,
     ) -> PagedKeyValue | None:
-        """An empty pool of blocks; None with a window that the context outgrows: a ring is smaller."""
+        """Return an empty pool of blocks, or None with a window shorter than the context, for which
+        a ring buffer is smaller.
+        """
         if self.spec.window is not None and self.spec.window < context_length:
             return None
         return PagedKeyValue(
@@ -165,7 +170,9 @@ class GroupedQueryAttention(nn.Module):
         context: Context,
         state: KeyValueView | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         batch, length, _ = hidden.shape
         q, k, v, gate = self._heads(hidden, context)  # (B, heads, T, Dh)
         mixed = self.attend(q, k, v, context, NO_PAST if state is None else state)
@@ -181,11 +188,11 @@ class GroupedQueryAttention(nn.Module):
         context: Context,
         view: KeyValueView,
     ) -> Float[Tensor, "B H T Dh"]:
-        """Attend to these keys and values and to what the state holds."""
+        """Attend to the given keys and values and to those in the state."""
         return view.attend(q, k, v, context, **self.scoring(context))
 
     def scoring(self, context: Context) -> Scoring:
-        """How scores are computed from queries and keys."""
+        """Settings of the attention scores."""
         spec = self.spec
         slopes = context.slopes(self.num_heads) if isinstance(spec.positions, Alibi) else None
         return {
@@ -197,7 +204,9 @@ class GroupedQueryAttention(nn.Module):
         }
 
     def _heads(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k and v, normed and turned, and the output's gate (no heads where there is none)."""
+        """Compute q, k and v, normalized and rotated, and the output gate, which has zero heads if
+        there is none.
+        """
         batch, length, _ = hidden.shape
         q_heads, kv_heads, rotary = self.num_heads, self.num_kv_heads, self.spec.positions
         heads = self.qkv(hidden).view(batch, length, -1, self.head_dim)

@@ -1,4 +1,4 @@
-"""Block mixture of attention (MoBA): full attention whose queries choose their blocks of keys.
+"""Mixture of block attention (MoBA): each query attends to selected blocks of keys.
 
 Source: Lu et al., arXiv:2502.13189.
 """
@@ -32,7 +32,7 @@ from glassbox.ops.selected_blocks import padded_length
 class BlockMixture(GroupedHeads):
     """Each query head attends to its own block and the top_k - 1 highest-scoring earlier blocks.
 
-    With top_k times block_size at least the sequence's length this is full attention.
+    If top_k times block_size is at least the sequence length, this equals full attention.
     """
 
     kind: Literal["block_mixture"] = "block_mixture"
@@ -40,14 +40,14 @@ class BlockMixture(GroupedHeads):
     top_k: int = Field(3, gt=0, description="blocks a query looks at, its own among them")
 
     def build(self, hidden_size: int) -> BlockMixtureAttention:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return BlockMixtureAttention(self, hidden_size)
 
 
 class BlockMixtureState(RowState):
-    """Keys and values of the tokens so far, and the sum of each block's keys.
+    """Keys and values of the tokens so far, and the sum of the keys of each block.
 
-    A sum is complete when its block is, and not looked at before.
+    Sums of incomplete blocks are not used.
     """
 
     kept = ("cache", "sums")
@@ -63,7 +63,9 @@ class BlockMixtureState(RowState):
     def update(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> Float[Tensor, "B K J Dh"]:
-        """Take in this call's real tokens; the means of all blocks, right for the full ones."""
+        """Append this call's tokens, without padding; return the means of all blocks, of which
+        those of full blocks are valid.
+        """
         self.cache.update(keys, values, context)
         batch, _, length, _ = keys.shape
         positions = context.positions.expand(batch, length)
@@ -78,10 +80,10 @@ class BlockMixtureState(RowState):
 
 
 class BlockMixtureAttention(nn.Module):
-    """Module of `BlockMixture`; q, k and v are one matrix, ((H + 2K) Dh, D), as in full attention.
+    """The module of `BlockMixture`; one fused matrix, ((H + 2K) Dh, D), computes q, k and v.
 
-    Gates read the keys as attention does, rotated. Tested against: the paper's equations as loops,
-    and `GroupedQueryAttention` of the same weights where every block is chosen.
+    Block scores use the rotated keys. Tested against: the paper's equations as loops, and
+    `GroupedQueryAttention` with the same weights where every block is selected.
     """
 
     attend = staticmethod(block_mixture)
@@ -99,14 +101,16 @@ class BlockMixtureAttention(nn.Module):
         self.output = Linear(query_size, hidden_size, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """q, k and v."""
+        """Rows of q, k and v in the fused matrix."""
         keys = self.num_kv_heads * self.head_dim
         return {"qkv.weight": FusedRows((self.num_heads * self.head_dim, keys, keys))}
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> BlockMixtureState:
-        """An empty cache for `batch_size` rows of up to `max_length` tokens, in whole blocks."""
+        """Return an empty cache for `batch_size` rows of up to `max_length` tokens, in whole
+        blocks.
+        """
         length = padded_length(max_length, self.spec.block_size)
         cache = KeyValueState(
             batch_size, self.num_kv_heads, length, self.head_dim, device=device, dtype=dtype

@@ -1,7 +1,8 @@
-"""The explicit context of a mixer besides hidden states: positions, documents, cache addressing.
+"""The context of a forward pass besides hidden states: positions, document boundaries, cache
+addressing.
 
-A Context is made once a forward pass and handed to every layer, so that masks and rotary tables
-are computed once, not once a layer.
+A Context is created once per forward pass and shared by all layers, so that masks and rotary tables
+are computed once.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from glassbox.ops.rotary import rotary_frequencies, rotary_tables
 class Auxiliary:
     """Auxiliary losses and measurements of layers, collected over one forward pass.
 
-    losses: name -> one scalar a layer, already times its weight: the mean over this pass's tokens,
-        so that the objective adds `total_loss` times its own weight.
-    measures: name -> one tensor a layer (the tokens each expert received, ...), detached.
-    Layers add to it only where a caller asked for it: `context.auxiliary` is None otherwise.
+    losses: name -> one scalar per layer, multiplied by its coefficient: the mean over this pass's
+        tokens; the objective adds `total_loss` times its own weight.
+    measures: name -> one tensor per layer (such as the number of tokens routed to each expert),
+        detached.
+    Layers add to it only if `context.auxiliary` is not None.
     """
 
     losses: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -40,7 +42,7 @@ class Auxiliary:
         self.measures.setdefault(name, []).append(value.detach())
 
     def total_loss(self) -> Float[Tensor, ""] | None:
-        """The sum of all layers' losses, or None where no layer had one."""
+        """The sum of all layers' losses, or None if there are none."""
         values = [value for layer in self.losses.values() for value in layer]
         return torch.stack(values).sum() if values else None
 
@@ -49,20 +51,20 @@ class Auxiliary:
 class Context:
     """Positions, document boundaries and cache addressing of the tokens of one forward pass.
 
-    positions: (B, T) or (1, T), counted from each document's own start; with a state it is also
-        the slot of the cache that the token's key and value take.
-    documents: (B, T), the number of the packed document that each token belongs to; None where a
-        row is one document.
-    lengths: (B,), how many tokens of each row are real; None where all are. Attention needs it not
-        (padding stands behind, out of sight), mixers with a running state do.
-    key_length: S, how many slots of the cache may be looked at; None without a state. All rows
-        begin at position 0 where it is T, and none does otherwise.
-    pages: where layers with a paged state find their rows' past; None where no layer has one.
-    auxiliary: where layers put losses and measurements of their own; None where nobody asked.
-    shared: what a layer hands to the later layers of the same pass, by name (RWKV-7's values).
+    positions: (B, T) or (1, T), counted from the start of each document; with a state they are also
+        the cache slots of the tokens.
+    documents: (B, T), index of the packed document of each token; None if each row is one document.
+    lengths: (B,), number of tokens in each row before its padding; None if there is no padding.
+        Needed by mixers with a recurrent state; attention never looks at padding, which is at the
+        end.
+    key_length: S, number of cache slots to attend to; None without a state. If it is T, all rows
+        begin at position 0, and otherwise none does.
+    pages: cache addresses for layers with a paged state; None if there are none.
+    auxiliary: collects auxiliary losses and measurements; None if they are not needed.
+    shared: values passed from a layer to later layers of the same pass, by name (RWKV-7's values).
 
-    Raises ValueError for documents together with a state: positions that start anew would write
-    two documents into the same slots.
+    Raises ValueError for documents together with a state, since tokens of two documents would share
+    slots.
     """
 
     positions: Int[Tensor, "#B T"]
@@ -87,15 +89,15 @@ class Context:
 
     @property
     def in_order(self) -> bool:
-        """Whether keys are this call's own tokens, so that key i is never later than query i.
+        """Whether the keys are this call's own tokens, so that key i is never later than query i.
 
-        So it is without a state, and with one that this call is the first to fill: the last of T
-        tokens stands before slot `key_length`, so where that is T, the first stands at 0.
+        True without a state, and for the first call that fills a state: the last of T tokens is in
+        slot `key_length` - 1, so if `key_length` is T the first token is in slot 0.
         """
         return self.key_length is None or self.key_length == self.positions.shape[-1]
 
     def mask(self) -> Bool[Tensor, "#B 1 T S"] | None:
-        """The attention mask; None for plain causal attention within the row."""
+        """The attention mask, or None for plain causal attention within each row."""
         if self.in_order and self.documents is None:
             return None
         if self._mask is None:
@@ -113,9 +115,9 @@ class Context:
     def rotary(
         self, rotary_dim: int, base: float, scaling: RotaryScaling | None = None
     ) -> tuple[Float[Tensor, "#B T 1 R"], Float[Tensor, "#B T 1 R"]]:
-        """Cosines and sines for these positions, shared by the layers that ask for the same ones.
+        """Cosines and sines for these positions, cached for layers with the same settings.
 
-        `scaling` stretches them, and multiplies them by its temperature.
+        scaling: changes the frequencies and multiplies the result by its temperature.
         """
         key = (rotary_dim, base, scaling)
         if key not in self._tables:

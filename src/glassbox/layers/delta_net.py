@@ -1,7 +1,7 @@
-"""DeltaNet and gated DeltaNet: linear attention updated by the delta rule.
+"""DeltaNet and gated DeltaNet: linear attention whose state is updated by the delta rule.
 
-Source: DeltaNet, arXiv:2406.06484, section 3.3; gated DeltaNet, arXiv:2412.06464, section 3.4, as in
-Qwen3-Next.
+Source: DeltaNet, arXiv:2406.06484, section 3.3; gated DeltaNet, arXiv:2412.06464, section 3.4, as
+in Qwen3-Next.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SpecT = TypeVar("SpecT", bound="DeltaHeads")
 
 
 class DeltaHeads(Spec):
-    """Sizes that both kinds share: H value heads, of which H / K read each of K key heads."""
+    """Settings shared by both layers: H value heads, H / K of which share each of K key heads."""
 
     num_heads: int = Field(gt=0, description="H, value heads")
     num_key_heads: int | None = Field(None, gt=0, description="K; num_heads unless given")
@@ -55,11 +55,11 @@ class DeltaHeads(Spec):
 
     @property
     def key_heads(self) -> int:
-        """K: the key heads, H where none are named."""
+        """K, the number of key heads; H by default."""
         return self.num_key_heads or self.num_heads
 
     def resolve(self: SpecT, hidden_size: int) -> SpecT:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         sizes = {"num_key_heads": self.key_heads}
         for name, heads in (("key_dim", self.key_heads), ("value_dim", self.num_heads)):
             if getattr(self, name) is None:
@@ -73,29 +73,35 @@ class DeltaHeads(Spec):
 
 
 class DeltaNet(DeltaHeads):
-    """S_t = S_{t-1} + k_t (b_t (v_t - S_{t-1}^T k_t))^T, o_t = S_t^T q_t, b = sigmoid(W x)."""
+    """DeltaNet: S_t = S_{t-1} + k_t (b_t (v_t - S_{t-1}^T k_t))^T, o_t = S_t^T q_t, b = sigmoid(W
+    x).
+    """
 
     gated: ClassVar[bool] = False
     kind: Literal["delta_net"] = "delta_net"
 
     def build(self, hidden_size: int) -> DeltaNetLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return DeltaNetLayer(self, hidden_size)
 
 
 class GatedDelta(DeltaHeads):
-    """The same on S' = a_t S_{t-1}, a = exp(-exp(A) softplus(W x + dt)), and a gate silu(z) behind."""
+    """Gated DeltaNet: the delta rule applied to a_t S_{t-1}, a = exp(-exp(A) softplus(W x + dt)),
+    and an output gate silu(z).
+    """
 
     gated: ClassVar[bool] = True
     kind: Literal["gated_delta"] = "gated_delta"
 
     def build(self, hidden_size: int) -> DeltaNetLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return DeltaNetLayer(self, hidden_size)
 
 
 class Forgetting(nn.Module):
-    """log a = -exp(A) softplus(x + dt): a rate and a time step a head, as Mamba-2's."""
+    """Log-decay log a = -exp(A) softplus(x + dt), with a rate A and a time step dt for each head,
+    as in Mamba-2.
+    """
 
     wide_weights: ClassVar[tuple[str, ...]] = ("log_rate", "time_bias")
 
@@ -107,7 +113,9 @@ class Forgetting(nn.Module):
         self.time_bias = nn.Parameter(torch.zeros(num_heads))
 
     def initialize(self, draw: Draw) -> None:
-        """Rates uniform in 1 .. 16, time steps log-uniform in 0.001 .. 0.1, as the authors' code."""
+        """Initialize rates uniformly in [1, 16] and time steps log-uniformly in [0.001, 0.1], as in
+        the authors' code.
+        """
         nn.init.uniform_(self.log_rate, 1.0, 16.0, generator=draw.generator)
         self.log_rate.data.log_()
         low, high = math.log(0.001), math.log(0.1)
@@ -121,10 +129,12 @@ class Forgetting(nn.Module):
 
 
 class DeltaNetLayer(nn.Module):
-    """Module of `DeltaNet` and `GatedDelta`: output(norm(each head) * silu(z)), without z ungated.
+    """The module of `DeltaNet` and `GatedDelta`: output(norm(each head) * silu(z)); DeltaNet has no
+    gate z.
 
-    q, k and v pass a short convolution and SiLU; q and k are then given length 1 (and q is scaled by
-    1 / sqrt(Dk)). `inputs` is q, k, v (and z) in one matrix, `rates` b (and what a is made from).
+    q, k and v pass through a short convolution and SiLU; q and k are then normalized to unit
+    length, and q is scaled by 1 / sqrt(Dk). `inputs` computes q, k, v (and z) in one product,
+    `rates` b (and the input of a).
     Tested against: transformers Qwen3NextGatedDeltaNet, outputs and gradients.
     """
 
@@ -147,7 +157,7 @@ class DeltaNetLayer(nn.Module):
         self.output = Linear(values, hidden_size, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """q, k, v and z; b and what a is made from."""
+        """Rows of q, k, v and z, and of b and the input of a, in the fused matrices."""
         gated, heads = self.forgetting is not None, self.spec.num_heads
         gate = (self.sizes[2],) if gated else ()
         return {
@@ -158,7 +168,9 @@ class DeltaNetLayer(nn.Module):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """No inputs of the convolution, and an empty memory, (B, H, Dk, Dv), whatever the length."""
+        """Return an empty state: the inputs of the convolution, and a matrix memory (B, H, Dk, Dv),
+        whatever the length.
+        """
         shape = (batch_size, self.spec.num_heads, self.key_dim, self.value_dim)
         return TensorState(
             conv=self.conv.init_state(batch_size, device=device, dtype=dtype),
@@ -168,7 +180,9 @@ class DeltaNetLayer(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         inputs, rates = self.inputs(hidden), self.rates(hidden)
         qkv, last = self.conv(
             inputs[..., : sum(self.sizes)], context, None if state is None else state["conv"]

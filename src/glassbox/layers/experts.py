@@ -29,12 +29,13 @@ from glassbox.ops.routing import (
 
 
 class MixtureOfExperts(Spec):
-    """sum of gate_i expert_i(x) over each token's top_k of num_experts, and of the shared expert.
+    """The sum of gate_i expert_i(x) over each token's top_k of num_experts experts, plus the shared
+    expert.
 
-    The router's softmax is taken over all experts and, with `normalize_top_k`, divided by the sum
-    over the chosen ones, which is the softmax over the chosen logits (Mixtral, gpt-oss).
-    Source: Mixtral, arXiv:2401.04088; fine-grained and shared experts DeepSeekMoE, arXiv:2401.06066;
-    balancing by a bias alone arXiv:2408.15664.
+    The router's softmax is over all experts; with `normalize_top_k` it is divided by its sum over
+    the selected experts, which equals a softmax over the selected logits (Mixtral, gpt-oss).
+    Source: Mixtral, arXiv:2401.04088; fine-grained and shared experts DeepSeekMoE,
+    arXiv:2401.06066; auxiliary-loss-free balancing by a bias arXiv:2408.15664.
     """
 
     kind: Literal["experts"] = "experts"
@@ -87,7 +88,9 @@ class MixtureOfExperts(Spec):
         return self
 
     def untrained(self) -> MixtureOfExperts:
-        """The same function of the same weights: what concerns training alone set to its default."""
+        """The spec with training-only settings reset to their defaults; it computes the same
+        function.
+        """
         training = (
             "balance_rate",
             "balance_loss",
@@ -99,21 +102,23 @@ class MixtureOfExperts(Spec):
         return self.model_copy(update={name: fields[name].default for name in training})
 
     def build(self, hidden_size: int) -> MixtureOfExpertsLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return MixtureOfExpertsLayer(self, hidden_size)
 
 
 class MixtureOfExpertsLayer(nn.Module):
-    """Module of `MixtureOfExperts`; the experts' matrices are stacked, (E, 2F, D) and (E, D, F).
+    """The module of `MixtureOfExperts`; the experts' matrices are stacked, (E, 2F, D) and (E, D,
+    F).
 
-    Gated experts have `gate_up`, gate above up, others `up`. The router computes in float32 at
-    least. Padding (by `context.lengths`, or packed documents of negative number) goes to no expert
-    and counts in no loss. Where `context.auxiliary` asks, each pass adds its losses `balance_loss`
-    and `router_z_loss` and its measures `expert_load` (E,), `router_entropy` (nats a token) and
-    `dropped_share`.
+    Gated experts have `gate_up` (gate rows first), others `up`. The router computes in float32 or
+    wider. Padding (by `context.lengths`, or packed documents with a negative index) is not routed
+    and not counted in losses. If `context.auxiliary` is given, each pass adds the losses
+    `balance_loss` and `router_z_loss` and the measures `expert_load` (E,), `router_entropy` (nats a
+    token) and `dropped_share`.
 
-    A capacity binds in training alone, and makes a token's output depend on the tokens before it
-    in the batch (priority "arrival") or on all of them, later ones too (priority "gate").
+    A capacity limit applies in training only, and makes a token's output depend on the tokens
+    before it in the batch (priority "arrival") or on all tokens, including later ones (priority
+    "gate").
     Tested against: `experts_plain`; transformers' Mixtral, Qwen3-MoE and gpt-oss blocks.
     """
 
@@ -149,12 +154,14 @@ class MixtureOfExpertsLayer(nn.Module):
         self._pending_load: Tensor | None = None
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """Each expert's gate and up."""
+        """Rows of each expert's gate and up projections."""
         size = self.spec.expert.size
         return {"gate_up": FusedRows((size, size))} if self.spec.expert.gated else {}
 
     def initialize(self, draw: Draw) -> None:
-        """Matrices normal, the second narrower; biases zero."""
+        """Initialize matrices from a normal distribution, the second with a smaller std; biases are
+        zero.
+        """
         draw.normal(getattr(self, self.up_name))
         draw.normal(self.down, into_residual=True)
         for bias in (getattr(self, f"{self.up_name}_bias"), self.down_bias, self.balance_bias):
@@ -218,7 +225,7 @@ class MixtureOfExpertsLayer(nn.Module):
         kept: Bool[Tensor, "N _"] | None,
         context: Context | None,
     ) -> None:
-        """Loads for the balancing bias; losses and measures where they are asked for."""
+        """Record loads for the balancing bias, and losses and measures if requested."""
         spec = self.spec
         auxiliary = None if context is None else context.auxiliary
         learning = self.training and torch.is_grad_enabled() and self._balances()
@@ -246,16 +253,17 @@ class MixtureOfExpertsLayer(nn.Module):
             auxiliary.add_measure("dropped_share", 1 - served / chosen)
 
     def _balances(self) -> bool:
-        """Whether there is a balancing bias to move: that of a layer whose own weights are frozen is too."""
+        """Whether the balancing bias is updated; also true if the layer's own weights are frozen."""
         own = (*self.parameters(recurse=False), *self.router.parameters(recurse=False))
         return self.balance_bias is not None and any(p.requires_grad for p in own)
 
     @torch.no_grad()
     def after_step(self, group: Group, *, taken: bool) -> None:
-        """Move the balancing bias: up by the rate where the load was below the mean, down where above.
+        """Update the balancing bias: increase it by the rate for experts with a load below the
+        mean, decrease it for those above.
 
-        The loads are those of all micro-batches since the last call, over all ranks; of a step that
-        was not `taken` they are dropped. Source: arXiv:2408.15664, algorithm 1.
+        The loads are those of all micro-batches since the last call, over all ranks; those of a
+        skipped step (`taken` is False) are discarded. Source: arXiv:2408.15664, algorithm 1.
         """
         if self.balance_bias is None or not self._balances():
             self._pending_load = None
@@ -273,7 +281,7 @@ class MixtureOfExpertsLayer(nn.Module):
 
 
 def _real_tokens(hidden: Float[Tensor, "B T D"], context: Context | None) -> Tensor | None:
-    """(N,), which tokens are no padding; None where all are."""
+    """(N,), which tokens are not padding; None if there is no padding."""
     if context is None:
         return None
     if context.documents is not None:

@@ -16,7 +16,7 @@ from glassbox.ops.activations import clamped_swiglu, geglu, gelu, relu2, swiglu
 
 
 class Gelu(Spec):
-    """down(gelu(up(x))): GPT-2's two-layer perceptron. Source: arXiv:1606.08415."""
+    """GPT-2's two-layer perceptron: down(gelu(up(x))). Source: arXiv:1606.08415."""
 
     gated: ClassVar[bool] = False
     kind: Literal["gelu"] = "gelu"
@@ -25,16 +25,16 @@ class Gelu(Spec):
     bias: bool = True
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """The activation between the two projections; M = F."""
+        """Activation between the two projections; its input has M = F channels."""
         return gelu(middle, tanh=self.tanh)
 
     def build(self, hidden_size: int) -> GeluLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return GeluLayer(self, hidden_size)
 
 
 class SwiGlu(Spec):
-    """down(silu(gate(x)) * up(x)): Llama's gated perceptron. Source: arXiv:2002.05202."""
+    """Llama's gated perceptron: down(silu(gate(x)) * up(x)). Source: arXiv:2002.05202."""
 
     gated: ClassVar[bool] = True
     kind: Literal["swiglu"] = "swiglu"
@@ -42,16 +42,18 @@ class SwiGlu(Spec):
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """The gated activation between the two projections; M = 2F, the gate first."""
+        """Gated activation between the two projections; its input has M = 2F channels, the gate
+        first.
+        """
         return swiglu(middle)
 
     def build(self, hidden_size: int) -> SwiGluLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return SwiGluLayer(self, hidden_size)
 
 
 class GeGlu(Spec):
-    """down(gelu(gate(x)) * up(x)): Gemma's gated perceptron. Source: arXiv:2002.05202."""
+    """Gemma's gated perceptron: down(gelu(gate(x)) * up(x)). Source: arXiv:2002.05202."""
 
     gated: ClassVar[bool] = True
     kind: Literal["geglu"] = "geglu"
@@ -60,16 +62,20 @@ class GeGlu(Spec):
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """The gated activation between the two projections; M = 2F, the gate first."""
+        """Gated activation between the two projections; its input has M = 2F channels, the gate
+        first.
+        """
         return geglu(middle, tanh=self.tanh)
 
     def build(self, hidden_size: int) -> GeGluLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return GeGluLayer(self, hidden_size)
 
 
 class ClampedSwiGlu(Spec):
-    """down((u + 1) g sigmoid(alpha g)), g and u cut at the limit: gpt-oss. Source: arXiv:2508.10925."""
+    """gpt-oss's gated perceptron: down((u + 1) g sigmoid(alpha g)), g and u clamped to the limit.
+    Source: arXiv:2508.10925.
+    """
 
     gated: ClassVar[bool] = True
     kind: Literal["clamped_swiglu"] = "clamped_swiglu"
@@ -79,16 +85,18 @@ class ClampedSwiGlu(Spec):
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """The gated activation between the two projections; M = 2F, the gate first."""
+        """Gated activation between the two projections; its input has M = 2F channels, the gate
+        first.
+        """
         return clamped_swiglu(middle, alpha=self.alpha, limit=self.limit)
 
     def build(self, hidden_size: int) -> ClampedSwiGluLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return ClampedSwiGluLayer(self, hidden_size)
 
 
 class Relu2(Spec):
-    """down(relu(up(x))^2): a sparse middle, cheap to compute. Source: arXiv:2109.08668."""
+    """A perceptron with sparse activations: down(relu(up(x))^2). Source: arXiv:2109.08668."""
 
     gated: ClassVar[bool] = False
     kind: Literal["relu2"] = "relu2"
@@ -96,20 +104,20 @@ class Relu2(Spec):
     bias: bool = False
 
     def activate(self, middle: Float[Tensor, "*shape M"]) -> Float[Tensor, "*shape F"]:
-        """The activation between the two projections; M = F."""
+        """Activation between the two projections; its input has M = F channels."""
         return relu2(middle)
 
     def build(self, hidden_size: int) -> Relu2Layer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return Relu2Layer(self, hidden_size)
 
 
 Perceptron = Gelu | SwiGlu | GeGlu | ClampedSwiGlu | Relu2
-"""Two matrices and what stands between them: also what an expert of a mixture is."""
+"""The union of perceptron specs, also used for the experts of a mixture."""
 
 
 class GeluLayer(nn.Module):
-    """Module of `Gelu`."""
+    """The module of `Gelu`."""
 
     def __init__(self, spec: Gelu, hidden_size: int) -> None:
         super().__init__()
@@ -125,7 +133,7 @@ class GeluLayer(nn.Module):
 
 
 class SwiGluLayer(nn.Module):
-    """Module of `SwiGlu`; gate and up are one matrix, (2F, D), so that they are one product."""
+    """The module of `SwiGlu`; gate and up are one fused matrix, (2F, D)."""
 
     def __init__(self, spec: SwiGlu, hidden_size: int) -> None:
         super().__init__()
@@ -134,7 +142,7 @@ class SwiGluLayer(nn.Module):
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """Gate and up."""
+        """Rows of the gate and up projections in the fused matrix."""
         return {"gate_up.weight": FusedRows((self.spec.size, self.spec.size))}
 
     def forward(
@@ -145,7 +153,7 @@ class SwiGluLayer(nn.Module):
 
 
 class GeGluLayer(nn.Module):
-    """Module of `GeGlu`; gate and up are one matrix, (2F, D), so that they are one product."""
+    """The module of `GeGlu`; gate and up are one fused matrix, (2F, D)."""
 
     def __init__(self, spec: GeGlu, hidden_size: int) -> None:
         super().__init__()
@@ -154,7 +162,7 @@ class GeGluLayer(nn.Module):
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """Gate and up."""
+        """Rows of the gate and up projections in the fused matrix."""
         return {"gate_up.weight": FusedRows((self.spec.size, self.spec.size))}
 
     def forward(
@@ -165,7 +173,7 @@ class GeGluLayer(nn.Module):
 
 
 class ClampedSwiGluLayer(nn.Module):
-    """Module of `ClampedSwiGlu`; gate and up are one matrix, (2F, D), so that they are one product."""
+    """The module of `ClampedSwiGlu`; gate and up are one fused matrix, (2F, D)."""
 
     def __init__(self, spec: ClampedSwiGlu, hidden_size: int) -> None:
         super().__init__()
@@ -174,7 +182,7 @@ class ClampedSwiGluLayer(nn.Module):
         self.down = Linear(spec.size, hidden_size, bias=spec.bias, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """Gate and up."""
+        """Rows of the gate and up projections in the fused matrix."""
         return {"gate_up.weight": FusedRows((self.spec.size, self.spec.size))}
 
     def forward(

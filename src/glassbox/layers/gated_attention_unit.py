@@ -43,19 +43,19 @@ class GatedAttentionUnit(Spec):
     positions: Rotary | None = Rotary()
 
     def resolve(self, hidden_size: int) -> GatedAttentionUnit:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         return self.model_copy(update={"size": self.size or 2 * hidden_size})
 
     def build(self, hidden_size: int) -> GatedAttentionUnitLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return GatedAttentionUnitLayer(self, hidden_size)
 
 
 class GatedAttentionUnitLayer(nn.Module):
-    """Module of `GatedAttentionUnit`; u, v and z are one matrix, (2 E + S, D).
+    """The module of `GatedAttentionUnit`; u, v and z are one fused matrix, (2 E + S, D).
 
-    factor, shift (4, S): the cheap per-channel maps from z to the two queries and two keys.
-    distance (C): what is added to the score of the token so far back.
+    factor, shift: (4, S), the per-channel affine maps from z to the two queries and two keys.
+    distance: (C,), a bias on the scores by distance in tokens.
     Tested against: the paper's equations written out, outputs and gradients.
     """
 
@@ -76,11 +76,13 @@ class GatedAttentionUnitLayer(nn.Module):
         self.output = Linear(self.size, hidden_size, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """u, v and z."""
+        """Rows of u, v and z in the fused matrix."""
         return {"uvz.weight": FusedRows((self.size, self.size, self.spec.key_dim))}
 
     def initialize(self, draw: Draw) -> None:
-        """Factors and distances normal, shifts zero, as the paper's code."""
+        """Initialize factors and distances from a normal distribution, shifts to zero, as in the
+        paper's code.
+        """
         draw.normal(self.factor)
         draw.normal(self.distance)
         nn.init.zeros_(self.shift)
@@ -88,7 +90,9 @@ class GatedAttentionUnitLayer(nn.Module):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """The last chunk's keys and values, and the sum over all: fixed sizes, whatever the length."""
+        """Return an empty state of fixed size: keys and values of the last chunk, and the sum over
+        earlier chunks.
+        """
         spec = self.spec
         recent = torch.zeros(
             batch_size, spec.chunk, 2 * spec.key_dim + self.size, device=device, dtype=dtype
@@ -99,7 +103,9 @@ class GatedAttentionUnitLayer(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         u, v, z = silu(self.uvz(hidden)).split((self.size, self.size, self.spec.key_dim), -1)
         views = z.unsqueeze(2) * self.factor + self.shift  # (B, T, 4, S)
         rotary = self.spec.positions

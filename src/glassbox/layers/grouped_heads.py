@@ -1,4 +1,4 @@
-"""What the attention kinds that choose blocks have in common: shared key/value heads, and slots."""
+"""Heads and cache slots shared by the attention layers that select blocks of keys."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class GroupedHeads(Spec):
 
     @property
     def kv_heads(self) -> int:
-        """K: the key/value heads, H where none are named."""
+        """K, the number of key/value heads; H by default."""
         return self.num_kv_heads or self.num_heads
 
     def resolve(self: SpecT, hidden_size: int) -> SpecT:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         head_dim = self.resolved_head_dim(hidden_size)
         return self.model_copy(update={"num_kv_heads": self.kv_heads, "head_dim": head_dim})
 
     def resolved_head_dim(self, hidden_size: int) -> int:
-        """Dh: as given, or hidden_size / num_heads. Raises ValueError where that is no whole number."""
+        """Dh: `head_dim`, or hidden_size / num_heads. Raises ValueError if that is not an integer."""
         if self.head_dim is not None:
             return self.head_dim
         if hidden_size % self.num_heads:
@@ -60,7 +60,7 @@ class GroupedHeads(Spec):
 def rotate(
     x: Float[Tensor, "B T heads Dh"], rotary: Rotary | None, head_dim: int, context: Context
 ) -> Float[Tensor, "B T heads Dh"]:
-    """Each head turned by its token's position, where the layer has rotary positions."""
+    """Apply rotary positions to each head, if the layer has them."""
     if rotary is None:
         return x
     cos, sin = context.rotary(rotary.num_channels(head_dim), rotary.base, rotary.scaling)
@@ -68,7 +68,7 @@ def rotate(
 
 
 def slots_in_row(length: int, context: Context, block_size: int) -> Slots:
-    """Slots of a call's own tokens; packed documents each begin at a block's start."""
+    """Slots of this call's tokens, in which each packed document begins at the start of a block."""
     if context.documents is not None:
         return document_slots(context.positions.expand_as(context.documents), block_size)
     own = torch.arange(length, device=context.positions.device).unsqueeze(0)
@@ -76,7 +76,7 @@ def slots_in_row(length: int, context: Context, block_size: int) -> Slots:
 
 
 def slots_in_cache(context: Context, block_size: int) -> Slots:
-    """Slots of a cache: a row is one document, and its positions are the slots."""
+    """Slots of a cache: each row is one document, and slots equal positions."""
     assert context.key_length is not None
     size = padded_length(context.key_length, block_size)
     return Slots(context.positions, torch.zeros_like(context.positions), size)
@@ -85,7 +85,7 @@ def slots_in_cache(context: Context, block_size: int) -> Slots:
 def into_slots(
     x: Float[Tensor, "B K T Dh"], slots: Slots, context: Context
 ) -> Float[Tensor, "B K S Dh"]:
-    """The vectors of `slots_in_row`'s tokens in their slots; zeros in the gaps and at the end."""
+    """Place the vectors of `slots_in_row`'s tokens in their slots, with zeros elsewhere."""
     batch, heads, length, size = x.shape
     if context.documents is None:
         return F.pad(x, (0, 0, 0, slots.size - length))

@@ -1,4 +1,4 @@
-"""Projections of the lightning indexer, whose scores `ops.indexer` computes.
+"""Projections of the lightning indexer; `ops.indexer` computes the scores.
 
 Source: DeepSeek-V3.2-Exp (arXiv:2512.02556), section 2, and the code published with it.
 """
@@ -19,11 +19,12 @@ from glassbox.ops.rotary import apply_rotary
 
 
 class Indexer(Spec):
-    """Lightning indexer: a few small heads select the `top_k` past tokens that attention reads.
+    """Lightning indexer: a few small heads select the `top_k` past tokens that each query attends
+    to.
 
-    While the past is no longer than top_k, attention is dense. So the paper's dense warm-up is
-    training with a top_k no smaller than the sequence, with the rest of the model frozen; sparse
-    training is the same with a smaller one.
+    While the past is no longer than top_k, attention is dense. The paper's dense warm-up is
+    therefore training with a top_k no smaller than the sequence length and the rest of the model
+    frozen; sparse training uses a smaller top_k.
     """
 
     num_heads: int = Field(gt=0)
@@ -42,7 +43,7 @@ class IndexParts(NamedTuple):
 
 
 class IndexerLayer(nn.Module):
-    """Module of `Indexer`. It reads detached inputs: it learns from its own loss alone.
+    """The module of `Indexer`. Its inputs are detached, so that it is trained by its own loss only.
 
     Tested against: transformers DeepseekV32Indexer.
     """
@@ -61,7 +62,9 @@ class IndexerLayer(nn.Module):
         query_latents: Float[Tensor, "B T Q"],
         tables: tuple[Float[Tensor, "#B T 1 R"], Float[Tensor, "#B T 1 R"]],
     ) -> IndexParts:
-        """Queries from the main attention's query latents, weights and keys from the hidden states."""
+        """Compute queries from the main attention's query latents, and weights and keys from the
+        hidden states.
+        """
         hidden, query_latents, layout = hidden.detach(), query_latents.detach(), self.spec.layout
         heads, width = self.spec.num_heads, self.spec.head_dim
         q = self.q(query_latents).unflatten(-1, (heads, width))

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 class Draw:
     """Initialization settings of a model: standard deviations and the random generator.
 
-    residual_std is for the last matrix of a branch, whose output is added to the residual stream,
-    embedding_std for the vectors of tokens and positions.
+    std: of ordinary weights.
+    residual_std: of the last matrix of a mixer or feed-forward, whose output is added to the
+        residual stream.
+    embedding_std: of token and position embeddings.
     """
 
     std: float
@@ -23,18 +25,18 @@ class Draw:
     generator: torch.Generator | None = None
 
     def normal(self, weight: Tensor, *, into_residual: bool = False) -> None:
-        """Fill in place from N(0, std^2), or N(0, residual_std^2)."""
+        """Fill a tensor in place from N(0, std^2), or N(0, residual_std^2)."""
         std = self.residual_std if into_residual else self.std
         nn.init.normal_(weight, std=std, generator=self.generator)
 
     def embedding(self, weight: Tensor) -> None:
-        """Fill in place from N(0, embedding_std^2)."""
+        """Fill a tensor in place from N(0, embedding_std^2)."""
         nn.init.normal_(weight, std=self.embedding_std, generator=self.generator)
 
 
 @runtime_checkable
 class Initializes(Protocol):
-    """A layer with parameters of its own (those of its children are theirs to draw)."""
+    """A layer with parameters of its own; child modules initialize theirs."""
 
     def initialize(self, draw: Draw) -> None:
-        """Give every own parameter its fresh value, in place."""
+        """Initialize the layer's own parameters in place."""

@@ -1,14 +1,15 @@
-"""What a mixer's `attend` reads and returns, said in the mixer's own file for whoever looks inside.
+"""Inspection of a mixer's `attend`: its inputs, attention weights and output; used by `inspection`.
 
-A mixer computes queries, keys and values and hands them to `attend`, in which tokens read earlier ones.
-Whatever that function is, it is linear in the values once queries and keys are given,
+A mixer computes queries, keys and values and passes them to `attend`, in which tokens attend to
+earlier ones. Given queries and keys the output is linear in the values,
 
-    output[t] = sum over s of weights[t, s] value[s]   (and what a past outside of this call adds),
+    output[t] = sum over s of weights[t, s] value[s]   (plus a term of the cached past),
 
-so the weights are what it makes of one-hot values. They are recomputed so from the same queries and
-keys, where the kernel kept none, and for recurrences, which never had any.
-Source: for linear attention Katharopoulos et al., arXiv:2006.16236, section 3.2; for Mamba Ali et al.,
-arXiv:2403.01590, section 3. The room that uses this is `inspection`.
+so the weights can be computed by applying `attend` to one-hot values. They are recomputed this way
+from the same queries and keys, since fused kernels do not store them, and recurrences never compute
+them.
+Source: for linear attention Katharopoulos et al., arXiv:2006.16236, section 3.2; for Mamba Ali et
+al., arXiv:2403.01590, section 3.
 """
 
 from __future__ import annotations
@@ -31,25 +32,25 @@ Arguments = dict[str, Any]
 
 
 class Tap(Protocol):
-    """Whoever looks: takes a value by its name and gives what the model is to go on with."""
+    """A callback that receives each named value and returns the value to continue with."""
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        """Record or change it."""
+        """Record a value or replace it."""
 
     def wants(self, name: str) -> bool:
-        """Whether this value is asked for at all."""
+        """Whether this value is requested."""
 
     def edits(self, name: str) -> bool:
-        """Whether what is given back may be another."""
+        """Whether this value may be replaced."""
 
     def changes(self, name: str) -> bool:
-        """Whether it may be another, or its gradient is asked for."""
+        """Whether this value may be replaced or its gradient is requested."""
 
 
 class Inside:
-    """How `attend` of one kind is looked into; parts are shown as (B, T, heads, Dh).
+    """How to inspect the `attend` of one kind of mixer; parts are presented as (B, T, heads, Dh).
 
-    reads: name -> parameter of `attend`. has_state: whether results behind the first are a state.
+    reads: name -> parameter of `attend`. has_state: whether results after the first are a state.
     """
 
     has_state = True
@@ -59,11 +60,11 @@ class Inside:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What can be recorded and changed."""
+        """The names of all values that can be recorded and changed."""
         return (*self.reads, "attention", *(("state",) if self.has_state else ()))
 
     def around(self, layer: Any, attend: Callable[..., Any], arguments: Arguments, tap: Tap) -> Any:
-        """Call `attend`, with the tap at everything that it reads and returns."""
+        """Call `attend`, passing all its inputs and results through the tap."""
         for name, parameter in self.reads.items():
             if tap.wants(name):
                 shown = tap(name, self.show(arguments[parameter], arguments))
@@ -83,11 +84,11 @@ class Inside:
         return result
 
     def show(self, part: Tensor, arguments: Arguments) -> Float[Tensor, "B T heads Dh"]:
-        """A part of the call with its axes in order."""
+        """Convert an argument of `attend` to the presented layout."""
         return part
 
     def hide(self, shown: Tensor, part: Tensor, arguments: Arguments) -> Tensor:
-        """The other way round."""
+        """The inverse of `show`."""
         return shown
 
     def weights(
@@ -99,7 +100,9 @@ class Inside:
     def reweighed(
         self, layer: Any, result: Any, old: Tensor, new: Tensor, arguments: Arguments
     ) -> Any:
-        """The result with other weights: output + (new - old) values, whatever a past added stays."""
+        """The result with other weights: output + (new - old) values; the contribution of the past
+        is unchanged.
+        """
         value = self.show(arguments[self.reads["value"]], arguments)
         change = torch.einsum("bhts,bshd->bthd", (new - old).to(value.dtype), value)
         if not isinstance(result, tuple):
@@ -108,12 +111,14 @@ class Inside:
         return (mixed, *result[1:])
 
     def stated(self, result: Any, tap: Tap) -> Any:
-        """The result with the state that the tap gives back."""
+        """The result with the state that the tap returns."""
         return (*result[:-1], tap("state", result[-1]))
 
 
 def _same_bits(result: Any, long: Any) -> Any:
-    """The numbers of `result` with the derivatives of `long`, which is the same computed another way."""
+    """The values of `result` with the gradients of `long`, an equal expression computed
+    differently.
+    """
     if isinstance(result, tuple):
         return (_same_bits(result[0], long[0]), *long[1:])
     return result.detach() + (long - long.detach())
@@ -128,7 +133,7 @@ class LinearHeads(Inside):
     def weights(
         self, layer: Any, attend: Callable[..., Any], arguments: Arguments
     ) -> Float[Tensor, "B H T T"]:
-        """Of this call's own tokens."""
+        """Weights between this call's own tokens."""
         value = arguments["v"]
         length = value.shape[1]
         one_hot = torch.eye(length, device=value.device, dtype=value.dtype)[None, :, None]
@@ -138,20 +143,22 @@ class LinearHeads(Inside):
 
 
 class Channels(Inside):
-    """Recurrences of each channel by itself, values (B, T, C): weights have a head a channel."""
+    """Recurrences of independent channels, values (B, T, C); weights have one head per channel."""
 
     def show(self, part: Tensor, arguments: Arguments) -> Float[Tensor, "B T 1 C"]:
-        """One head."""
+        """Present the channels as a single head."""
         return part.unsqueeze(2)
 
     def hide(self, shown: Tensor, part: Tensor, arguments: Arguments) -> Tensor:
-        """The other way round."""
+        """The inverse of `show`."""
         return shown.squeeze(2)
 
     def weights(
         self, layer: Any, attend: Callable[..., Any], arguments: Arguments
     ) -> Float[Tensor, "B C T T"]:
-        """Of this call's own tokens: what one token's value adds to what the past alone gives."""
+        """Weights between this call's own tokens: the contribution of one token's value beyond that
+        of the past.
+        """
         name = self.reads["value"]
         nothing = torch.zeros_like(arguments[name])
         past = attend(**{**arguments, name: nothing})[0]
@@ -164,13 +171,13 @@ class Channels(Inside):
     def reweighed(
         self, layer: Any, result: Any, old: Tensor, new: Tensor, arguments: Arguments
     ) -> Any:
-        """Channel by channel."""
+        """The result with other weights, for each channel."""
         value = arguments[self.reads["value"]]
         change = torch.einsum("bcts,bsc->btc", (new - old).to(value.dtype), value)
         return (result[0] + change.to(result[0].dtype), *result[1:])
 
     def stated(self, result: Any, tap: Tap) -> Any:
-        """RWKV's sums are shown as one tensor, (B, 3, C)."""
+        """The result with another state; RWKV's sums are presented as one tensor, (B, 3, C)."""
         if not isinstance(result[1], WkvState):
             return super().stated(result, tap)
         new = tap("state", torch.stack(tuple(result[1]), 1))
@@ -181,17 +188,17 @@ class OneHead(Inside):
     """A single head, q, k (B, T, S) and v (B, T, E); the last result is the state."""
 
     def show(self, part: Tensor, arguments: Arguments) -> Float[Tensor, "B T 1 C"]:
-        """With an axis of heads."""
+        """Add a head axis."""
         return part.unsqueeze(2)
 
     def hide(self, shown: Tensor, part: Tensor, arguments: Arguments) -> Tensor:
-        """Without."""
+        """Remove the head axis."""
         return shown.squeeze(2)
 
     def weights(
         self, layer: Any, attend: Callable[..., Any], arguments: Arguments
     ) -> Float[Tensor, "B 1 T T"]:
-        """Of this call's own tokens."""
+        """Weights between this call's own tokens."""
         value = arguments["v"]
         one_hot = torch.eye(value.shape[1], device=value.device, dtype=value.dtype)
         own = {**arguments, "v": one_hot.expand(value.shape[0], -1, -1).contiguous()}
@@ -199,9 +206,9 @@ class OneHead(Inside):
 
 
 class SoftmaxHeads(Inside):
-    """Softmax attention, (B, heads, T, Dh), over what the state shows.
+    """Softmax attention, (B, heads, T, Dh), over the slots that the state presents.
 
-    Keys and values are the call's own; weights are over all slots that are looked at.
+    Keys and values are the call's own; weights are over all slots attended to.
     """
 
     has_state = False
@@ -210,11 +217,11 @@ class SoftmaxHeads(Inside):
         super().__init__(query="q", key="k", value="v")
 
     def show(self, part: Tensor, arguments: Arguments) -> Float[Tensor, "B T heads Dh"]:
-        """Tokens before heads."""
+        """Move the token axis before the head axis."""
         return part.transpose(1, 2)
 
     def hide(self, shown: Tensor, part: Tensor, arguments: Arguments) -> Tensor:
-        """Heads before tokens."""
+        """Move the head axis before the token axis."""
         return shown.transpose(1, 2)
 
     def weights(
@@ -233,7 +240,9 @@ class SoftmaxHeads(Inside):
         return attention_plain(q, keys, one_hot, seen.mask, positions=seen.positions, **scoring)
 
     def seen(self, arguments: Arguments) -> AttendedKeys:
-        """The keys of the call. Writing them twice changes nothing, but to a ring, hence the copy."""
+        """The keys attended to. They are written to a copy of the state, since writing twice would
+        change a ring buffer.
+        """
         view = copy.copy(arguments["view"])
         seen: AttendedKeys = view.attended(arguments["k"], arguments["v"], arguments["context"])
         return seen
@@ -241,22 +250,22 @@ class SoftmaxHeads(Inside):
     def reweighed(
         self, layer: Any, result: Any, old: Tensor, new: Tensor, arguments: Arguments
     ) -> Any:
-        """The product with the values."""
+        """The product of the weights and the values."""
         values = self.seen(arguments).values.to(result.dtype)
         return new.to(result.dtype) @ values.repeat_interleave(new.shape[1] // values.shape[1], 1)
 
 
 class SlotHeads(SoftmaxHeads):
-    """Attention to chosen blocks: keys and values in slots of whole blocks, (B, K, S, Dh)."""
+    """Attention to selected blocks: keys and values in slots of whole blocks, (B, K, S, Dh)."""
 
     def show(self, part: Tensor, arguments: Arguments) -> Float[Tensor, "B T heads Dh"]:
-        """The call's own tokens, out of their slots."""
+        """The call's own tokens, taken from their slots."""
         if part is not arguments["q"]:
             part = part.gather(2, self._own(part, arguments))
         return part.transpose(1, 2)
 
     def hide(self, shown: Tensor, part: Tensor, arguments: Arguments) -> Tensor:
-        """Back into their slots."""
+        """Place tokens back in their slots."""
         shown = shown.transpose(1, 2)
         if part is arguments["q"]:
             return shown
@@ -270,7 +279,7 @@ class SlotHeads(SoftmaxHeads):
     def weights(
         self, layer: Any, attend: Callable[..., Any], arguments: Arguments
     ) -> Float[Tensor, "B H T S"]:
-        """Over slots, which are the tokens' positions where a row is one document."""
+        """Weights over slots, which equal the token positions if a row is one document."""
         value = arguments["v"]
         slots, width = value.shape[
             2:
@@ -286,13 +295,15 @@ class SlotHeads(SoftmaxHeads):
     def reweighed(
         self, layer: Any, result: Any, old: Tensor, new: Tensor, arguments: Arguments
     ) -> Any:
-        """The product with the values."""
+        """The product of the weights and the values."""
         values = arguments["v"][:, :, : new.shape[-1]].to(result.dtype)
         return new.to(result.dtype) @ values.repeat_interleave(new.shape[1] // values.shape[1], 1)
 
 
 class LatentHeads(Inside):
-    """Latent attention: keys and values (B, S, H, Dh) are made of the entries to be looked at."""
+    """Latent attention: keys and values (B, S, H, Dh) are computed from the cache entries attended
+    to.
+    """
 
     has_state = False
 
@@ -301,11 +312,13 @@ class LatentHeads(Inside):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Keys and values too."""
+        """The names of all values, including keys and values."""
         return ("query", "key", "value", "attention")
 
     def around(self, layer: Any, attend: Callable[..., Any], arguments: Arguments, tap: Tap) -> Any:
-        """Where keys, values or weights are changed, attention is computed the long way."""
+        """Call `attend`; if keys, values or weights are changed, attention is computed from
+        explicit keys and values.
+        """
         if tap.wants("query"):
             arguments["q"] = tap("query", arguments["q"])
         result = attend(**arguments)

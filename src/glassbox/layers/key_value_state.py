@@ -1,4 +1,4 @@
-"""KV caches: of all tokens so far, or of a sliding window."""
+"""KV caches: for all tokens so far, or for a sliding window."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from glassbox.ops.block_attention import QueryKeyPositions
 class AttendedKeys:
     """The keys and values that the queries of one call attend to.
 
-    in_order: query i stands at key i + S - T, as `ops.attention` has it; a window needs that.
-    positions: positions of queries and keys where they do not.
+    in_order: query i has the position of key i + S - T, as in `ops.attention`; required for a
+        window.
+    positions: positions of queries and keys, if they are not in order.
     """
 
     keys: Float[Tensor, "B K S Dh"]
@@ -41,12 +42,14 @@ class Scoring(TypedDict):
 
 
 class KeyValueView:
-    """What queries attend to: the call's own keys and values, and whatever a state has before them."""
+    """The keys and values that queries attend to: the call's own, and those cached by a state."""
 
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """Without a past: the call's own, each query those up to itself in its document."""
+        """Without a past: the call's own keys; each query attends to those up to itself in its
+        document.
+        """
         return AttendedKeys(keys, values, context.mask(), True, None)
 
     def attend(
@@ -62,7 +65,7 @@ class KeyValueView:
         sinks: Float[Tensor, " H"] | None = None,
         slopes: Float[Tensor, " H"] | None = None,
     ) -> Float[Tensor, "B H T Dh"]:
-        """`ops.attention.attention` of these queries over the keys that they may attend to."""
+        """Apply `ops.attention.attention` to these queries and the keys that they may attend to."""
         seen = self.attended(keys, values, context)
         return attention(
             q,
@@ -83,10 +86,11 @@ NO_PAST = KeyValueView()
 
 
 class KeyValueState(RowState, KeyValueView):
-    """Keys and values of the tokens so far, one slot a position, preallocated and written in place.
+    """Keys and values of the tokens so far, one slot per position, preallocated and written in
+    place.
 
-    Slot = position, so rows of unequal length need no padding on the left: a row's padding is
-    written behind its end, where no query looks, and overwritten as the row grows.
+    Since slots equal positions, rows of unequal length need no left padding: a row's padding is
+    written after its end, where no query attends, and is overwritten as the row grows.
     """
 
     kept = ("keys", "values")
@@ -124,7 +128,7 @@ class KeyValueState(RowState, KeyValueView):
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """`update`, and what this call's queries may look at: the slots up to their own."""
+        """`update`, and return what this call's queries may attend to: the slots up to their own."""
         keys, values = self.update(keys, values, context)
         if context.in_order:
             return AttendedKeys(keys, values, None, True, None)
@@ -133,11 +137,12 @@ class KeyValueState(RowState, KeyValueView):
 
 
 class WindowState(RowState, KeyValueView):
-    """Keys and values of the last `window` tokens of each row, in a ring: slot = position % window.
+    """Keys and values of the last `window` tokens of each row, in a ring buffer: slot = position %
+    window.
 
-    Its size does not grow with the length. What a slot holds follows from the row's position alone,
-    so nothing else is kept: before a call at position p, slot s holds the last position before p
-    that leaves the rest s, where there is one.
+    Its size does not depend on the length. The content of a slot follows from the row's position:
+    before a call at position p, slot s holds the last position before p that is congruent to s, if
+    there is one.
     """
 
     kept = ("keys", "values")
@@ -159,10 +164,10 @@ class WindowState(RowState, KeyValueView):
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """Take in this call's real tokens; return what they may look at.
+        """Store this call's tokens, without padding; return what they may attend to.
 
-        One token looks at the ring, in the ring's order. Several look at the ring unrolled, oldest
-        first, and themselves behind it; where nothing came before, at themselves alone.
+        A single token attends to the ring, in the order of its slots. Several attend to the ring
+        unrolled, oldest first, followed by themselves; or to themselves only if there is no past.
         """
         keys, values = keys.to(self.keys.dtype), values.to(self.values.dtype)
         length, window = keys.shape[2], self.keys.shape[2]
@@ -192,7 +197,9 @@ class WindowState(RowState, KeyValueView):
     def _write(
         self, keys: Tensor, values: Tensor, first: Tensor, lengths: Int[Tensor, " B"] | None
     ) -> None:
-        """Into each slot the last real token of this call that belongs there; the rest stays."""
+        """Write to each slot the last token of this call that belongs there; other slots are
+        unchanged.
+        """
         length, window = keys.shape[2], self.keys.shape[2]
         if length == 1:
             slot = first % window
@@ -212,7 +219,7 @@ class WindowState(RowState, KeyValueView):
 
 
 def _gather(x: Float[Tensor, "B K T Dh"], index: Int[Tensor, "#B W"]) -> Float[Tensor, "B K W Dh"]:
-    """Of each row the tokens of these numbers, in their order."""
+    """Select tokens of each row by index, in order."""
     if index.shape[0] == 1:
         return x.index_select(2, index[0])
     wide = index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])

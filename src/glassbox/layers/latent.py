@@ -1,7 +1,7 @@
 """Multi-head latent attention (MLA), dense or sparse by a lightning indexer (DSA).
 
-A token leaves one small entry in the cache instead of keys and values of every head; `ops.latent`
-says how heads attend to entries. With an indexer each query looks at the few tokens it chooses.
+The cache holds one small entry per token instead of keys and values for every head; see
+`ops.latent`. With an indexer each query attends to a few selected tokens.
 
 Source: DeepSeek-V2, arXiv:2405.04434, section 2.1; DeepSeek-V3.2-Exp, arXiv:2512.02556, section 2.
 """
@@ -42,10 +42,11 @@ INDEXER_LOSS = "indexer_divergence"
 
 
 class Latent(Spec):
-    """H heads whose keys and values come from a latent of kv_rank numbers a token.
+    """Multi-head latent attention: H heads whose keys and values are projected from a latent of
+    kv_rank channels per token.
 
-    A query and a key have nope_dim channels without position and rope_dim that are turned by it;
-    the turned part of the key is one for all heads.
+    Queries and keys have nope_dim channels without positions and rope_dim channels with rotary
+    positions; the rotary part of the key is shared by all heads.
     """
 
     kind: Literal["latent"] = "latent"
@@ -78,7 +79,7 @@ class Latent(Spec):
         return self
 
     def resolve(self, hidden_size: int) -> Latent:
-        """The same layer: no default depends on the hidden size."""
+        """Return the spec itself, since no default depends on the hidden size."""
         return self
 
     @property
@@ -88,10 +89,12 @@ class Latent(Spec):
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied by: 1/sqrt(query_dim), and YaRN's temperature for all channels.
+        """The scale of attention scores: 1/sqrt(query_dim), times YaRN's temperature for all
+        channels.
 
-        YaRN's own factor stands on the turned channels alone; `mscale_all_dim` makes up for the
-        others, m^2 with m = 0.1 mscale_all_dim ln(factor) + 1 (the code published with DeepSeek-V2).
+        YaRN's own factor applies to the rotary channels only; `mscale_all_dim` applies it to the
+        others: m^2 with m = 0.1 mscale_all_dim ln(factor) + 1 (as in the code published with
+        DeepSeek-V2).
         """
         scaling = self.positions.scaling
         if not isinstance(scaling, YarnScaling) or not scaling.mscale_all_dim:
@@ -99,14 +102,14 @@ class Latent(Spec):
         return self.query_dim**-0.5 * yarn_temperature(scaling.factor, scaling.mscale_all_dim) ** 2
 
     def build(self, hidden_size: int) -> LatentAttention:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return LatentAttention(self, hidden_size)
 
 
 class LatentState(RowState):
-    """One entry a token, [latent ; rotated key], and the indexer's key where there is one.
+    """One entry per token, [latent ; rotated key], and the indexer's key if there is an indexer.
 
-    Slot = position, as in `KeyValueState`: a row's padding stands behind its end and is overwritten.
+    Slot = position, as in `KeyValueState`: padding is written after a row's end and overwritten.
     """
 
     kept = ("entries", "index_keys")
@@ -118,7 +121,9 @@ class LatentState(RowState):
     def attended(
         self, entries: Tensor, index_keys: Tensor | None, context: Context
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Put this call's at their positions; what its queries may look at, and the mask."""
+        """Write this call's entries at their positions; return the entries its queries may attend
+        to, and the mask.
+        """
         length = context.key_length
         assert length is not None
         assert length <= self.entries.shape[1], "the state is shorter than the sequence"
@@ -139,7 +144,7 @@ def _write(slots: Tensor, new: Tensor, positions: Tensor) -> None:
 
 
 class LatentAttention(nn.Module):
-    """Module of `Latent`; `kv_up` holds each head's key rows, then its value rows.
+    """The module of `Latent`; the rows of `kv_up` are each head's keys, then its values.
 
     Tested against: transformers DeepseekV2Attention, DeepseekV3Attention and DeepseekV32Attention,
     outputs and gradients.
@@ -168,7 +173,7 @@ class LatentAttention(nn.Module):
         )
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """Queries and keys without positions, those with, latents and values, as the paper has them."""
+        """Rows of queries, keys and values in the fused matrices, divided as in the paper."""
         spec = self.spec
         return {
             "q_up.weight": FusedRows((spec.nope_dim, spec.rope_dim), groups=spec.num_heads),
@@ -179,7 +184,7 @@ class LatentAttention(nn.Module):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> LatentState:
-        """An empty cache for `batch_size` rows of up to `max_length` tokens."""
+        """Return an empty cache for `batch_size` rows of up to `max_length` tokens."""
         spec = self.spec
 
         def slots(width: int) -> Tensor:
@@ -199,7 +204,7 @@ class LatentAttention(nn.Module):
         device: torch.device,
         dtype: torch.dtype,
     ) -> PagedLatent:
-        """An empty pool of blocks."""
+        """Return an empty pool of blocks."""
         spec = self.spec
 
         def pool(width: int) -> Tensor:
@@ -216,7 +221,9 @@ class LatentAttention(nn.Module):
         context: Context,
         state: LatentState | PagedLatent | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         rotary = self.spec.positions
         tables = context.rotary(self.spec.rope_dim, rotary.base, rotary.scaling)
         query_latents = hidden if self.spec.q_rank is None else self.q_norm(self.q_down(hidden))
@@ -242,7 +249,7 @@ class LatentAttention(nn.Module):
         return torch.cat((own, turned), dim=-1)  # (B, T, H, N + P)
 
     def _entries(self, hidden: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """What the cache keeps: the normed latent and the key already turned to its position."""
+        """The cache entries: the normalized latent, and the rotated key."""
         spec = self.spec
         latent, shared = self.kv_down(hidden).split((spec.kv_rank, spec.rope_dim), dim=-1)
         turned = apply_rotary(shared.unsqueeze(2), *tables, layout=spec.positions.layout)
@@ -256,7 +263,7 @@ class LatentAttention(nn.Module):
         context: Context,
         index: IndexParts | None,
     ) -> Float[Tensor, "B T H Dv"]:
-        """Attend to the entries that the mask, and the indexer where there is one, show."""
+        """Attend to the entries selected by the mask and, if there is one, by the indexer."""
         up = self.kv_up.weight.unflatten(0, (self.spec.num_heads, -1))
         scale, chosen = self.spec.scale, None
         if index is not None:
@@ -280,7 +287,9 @@ class LatentAttention(nn.Module):
         index: IndexParts,
         chosen: Chosen | None,
     ) -> None:
-        """Add the indexer's loss, the mean over real tokens of KL(attention || indexer)."""
+        """Add the indexer's loss, the mean over tokens (without padding) of KL(attention ||
+        indexer).
+        """
         assert context.auxiliary is not None
         divergence = indexer_divergence(
             *index, queries, entries, context.mask(), scale=self.spec.scale, chosen=chosen
@@ -289,7 +298,7 @@ class LatentAttention(nn.Module):
 
 
 def _mean_of_real(values: Float[Tensor, "B T"], context: Context) -> Float[Tensor, ""]:
-    """The mean over tokens that are no padding."""
+    """The mean over tokens that are not padding."""
     if context.documents is not None:
         real = context.documents >= 0
     elif context.lengths is not None:

@@ -26,9 +26,10 @@ from glassbox.ops.linear_attention import decayed_attention
 
 
 class Lightning(Spec):
-    """S_t = exp(-r_h) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t, with q, k, v = silu(W x).
+    """Lightning Attention: S_t = exp(-r_h) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t, with q, k, v =
+    silu(W x).
 
-    Head h = 1 .. H forgets at the rate r_h = rate_scale * 2^(-8 h / H), as ALiBi's slopes.
+    Head h = 1 .. H decays at the rate r_h = rate_scale * 2^(-8 h / H), as the slopes of ALiBi.
     """
 
     kind: Literal["lightning"] = "lightning"
@@ -40,7 +41,7 @@ class Lightning(Spec):
     norm_eps: float = Field(1e-6, gt=0)
 
     def resolve(self, hidden_size: int) -> Lightning:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         if self.head_dim is not None:
             return self
         if hidden_size % self.num_heads:
@@ -51,14 +52,14 @@ class Lightning(Spec):
         return self.model_copy(update={"head_dim": hidden_size // self.num_heads})
 
     def build(self, hidden_size: int) -> LightningAttention:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return LightningAttention(self, hidden_size)
 
 
 class LightningAttention(nn.Module):
-    """Module of `Lightning`: output(sigmoid(gate(x)) * rms_norm(heads side by side)).
+    """The module of `Lightning`: output(sigmoid(gate(x)) * rms_norm(concatenated heads)).
 
-    `qkv` holds each head's q, k and v rows one head after the other, as MiniMax's files do.
+    The rows of `qkv` are q, k and v of one head after the other, as in MiniMax's files.
     Tested against: transformers MiniMaxLightningAttention, outputs and gradients.
     """
 
@@ -77,20 +78,22 @@ class LightningAttention(nn.Module):
         self.output = Linear(size, hidden_size, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """q, k and v, head by head."""
+        """Rows of q, k and v in the fused matrix, head by head."""
         return {"qkv.weight": FusedRows((self.head_dim,) * 3, groups=self.spec.num_heads)}
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """An empty memory, (B, H, Dh, Dh), whatever the length."""
+        """Return an empty matrix memory, (B, H, Dh, Dh), whatever the length."""
         shape = (batch_size, self.spec.num_heads, self.head_dim, self.head_dim)
         return TensorState(memory=wide(torch.zeros(shape, device=device, dtype=dtype)))
 
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         heads = silu(self.qkv(hidden)).unflatten(-1, (self.spec.num_heads, 3 * self.head_dim))
         q, k, v = heads.split(self.head_dim, -1)  # (B, T, H, Dh)
         mixed, memory = self.attend(

@@ -17,9 +17,10 @@ from glassbox.ops.for_compiler import compiles_training
 
 
 class Linear(nn.Module):
-    """y = x W^T + b with W of shape (out_features, in_features).
+    """A linear layer: y = x W^T + b with W of shape (out_features, in_features).
 
-    `into_residual` marks the last matrix of a branch, which is drawn narrower.
+    into_residual: marks the last matrix of a mixer or feed-forward, which is initialized with a
+        smaller std.
     Tested against: torch.nn.Linear.
     """
 
@@ -47,18 +48,19 @@ class Linear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
     def initialize(self, draw: Draw) -> None:
-        """Weights normal, bias zero."""
+        """Initialize the weight from a normal distribution, the bias to zero."""
         draw.normal(self.weight, into_residual=self.into_residual)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows inside the parentheses."""
+        """The settings shown by `print(model)`."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
 class WideLinear(Linear):
-    """A `Linear` whose matrix may stay in float32 beside narrower ones; its outputs are then float32.
+    """A `Linear` whose weight stays in float32 in a model of a narrower dtype; its outputs are then
+    float32.
 
     Tested against: `Linear` on inputs in float32.
     """
@@ -66,14 +68,14 @@ class WideLinear(Linear):
     wide_weights: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
-        """Project the last axis, inputs widened where they are narrower than the matrix."""
+        """Project the last axis; inputs are cast to the weight's dtype if they are narrower."""
         if x.dtype in NARROW and self.weight.dtype == torch.float32:
             return linear_wide(x, self.weight, self.bias)
         return super().forward(x)
 
 
 class Embedding(nn.Module):
-    """Row `id` of a (V, D) table for every id. Tested against: torch.nn.Embedding."""
+    """A lookup table: row `id` of a (V, D) matrix for every id. Tested against: torch.nn.Embedding."""
 
     def __init__(self, num_rows: int, hidden_size: int) -> None:
         super().__init__()
@@ -83,26 +85,28 @@ class Embedding(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What rows are looked up in."""
+        """Dtype of the embeddings."""
         return self.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the table is."""
+        """Device of the table."""
         return self.weight.device
 
     def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
-        """Scores of every row: hidden W^T, for an output matrix that is the table's own."""
+        """Compute hidden W^T, the logits of a model whose output projection is tied to the
+        embedding.
+        """
         return F.linear(hidden, self.weight)
 
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
-        """Look up rows: the gather whose gradient adds each row's share (`F.embedding`)."""
+        """Look up rows (`F.embedding`); the gradient of a row is the sum over its uses."""
         return F.embedding(ids, self.weight)
 
     def initialize(self, draw: Draw) -> None:
-        """Rows normal."""
+        """Initialize the rows from a normal distribution."""
         draw.embedding(self.weight)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows inside the parentheses."""
+        """The settings shown by `print(model)`."""
         return f"{self.num_rows}, {self.hidden_size}"

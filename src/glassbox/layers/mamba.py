@@ -1,7 +1,7 @@
-"""Mamba: a short convolution, then a selective state space, gated.
+"""Mamba: a short convolution followed by a selective state-space model, with a gate.
 
-Source: Gu and Dao, "Mamba", arXiv:2312.00752, section 3.4 and figure 3; the norms on step size, b and
-c are Jamba's (arXiv:2403.19887, section 3).
+Source: Gu and Dao, "Mamba", arXiv:2312.00752, section 3.4 and figure 3; the norms on step size, b
+and c are Jamba's (arXiv:2403.19887, section 3).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from glassbox.ops.selective_scan import selective_scan
 
 
 class Mamba(Spec):
-    """I channels with N states each, whose step size, input and output depend on the token."""
+    """Mamba: I channels with N states each, whose step size, input and output depend on the token."""
 
     kind: Literal["mamba"] = "mamba"
     inner_size: int | None = Field(None, gt=0, description="I; twice hidden_size unless given")
@@ -44,7 +44,7 @@ class Mamba(Spec):
     norm: RmsNorm | None = Field(None, description="on step size, b and c, as Jamba")
 
     def resolve(self, hidden_size: int) -> Mamba:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         inner_size, step_rank = self.sizes(hidden_size)
         return self.model_copy(update={"inner_size": inner_size, "step_rank": step_rank})
 
@@ -53,13 +53,15 @@ class Mamba(Spec):
         return self.inner_size or 2 * hidden_size, self.step_rank or -(-hidden_size // 16)
 
     def build(self, hidden_size: int) -> MambaLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return MambaLayer(self, hidden_size)
 
 
 @torch.no_grad()
 def draw_step_bias(bias: Float[Tensor, " I"], draw: Draw) -> None:
-    """In place: softplus(bias) log-uniform in [0.001, 0.1], arXiv:2312.00752, section 3.6."""
+    """Initialize a bias in place so that softplus(bias) is log-uniform in [0.001, 0.1]
+    (arXiv:2312.00752, section 3.6).
+    """
     uniform = nn.init.uniform_(torch.empty_like(bias), generator=draw.generator)
     low, high = math.log(1e-3), math.log(0.1)
     step = torch.exp(low + (high - low) * uniform)
@@ -67,10 +69,10 @@ def draw_step_bias(bias: Float[Tensor, " I"], draw: Draw) -> None:
 
 
 class MambaLayer(nn.Module):
-    """Module of `Mamba`: y = scan(x, delta, a, b, c) + skip * x, o = W_o (y * silu(z)).
+    """The module of `Mamba`: y = scan(x, delta, a, b, c) + skip * x, o = W_o (y * silu(z)).
 
-    [x, z] = W_i hidden, x convolved; [s, b, c] = W x; delta = softplus(W_s s + bias). rate is the
-    logarithm of -a, (I, N). Tested against: transformers MambaMixer and JambaMambaMixer.
+    [x, z] = W_i hidden, with x convolved; [s, b, c] = W x; delta = softplus(W_s s + bias). `rate`
+    is the logarithm of -a, (I, N). Tested against: transformers MambaMixer and JambaMambaMixer.
     """
 
     attend = staticmethod(selective_scan)
@@ -101,13 +103,13 @@ class MambaLayer(nn.Module):
         self.output = Linear(inner, hidden_size, bias=spec.bias, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """x and z; s, b and c."""
+        """Rows of x and z, and of s, b and c, in the fused matrices."""
         inner = self.rate.shape[0]
         return {"input.weight": FusedRows((inner, inner)), "select.weight": FusedRows(self.sizes)}
 
     @torch.no_grad()
     def initialize(self, draw: Draw) -> None:
-        """The paper's: a_n = -n, steps between 0.001 and 0.1, all of the input skipped through."""
+        """Initialize as in the paper: a_n = -n, step sizes between 0.001 and 0.1, skip = 1."""
         bound = self.sizes[0] ** -0.5
         nn.init.uniform_(self.step_weight, -bound, bound, generator=draw.generator)
         draw_step_bias(self.step_bias, draw)
@@ -117,7 +119,9 @@ class MambaLayer(nn.Module):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """The convolution's last inputs and N zeros a channel, whatever the length."""
+        """Return an empty state: the last inputs of the convolution, and N zeros per channel,
+        whatever the length.
+        """
         memory = torch.zeros(
             batch_size,
             *self.rate.shape,
@@ -130,7 +134,9 @@ class MambaLayer(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         x, gate = self.input(hidden).chunk(2, dim=-1)  # (B, T, I)
         x, last = self.conv(x, context, None if state is None else state["conv"])
         parts = self.select(x).split(self.sizes, dim=-1)

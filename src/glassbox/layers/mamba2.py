@@ -1,4 +1,4 @@
-"""Mamba-2: a state space whose decay is one number a head, so that it is linear attention.
+"""Mamba-2: a state-space model with a scalar decay per head, equivalent to linear attention.
 
 Source: Dao and Gu, "Transformers are SSMs", arXiv:2405.21060, section 7 and figure 6.
 """
@@ -29,7 +29,9 @@ from glassbox.ops.norms import rms_norm
 
 
 class Mamba2(Spec):
-    """H heads of Dh channels, each with N states; heads of a group share the input and output vectors."""
+    """Mamba-2: H heads of Dh channels, each with N states; heads of a group share the input and
+    output vectors.
+    """
 
     kind: Literal["mamba2"] = "mamba2"
     num_heads: int = Field(gt=0)
@@ -54,11 +56,15 @@ class Mamba2(Spec):
         return self
 
     def resolve(self, hidden_size: int) -> Mamba2:
-        """The same layer with every default spelled out. Raises ValueError where heads do not fit."""
+        """Return the spec with all defaults filled in. Raises ValueError if the heads do not divide
+        the sizes.
+        """
         return self.model_copy(update={"head_dim": self.resolved_head_dim(hidden_size)})
 
     def resolved_head_dim(self, hidden_size: int) -> int:
-        """Dh: as given, or twice hidden_size / num_heads. Raises ValueError where that is no number."""
+        """Dh: `head_dim`, or twice hidden_size / num_heads. Raises ValueError if that is not an
+        integer.
+        """
         if self.head_dim is not None:
             return self.head_dim
         if 2 * hidden_size % self.num_heads:
@@ -69,17 +75,18 @@ class Mamba2(Spec):
         return 2 * hidden_size // self.num_heads
 
     def build(self, hidden_size: int) -> Mamba2Layer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return Mamba2Layer(self, hidden_size)
 
 
 class Mamba2Layer(nn.Module):
-    """Module of `Mamba2`: the SSD form of a state space, as attention with q = c, k = b, v = delta x.
+    """The module of `Mamba2`: the SSD form of a state-space model, as attention with q = c, k = b,
+    v = delta x.
 
-    [z, x, b, c, s] = W_i hidden; x, b, c convolved; delta = softplus(s + bias) within its limits;
-    y = attention(c, b, delta x, log_decay = delta a) + skip * x; o = W_o rms_norm(y * silu(z)), the
-    norm over each group's channels. rate is the logarithm of -a. Tested against: transformers
-    Mamba2Mixer.
+    [z, x, b, c, s] = W_i hidden, with x, b, c convolved; delta = softplus(s + bias) clamped to its
+    limits; y = attention(c, b, delta x, log_decay = delta a) + skip * x; o = W_o rms_norm(y *
+    silu(z)), with the norm over each group's channels. `rate` is the logarithm of -a.
+    Tested against: transformers Mamba2Mixer.
     """
 
     attend = staticmethod(decayed_attention)
@@ -105,13 +112,15 @@ class Mamba2Layer(nn.Module):
         self.output = Linear(inner, hidden_size, bias=spec.bias, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """z, x, b, c and s."""
+        """Rows of z, x, b, c and s in the fused matrix."""
         (inner, _, heads), keys = self.sizes, self.conv_sizes[1]
         return {"input.weight": FusedRows((inner, inner, keys, keys, heads))}
 
     @torch.no_grad()
     def initialize(self, draw: Draw) -> None:
-        """The paper's: a between -1 and -16, steps between 0.001 and 0.1, the input skipped through."""
+        """Initialize as in the paper: a between -1 and -16, step sizes between 0.001 and 0.1, skip
+        = 1.
+        """
         draw_step_bias(self.step_bias, draw)
         self.rate.copy_(nn.init.uniform_(torch.empty_like(self.rate), 1, 16, draw.generator).log())
         nn.init.ones_(self.skip)
@@ -120,7 +129,9 @@ class Mamba2Layer(nn.Module):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """The convolution's last inputs and a zero matrix a head, whatever the length."""
+        """Return an empty state: the last inputs of the convolution, and a zero matrix per head,
+        whatever the length.
+        """
         memory = torch.zeros(
             batch_size,
             self.spec.num_heads,
@@ -135,7 +146,9 @@ class Mamba2Layer(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         spec = self.spec
         gate, mixed, step = self.input(hidden).split(self.sizes, dim=-1)
         mixed, last = self.conv(mixed, context, None if state is None else state["conv"])

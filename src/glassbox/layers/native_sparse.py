@@ -31,10 +31,11 @@ from glassbox.ops.selected_blocks import padded_length, selected_attention
 
 
 class NativeSparse(GroupedHeads):
-    """Three attention branches, each with its own keys and values, weighted by gates per head and token.
+    """Native sparse attention: three attention branches, each with its own keys and values,
+    weighted by a gate per head and token.
 
     The paper's symbols: block_size l, stride d, selection_size l', num_selected n, window w. Its
-    model has l = 32, d = 16, l' = 64, n = 16 (1 first and 2 local among them), w = 512.
+    model has l = 32, d = 16, l' = 64, n = 16 (including 1 first and 2 local blocks), w = 512.
     """
 
     kind: Literal["native_sparse"] = "native_sparse"
@@ -81,7 +82,7 @@ class NativeSparse(GroupedHeads):
         return self
 
     def resolve(self, hidden_size: int) -> NativeSparse:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         spec = super().resolve(hidden_size)
         assert spec.head_dim is not None
         if spec.summary == "linear":
@@ -90,17 +91,19 @@ class NativeSparse(GroupedHeads):
 
     @property
     def sizes(self) -> SparseSizes:
-        """The paper's numbers, for the operations."""
+        """The block sizes in the form that the operations take."""
         names = SparseSizes.__dataclass_fields__
         return SparseSizes(**{name: getattr(self, name) for name in names})
 
     def build(self, hidden_size: int) -> NativeSparseAttention:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return NativeSparseAttention(self, hidden_size)
 
 
 class BlockSummary(nn.Module):
-    """phi: the vectors of a block, each with its place's own vector added, to one vector."""
+    """Compresses the vectors of a block, with positional vectors added, into one vector (the
+    paper's phi).
+    """
 
     no_decay: ClassVar[tuple[str, ...]] = ("position",)
 
@@ -112,22 +115,23 @@ class BlockSummary(nn.Module):
         self.down = Linear(width if middle is None else middle, head_dim, bias=True)
 
     def forward(self, blocks: Float[Tensor, "*shape l Dh"]) -> Float[Tensor, "*shape Dh"]:
-        """Add places, lay end to end, and narrow (through GELU for the mlp)."""
+        """Add the positional vectors, concatenate, and project (through a GELU layer for the mlp)."""
         flat = (blocks + self.position).flatten(-2)
         return self.down(flat if self.up is None else gelu(self.up(flat)))
 
     def initialize(self, draw: Draw) -> None:
-        """Places normal, like any weight."""
+        """Initialize the positional vectors from a normal distribution."""
         draw.normal(self.position)
 
 
 class NativeSparseState(RowState):
-    """What the three branches keep: all keys of selection, all summaries, and two short tails.
+    """The cache of the three branches: keys and values of selection, block summaries, and two short
+    tails.
 
-    selected: keys and values of every token. summaries: of every whole block, one slot more than
-    there can be, for what is to be thrown away. tails: the latest keys and values of the window
-    branch (window - 1 of them), and those of the compression branch that have yet to be summarized
-    with later ones (block_size - 1).
+    selected: keys and values of every token.
+    summaries: of every complete block, and a spare slot for values to be discarded.
+    tails: the latest keys and values of the window branch (window - 1), and those of the
+        compression branch that later tokens' blocks still need (block_size - 1).
     """
 
     kept = ("selected", "summaries", "tails")
@@ -140,7 +144,9 @@ class NativeSparseState(RowState):
     def with_tail(
         self, name: str, new: Float[Tensor, "B K T Dh"], lengths: Int[Tensor, " B"]
     ) -> Float[Tensor, "B K S Dh"]:
-        """The tail and this call's vectors behind it; the tail moves on to each row's last real one."""
+        """Append this call's vectors to the tail; the tail advances to the last token of each row
+        before its padding.
+        """
         tail = self.tails[name]
         both = torch.cat((tail.to(new.dtype), new), dim=2)
         kept = torch.arange(tail.shape[2], device=new.device) + lengths[:, None]
@@ -150,11 +156,12 @@ class NativeSparseState(RowState):
 
 
 class NativeSparseAttention(nn.Module):
-    """Module of `NativeSparse`; the query and the branches' keys and values are one matrix.
+    """The module of `NativeSparse`; one fused matrix computes the query and the keys and values of
+    all branches.
 
     Its rows are q (H Dh), then keys and values of compression, selection and window (K Dh each).
-    All branches read the same query. A block is summarized from keys that are not yet rotated, and
-    its key is then rotated by the position of the block's first token: the paper leaves this open.
+    All branches share the query. A block is summarized from unrotated keys, and its key is then
+    rotated by the position of the block's first token; the paper does not specify this.
     Tested against: `native_sparse_plain`, outputs and gradients.
     """
 
@@ -175,14 +182,16 @@ class NativeSparseAttention(nn.Module):
         self.output = Linear(query_size, hidden_size, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """q, and keys and values of the three branches."""
+        """Rows of q, and of keys and values of the three branches, in the fused matrix."""
         keys = self.num_kv_heads * self.head_dim
         return {"qkv.weight": FusedRows((self.num_heads * self.head_dim, *[keys] * 6))}
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> NativeSparseState:
-        """An empty state for `batch_size` rows of up to `max_length` tokens, in whole blocks."""
+        """Return an empty state for `batch_size` rows of up to `max_length` tokens, in whole
+        blocks.
+        """
         length = padded_length(max_length, self.spec.selection_size)
         heads, size = self.num_kv_heads, self.head_dim
 
@@ -250,7 +259,9 @@ class NativeSparseAttention(nn.Module):
     def _summaries(
         self, raw_k: Tensor, raw_v: Tensor, context: Context, slots: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of all blocks of all slots; those that hold a gap or a border are never looked at."""
+        """Summaries of all blocks of all slots; those that include a gap or a document boundary are
+        never attended to.
+        """
         size, stride = self.spec.block_size, self.spec.stride
         keys, values = (x.unfold(2, size, stride).mT for x in (raw_k, raw_v))  # (B, K, C, l, Dh)
         starts = torch.arange(keys.shape[2], device=raw_k.device) * stride
@@ -270,7 +281,7 @@ class NativeSparseAttention(nn.Module):
         context: Context,
         state: NativeSparseState,
     ) -> tuple[Tensor, Tensor]:
-        """Summarize the blocks that this call's real tokens complete; all summaries so far."""
+        """Summarize the blocks that this call's tokens complete; return all summaries so far."""
         size, stride = self.spec.block_size, self.spec.stride
         batch, heads, length, _ = raw_k.shape
         start = context.positions[:, :1].expand(batch, 1)

@@ -1,4 +1,4 @@
-"""Normalisation layers and their specs."""
+"""Normalization layers and their specs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glassbox.ops.norms import layer_norm, rms_norm
 
 
 class RmsNorm(Spec):
-    """w * x / rms(x). Source: arXiv:1910.07467."""
+    """Root mean square normalization: w * x / rms(x). Source: arXiv:1910.07467."""
 
     kind: Literal["rms_norm"] = "rms_norm"
     eps: float = Field(1e-5, gt=0)
@@ -24,28 +24,28 @@ class RmsNorm(Spec):
     )
 
     def build(self, size: int) -> RmsNormLayer:
-        """The norm of an axis of `size` channels."""
+        """Return the norm of an axis of `size` channels."""
         return RmsNormLayer(self, size)
 
 
 class LayerNorm(Spec):
-    """w * (x - mean) / std + b. Source: arXiv:1607.06450."""
+    """Layer normalization: w * (x - mean) / std + b. Source: arXiv:1607.06450."""
 
     kind: Literal["layer_norm"] = "layer_norm"
     eps: float = Field(1e-5, gt=0)
     bias: bool = True
 
     def build(self, size: int) -> LayerNormLayer:
-        """The norm of an axis of `size` channels."""
+        """Return the norm of an axis of `size` channels."""
         return LayerNormLayer(self, size)
 
 
 Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]
-"""The union of all norm specs; a new norm is its own class and an entry here."""
+"""The union of all norm specs."""
 
 
 class RmsNormLayer(nn.Module):
-    """Module of `RmsNorm`; its factor starts at one."""
+    """The module of `RmsNorm`; its weight is initialized to one."""
 
     wide_weights: ClassVar[tuple[str, ...]] = ("weight",)
 
@@ -56,7 +56,7 @@ class RmsNormLayer(nn.Module):
         self.weight = nn.Parameter(torch.zeros(size) if spec.offset else torch.ones(size))
 
     def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
-        """Normalise the last axis."""
+        """Normalize the last axis."""
         return rms_norm(x, self.weight, self.eps, offset=self.offset)
 
     @property
@@ -71,12 +71,12 @@ class RmsNormLayer(nn.Module):
         return x * torch.rsqrt(like.square().mean(-1, keepdim=True) + self.eps) * self.gain
 
     def initialize(self, draw: Draw) -> None:
-        """Factor one."""
+        """Set the weight to one."""
         nn.init.constant_(self.weight, 0.0 if self.offset else 1.0)
 
 
 class LayerNormLayer(nn.Module):
-    """Module of `LayerNorm`; its weight starts at one, its bias at zero."""
+    """The module of `LayerNorm`; its weight is initialized to one, its bias to zero."""
 
     wide_weights: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
@@ -87,7 +87,7 @@ class LayerNormLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size)) if spec.bias else None
 
     def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
-        """Normalise the last axis."""
+        """Normalize the last axis."""
         return layer_norm(x, self.weight, self.bias, self.eps)
 
     @property
@@ -103,7 +103,7 @@ class LayerNormLayer(nn.Module):
         return x * torch.rsqrt(like.square().mean(-1, keepdim=True) + self.eps) * self.gain
 
     def initialize(self, draw: Draw) -> None:
-        """Weight one, bias zero."""
+        """Set the weight to one and the bias to zero."""
         nn.init.ones_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)

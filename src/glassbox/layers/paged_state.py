@@ -1,6 +1,6 @@
-"""Paged caches: blocks shared by all rows, for keys and values or for latent attention.
+"""Paged KV caches: blocks shared by all rows, for keys and values or for latent attention.
 
-`Context.pages` says where; a call without a past looks at its own tokens and only writes.
+`Context.pages` has the addresses; a call without a past attends to its own tokens and only writes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from glassbox.ops.single_query import single_query_attention
 
 
 class PagedState(RowState):
-    """What the paged states have in common: pools, (..., N, block_size, width), that grow by blocks.
+    """Base class of paged states: pools, (..., N, block_size, width), that grow by blocks.
 
-    Rows cannot be taken from it: they are the pages' business.
+    Rows cannot be selected from it; `Pages` does that.
     """
 
     def __init__(self, pools: dict[str, Tensor]) -> None:
         self.pools = pools
 
     def grow(self, num_blocks: int) -> None:
-        """Room for so many blocks, the spare one included; what is stored stays, the spare one moves.
+        """Grow to a number of blocks, including the spare one; stored values are kept, and the
+        spare block moves.
 
-        Pools that have it, since a growth before ran out of memory half way, stay as they are.
+        Pools that already have that size, after a growth that ran out of memory half way, are left
+        as they are.
         """
         for name, old in self.pools.items():
             if old.shape[-3] >= num_blocks:
@@ -39,24 +41,24 @@ class PagedState(RowState):
             self.pools[name] = new
 
     def copy_blocks(self, sources: Int[Tensor, " M"], destinations: Int[Tensor, " M"]) -> None:
-        """Copy whole blocks, all sources read before any is written."""
+        """Copy whole blocks; all sources are read before any block is written."""
         for pool in self.pools.values():
             pool.index_copy_(-3, destinations, pool.index_select(-3, sources))
 
     def clear_blocks(self, blocks: Int[Tensor, " M"]) -> None:
-        """Zero whole blocks."""
+        """Set whole blocks to zero."""
         for pool in self.pools.values():
             pool.index_fill_(-3, blocks, 0)
 
     @property
     def cache_bytes(self) -> int:
-        """Memory held."""
+        """Memory used, in bytes."""
         return sum(pool.numel() * pool.element_size() for pool in self.pools.values())
 
 
 class PagedKeyValue(PagedState, KeyValueView):
-    """Keys and values of softmax attention, (K, N, block_size, Dh): heads first, so that what is
-    gathered for a step is a batch of K B matrices without another copy.
+    """Keys and values of softmax attention, (K, N, block_size, Dh), with heads first, so that the
+    values gathered for a step form a batch of K B matrices without a further copy.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class PagedKeyValue(PagedState, KeyValueView):
         values: Float[Tensor, "B K T Dh"],
         pages: Pages,
     ) -> tuple[Float[Tensor, "K B_T Dh"], Float[Tensor, "K B_T Dh"]]:
-        """Put this call's keys and values into their slots; the two as they are written."""
+        """Write this call's keys and values into their slots; return both in the cache's dtype."""
         pool = self.pools["keys"]
         by_token = [x.transpose(0, 1).flatten(1, 2).to(pool.dtype) for x in (keys, values)]
         for name, new in zip(("keys", "values"), by_token, strict=True):
@@ -87,9 +89,11 @@ class PagedKeyValue(PagedState, KeyValueView):
         return by_token[0], by_token[1]
 
     def read(self, name: str, pages: Pages) -> Float[Tensor, "K B S Dh"]:
-        """One pool's slots of every row: a view where a single row's blocks follow one another.
+        """Read the slots of every row from one pool: a view if the blocks of a single row are
+        consecutive, otherwise a copy.
 
-        A copy where `token_slots` say which; otherwise it lies in the pages' scratch memory until the next layer reads.
+        Without `token_slots` the copy is in the pages' scratch memory and valid until the next
+        layer reads.
         """
         pool = self.pools[name]
         heads, num_blocks, block_size, size = pool.shape
@@ -106,7 +110,7 @@ class PagedKeyValue(PagedState, KeyValueView):
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """Write, and return what this call's queries may look at."""
+        """Write, and return what this call's queries may attend to."""
         pages = context.pages
         assert pages is not None
         self.write(keys, values, pages)
@@ -131,7 +135,9 @@ class PagedKeyValue(PagedState, KeyValueView):
         sinks: Float[Tensor, " H"] | None = None,
         slopes: Float[Tensor, " H"] | None = None,
     ) -> Float[Tensor, "B H T Dh"]:
-        """As every view does; one token a row on a CPU by `decode`, which copies less."""
+        """Attend as every view does; a single token per row on a CPU uses `decode`, which copies
+        less.
+        """
         if q.shape[2] == 1 and q.device.type == "cpu" and not context.in_order:
             assert context.pages is not None
             return self.decode(
@@ -155,7 +161,7 @@ class PagedKeyValue(PagedState, KeyValueView):
         sinks: Float[Tensor, " H"] | None,
         slopes: Float[Tensor, " H"] | None,
     ) -> Float[Tensor, "B H 1 Dh"]:
-        """One token a row: write it and attend, all rows and heads in two products.
+        """Write one token per row and attend, all rows and heads in two products.
 
         Tested against: `attended` and `attention`.
         """
@@ -203,7 +209,9 @@ class PagedKeyValue(PagedState, KeyValueView):
 
 
 class PagedLatent(PagedState):
-    """Entries of latent attention, (N, block_size, C), and the indexer's keys where there is one."""
+    """Entries of latent attention, (N, block_size, C), and the indexer's keys if there is an
+    indexer.
+    """
 
     def attended(
         self,
@@ -211,7 +219,9 @@ class PagedLatent(PagedState):
         index_keys: Float[Tensor, "B T Di"] | None,
         context: Context,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Write this call's; what its queries may look at: entries, index keys and the mask."""
+        """Write this call's entries; return what its queries may attend to: entries, index keys and
+        the mask.
+        """
         pages = context.pages
         assert pages is not None
         found = [self._see("entries", entries, context, pages)]

@@ -1,8 +1,8 @@
-"""Paged addressing: the block slots that a forward pass writes to and reads from.
+"""Paged addressing: the block slots that a forward pass writes and reads.
 
-A pool holds blocks of `block_size` tokens for all rows together. A row's tokens lie in the blocks
-that its line of the page table names, in order. The last block of a pool belongs to nobody: padding
-is written there and never read. Shorter rows' lines are filled up with a block of their own.
+A pool holds blocks of `block_size` tokens for all rows. A row's tokens are in the blocks listed in
+its line of the page table, in order. The last block of a pool is a spare one: padding is written
+there and never read. Lines of shorter rows are padded with one of their own blocks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor
 
 @dataclass
 class GatheredRows:
-    """What a batch of rows has gathered, kept from step to step for as long as the same rows decode.
+    """The gathered cache of a batch of rows, reused from step to step while the same rows are
+    decoded.
 
-    The pool stays the truth; this is a copy of it in which each row's tokens lie together, so that
-    a step writes one token a row instead of gathering them all again.
-    capacity: slots a row. held: of each layer's state its tensors, (K, B, capacity, Dh).
+    A copy of the pool in which the tokens of each row are contiguous, so that a step appends one
+    token per row instead of gathering all of them again.
+    capacity: slots per row. held: for each layer's state its tensors, (K, B, capacity, Dh).
     """
 
     capacity: int
@@ -31,17 +32,18 @@ class GatheredRows:
 class Pages:
     """The cache addresses of one forward pass, computed once and used by all layers.
 
-    slots: (B*T,) row by row, block * block_size + place of each token that is written.
+    slots: (B*T,) row by row, block * block_size + offset of each token to be written.
     table: (B, P) blocks of each row.
     positions: (B, T) of the tokens, as in the Context.
-    start: where a single row's blocks follow one another, the first one's first slot; its past is
-        then a view of `length` slots that ends with the call's last token. None otherwise.
-    length: S, how many slots are looked at: P blocks, or exactly the tokens so far with `start`, `token_slots`
-        (and those of the longest row with a window, all rows' where they are `level`).
-    window: where the rows' past may be looked for first; passes of one token a row have it.
-    token_slots: (S,) the slots of a single row's tokens, in order, where keys and values are gathered one by one.
-    scratch: memory for what is gathered, kept from pass to pass: taking it anew from the system
-        every time costs three times as much as the gathering.
+    start: first slot of a single row whose blocks are consecutive; its past is then a view of
+        `length` slots that ends with the call's last token. None otherwise.
+    length: S, number of slots attended to: P blocks, or exactly the tokens so far with `start` or
+        `token_slots` (with a window those of the longest row, or of all rows if they are `level`).
+    window: gathered copies of the rows' past, for passes of one token per row.
+    token_slots: (S,) the slots of a single row's tokens, in order, if keys and values are gathered
+        token by token.
+    scratch: memory for gathered values, reused from pass to pass; allocating it each time takes
+        three times as long as the gathering.
     """
 
     slots: Int[Tensor, " B_T"]
@@ -58,7 +60,7 @@ class Pages:
     _window_slots: Tensor | None = field(default=None, repr=False)
 
     def rows(self, heads: int, num_blocks: int) -> Int[Tensor, " K_B_P"]:
-        """The table's blocks in a pool (K, num_blocks, ...) laid out as K * num_blocks rows."""
+        """The blocks of the table in a pool (K, num_blocks, ...), as K * num_blocks row indices."""
         key = (heads, num_blocks)
         if key not in self._rows:
             offset = torch.arange(heads, device=self.table.device) * num_blocks
@@ -66,14 +68,14 @@ class Pages:
         return self._rows[key]
 
     def room(self, name: str, like: Tensor, count: int) -> Tensor:
-        """`count` numbers of scratch memory; the next call of that name overwrites them."""
+        """Return scratch memory for `count` numbers; the next call with that name overwrites it."""
         held = self.scratch.get(name)
         if held is None or len(held) < count or held.dtype != like.dtype:
             held = self.scratch[name] = like.new_empty(count + count // 4)
         return held[:count]
 
     def window_slots(self) -> Int[Tensor, " B"]:
-        """Where each row's token goes in the window, its (B, capacity) slots counted through."""
+        """Slot of each row's token in the window, as an index into its (B, capacity) slots."""
         assert self.window is not None
         if self._window_slots is None:
             row = torch.arange(len(self.positions), device=self.positions.device)
@@ -81,7 +83,9 @@ class Pages:
         return self._window_slots
 
     def hidden(self) -> Bool[Tensor, "B T S"] | None:
-        """True at the slots behind each query; None where none is, or they are in plain causal order."""
+        """True at the slots after each query; None if there are none or they are in plain causal
+        order.
+        """
         if self.start is not None or self.level:
             return None
         if self._mask is None:
@@ -90,6 +94,8 @@ class Pages:
         return self._mask
 
     def mask(self) -> Bool[Tensor, "B 1 T S"] | None:
-        """Where each query may look; None is causal, the last query at the last slot."""
+        """The slots that each query may attend to; None means causal, the last query at the last
+        slot.
+        """
         hidden = self.hidden()
         return None if hidden is None else ~hidden.unsqueeze(1)

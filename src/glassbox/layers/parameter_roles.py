@@ -1,11 +1,12 @@
 """Roles of parameters for optimizers: matrices, fused matrices, parameters without weight decay.
 
-A layer says so itself, of its own parameters or those of its parts:
+A layer declares them for its own parameters or those of its children:
 
-- `no_decay`: names of parameters that weight decay leaves alone, whatever their shape.
-- `matrices`: names of parameters that turn one hidden vector into another, or stacks of such. Others
-  of two axes are none: rows that are looked up, channels' own rates and factors.
-- `fused_rows()`: of parameters that are several matrices laid out as one, how their rows divide.
+- `no_decay`: names of parameters that are exempt from weight decay, whatever their shape.
+- `matrices`: names of parameters that map one hidden vector to another, or stacks of such matrices.
+  Other two-dimensional parameters, such as embeddings and per-channel rates, do not count as
+  matrices.
+- `fused_rows()`: how the rows of a fused matrix are divided into matrices.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class FusedRows:
-    """The rows of each matrix of several, in order; that order comes `groups` times over.
+    """The number of rows of each matrix in a fused one, in order, repeated `groups` times.
 
     >>> FusedRows((2, 1), groups=2).split(torch.arange(6).view(6, 1))[1].flatten().tolist()
     [2, 5]
@@ -31,7 +32,7 @@ class FusedRows:
     groups: int = 1
 
     def split(self, fused: Float[Tensor, "*stack R C"]) -> list[Float[Tensor, "*stack r C"]]:
-        """Each matrix by itself."""
+        """Split a fused matrix into its matrices."""
         parts = fused.unflatten(-2, (self.groups, -1)).split(self.sizes, -2)
         return [part.flatten(-3, -2) for part in parts]
 
@@ -44,10 +45,10 @@ class FusedRows:
 
 @runtime_checkable
 class Fuses(Protocol):
-    """A layer some of whose parameters are several matrices in one."""
+    """A layer with fused matrices."""
 
     def fused_rows(self) -> Mapping[str, FusedRows]:
-        """How their rows divide, by name."""
+        """How the rows of each fused matrix are divided, by parameter name."""
 
 
 def undecayed(model: nn.Module) -> set[str]:
@@ -60,9 +61,9 @@ def undecayed(model: nn.Module) -> set[str]:
 
 
 def fused_rows(model: nn.Module) -> dict[str, FusedRows]:
-    """Of all parameters that are several matrices in one, under their names in the model.
+    """The row division of all fused matrices, by parameter name in the model.
 
-    A layer that an adapter wraps stands one level down, under `base`.
+    A layer wrapped by an adapter is one level below, under `base`.
     """
     declared = {
         f"{path}.{name}" if path else name: rows

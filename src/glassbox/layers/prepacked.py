@@ -1,7 +1,7 @@
-"""A matrix laid out once for the products of many rows to come: a copy that oneDNN's kernels read in order.
+"""Prepacked weights: a copy of a matrix in the layout that oneDNN's kernels read.
 
-Of a matrix as it is, a product with a few rows spends as long rearranging it as multiplying. The copy
-costs the matrix's memory once more.
+A product of an unpacked matrix with a few rows spends as much time rearranging the matrix as
+multiplying. The copy takes as much memory as the matrix.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 MIN_ROWS = 2
-"""Rows from which the product with the copy is faster whatever the number of threads."""
+"""Number of rows from which the product with the packed copy is faster with any number of threads.
+"""
 _TYPICAL_ROWS = 32
 
 
 def gains(rows: int) -> bool:
-    """Whether so many rows are multiplied faster with the copy.
+    """Whether a product with this number of rows is faster with the packed copy.
 
-    torch gives one row's product to one thread, which reads the matrix by columns as fast as the copy;
-    oneDNN shares it out, and two threads already read at the speed of memory.
+    For a single row torch uses one thread, which reads the matrix as fast as the packed copy;
+    oneDNN uses all threads, and two threads already saturate the memory bandwidth.
     """
     return rows >= MIN_ROWS or (rows == 1 and torch.get_num_threads() > 1)
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether this is a matrix that can be packed here: float32, on a CPU, oneDNN in torch's build."""
+    """Whether a matrix can be packed: float32, on a CPU, with a torch build that includes oneDNN."""
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
@@ -38,10 +39,11 @@ def can_pack(weight: Tensor) -> bool:
 
 
 class Pack:
-    """The copy of one matrix, made by the first product that gains by it, and anew when that changed.
+    """The packed copy of one matrix, made by the first product that benefits from it, and remade
+    when the matrix has changed.
 
-    It knows its matrix by the tensor, its place in memory, and how often torch has written to it. What
-    it cannot see is a write past torch's count, through `tensor.data` or a pointer.
+    A change is detected by the tensor's identity, address and version counter. Writes through
+    `tensor.data` or a pointer are not detected.
     """
 
     __slots__ = ("_packed", "_plain", "_source", "_writes")
@@ -55,7 +57,7 @@ class Pack:
 
     @property
     def num_bytes(self) -> int:
-        """Memory held beside the matrix."""
+        """Memory of the copy, in bytes."""
         packed = self._packed  # another thread may ask
         return 0 if packed is None else int(torch.ops.mkldnn._nbytes(packed))
 
@@ -65,7 +67,8 @@ class Pack:
         weight: Float[Tensor, "O I"],
         bias: Float[Tensor, " O"] | None = None,
     ) -> Float[Tensor, "*shape O"]:
-        """x W^T + b, without derivatives; the plain product where that is faster or the only one.
+        """Compute x W^T + b without gradients; falls back to the unpacked product if that is faster
+        or packing is unavailable.
 
         Tested against: F.linear.
         """
@@ -88,7 +91,7 @@ class Pack:
         )
 
     def _take(self, weight: Tensor) -> bool:
-        """Copy this matrix; False, and nothing held, where there is no way to."""
+        """Copy the matrix; return False, holding nothing, if it cannot be packed."""
         self._packed = self._source = self._plain = None  # first: never two copies at a time
         if not can_pack(weight):
             return False

@@ -1,11 +1,12 @@
-"""User-defined mixers and feed-forwards: `kind: python, path: my.py:Thing`.
+"""User-defined mixers and feed-forwards: `kind: python, path: my.py:Name`.
 
-A mixer is a module that is called as `mixer(hidden)` with hidden states (B, T, D) of one document a
-row, and returns (B, T, D), where position t depends on positions up to t alone. That is enough: packed
-documents are taken apart for it, and while a text is generated its past is computed again at every
-step. One that is to be fast has `init_state` and the call of `layers.state.Stateful`, as ours have.
+A mixer is a module that is called as `mixer(hidden)` with hidden states (B, T, D) of one document
+per row, and returns (B, T, D), where position t depends on positions up to t only. Packed documents
+are separated before the call, and generation recomputes the past at every step. For faster
+generation a mixer implements `init_state` and the call of `layers.state.Stateful`, as the built-in
+ones do.
 
-A feed-forward is a module called as `ffn(hidden)` that treats each position alone.
+A feed-forward is a module called as `ffn(hidden)` that processes each position independently.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ class PythonMixer(PythonSpec):
     """A user-defined mixer: a callable (hidden_size, **options) that returns the module."""
 
     def resolve(self, hidden_size: int) -> PythonMixer:
-        """Itself: its defaults are its own."""
+        """Return the spec itself."""
         return self
 
     def build(self, hidden_size: int) -> nn.Module:
-        """The user's module; one without `init_state` within a `StatelessMixer`.
+        """Return the user's module, wrapped in a `StatelessMixer` if it has no `init_state`.
 
-        Raises UserError where `path` names no module.
+        Raises UserError if `path` does not return a module.
         """
         module = _module(self, "mixer", hidden_size)
         return module if hasattr(module, "init_state") else StatelessMixer(module, hidden_size)
@@ -42,19 +43,19 @@ class PythonFeedForward(PythonSpec):
     """A user-defined feed-forward: a callable (hidden_size, **options) that returns the module."""
 
     def build(self, hidden_size: int) -> nn.Module:
-        """The user's module. Raises UserError where `path` names none."""
+        """Return the user's module. Raises UserError if `path` does not return one."""
         return PlainFeedForward(_module(self, "feed-forward", hidden_size))
 
 
 class PlainFeedForward(nn.Module):
-    """A module of one argument, called as a block calls its feed-forward."""
+    """Adapts a module of one argument to the call of a feed-forward."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def forward(self, hidden: Float[Tensor, "B T D"], context: Context) -> Float[Tensor, "B T D"]:
-        """The module's output. Raises UserError where its shape is another."""
+        """Return the module's output. Raises UserError if its shape differs from the input's."""
         return _same_shape(self.inner(hidden), hidden, "feed-forward")
 
 
@@ -68,9 +69,10 @@ class PastState(RowState):
 
 
 class StatelessMixer(nn.Module):
-    """Gives a causal function of hidden states documents and a cache: the past is computed again.
+    """Adds packed documents and a cache to a causal function of hidden states, by recomputing the
+    past.
 
-    Tested against: the same module on each document alone.
+    Tested against: the same module on each document separately.
     """
 
     def __init__(self, inner: nn.Module, hidden_size: int) -> None:
@@ -81,14 +83,16 @@ class StatelessMixer(nn.Module):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> PastState:
-        """Room for `max_length` hidden states a row."""
+        """Allocate `max_length` hidden states per row."""
         shape = (batch_size, max_length, self.hidden_size)
         return PastState(torch.zeros(shape, device=device, dtype=dtype))
 
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: PastState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Each document by itself, or, with a state, the whole of each row's past again."""
+        """Apply the module to each document, or, with a state, to each row's past and the new
+        tokens.
+        """
         if state is not None:
             return self._continue(hidden, context, state)
         if context.documents is None:
@@ -116,7 +120,7 @@ class StatelessMixer(nn.Module):
 
 
 def _starts(documents: Int[Tensor, "B T"]) -> list[list[int]]:
-    """Of each row, where its documents begin."""
+    """The start positions of each row's documents."""
     changes = documents[:, 1:] != documents[:, :-1]
     return [[0, *(row.nonzero().squeeze(-1) + 1).tolist()] for row in changes]
 

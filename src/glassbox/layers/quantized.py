@@ -15,7 +15,7 @@ from glassbox.ops.quantization import Nf4, dequantize_nf4, quantize_nf4
 
 
 class _Product(torch.autograd.Function):
-    """x W^T with W unpacked for the product and forgotten; the gradient goes to x alone."""
+    """x W^T, with W dequantized for the product only; gradients are computed for x only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Nf4Linear) -> Tensor:
@@ -29,10 +29,11 @@ class _Product(torch.autograd.Function):
 
 
 class Nf4Linear(nn.Module):
-    """y = x W^T + b with W in NF4 blocks, unpacked at every call; W itself is not trained.
+    """A linear layer with a frozen weight in NF4: y = x W^T + b, W dequantized at every call.
 
-    Everything that W is made of lies in buffers whose shapes follow from the layer's, so that a
-    saved state dict opens in a fresh layer. The product is in `compute_dtype`, the result in x's.
+    The quantized weight is stored in buffers whose shapes follow from the layer's, so that a saved
+    state dict loads into a new layer. The product is computed in `compute_dtype`, the result has
+    x's dtype.
     Source: QLoRA, arXiv:2305.14314. Tested against: bitsandbytes Linear4bit.
     """
 
@@ -61,7 +62,7 @@ class Nf4Linear(nn.Module):
     def from_linear(
         cls, linear: Linear, *, compute_dtype: torch.dtype = torch.bfloat16
     ) -> Nf4Linear:
-        """The same layer with its matrix in 4 bits; the bias is shared."""
+        """Quantize a `Linear` to 4 bits; the bias is shared."""
         with torch.device("meta"):
             layer = cls(
                 linear.in_features,
@@ -76,14 +77,14 @@ class Nf4Linear(nn.Module):
         return layer.train(linear.training)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "O I"]:
-        """W, unpacked."""
+        """Return W dequantized."""
         codes, scales = self.get_buffer("codes"), self.get_buffer("scales")
         packed = Nf4(codes, scales, self.get_buffer("scale_scales"), self.get_buffer("offset"))
         return dequantize_nf4(packed, (self.out_features, self.in_features), dtype)
 
     @property
     def weight(self) -> Float[Tensor, "O I"]:
-        """W, unpacked, for what reads a layer's matrix itself."""
+        """W dequantized, for code that reads a layer's weight."""
         return self.dense(self.compute_dtype)
 
     def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
@@ -93,7 +94,7 @@ class Nf4Linear(nn.Module):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def to_linear(self, dtype: torch.dtype) -> Linear:
-        """The dense layer of the unpacked matrix."""
+        """Return the equivalent `Linear` with the dequantized weight."""
         with torch.device("meta"):
             linear = Linear(self.in_features, self.out_features, into_residual=self.into_residual)
         linear.weight = nn.Parameter(self.dense(dtype))
@@ -101,5 +102,5 @@ class Nf4Linear(nn.Module):
         return linear.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows inside the parentheses."""
+        """The settings shown by `print(model)`."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, nf4"

@@ -210,7 +210,7 @@ class QuantizedLinear(CodedMatrix):
         return linear.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows inside the parentheses."""
+        """The settings shown by `print(model)`."""
         return (
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.format}"
         )
@@ -266,5 +266,5 @@ class QuantizedEmbedding(CodedMatrix):
         return embedding.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows inside the parentheses."""
+        """The settings shown by `print(model)`."""
         return f"{self.num_rows}, {self.hidden_size}, {self.format}"

@@ -28,10 +28,11 @@ from glassbox.ops.rotary import apply_rotary
 
 
 class Retention(Spec):
-    """o_t = sum over s <= t of gamma_h^(t - s) (q_t . k_s) v_s, q and k turned by their positions.
+    """Retention: o_t = sum over s <= t of gamma_h^(t - s) (q_t . k_s) v_s, with rotary positions on
+        q and k.
 
-    Head h = 0 .. H - 1 keeps gamma_h = 1 - 2^(-5 - h) a token. Turning q and k by rotary positions
-    while gamma shrinks their product is the paper's exp(i theta) with xPos's decay, its equation 3.
+    Head h = 0 .. H - 1 decays by gamma_h = 1 - 2^(-5 - h) per token. Rotary positions together with
+    the decay gamma are the paper's exp(i theta) with xPos's decay, its equation 3.
     """
 
     kind: Literal["retention"] = "retention"
@@ -44,7 +45,7 @@ class Retention(Spec):
     norm_eps: float = Field(1e-6, gt=0)
 
     def resolve(self, hidden_size: int) -> Retention:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         if self.key_dim is None and hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size = {hidden_size} is no multiple of num_heads = {self.num_heads}; "
@@ -55,16 +56,16 @@ class Retention(Spec):
         return self.model_copy(update={"key_dim": key_dim, "value_dim": value_dim})
 
     def build(self, hidden_size: int) -> RetentionLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return RetentionLayer(self, hidden_size)
 
 
 class RetentionLayer(nn.Module):
-    """Module of `Retention`: output(silu(gate(x)) * norm(each head)), the paper's equation 8.
+    """The module of `Retention`: output(silu(gate(x)) * norm(each head)), the paper's equation 8.
 
-    The norm is an RMSNorm of each head (the authors' code), so the scores need none of the scalings
-    of the paper's section 2.1 ("retention score normalization"): they cancel. q, k, v and the gate
-    are one matrix, (2 H Dk + 2 H Dv, D).
+    The norm is an RMSNorm of each head (as in the authors' code), so the score scalings of the
+    paper's section 2.1 ("retention score normalization") cancel and are omitted. q, k, v and the
+    gate are one fused matrix, (2 H Dk + 2 H Dv, D).
     Tested against: the parallel form of the paper with its scalings, outputs and gradients.
     """
 
@@ -84,21 +85,23 @@ class RetentionLayer(nn.Module):
         self.output = Linear(values, hidden_size, into_residual=True)
 
     def fused_rows(self) -> dict[str, FusedRows]:
-        """q, k, v and the gate."""
+        """Rows of q, k, v and the gate in the fused matrix."""
         keys, values, gate = self.sizes
         return {"qkvg.weight": FusedRows((keys // 2, keys // 2, values, gate))}
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """An empty memory, (B, H, Dk, Dv), whatever the length."""
+        """Return an empty matrix memory, (B, H, Dk, Dv), whatever the length."""
         shape = (batch_size, self.spec.num_heads, self.key_dim, self.value_dim)
         return TensorState(memory=wide(torch.zeros(shape, device=device, dtype=dtype)))
 
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         qk, v, gate = self.qkvg(hidden).split(self.sizes, -1)
         qk = qk.unflatten(-1, (2 * self.spec.num_heads, self.key_dim))
         rotary = self.spec.positions

@@ -1,4 +1,4 @@
-"""Specs of position encodings in attention: rotary with its length extensions, and ALiBi."""
+"""Specs of position encodings: rotary positions with their length extensions, and ALiBi."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from glassbox.ops.rotary_scaling import (
 
 
 class LinearScaling(Spec):
-    """Positions divided by `factor`. Source: arXiv:2306.15595."""
+    """Position interpolation: positions divided by `factor`. Source: arXiv:2306.15595."""
 
     kind: Literal["linear"] = "linear"
     factor: float = Field(ge=1)
@@ -31,19 +31,21 @@ class LinearScaling(Spec):
     def frequencies(
         self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
     ) -> Float[Tensor, " R"]:
-        """Angles per position."""
+        """Angles per position, one for each pair of channels."""
         return linear_frequencies(
             rotary_frequencies(rotary_dim, base, positions.device), self.factor
         )
 
     @property
     def temperature(self) -> float:
-        """Attention temperature: factor on cosines and sines."""
+        """Attention temperature, a factor on cosines and sines."""
         return 1.0
 
 
 class NtkScaling(Spec):
-    """A larger base: slow channels are stretched by `factor`, fast ones hardly. Source: arXiv:2309.00071."""
+    """NTK-aware scaling: a larger base stretches low frequencies by `factor` and leaves high ones
+    nearly unchanged. Source: arXiv:2309.00071.
+    """
 
     kind: Literal["ntk"] = "ntk"
     factor: float = Field(ge=1)
@@ -51,17 +53,19 @@ class NtkScaling(Spec):
     def frequencies(
         self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
     ) -> Float[Tensor, " R"]:
-        """Angles per position."""
+        """Angles per position, one for each pair of channels."""
         return ntk_frequencies(rotary_dim, base, self.factor, positions.device)
 
     @property
     def temperature(self) -> float:
-        """Attention temperature: factor on cosines and sines."""
+        """Attention temperature, a factor on cosines and sines."""
         return 1.0
 
 
 class DynamicNtk(Spec):
-    """`NtkScaling` that grows with the length beyond `original_length`. Source: arXiv:2309.00071."""
+    """NTK-aware scaling that grows with the length beyond `original_length`. Source:
+    arXiv:2309.00071.
+    """
 
     kind: Literal["dynamic_ntk"] = "dynamic_ntk"
     factor: float = Field(ge=1)
@@ -70,19 +74,21 @@ class DynamicNtk(Spec):
     def frequencies(
         self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape R"]:
-        """Angles per position, for each token those of the length that it ends."""
+        """Angles per position; each token has those of the sequence length that it ends."""
         return dynamic_ntk_frequencies(
             rotary_dim, base, self.factor, self.original_length, positions
         )
 
     @property
     def temperature(self) -> float:
-        """Attention temperature: factor on cosines and sines."""
+        """Attention temperature, a factor on cosines and sines."""
         return 1.0
 
 
 class Llama3Scaling(Spec):
-    """Slow channels are stretched, fast ones kept, with a passage between. Source: arXiv:2407.21783."""
+    """Llama 3's scaling: low frequencies are stretched, high ones kept, with interpolation in
+    between. Source: arXiv:2407.21783.
+    """
 
     kind: Literal["llama3"] = "llama3"
     factor: float = Field(ge=1)
@@ -102,7 +108,7 @@ class Llama3Scaling(Spec):
     def frequencies(
         self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
     ) -> Float[Tensor, " R"]:
-        """Angles per position."""
+        """Angles per position, one for each pair of channels."""
         return llama3_frequencies(
             rotary_frequencies(rotary_dim, base, positions.device),
             self.factor,
@@ -113,12 +119,14 @@ class Llama3Scaling(Spec):
 
     @property
     def temperature(self) -> float:
-        """Attention temperature: factor on cosines and sines."""
+        """Attention temperature, a factor on cosines and sines."""
         return 1.0
 
 
 class YarnScaling(Spec):
-    """Slow channels are stretched, fast ones kept, and attention sharpened. Source: arXiv:2309.00071."""
+    """YaRN: low frequencies are stretched, high ones kept, and attention is sharpened. Source:
+    arXiv:2309.00071.
+    """
 
     kind: Literal["yarn"] = "yarn"
     factor: float = Field(ge=1)
@@ -135,7 +143,7 @@ class YarnScaling(Spec):
     def frequencies(
         self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
     ) -> Float[Tensor, " R"]:
-        """Angles per position."""
+        """Angles per position, one for each pair of channels."""
         return yarn_frequencies(
             rotary_frequencies(rotary_dim, base, positions.device),
             base,
@@ -148,7 +156,7 @@ class YarnScaling(Spec):
 
     @property
     def temperature(self) -> float:
-        """Attention temperature: factor on cosines and sines, so that scores are scaled by its square."""
+        """Attention temperature, a factor on cosines and sines; scores are scaled by its square."""
         if self.attention_factor is not None:
             return self.attention_factor
         if self.mscale and self.mscale_all_dim:
@@ -159,11 +167,11 @@ class YarnScaling(Spec):
 
 
 class LongRope(Spec):
-    """A factor found by search for each pair of channels. Source: arXiv:2402.13753.
+    """LongRoPE: a factor for each pair of channels, found by a search. Source: arXiv:2402.13753.
 
-    There are two sets, and a model turns by one: which one a sequence gets may not depend on its
-    length, or keys that are cached already would have been turned by the other. transformers takes
-    `short_factor` for a call of up to `original_length` tokens and `long_factor` for a longer one.
+    There are two sets of factors, and a model uses one of them: the choice may not depend on the
+    sequence length, since cached keys would have been rotated by the other set. transformers uses
+    `short_factor` for calls of up to `original_length` tokens and `long_factor` for longer ones.
     """
 
     kind: Literal["longrope"] = "longrope"
@@ -188,7 +196,7 @@ class LongRope(Spec):
     def frequencies(
         self, rotary_dim: int, base: float, positions: Int[Tensor, "*shape"]
     ) -> Float[Tensor, " R"]:
-        """Angles per position."""
+        """Angles per position, one for each pair of channels."""
         factors = self.long_factor if self.long else self.short_factor
         assert 2 * len(factors) == rotary_dim, "the layer's `resolve` checks it"
         divisors = torch.tensor(factors, device=positions.device)
@@ -196,7 +204,7 @@ class LongRope(Spec):
 
     @property
     def temperature(self) -> float:
-        """Attention temperature: factor on cosines and sines."""
+        """Attention temperature, a factor on cosines and sines."""
         if self.attention_factor is not None:
             return self.attention_factor
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
@@ -220,11 +228,11 @@ class Rotary(Spec):
     )
 
     def num_channels(self, head_dim: int) -> int:
-        """How many of a head's channels are turned: an even number, as they turn in pairs."""
+        """Number of rotated channels of a head; even, since channels are rotated in pairs."""
         return int(head_dim * self.fraction) // 2 * 2
 
     def check(self, head_dim: int) -> None:
-        """Raise ValueError where the scaling has not one factor a pair of turned channels."""
+        """Raise ValueError unless the scaling has one factor per pair of rotated channels."""
         scaling, pairs = self.scaling, self.num_channels(head_dim) // 2
         if isinstance(scaling, LongRope) and len(scaling.long_factor) != pairs:
             raise ValueError(
@@ -234,6 +242,8 @@ class Rotary(Spec):
 
 
 class Alibi(Spec):
-    """A bias that falls with the distance, another slope a head. Source: arXiv:2108.12409."""
+    """ALiBi: a bias on scores proportional to the distance, with a slope per head. Source:
+    arXiv:2108.12409.
+    """
 
     kind: Literal["alibi"] = "alibi"

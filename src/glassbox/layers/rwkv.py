@@ -1,4 +1,4 @@
-"""RWKV-4: a mixer over time and a feed-forward over channels that both look one token back.
+"""RWKV-4: time mixing and channel mixing, both with a shift by one token.
 
 Source: Peng et al., "RWKV: Reinventing RNNs for the Transformer Era", arXiv:2305.13048, section 3.
 """
@@ -25,47 +25,51 @@ from glassbox.ops.wkv import WkvState, wkv, wkv_state
 
 
 class RwkvTime(Spec):
-    """RWKV-4's time mixing: o = W_o (sigmoid(r) * wkv(k, v)), r, k, v from this token and the last."""
+    """RWKV-4's time mixing: o = W_o (sigmoid(r) * wkv(k, v)), where r, k, v mix this token with the
+    previous one.
+    """
 
     kind: Literal["rwkv_time"] = "rwkv_time"
     size: int | None = Field(None, gt=0, description="channels of wkv; hidden_size unless given")
 
     def resolve(self, hidden_size: int) -> RwkvTime:
-        """The same layer with every default spelled out."""
+        """Return the spec with all defaults filled in."""
         return self.model_copy(update={"size": self.size or hidden_size})
 
     def build(self, hidden_size: int) -> RwkvTimeLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return RwkvTimeLayer(self, hidden_size)
 
 
 class RwkvChannel(Spec):
-    """RWKV-4's channel mixing: sigmoid(W_r x_r) * W_v relu(W_k x_k)^2, x_r, x_k mixed with the last token."""
+    """RWKV-4's channel mixing: sigmoid(W_r x_r) * W_v relu(W_k x_k)^2, where x_r, x_k mix this
+    token with the previous one.
+    """
 
     kind: Literal["rwkv_channel"] = "rwkv_channel"
     size: int = Field(gt=0, description="F, intermediate size")
 
     def build(self, hidden_size: int) -> RwkvChannelLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return RwkvChannelLayer(self, hidden_size)
 
 
 def mixed(
     hidden: Float[Tensor, "B T D"], shifted: Float[Tensor, "B T D"], share: Float[Tensor, " D"]
 ) -> Float[Tensor, "B T D"]:
-    """share * hidden + (1 - share) * shifted, channel by channel."""
+    """Interpolate per channel: share * hidden + (1 - share) * shifted."""
     return torch.lerp(shifted, hidden, share.to(hidden.dtype))
 
 
 def ramp(size: int, power: float) -> Float[Tensor, " D"]:
-    """(i / size)^power for channel i: early channels look back, late ones at the token itself."""
+    """(i / size)^power for channel i."""
     return (torch.arange(size, dtype=torch.float64) / size) ** power
 
 
 class RwkvTimeLayer(nn.Module):
-    """Module of `RwkvTime`.
+    """The module of `RwkvTime`.
 
-    decay is the logarithm of -w, bonus is u. Tested against: transformers RwkvForCausalLM.
+    `decay` is the logarithm of -w, `bonus` is u. Tested against: transformers RwkvForCausalLM.
     """
 
     attend = staticmethod(wkv)
@@ -96,7 +100,9 @@ class RwkvTimeLayer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, draw: Draw) -> None:
-        """The published values at a middle layer: decays of many speeds, shares rising by channel."""
+        """Initialize with the published values of a middle layer: decays over a range of rates,
+        shares increasing by channel.
+        """
         hidden_size, size = len(self.mix_key), len(self.decay)
         steps = torch.arange(size, dtype=torch.float64)
         self.decay.copy_(-5 + 8 * (steps / max(size - 1, 1)) ** 1.35)
@@ -108,7 +114,7 @@ class RwkvTimeLayer(nn.Module):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """The last token and two empty sums a channel, whatever the length."""
+        """Return an empty state: the last token and two sums per channel, whatever the length."""
         last = torch.zeros(batch_size, len(self.mix_key), device=device, dtype=dtype)
         wide = torch.promote_types(dtype, torch.float32)
         sums = torch.zeros(batch_size, len(self.decay), device=device, dtype=wide)
@@ -117,7 +123,9 @@ class RwkvTimeLayer(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         where = {"documents": context.documents, "lengths": context.lengths}
         shifted, last = token_shift(hidden, None if state is None else state["last"], **where)
         key = self.key(mixed(hidden, shifted, self.mix_key))
@@ -135,7 +143,7 @@ class RwkvTimeLayer(nn.Module):
 
 
 class RwkvChannelLayer(nn.Module):
-    """Module of `RwkvChannel`. Tested against: transformers RwkvForCausalLM."""
+    """The module of `RwkvChannel`. Tested against: transformers RwkvForCausalLM."""
 
     no_decay: ClassVar[tuple[str, ...]] = ("mix_key", "mix_receptance")
 
@@ -149,21 +157,21 @@ class RwkvChannelLayer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, draw: Draw) -> None:
-        """Shares rising by channel, as in the time mixing."""
+        """Initialize shares increasing by channel, as in the time mixing."""
         self.mix_key.copy_(ramp(len(self.mix_key), 0.5))
         self.mix_receptance.copy_(ramp(len(self.mix_key), 0.5))
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """The last token."""
+        """Return an empty state: the last token."""
         shape = (batch_size, len(self.mix_key))
         return TensorState(last=torch.zeros(shape, device=device, dtype=dtype))
 
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix with the last token, widen, square, narrow, gate."""
+        """Mix with the previous token, project up, square, project down, gate."""
         shifted, last = token_shift(
             hidden,
             None if state is None else state["last"],

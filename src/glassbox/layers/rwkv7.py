@@ -1,7 +1,7 @@
-"""RWKV-7: a matrix state that learns at test time by a generalized delta rule, and a channel mixing.
+"""RWKV-7: time mixing with a matrix state updated by a generalized delta rule, and channel mixing.
 
 Source: Peng et al., "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv:2503.14456,
-section 4 and appendix with the pseudocode; numbers of ranks from the authors' published code.
+section 4 and the appendix with the pseudocode; ranks from the authors' published code.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from glassbox.ops.generalized_delta import generalized_delta
 from glassbox.ops.token_shift import token_shift
 
 LEAD = "rwkv7_value"
-"""Under this name of `Context.shared` the leading layer's values reach the layers that follow it."""
+"""Key of `Context.shared` under which the first layer's values are passed to later layers."""
 
 
 class Rwkv7Time(Spec):
-    """RWKV-7's time mixing: heads with a (Dk, Dk) state each, vectors for decay and learning rate.
+    """RWKV-7's time mixing: heads with a (Dk, Dk) state each, vector-valued decay and learning
+    rate.
 
-    values: a layer uses its `own` values; hands them on as the `lead`; or is one to `follow`, which
-    mixes the lead's into its own by a learned gate. The paper's first layer leads, all others follow.
+    values: `own` uses the layer's own values; `lead` also passes them to later layers; `follow`
+        interpolates between its own and the lead's by a learned gate. In the paper the first layer
+        leads and all others follow.
     """
 
     kind: Literal["rwkv7_time"] = "rwkv7_time"
@@ -50,7 +52,9 @@ class Rwkv7Time(Spec):
     gate_rank: int | None = Field(None, gt=0, description="0.6 D^0.8, in steps of 32")
 
     def resolve(self, hidden_size: int) -> Rwkv7Time:
-        """The same layer with every default spelled out. Raises ValueError where heads do not fit."""
+        """Return the spec with all defaults filled in. Raises ValueError if the heads do not divide
+        the sizes.
+        """
         if hidden_size % self.head_dim:
             raise ValueError(
                 f"hidden_size = {hidden_size} is no multiple of head_dim = {self.head_dim}"
@@ -58,7 +62,7 @@ class Rwkv7Time(Spec):
         return self.model_copy(update=self.ranks(hidden_size))
 
     def ranks(self, hidden_size: int) -> dict[str, int]:
-        """The four ranks by name, the authors' choice where none is given."""
+        """The four ranks by name, with the authors' defaults."""
 
         def steps(size: float) -> int:
             return max(32, round(size / 32) * 32)
@@ -72,23 +76,23 @@ class Rwkv7Time(Spec):
         }
 
     def build(self, hidden_size: int) -> Rwkv7TimeLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return Rwkv7TimeLayer(self, hidden_size)
 
 
 class Rwkv7Channel(Spec):
-    """RWKV-7's channel mixing: W_v relu(W_k x)^2 of the token mixed with the one before it."""
+    """RWKV-7's channel mixing: W_v relu(W_k x)^2, where x mixes this token with the previous one."""
 
     kind: Literal["rwkv7_channel"] = "rwkv7_channel"
     size: int = Field(gt=0, description="F, intermediate size")
 
     def build(self, hidden_size: int) -> Rwkv7ChannelLayer:
-        """The layer, with fresh weights yet to be drawn."""
+        """Return the module; its weights are not yet initialized."""
         return Rwkv7ChannelLayer(self, hidden_size)
 
 
 class LowRank(nn.Module):
-    """base + up(bend(down(x))): a vector of its own and a low-rank function of the token."""
+    """A bias plus a low-rank function of the token: base + up(bend(down(x)))."""
 
     no_decay: ClassVar[tuple[str, ...]] = ("down.weight", "up.weight", "base")
 
@@ -107,7 +111,7 @@ class LowRank(nn.Module):
         self.base = nn.Parameter(torch.empty(hidden_size)) if base else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """One vector a token."""
+        """Return one vector per token."""
         low = self.down(x)
         if self.bend is not None:
             low = torch.tanh(low) if self.bend == "tanh" else torch.sigmoid(low)
@@ -116,14 +120,14 @@ class LowRank(nn.Module):
 
 
 MIXES = ("receptance", "decay", "key", "value", "rate", "gate")
-"""What is made of the token mixed with the one before it, each in shares of its own."""
+"""The projections that each have their own token-shift shares."""
 
 
 class Rwkv7TimeLayer(nn.Module):
-    """Module of `Rwkv7Time`.
+    """The module of `Rwkv7Time`.
 
-    Of the mixed token come r, k, v, a learning rate a in (0, 1), a decay w in (e^{-0.607}, 1) and a
-    gate g. With k^ = unit(k * removal) head by head, and k~ = k * (1 + (a - 1) * replacement),
+    The mixed token is projected to r, k, v, a learning rate a in (0, 1), a decay w in (e^{-0.607},
+    1) and a gate g. With k^ = unit(k * removal) per head, and k~ = k * (1 + (a - 1) * replacement),
 
         S_t = S_{t-1} (diag(w) - k^ (a * k^)^T) + v k~^T
         o = W_o (g * (norm(S r) + (sum of r * k~ * bonus) v))
@@ -158,7 +162,9 @@ class Rwkv7TimeLayer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, draw: Draw) -> None:
-        """The published values at a middle layer: decays of many speeds, shares falling by channel."""
+        """Initialize with the published values of a middle layer: decays over a range of rates,
+        shares decreasing by channel.
+        """
         size = len(self.removal)
         powers = {"receptance": 0.1, "decay": 0.45, "key": 0.35, "value": 0.35, "rate": 0.45, "gate": 0.1}  # fmt: skip
         for row, name in zip(self.mix, MIXES, strict=True):
@@ -178,7 +184,7 @@ class Rwkv7TimeLayer(nn.Module):
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """The last token and a zero matrix a head, whatever the length."""
+        """Return an empty state: the last token and a zero matrix per head, whatever the length."""
         last = torch.zeros(batch_size, len(self.removal), device=device, dtype=dtype)
         shape = (batch_size, self.num_heads, self.spec.head_dim, self.spec.head_dim)
         accumulator = torch.promote_types(dtype, torch.float32)
@@ -187,7 +193,9 @@ class Rwkv7TimeLayer(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document (and, with a state, of its past)."""
+        """Mix each token with the earlier tokens of its document, and of the cached past if `state`
+        is given.
+        """
         where = {"documents": context.documents, "lengths": context.lengths}
         shifted, last = token_shift(hidden, None if state is None else state["last"], **where)
         shift = shifted - hidden
@@ -231,7 +239,9 @@ class Rwkv7TimeLayer(nn.Module):
         return torch.lerp(value, context.shared[LEAD], torch.sigmoid(self.follow(source)))
 
     def _norm(self, read: Float[Tensor, "B T H Dk"]) -> Float[Tensor, "B T D"]:
-        """Centre and scale each head by itself (its own mean and variance), then channel by channel."""
+        """Normalize each head by its own mean and variance, then apply the per-channel weight and
+        bias.
+        """
         flat = wide(read).flatten(0, 1).flatten(1)
         weight, bias = self.norm_weight.to(flat.dtype), self.norm_bias.to(flat.dtype)
         eps = 1e-5 * self.spec.head_dim
@@ -240,7 +250,7 @@ class Rwkv7TimeLayer(nn.Module):
 
 
 class Rwkv7ChannelLayer(nn.Module):
-    """Module of `Rwkv7Channel`. Tested against: the paper's equations."""
+    """The module of `Rwkv7Channel`. Tested against: the paper's equations."""
 
     no_decay: ClassVar[tuple[str, ...]] = ("mix",)
 
@@ -252,19 +262,19 @@ class Rwkv7ChannelLayer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, draw: Draw) -> None:
-        """Shares of the token before, falling by channel."""
+        """Initialize shares of the previous token, decreasing by channel."""
         self.mix.copy_(1 - ramp(len(self.mix), 0.25))
 
     def init_state(
         self, batch_size: int, max_length: int, *, device: torch.device, dtype: torch.dtype
     ) -> TensorState:
-        """The last token."""
+        """Return an empty state: the last token."""
         return TensorState(last=torch.zeros(batch_size, len(self.mix), device=device, dtype=dtype))
 
     def forward(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: TensorState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix with the last token, widen, square, narrow."""
+        """Mix with the previous token, project up, square, project down."""
         shifted, last = token_shift(
             hidden,
             None if state is None else state["last"],

@@ -1,4 +1,4 @@
-"""KV cache of prefixes shared by several rows."""
+"""KV cache of prefixes that are shared by several rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from glassbox.layers.key_value_state import AttendedKeys, KeyValueView
 
 
 class SharedPast(KeyValueView):
-    """The state of one attention layer whose rows continue U shared prefixes, each computed once.
+    """The state of an attention layer whose rows continue U shared prefixes, each computed once.
 
-    keys, values: of the beginnings, padded on the right; owners: each row's beginning; mask: where
-    a row's tokens may look, at its beginning and then at themselves. Gradients pass through.
+    keys, values: of the prefixes, padded on the right.
+    owners: index of each row's prefix.
+    mask: the positions that each token may attend to: its row's prefix, then its row.
+    Gradients are propagated.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class SharedPast(KeyValueView):
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """The row's beginning, and the call's own tokens behind it."""
+        """The keys and values of each row's prefix, followed by the call's own."""
         return AttendedKeys(
             torch.cat((self.keys.to(keys.dtype).index_select(0, self.owners), keys), dim=2),
             torch.cat((self.values.to(keys.dtype).index_select(0, self.owners), values), dim=2),
@@ -42,10 +44,10 @@ class SharedPast(KeyValueView):
         )
 
     def reorder(self, rows: Tensor) -> None:
-        """It is never reordered."""
+        """Not supported: the rows are never reordered."""
         raise NotImplementedError
 
     @property
     def cache_bytes(self) -> int:
-        """Memory held."""
+        """Memory used, in bytes."""
         return 2 * self.keys.numel() * self.keys.element_size()

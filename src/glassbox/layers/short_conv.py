@@ -16,13 +16,14 @@ from glassbox.ops.short_conv import short_conv
 
 
 class ShortConv(nn.Module):
-    """y_t = silu(b + sum over w of weight[:, 0, w] x_{t - (W - 1) + w}), each channel by itself.
+    """A causal depthwise convolution with SiLU: y_t = silu(b + sum over w of weight[:, 0, w] x_{t -
+    (W - 1) + w}).
 
-    A part of a mixer, which keeps the (B, W - 1, C) inputs before a call among its own state:
+    Part of a mixer, which keeps the (B, W - 1, C) inputs before a call in its own state:
 
         out, state["conv"] = conv(x, context, state["conv"])
 
-    weight (C, 1, W) is laid out as torch.nn.Conv1d's. Tested against: torch.nn.Conv1d.
+    weight (C, 1, W) has the layout of torch.nn.Conv1d. Tested against: torch.nn.Conv1d.
     """
 
     no_decay: ClassVar[tuple[str, ...]] = ("weight",)
@@ -38,7 +39,9 @@ class ShortConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def initialize(self, draw: Draw) -> None:
-        """Weights uniform within 1 / sqrt(W), as the published Mamba code's, bias zero."""
+        """Initialize weights uniformly within 1 / sqrt(W), as in the published Mamba code, the bias
+        to zero.
+        """
         bound = 1 / math.sqrt(self.taps)
         nn.init.uniform_(self.weight, -bound, bound, generator=draw.generator)
         if self.bias is not None:
@@ -47,7 +50,7 @@ class ShortConv(nn.Module):
     def init_state(
         self, batch_size: int, *, device: torch.device, dtype: torch.dtype
     ) -> Float[Tensor, "B P C"]:
-        """No inputs yet: zeros."""
+        """Return zero inputs."""
         shape = (batch_size, self.taps - 1, self.weight.shape[0])
         return torch.zeros(shape, device=device, dtype=dtype)
 
@@ -57,7 +60,7 @@ class ShortConv(nn.Module):
         context: Context,
         state: Float[Tensor, "B P C"] | None = None,
     ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B P C"]]:
-        """The convolved sequence, and the last inputs, for the next call."""
+        """Return the convolved sequence, and its last inputs for the next call."""
         out, after = short_conv(
             x,
             self.weight.squeeze(1),

@@ -1,4 +1,4 @@
-"""Cache and recurrent state of layers, and the protocol of stateful layers."""
+"""Caches and recurrent states of layers, and the protocol of stateful layers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from torch import Tensor
 from glassbox.layers.context import Context
 
 Rows = slice | Tensor
-"""Rows of a batch: a range of them (a view, no copy) or their numbers (a copy)."""
+"""Rows of a batch: a slice (a view, no copy) or indices (a copy)."""
 
 RowStateT = TypeVar("RowStateT", bound="RowState")
 
 
 class State(Protocol):
-    """A cache that grows with the tokens, or a running state of fixed size."""
+    """A cache that grows with the tokens, or a recurrent state of fixed size."""
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch, in this order (finished ones leave, beams branch)."""
+        """Select rows of the batch, in this order; a row may be dropped or repeated, as in beam
+        search.
+        """
 
     @property
     def cache_bytes(self) -> int:
@@ -30,12 +32,12 @@ class State(Protocol):
 
 
 class Stateful(Protocol):
-    """A layer that looks at earlier tokens: every mixer, and the feed-forwards that shift tokens.
+    """A layer that depends on earlier tokens: every mixer, and feed-forwards with a token shift.
 
-    `forward(hidden, context, state)` with a state goes on from the tokens that the state has seen
-    and leaves the state behind the last token of this call. `context.lengths` says how many tokens
-    of each row are real: the rest is padding and must leave no trace in the state. Without a state,
-    `context.documents` says where packed documents begin, and nothing passes from one to the next.
+    `forward(hidden, context, state)` with a state continues after the tokens that the state has
+    seen and updates it to the last token of this call. `context.lengths` has the number of tokens
+    of each row before its padding; padding must not affect the state. Without a state,
+    `context.documents` marks packed documents, which must be independent of each other.
     """
 
     def init_state(
@@ -46,13 +48,13 @@ class Stateful(Protocol):
     def __call__(
         self, hidden: Float[Tensor, "B T D"], context: Context, state: State | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Mix each token with the earlier ones of its document."""
+        """Mix each token with the earlier tokens of its document."""
 
 
 class RowState:
-    """A state whose tensors have the batch first, so that its rows can be taken out and put back.
+    """A state whose tensors have the batch axis first, so that rows can be taken and written back.
 
-    `kept` names the attributes that are such tensors, or None, or states of this kind themselves.
+    `kept` names the attributes that are such tensors, None, or states of this kind.
     """
 
     kept: ClassVar[tuple[str, ...]] = ()
@@ -69,7 +71,7 @@ class RowState:
         return found
 
     def map(self: RowStateT, function: Callable[[Tensor], Tensor]) -> RowStateT:
-        """A state of the same kind whose tensors are the function's values."""
+        """A state of the same kind with a function applied to its tensors."""
         new = copy.copy(self)
         for name in self.kept:
             value = getattr(self, name)
@@ -80,11 +82,13 @@ class RowState:
         return new
 
     def take(self: RowStateT, rows: Rows) -> RowStateT:
-        """A state of these rows alone; those of a slice are shared, in place changes reach both."""
+        """A state of a subset of rows; those of a slice share memory, so that in-place changes
+        affect both.
+        """
         return self.map(lambda x: x[rows])
 
     def put(self: RowStateT, rows: Rows, part: RowStateT) -> None:
-        """Write back what `take(rows)` gave, as a call has left it."""
+        """Write back the result of a call on `take(rows)`."""
         theirs = part.held()
         for name, mine in self.held().items():
             if isinstance(rows, slice) and mine[rows].data_ptr() == theirs[name].data_ptr():
@@ -92,7 +96,9 @@ class RowState:
             mine[rows] = theirs[name]
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch, in this order (finished ones leave, beams branch)."""
+        """Select rows of the batch, in this order; a row may be dropped or repeated, as in beam
+        search.
+        """
         vars(self).update(vars(self.take(rows)))
 
     @property
@@ -102,7 +108,7 @@ class RowState:
 
 
 class TensorState(RowState):
-    """A running state of named tensors, the batch first, that a layer replaces call by call."""
+    """A recurrent state of named tensors, batch axis first, which a layer replaces in each call."""
 
     def __init__(self, **tensors: Tensor) -> None:
         self.tensors = tensors
@@ -112,14 +118,14 @@ class TensorState(RowState):
         return self.tensors
 
     def map(self, function: Callable[[Tensor], Tensor]) -> TensorState:
-        """A state whose tensors are the function's values."""
+        """A state with a function applied to its tensors."""
         return TensorState(**{name: function(x) for name, x in self.tensors.items()})
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
     def __setitem__(self, name: str, value: Tensor) -> None:
-        """Replace one; shape and dtype stay what they were."""
+        """Replace a tensor; shape and dtype must not change."""
         old = self.tensors[name]
         assert value.shape == old.shape, (name, value.shape, old.shape)
         self.tensors[name] = value.to(old.dtype)

@@ -28,7 +28,7 @@ class BlockState(RowState):
 
     @property
     def cache_bytes(self) -> int:
-        """Memory held."""
+        """Memory used, in bytes."""
         return self.mixer.cache_bytes + (0 if self.ffn is None else self.ffn.cache_bytes)
 
 

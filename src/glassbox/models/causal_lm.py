@@ -1,4 +1,4 @@
-"""The one model class: embedding, blocks, final norm, projection to the vocabulary."""
+"""The model class: embedding, blocks, final norm and output projection."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from glassbox.ops.sinusoidal import sinusoidal
 
 
 class CausalLM(nn.Module):
-    """Predicts each next token of a sequence from those before it.
+    """A causal language model: predicts each token of a sequence from the tokens before it.
 
+    One class for all architectures; a `ModelConfig` specifies its blocks.
     Tested against: transformers GPT-2 and Llama, logits and gradients, on random weights.
     """
 
@@ -56,9 +57,10 @@ class CausalLM(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights as `config.init` says, layer by layer; docs/design/initialization.md has the table.
+        """Initialize the weights as `config.init` specifies, layer by layer (see
+        docs/design/initialization.md).
 
-        `generator` must live where the weights do.
+        generator: random generator on the device of the weights.
         """
         init = self.config.init
         branches = sum(2 - (spec.ffn is None) for spec in self.config.layers())
@@ -71,17 +73,17 @@ class CausalLM(nn.Module):
 
     @property
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The (V, D) matrix from hidden states to logits; the embedding's own where they are tied."""
+        """The (V, D) output projection; the embedding's weight if they are tied."""
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
     def output_bias(self) -> Float[Tensor, " V"] | None:
-        """What is added to the logits, where the model has it."""
+        """The bias of the output projection, or None."""
         return None if self.head is None else self.head.bias
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.embedding.device
 
     @property
@@ -91,14 +93,16 @@ class CausalLM(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable and frozen numbers, tied ones counted once; those of quantized matrices too."""
+        """Number of trainable and frozen parameters, tied ones counted once."""
         coded = (m.rows * m.columns for m in self.modules() if isinstance(m, CodedMatrix))
         return sum(parameter.numel() for parameter in self.parameters()) + sum(coded)
 
     def init_state(
         self, batch_size: int, max_length: int, dtype: torch.dtype | None = None
     ) -> list[BlockState]:
-        """One empty state a layer, for up to `max_length` tokens in each of `batch_size` rows."""
+        """Create an empty state for each layer, for up to `max_length` tokens in each of
+        `batch_size` rows.
+        """
         dtype = self.dtype if dtype is None else dtype
         return [
             block.init_state(batch_size, max_length, device=self.device, dtype=dtype)  # type: ignore[operator]
@@ -117,13 +121,18 @@ class CausalLM(nn.Module):
         pages: Pages | None = None,
         auxiliary: Auxiliary | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Final-norm outputs times `logit_scale`, from which `logits` or a fused loss goes on.
+        """Compute the final norm's output times `logit_scale`, the input of `logits` and of the
+        fused losses.
 
-        positions count from each document's start (0, 1, 2, ... unless given). With `documents`,
-        several are packed in a row and none sees another. With `state`, `positions` are also cache
-        slots; the pass writes them and looks at the first `key_length` slots. `pages` says where
-        the layers whose state is paged have theirs.
-        Raises UserError for a sequence longer than learned positions reach.
+        ids: (B, T) token ids.
+        positions: counted from the start of each document (by default 0, 1, 2, ...). With `state`
+            they are also cache slots.
+        documents: document index of each token, for several documents packed in a row; attention
+            and states do not cross documents.
+        state: the layers' caches; the pass writes into them and attends to the first `key_length`
+            slots.
+        pages: page tables of the layers whose state is paged.
+        Returns (B, T, D). Raises UserError for a sequence longer than the learned positions.
         """
         longest = 0
         if positions is None:
@@ -156,7 +165,7 @@ class CausalLM(nn.Module):
     def embed(
         self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "#B T"]
     ) -> Float[Tensor, "B T D"]:
-        """What the first block reads."""
+        """Embed token ids: the input of the first block."""
         hidden = self.embedding(ids)
         if self.config.embedding_scale != 1.0:
             hidden = hidden * self.config.embedding_scale
@@ -171,29 +180,29 @@ class CausalLM(nn.Module):
         return hidden
 
     def finish(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """What `hidden_states` makes of the last block's output."""
+        """Apply the final norm and `logit_scale` to the last block's output."""
         # as narrow as the weights again, where a stream in float32 passed bfloat16 blocks
         hidden = self.final_norm(hidden).to(self.dtype)
         return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
 
     def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
-        """Scores of every token of the vocabulary, from what `hidden_states` returned."""
+        """Compute the logits over the vocabulary from the output of `hidden_states`."""
         return self.cap(self.project(hidden))
 
     def project(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
-        """The product of `logits`: output_weight hidden + output_bias."""
+        """Compute output_weight hidden + output_bias, the logits before the soft cap."""
         scores: Tensor = self.embedding.project(hidden) if self.head is None else self.head(hidden)
         return scores
 
     def cap(self, logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
-        """The soft cap of `logits`, where the model has one."""
+        """Apply the soft cap to logits, if the model has one."""
         cap = self.config.logit_softcap
         return logits if cap is None else soft_cap(logits, cap)
 
     def scores(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape"]:
-        """The scalar head's number at every position, from what `hidden_states` returned.
+        """Compute the scalar head's output at every position from the output of `hidden_states`.
 
-        Raises UserError for a model without one.
+        Raises UserError for a model without a scalar head.
         """
         if self.score is None:
             raise UserError(
@@ -210,9 +219,10 @@ class CausalLM(nn.Module):
         *,
         z_loss: float = 0.0,
     ) -> Float[Tensor, ""]:
-        """Summed -w log p(target) from what `hidden_states` returned, the logits never all existing.
+        """Sum of -w log p(target), computed from the output of `hidden_states` in chunks, so that
+        the logits are never held in memory all at once.
 
-        `z_loss` times w (log sum exp logits)^2 is added.
+        z_loss: coefficient of the added term w (log sum exp logits)^2.
         """
         return self.cross_entropy_parts(hidden, targets, weights, z_loss=z_loss)[0]
 
@@ -224,7 +234,7 @@ class CausalLM(nn.Module):
         *,
         z_loss: float = 0.0,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """`cross_entropy`, and what of it is the z-loss, without gradient."""
+        """`cross_entropy`, and the part of it that is the z-loss, detached."""
         return linear_cross_entropy_parts(
             hidden,
             self.output_weight,
@@ -244,10 +254,12 @@ class CausalLM(nn.Module):
         documents: Int[Tensor, "B T"] | None = None,
         auxiliary: Auxiliary | None = None,
     ) -> Float[Tensor, ""] | None:
-        """weight / depth * the sum over k of summed -log p_k(the token k places after the target).
+        """The multi-token prediction loss: weight / depth times the sum over k of the summed -log
+        p_k(the token k places after the target).
 
-        None without `config.mtp`. hidden is what `hidden_states` returned for ids; a target beyond
-        its document counts nothing. Like the main loss it is to be divided by the number of targets.
+        hidden: the output of `hidden_states` for `ids`. Targets beyond the end of a document are
+            ignored. Like the main loss it is to be divided by the number of targets. Returns None
+            if `config.mtp` is None.
         Source: arXiv:2412.19437, equations 24 and 25. Tested against: the equations as loops.
         """
         config = self.config.mtp
@@ -275,7 +287,9 @@ class CausalLM(nn.Module):
         *,
         temperature: float = 1.0,
     ) -> Float[Tensor, "*shape"]:
-        """log p(target) a position from what `hidden_states` returned, zero where IGNORE."""
+        """log p(target) at each position from the output of `hidden_states`; zero where the target
+        is IGNORE.
+        """
         return linear_token_log_probs(
             hidden,
             self.output_weight,
@@ -295,7 +309,9 @@ class CausalLM(nn.Module):
         state: list[BlockState] | None = None,
         key_length: int | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Logits of the next token at every position; the arguments are those of `hidden_states`."""
+        """Compute the logits of the next token at every position; the arguments are those of
+        `hidden_states`.
+        """
         return self.logits(
             self.hidden_states(
                 ids,
@@ -309,7 +325,7 @@ class CausalLM(nn.Module):
 
 
 def positions_in_documents(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Position of each token counted from the start of its own packed document.
+    """Position of each token counted from the start of its packed document.
 
     >>> positions_in_documents(torch.tensor([[0, 0, 0, 1, 1]])).tolist()
     [[0, 1, 2, 0, 1]]

@@ -1,4 +1,6 @@
-"""A model is data: the specs of its blocks, in order, and what stands around them."""
+"""Model configurations: the specs of a model's blocks, in order, and of its embedding, output and
+norms.
+"""
 
 from __future__ import annotations
 
@@ -49,26 +51,30 @@ FeedForward = Annotated[
 
 
 MAX_LAYERS = 4096
-"""Most blocks of a model. Each is a module of its own, built in milliseconds; published models have up
-to 126, the deepest of the literature (DeepNet, arXiv:2203.00555) 1,000."""
+"""Maximum number of blocks. Published models have up to 126; the deepest in the literature
+(DeepNet, arXiv:2203.00555) 1,000.
+"""
 MAX_EXPERTS = 1 << 13
-"""Most experts of a layer; published models have up to 512."""
+"""Maximum number of experts in a layer; published models have up to 512."""
 MAX_ALL_EXPERTS = 1 << 17
-"""Most experts of all layers together; published models have up to 29,696."""
+"""Maximum number of experts in all layers together; published models have up to 29,696."""
 MAX_SIZE = 2**31 - 1
-"""Largest whole number in a config, such as a context's length."""
+"""Maximum of any integer in a config, such as the context length."""
 MAX_WIDTH = 1 << 24
-"""Largest width, number of heads or vocabulary."""
+"""Maximum width, number of heads or vocabulary size."""
 _LONG = ("length", "window", "position", "context", "chunk")
 
 
 class BlockSpec(Spec):
-    """One block: a mixer over time, then a feed-forward over channels, each on the residual stream.
+    """A block: a mixer over positions and a feed-forward over channels, each added to the residual
+    stream.
 
-    residual, with f a branch and n its norm (the second one for sandwich):
-    pre x + f(n(x)); post x + n(f(x)); sandwich x + n2(f(n(x)));
-    parallel x + mixer(n(x)) + ffn(n2(x)), or of one shared norm with `shared_norm`;
-    normed s n(x) + f(n(x)), the stream itself normed before each branch, s = `skip_scale`.
+    residual, where f is the mixer or the feed-forward and n its norm (n2 the second norm):
+    - pre: x + f(n(x))
+    - post: x + n(f(x))
+    - sandwich: x + n2(f(n(x)))
+    - parallel: x + mixer(n(x)) + ffn(n2(x)), with a single norm if `shared_norm`
+    - normed: s n(x) + f(n(x)), s = `skip_scale`
     """
 
     mixer: Mixer
@@ -92,14 +98,15 @@ class BlockSpec(Spec):
 
 
 class Repeat(Spec):
-    """The same block, `times` times in a row."""
+    """A block repeated `times` times."""
 
     block: BlockSpec
     times: int = Field(1, gt=0, le=MAX_LAYERS)
 
 
 class Initialization(Spec):
-    """How fresh weights are drawn: N(0, std), the projections into the residual stream narrower.
+    """How weights are initialized: N(0, std), with a smaller std for projections into the residual
+    stream.
 
     Source: GPT-2 (Radford et al. 2019, section 2.3): those are scaled by 1/sqrt(2 * layers).
     """
@@ -110,9 +117,10 @@ class Initialization(Spec):
 
 
 class MultiTokenPrediction(Spec):
-    """Modules behind the model that learn later tokens than the next; generation leaves them aside.
+    """Modules that predict tokens beyond the next one, as an auxiliary loss; generation does not
+    use them.
 
-    The loss gains weight / depth times the sum of their cross-entropies.
+    The loss increases by weight / depth times the sum of their cross-entropies.
     Source: DeepSeek-V3, arXiv:2412.19437, section 2.2 (there depth 1, weight 0.3, later 0.1).
     """
 
@@ -122,9 +130,9 @@ class MultiTokenPrediction(Spec):
 
 
 class ModelBody(Spec):
-    """All of a model but its vocabulary, which the tokenizer decides.
+    """A model's configuration without the vocabulary size, which the tokenizer determines.
 
-    Raises UserError (through `core.config.parse`) for unknown keys or sizes that do not fit.
+    Raises UserError (through `core.config.parse`) for unknown keys and inconsistent sizes.
     """
 
     hidden_size: int = Field(gt=0, le=MAX_WIDTH)
@@ -176,17 +184,17 @@ class ModelBody(Spec):
         return self
 
     def layers(self) -> list[BlockSpec]:
-        """One spec a layer, repeats written out."""
+        """One spec for each layer, with repeats expanded."""
         return [repeat.block for repeat in self.blocks for _ in range(repeat.times)]
 
     @property
     def num_layers(self) -> int:
-        """How many blocks a token passes."""
+        """Number of blocks."""
         return sum(repeat.times for repeat in self.blocks)
 
 
 def _refuse_beyond(spec: Spec, where: str) -> None:
-    """Hold every whole number in a spec to what a model can have, before anything is built of it."""
+    """Check every integer in a spec against the bounds of models, before anything is built from it."""
     for key, value in spec:
         path = f"{where}.{key}"
         if isinstance(value, Spec):
@@ -199,10 +207,10 @@ def _refuse_beyond(spec: Spec, where: str) -> None:
 
 
 class ModelConfig(ModelBody):
-    """Everything that decides a model's shape. Equal configs make equal modules.
+    """The configuration of a model. Equal configurations build equal modules.
 
-    The number of layers and of experts and every width are bounded (MAX_LAYERS and the like), since a
-    model is built of as many parts as a config names before any file of weights is looked at.
+    The numbers of layers and experts and every width are bounded (MAX_LAYERS and the like), since a
+    model is built from its config before any weight file is read.
     """
 
     vocab_size: int = Field(gt=0, le=MAX_WIDTH)

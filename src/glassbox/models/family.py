@@ -60,7 +60,7 @@ class WeightRule:
     transpose: bool = False
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Theirs from ours, as views."""
+        """The checkpoint's tensors, from ours, as views."""
         parts = tensor.split(self.sizes) if self.sizes else (tensor,)
         assert len(parts) == len(self.theirs), self
         return {
@@ -69,7 +69,7 @@ class WeightRule:
         }
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Ours from theirs."""
+        """Our tensors, from the checkpoint's."""
         return torch.cat([part.t() if self.transpose else part for part in parts])
 
 

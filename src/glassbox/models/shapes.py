@@ -1,4 +1,4 @@
-"""Short ways to write a ModelConfig in a recipe: the usual shapes by their usual names."""
+"""Short forms of a `ModelConfig` for recipes: common architectures with few settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from glassbox.models.config import (
 
 
 class LlamaShape(Spec):
-    """RMSNorm, grouped-query attention with rotary positions, SwiGLU: Llama and most after it."""
+    """The Llama architecture: RMSNorm, grouped-query attention with rotary positions, SwiGLU."""
 
     kind: Literal["llama"] = "llama"
     hidden_size: int = Field(gt=0)
@@ -39,7 +39,7 @@ class LlamaShape(Spec):
     mtp: MultiTokenPrediction | None = None
 
     def config(self, vocab_size: int) -> ModelConfig:
-        """The full config for a vocabulary."""
+        """Return the `ModelConfig` for a vocabulary size."""
         norm = RmsNorm(eps=self.norm_eps)
         block = BlockSpec(
             mixer=GroupedQuery(
@@ -65,7 +65,7 @@ class LlamaShape(Spec):
 
 
 class GPT2Shape(Spec):
-    """LayerNorm, multi-head attention with biases, learned positions, GELU: GPT-2."""
+    """The GPT-2 architecture: LayerNorm, multi-head attention with biases, learned positions, GELU."""
 
     kind: Literal["gpt2"] = "gpt2"
     hidden_size: int = Field(gt=0)
@@ -76,7 +76,9 @@ class GPT2Shape(Spec):
     init: Initialization = Initialization()
 
     def config(self, vocab_size: int) -> ModelConfig:
-        """The full config for a vocabulary; the feed-forward is four times as wide as the model."""
+        """Return the `ModelConfig` for a vocabulary size; the feed-forward is four times as wide as
+        the model.
+        """
         block = BlockSpec(
             mixer=GroupedQuery(num_heads=self.num_heads, qkv_bias=True, output_bias=True),
             ffn=Gelu(size=4 * self.hidden_size),
@@ -96,12 +98,12 @@ class GPT2Shape(Spec):
 
 
 class BlocksShape(ModelBody):
-    """Any model, block by block."""
+    """Any architecture, specified block by block."""
 
     kind: Literal["blocks"] = "blocks"
 
     def config(self, vocab_size: int) -> ModelConfig:
-        """The full config for a vocabulary."""
+        """Return the `ModelConfig` for a vocabulary size."""
         fields = {name: getattr(self, name) for name in ModelBody.model_fields}
         return ModelConfig(vocab_size=vocab_size, **fields)
 

@@ -1,1 +1,1 @@
-"""Pure tensor functions, plain and fast. No modules, no state."""
+"""Pure tensor functions, each in a plain and a fast version. No modules, no state."""

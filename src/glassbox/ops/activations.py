@@ -1,4 +1,4 @@
-"""Activation functions, written out."""
+"""Activation functions, plain and memory-efficient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 
 
 def gelu_plain(x: Float[Tensor, "*shape"], *, tanh: bool = False) -> Float[Tensor, "*shape"]:
-    """x * Phi(x), Phi the normal distribution function; or its tanh form, which GPT-2 was trained with.
+    """GELU: x * Phi(x), with Phi the normal distribution function, or its tanh approximation, as in
+        GPT-2.
 
     Source: Hendrycks and Gimpel, arXiv:1606.08415, section 2. Tested against: torch.
     """
@@ -23,12 +24,12 @@ def gelu_plain(x: Float[Tensor, "*shape"], *, tanh: bool = False) -> Float[Tenso
 
 
 def gelu(x: Float[Tensor, "*shape"], *, tanh: bool = False) -> Float[Tensor, "*shape"]:
-    """`gelu_plain` by torch's kernel."""
+    """`gelu_plain` with torch's kernel."""
     return F.gelu(x, approximate="tanh" if tanh else "none")
 
 
 def soft_cap(x: Float[Tensor, "*shape"], cap: float) -> Float[Tensor, "*shape"]:
-    """c tanh(x / c): x itself near zero, never beyond +-c.
+    """Soft capping: c tanh(x / c), which is close to x near zero and bounded by +-c.
 
     Source: Gemma 2, arXiv:2408.00118, section 2. Tested against: transformers.
 
@@ -44,7 +45,7 @@ def silu_plain(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """`silu_plain` by torch's kernel."""
+    """`silu_plain` with torch's kernel."""
     return F.silu(x)
 
 
@@ -56,9 +57,10 @@ def swiglu_plain(
 
 
 class _SwiGlu(torch.autograd.Function):
-    """silu(gate) * up from one fused projection: saves only the projection, recomputes the sigmoid.
+    """silu(gate) * up from a fused projection: saves the projection only and recomputes the
+    sigmoid.
 
-    Autograd's own product keeps three more tensors of the size of `up` alive per layer.
+    Autograd would save three more tensors of the size of `up` per layer.
     """
 
     @staticmethod
@@ -82,9 +84,9 @@ class _SwiGlu(torch.autograd.Function):
 
 
 def swiglu(gate_up: Float[Tensor, "*shape 2F"]) -> Float[Tensor, "*shape F"]:
-    """silu(first half) * second half of a fused gate/up projection, lean in memory.
+    """silu(first half) * second half of a fused gate/up projection, memory-efficient.
 
-    The derivative is taken once only (no second derivatives). Tested against: `swiglu_plain`.
+    First derivatives only. Tested against: `swiglu_plain`.
     """
     if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
         return swiglu_plain(*gate_up.chunk(2, dim=-1))
@@ -102,7 +104,7 @@ def geglu_plain(
 
 
 class _GeGlu(torch.autograd.Function):
-    """gelu(gate) * up from one fused projection: saves only the projection, recomputes the GELU."""
+    """gelu(gate) * up from a fused projection: saves the projection only and recomputes the GELU."""
 
     @staticmethod
     def forward(
@@ -130,9 +132,9 @@ class _GeGlu(torch.autograd.Function):
 
 
 def geglu(gate_up: Float[Tensor, "*shape 2F"], *, tanh: bool = True) -> Float[Tensor, "*shape F"]:
-    """gelu(first half) * second half of a fused gate/up projection, lean in memory.
+    """gelu(first half) * second half of a fused gate/up projection, memory-efficient.
 
-    The derivative is taken once only (no second derivatives). Tested against: `geglu_plain`.
+    First derivatives only. Tested against: `geglu_plain`.
     """
     if torch.compiler.is_compiling():  # the compiler fuses the plain version itself
         return geglu_plain(*gate_up.chunk(2, dim=-1), tanh=tanh)
@@ -145,7 +147,7 @@ def relu2_plain(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 class _Relu2(torch.autograd.Function):
-    """relu(x)^2, which saves x alone; its derivative is 2 relu(x)."""
+    """relu(x)^2, which saves x only; the derivative is 2 relu(x)."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class _Relu2(torch.autograd.Function):
 
 
 def relu2(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """`relu2_plain` that keeps nothing but x for the backward pass; first derivatives only.
+    """`relu2_plain`, saving only x for the backward pass; first derivatives only.
 
     Tested against: `relu2_plain`.
     """
@@ -172,7 +174,8 @@ def relu2(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def clamped_swiglu(
     gate_up: Float[Tensor, "*shape 2F"], *, alpha: float = 1.702, limit: float = 7.0
 ) -> Float[Tensor, "*shape F"]:
-    """(u + 1) g sigmoid(alpha g) with g = min(gate, limit) and u = up cut to [-limit, limit].
+    """gpt-oss's gated activation: (u + 1) g sigmoid(alpha g) with g = min(gate, limit) and u = up
+    clamped to [-limit, limit].
 
     gate and up are the halves of the last axis. Source: gpt-oss model card, arXiv:2508.10925.
     Tested against: transformers' GptOssExperts.

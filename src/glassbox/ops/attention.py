@@ -1,6 +1,7 @@
-"""Scaled dot-product attention with grouped key/value heads, plain and fast, and its masks.
+"""Scaled dot-product attention with grouped key/value heads, and its masks.
 
-Source: Vaswani et al., arXiv:1706.03762, section 3.2.1; grouped queries: Ainslie et al., arXiv:2305.13245.
+Source: Vaswani et al., arXiv:1706.03762, section 3.2.1; grouped queries: Ainslie et al.,
+arXiv:2305.13245.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ from glassbox.ops.for_compiler import compiles_training
 from glassbox.ops.softmax import softmax
 
 CPU_BLOCK = 64
-"""Queries a block on the CPU: below this the calls cost more than the skipped keys save."""
+"""Queries per block on the CPU; with smaller blocks the overhead of calls exceeds the savings from
+skipped keys.
+"""
 GPU_BLOCK = 1024
-"""Queries a block elsewhere, where blocks only bound the memory or skip keys outside a window."""
+"""Queries per block on other devices, where blocks only bound the memory or skip keys outside a
+window.
+"""
 
 
 def causal_mask(
     query_positions: Int[Tensor, "B T"], key_positions: Int[Tensor, "#B S"]
 ) -> Bool[Tensor, "B T S"]:
-    """True where a query may look: at keys of its own position or an earlier one."""
+    """True where a query may attend: to keys at its own or an earlier position."""
     return key_positions.unsqueeze(-2) <= query_positions.unsqueeze(-1)
 
 
@@ -50,9 +55,10 @@ def document_mask(
 def alibi_slopes(num_heads: int, device: torch.device | None = None) -> Float[Tensor, " H"]:
     """ALiBi's slope of each head: 2^(-8h/n), h = 1 .. n, for n heads where n is a power of two.
 
-    Otherwise those of the power below, then every other one of the power above, as in BLOOM.
-    Source: Press et al., arXiv:2108.12409, section 3, and its appended code. Tested against:
-    transformers BLOOM.
+    Otherwise the slopes of the next lower power of two, followed by every other slope of the next
+    higher one, as in BLOOM.
+    Source: Press et al., arXiv:2108.12409, section 3, and its code. Tested against: transformers
+    BLOOM.
 
     >>> alibi_slopes(8).tolist()[:3]
     [0.5, 0.25, 0.125]
@@ -76,18 +82,22 @@ def attention_plain(
     slopes: Float[Tensor, " H"] | None = None,
     positions: QueryKeyPositions | None = None,
 ) -> Float[Tensor, "B H T Dh"]:
-    """softmax(scale * q k^T, masked) v; query head h reads key/value head h // (H / K).
+    """Grouped-query attention: softmax(scale * q k^T, masked) v; query head h uses key/value head h
+    // (H / K).
 
-    `mask` is True where a query may look; None means causal, the last query at the last key.
-    A query that may look nowhere returns zeros. `scale` is 1/sqrt(Dh) unless given.
-    window: of what the mask shows, query i sees keys i + S - T - window + 1 to i + S - T alone
-        (Beltagy et al., arXiv:2004.05150, section 3.1).
+    mask: True where a query may attend; None means causal, with the last query at the last key. A
+        query that may attend to no key returns zeros.
+    scale: 1/sqrt(Dh) by default.
+    window: in addition to the mask, query i attends only to keys i + S - T - window + 1 to i + S -
+        T (Beltagy et al., arXiv:2004.05150, section 3.1).
     softcap: scores become c tanh(scores / c) (Gemma 2, arXiv:2408.00118, section 2).
-    slopes: times the distance from query to key, taken off the scores (ALiBi, arXiv:2108.12409);
-        `positions` are the positions of queries and keys, the last query at the last key where None.
-    sinks: one score a head of one key more, whose value is nothing: weight that goes nowhere
-        (Xiao et al., arXiv:2309.17453, section 3.2; gpt-oss).
-    Tested against: torch.nn.functional.scaled_dot_product_attention; transformers Gemma 2, gpt-oss, BLOOM.
+    slopes: per head; the slope times the distance from query to key is subtracted from the scores
+        (ALiBi, arXiv:2108.12409). `positions` are the positions of queries and keys; None: the last
+        query is at the last key.
+    sinks: per head, the score of an additional key whose value is zero (Xiao et al.,
+        arXiv:2309.17453, section 3.2; gpt-oss).
+    Tested against: torch.nn.functional.scaled_dot_product_attention; transformers Gemma 2, gpt-oss,
+    BLOOM.
     """
     groups = q.shape[1] // k.shape[1]
     k = k.repeat_interleave(groups, dim=1)
@@ -122,15 +132,18 @@ def dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "*batch T Dv"]:
-    """softmax(scale * q k^T + mask) v over any leading axes, (B, H, T, Dh) or (T, Dh) alike.
+    """Scaled dot-product attention: softmax(scale * q k^T + mask) v, for inputs (..., T, Dh) with
+    any leading axes.
 
-    mask: where it is boolean, True where a query may look; else numbers that are added to the scores,
-        -inf where it may not. None: every query sees every key, unless `is_causal`.
-    is_causal: query i sees keys 0 to i, counted from the first key as torch does; with a mask, both hold.
-    scale: 1/sqrt(Dh) unless given.
-    A query that may look nowhere returns zeros. `attention` is what models call: its keys may be
-    fewer heads, its mask None means causal with the last query at the last key, and it is fast.
-    Raises ValueError for a mask of whole numbers, which could mean either.
+    mask: boolean, True where a query may attend; or floating-point, added to the scores, -inf where
+        it may not. None: every query attends to every key, unless `is_causal`.
+    is_causal: query i attends to keys 0 to i, counted from the first key as in torch; combined with
+        a mask if both are given.
+    scale: 1/sqrt(Dh) by default.
+    A query that may attend to no key returns zeros. Models use `attention` instead, which is
+    faster, allows fewer key/value heads, and treats a mask of None as causal with the last query at
+    the last key.
+    Raises ValueError for an integer mask, which is ambiguous.
     Source: Vaswani et al., arXiv:1706.03762, section 3.2.1.
     Tested against: torch.nn.functional.scaled_dot_product_attention.
     """
@@ -151,10 +164,11 @@ def dot_product_attention(
 
 
 class _Span(torch.autograd.Function):
-    """x[..., first:last, :], and x again, from which the next block takes its own.
+    """x[..., first:last, :], and x itself, from which the next block takes its slice.
 
-    So the gradients of all blocks meet in one buffer, each as soon as it is there: had they one node
-    in common, all would be kept until the last, and memory would grow with the square of the length.
+    The gradients of all blocks are thus added to one buffer as they are computed. With a common
+    node, autograd would keep all of them until the last, and memory would grow with the square of
+    the length.
     """
 
     @staticmethod
@@ -188,11 +202,12 @@ def attention(
     positions: QueryKeyPositions | None = None,
     hides_future: bool = False,
 ) -> Float[Tensor, "B H T Dh"]:
-    """`attention_plain` that never keeps the (T, S) scores: by torch's kernel where that knows how.
+    """`attention_plain` without storing the (T, S) scores, using torch's kernel where it supports
+    the options.
 
-    `hides_future` promises that the mask shows query i no key beyond i + S - T; those are then never
-    multiplied (torch's CPU kernel computes them all, even under its own `is_causal`). Nor are keys
-    before a `window`: the cost grows with T * window. First derivatives only.
+    hides_future: promises that the mask hides all keys after i + S - T from query i; these keys are
+        then skipped (torch's CPU kernel computes them even with `is_causal`). Keys before a
+        `window` are skipped too, so that the cost grows with T * window. First derivatives only.
     Tested against: `attention_plain`.
     """
     length, keys = q.shape[-2], k.shape[-2]
@@ -251,9 +266,10 @@ def _attention_cpu(
     window: int | None,
     in_order: bool,
 ) -> Tensor:
-    """In float32 (bf16's backward kernel is slower), and with a causal mask block by block of queries.
+    """Attention in float32 (the backward kernel for bf16 is slower), and for a causal mask in
+    blocks of queries.
 
-    A block multiplies only the keys up to its own end: for T = 256 that is 5/8 of the work.
+    A block uses only the keys up to its own end: for T = 256 that is 5/8 of the work.
     """
     dtype, length, keys = q.dtype, q.shape[-2], k.shape[-2]
     q, k, v = _widened(q, k, v)
@@ -287,7 +303,7 @@ def _attention_in_blocks(
     window: int | None,
     size: int,
 ) -> Tensor:
-    """Block by block of queries, each with the keys that it can see."""
+    """Attention in blocks of queries, each with the keys that it may attend to."""
     grouped = q.shape[1] != k.shape[1]
     keys = k.shape[-2]
     blocks = query_blocks(q.shape[-2], keys, size, in_order=True, window=window)
@@ -315,5 +331,5 @@ def _attention_in_blocks(
 
 
 def _widened(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """In float32, or float64 where they are."""
+    """The inputs in float32, or in float64 if they are that already."""
     return tuple(t if t.dtype == torch.float64 else t.to(torch.float32) for t in tensors)

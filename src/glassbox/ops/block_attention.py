@@ -1,8 +1,9 @@
-"""Attention in blocks of queries, with all that torch's kernel knows not: caps, sinks, slopes.
+"""Attention in blocks of queries, with options that torch's kernel lacks: soft caps, sinks, slopes.
 
-No more than one block of scores exists at a time, in either pass: the forward pass keeps one number
-a query, the logarithm of its softmax's denominator, and the backward pass makes the scores again.
-Source: Rabe and Staats, arXiv:2112.05682; the derivative: Dao et al., arXiv:2205.14135, section 3.1.
+Only one block of scores exists at a time in either pass: the forward pass saves one number per
+query, the logarithm of the softmax denominator, and the backward pass recomputes the scores.
+Source: Rabe and Staats, arXiv:2112.05682; the derivative: Dao et al., arXiv:2205.14135, section
+3.1.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ QueryKeyPositions = tuple[Int[Tensor, "#B T"], Int[Tensor, "#B S"]]
 
 @dataclass(frozen=True)
 class QueryBlock:
-    """Queries rows[0] to rows[1] and the keys cols[0] to cols[1] that they may look at.
+    """Queries rows[0] to rows[1], and the keys cols[0] to cols[1] that they may attend to.
 
-    place: the key that the first of the queries stands at, the last query being at the last key.
+    place: the key at the position of the first query, with the last query at the last key.
     """
 
     rows: tuple[int, int]
@@ -37,9 +38,10 @@ class QueryBlock:
 def query_blocks(
     length: int, keys: int, size: int, *, in_order: bool, window: int | None = None
 ) -> Iterator[QueryBlock]:
-    """Blocks of `size` queries, each with no more keys than it needs.
+    """Divide queries into blocks of `size`, each with only the keys that it needs.
 
-    in_order: query i stands at key i + S - T and sees none later. A `window` needs it.
+    in_order: query i is at the position of key i + S - T and attends to no later key; required for
+        a `window`.
 
     >>> [block.cols for block in query_blocks(6, 6, 2, in_order=True, window=2)]
     [(0, 2), (1, 4), (3, 6)]
@@ -57,7 +59,8 @@ def query_blocks(
 def band(
     length: int, keys: int, window: int | None = None, *, device: torch.device | None = None
 ) -> Bool[Tensor, "T S"]:
-    """The last `length` of `keys` positions, each seeing itself and the `window` - 1 before it.
+    """Causal sliding-window mask for the last `length` of `keys` positions: each attends to itself
+    and the `window` - 1 before it.
 
     >>> band(2, 4, 2).long().tolist()
     [[0, 1, 1, 0], [0, 0, 1, 1]]
@@ -69,7 +72,7 @@ def band(
 def block_mask(
     block: QueryBlock, mask: Tensor | None, window: int | None, device: torch.device
 ) -> Tensor:
-    """What the block's queries see of its keys, as `band` and `mask` say."""
+    """The mask between a block's queries and keys, from the window and `mask`."""
     (start, end), (first, last) = block.rows, block.cols
     if mask is not None:
         mask = mask[..., start:end, first:last]
@@ -81,10 +84,11 @@ def block_mask(
 
 @dataclass(frozen=True)
 class Extras:
-    """What bends the scores, and which keys are looked at.
+    """Options of the scores, and the keys attended to.
 
-    scale: times q k. softcap: c tanh(scores / c). slopes: (H,), times the distance, taken off.
-    positions: the positions that the distance is taken of; None: the last query at the last key.
+    scale: factor on q k. softcap: c tanh(scores / c). slopes: (H,), times the distance, subtracted.
+    positions: positions of queries and keys for the distance; None: the last query is at the last
+        key.
     """
 
     scale: float
@@ -98,7 +102,7 @@ class Extras:
 
 
 class _BlockAttention(torch.autograd.Function):
-    """softmax of bent scores, a block of queries at a time."""
+    """Softmax attention with these options, one block of queries at a time."""
 
     @staticmethod
     def forward(
@@ -173,7 +177,7 @@ def block_attention(
     sinks: Float[Tensor, " H"] | None,
     extras: Extras,
 ) -> Float[Tensor, "B H T Dh"]:
-    """`attention_plain` of these extras, block by block; the slopes get no gradient.
+    """`attention_plain` with these options, block by block; the slopes receive no gradient.
 
     First derivatives only. Tested against: `attention_plain`.
     """
@@ -188,7 +192,7 @@ def _blocks(q: Tensor, k: Tensor, extras: Extras) -> Iterator[QueryBlock]:
 
 
 def _scores(q: Tensor, k: Tensor, block: QueryBlock, extras: Extras) -> tuple[Tensor, Tensor]:
-    """The block's scores, -inf where nothing is seen, and before that: capped, without distance."""
+    """The block's scores, -inf where masked; and the capped scores before distances are subtracted."""
     scores = _product(q, k.transpose(-1, -2)).to(_wide(q))  # (B, K, G, T, S)
     scores = capped = scores.mul_(extras.scale)
     if extras.softcap is not None:
@@ -204,7 +208,7 @@ def _scores(q: Tensor, k: Tensor, block: QueryBlock, extras: Extras) -> tuple[Te
 
 
 def _distance(block: QueryBlock, positions: QueryKeyPositions | None, like: Tensor) -> Tensor:
-    """Position of the query less that of the key, (T, S) or (B, 1, 1, T, S)."""
+    """Position of the query minus that of the key, (T, S) or (B, 1, 1, T, S)."""
     (start, end), (first, last) = block.rows, block.cols
     if positions is None:
         query = torch.arange(block.place, block.place + end - start, device=like.device)
@@ -215,7 +219,9 @@ def _distance(block: QueryBlock, positions: QueryKeyPositions | None, like: Tens
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
-    """(B, K, G, T, I) by (B, K, I, J): one product a key/value head, whatever the size of its group."""
+    """(B, K, G, T, I) times (B, K, I, J): one product per key/value head, whatever the size of its
+    group.
+    """
     return (x.flatten(2, 3).to(y.dtype) @ y).unflatten(2, x.shape[2:4])
 
 

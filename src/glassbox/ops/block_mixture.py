@@ -1,8 +1,8 @@
-"""Block mixture of attention (MoBA): each query head attends within the top-k blocks of keys that it likes.
+"""Mixture of block attention (MoBA): each query head attends within its top-k blocks of keys.
 
-Source: Lu et al., arXiv:2502.13189, section 2.2. A block's gate is q . mean(its keys); the query's own
-block is always among the k and causal within, blocks of the future never. No parameters: the choice
-passes no gradient, as in the paper.
+Source: Lu et al., arXiv:2502.13189, section 2.2. A block's score is q . mean(its keys); the query's
+own block is always selected and causal within, later blocks never. There are no parameters, and the
+selection passes no gradient, as in the paper.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ def block_mixture_plain(
     block_size: int,
     top_k: int,
 ) -> Float[Tensor, "B H T Dh"]:
-    """One document, query by query: gate the earlier blocks, keep the best, attend to their keys.
+    """One document, query by query: score the earlier blocks, select the best, attend to their
+    keys.
 
-    Source: arXiv:2502.13189, equations 2 to 6. Tested against: plain causal attention where top_k
-    takes in every block, and a mask worked out by hand.
+    Source: arXiv:2502.13189, equations 2 to 6. Tested against: plain causal attention if top_k
+    covers all blocks, and a mask derived by hand.
     """
     result = torch.zeros_like(q)
     groups = q.shape[1] // k.shape[1]
@@ -62,9 +63,10 @@ def choose_blocks(
     block_size: int,
     top_k: int,
 ) -> Int[Tensor, "B K G T n"]:
-    """The numbers of each query's blocks: its own, then the highest gates; -1 where there are no more.
+    """The indices of each query's blocks: its own, then those of the highest scores; -1 if there
+    are no more.
 
-    Means of blocks that are not yet full may be anything. At equal gates the earlier block is taken.
+    Means of incomplete blocks are not used. Ties are broken in favour of the earlier block.
     """
     batch, heads, groups, length = q.shape[:4]
     blocks = q.new_full((batch, heads, groups, length, top_k), -1, dtype=torch.long)
@@ -94,10 +96,12 @@ def block_mixture(
     block_size: int,
     top_k: int,
 ) -> Float[Tensor, "B H T Dh"]:
-    """`block_mixture_plain` for queries anywhere among keys in slots; means are those of the blocks.
+    """`block_mixture_plain` for queries at any slot among keys in slots; `means` are those of the
+    blocks.
 
-    All queries that chose a block meet it in one product, so that time and memory grow with
-    T top_k block_size, and only the gates (one number a query and block) with T S / block_size.
+    All queries that select a block are multiplied with it in one product, so that time and memory
+    grow with T top_k block_size, and only the scores (one per query and block) with T S /
+    block_size.
     Tested against: `block_mixture_plain`.
     """
     batch, heads, length, size = q.shape

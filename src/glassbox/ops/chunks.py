@@ -1,9 +1,9 @@
-"""Chunks of a decaying recurrence: how much of each token is left at each other one.
+"""Chunked evaluation of recurrences with decay: the decay between each pair of tokens of a chunk.
 
-A recurrence S_t = a_t S_{t-1} + ... with a_t = exp(log_decay_t) <= 1 runs fast when it is cut into
-chunks of L tokens: within a chunk all pairs at once, between chunks one state after another. What
-is left of token j at token i is exp(c_i - c_j), c the running sum of log-decays: a difference, so
-that no exponential of a positive number is ever taken.
+A recurrence S_t = a_t S_{t-1} + ... with a_t = exp(log_decay_t) <= 1 is evaluated in chunks of L
+tokens: all pairs within a chunk at once, and from chunk to chunk one state after another. The decay
+from token j to token i is exp(c_i - c_j), with c the running sum of log-decays; as a difference it
+never needs the exponential of a positive number.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from torch import Tensor
 
 
 def wide(x: Tensor) -> Tensor:
-    """In float32, or float64 where it is that already: a recurrence adds up thousands of roundings."""
+    """Cast to float32, or keep float64, since a recurrence accumulates thousands of rounding
+    errors.
+    """
     return x if x.dtype == torch.float64 else x.float()
 
 
 def is_real(lengths: Int[Tensor, " B"], length: int) -> Bool[Tensor, "B T"]:
-    """True for each row's first `lengths` of `length` tokens; the rest is padding.
+    """True for the first `lengths` of `length` tokens of each row; the rest is padding.
 
     >>> is_real(torch.tensor([2, 0]), 3).tolist()
     [[True, True, False], [False, False, False]]
@@ -32,7 +34,7 @@ def is_real(lengths: Int[Tensor, " B"], length: int) -> Bool[Tensor, "B T"]:
 
 
 def segments(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """How many documents began before each token, the row's first not counted.
+    """Number of document boundaries before each token of a row.
 
     >>> segments(torch.tensor([[7, 7, 3, 3, 7]])).tolist()
     [[0, 0, 1, 1, 2]]
@@ -42,7 +44,7 @@ def segments(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
 
 
 def into_chunks(x: Float[Tensor, "B T H D"], chunk: int) -> Float[Tensor, "B H N L D"]:
-    """Cut the time axis into chunks, zeros behind the end."""
+    """Split the time axis into chunks, padded with zeros at the end."""
     batch, length, heads, size = x.shape
     x = F.pad(x, (0, 0, 0, 0, 0, -length % chunk))
     return x.view(batch, -1, chunk, heads, size).permute(0, 3, 1, 2, 4)
@@ -57,9 +59,10 @@ def from_chunks(x: Float[Tensor, "B H N L D"], length: int) -> Float[Tensor, "B 
 def restarted_sum(
     steps: Float[Tensor, "B H N L"], counted: Bool[Tensor, "B 1 N L L"]
 ) -> Float[Tensor, "B H N L"]:
-    """The sum at token i over the tokens j of its chunk where counted[i, j]: its document's, up to it.
+    """The sum at token i over the tokens j of its chunk where counted[i, j]: those of its document,
+    up to i.
 
-    A running sum over the whole chunk would carry the roundings of one document into the next.
+    A running sum over the whole chunk would carry rounding errors from one document to the next.
     """
     by_token = steps.permute(0, 2, 3, 1)  # (B, N, L, H)
     with torch.autocast(steps.device.type, enabled=False):
@@ -68,11 +71,12 @@ def restarted_sum(
 
 @dataclass(frozen=True)
 class ChunkDecays:
-    """Shares between 0 and 1 that are left, zero across documents; axes of size 1 stand for all.
+    """Decay factors between 0 and 1, zero across documents; axes of size 1 are broadcast.
 
-    pair: of token j at token i of the same chunk, zero for j > i. read: of the state before the
-    chunk at token i. write: of token j in the state behind the chunk. carry: of the state before
-    the chunk in the state behind it.
+    pair: from token j to token i of the same chunk, zero for j > i.
+    read: from the state before the chunk to token i.
+    write: from token j to the state after the chunk.
+    carry: from the state before the chunk to the state after it.
     """
 
     pair: Float[Tensor, "#B H #N L L"]
@@ -84,12 +88,12 @@ class ChunkDecays:
 def chunk_decays(
     log_decay: Float[Tensor, "#B #T H"], documents: Int[Tensor, "B T"] | None, chunk: int
 ) -> ChunkDecays:
-    """The shares of every chunk, of log-decays (<= 0) a token and head.
+    """The decay factors of every chunk, from log-decays (<= 0) per token and head.
 
-    A token's own decay acts before it is written: pair[i, i] = 1, read[i] holds the decays up to
-    and with i. Behind the end decays are 1. With constant decays T is 1 and stands for any number
-    of whole chunks; documents must be None then. The shares' relative error is the rounding of a
-    chunk's sum: at worst 4e-4 in float32, where 64 tokens forget nearly everything each.
+    A token's own decay acts before it is written: pair[i, i] = 1, and read[i] includes the decay of
+    i. Beyond the end decays are 1. For constant decays T is 1, representing any number of complete
+    chunks; documents must then be None. The relative error is the rounding error of a chunk's sum:
+    at most 4e-4 in float32, if 64 tokens each decay nearly completely.
     """
     heads, length = log_decay.shape[2], log_decay.shape[1]
     # as exp gives zero there, and minus infinity has no differences

@@ -1,4 +1,4 @@
-"""Next-token cross-entropy: written out, and fused with the output projection in chunks."""
+"""Next-token cross-entropy, plain and fused with the output projection in chunks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from glassbox.ops.for_compiler import compiles_training
 from glassbox.ops.softmax import log_softmax, log_sum_exp
 
 IGNORE = -100
-"""A target of this value is not trained on; the number is torch's and transformers' convention."""
+"""Targets with this value are not trained on, as in torch and transformers."""
 
 
 def token_log_probs_plain(
     logits: Float[Tensor, "*shape V"], targets: Int[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """log p(target) for each position, in float32 or wider; zero where the target is IGNORE."""
+    """log p(target) at each position, in float32 or wider; zero where the target is IGNORE."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     valid = targets != IGNORE
     index = torch.where(valid, targets, torch.zeros_like(targets))
@@ -36,17 +36,18 @@ def cross_entropy_plain(
     *,
     z_loss: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Summed loss sum_i w_i (-log p(target_i) + z (log Z_i)^2), in nats; IGNORE targets add nothing.
+    """Summed loss sum_i w_i (-log p(target_i) + z (log Z_i)^2), in nats; IGNORE targets contribute
+    zero.
 
-    Z_i = sum exp(logits_i); a small `z_loss` z keeps the logits from drifting off together, which
-    the probabilities alone do not feel. Source: PaLM, arXiv:2204.02311, section 5.
+    Z_i = sum exp(logits_i). A small `z_loss` z prevents a common drift of the logits, to which the
+    probabilities are invariant. Source: PaLM, arXiv:2204.02311, section 5.
     Tested against: torch.nn.functional.cross_entropy(reduction="sum").
     """
     return _losses(logits, targets, weights, z_loss).sum()
 
 
 def _losses(logits: Tensor, targets: Tensor, weights: Tensor | None, z_loss: float) -> Tensor:
-    """Each position's weighted loss; zero where IGNORE."""
+    """The weighted loss of each position; zero where IGNORE."""
     losses = -token_log_probs_plain(logits, targets)
     if z_loss:
         wide = logits if logits.dtype == torch.float64 else logits.float()
@@ -62,13 +63,14 @@ def cross_entropy(
     reduction: Literal["mean", "sum", "none"] = "mean",
     z_loss: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy in nats, of logits that are there: -log p(target), over the last axis.
+    """Cross-entropy of logits in nats: -log p(target), over the last axis.
 
-    reduction: "mean" is sum_i w_i loss_i / sum_i w_i over the targets that are not IGNORE, zero
-        where no weight is left (torch gives NaN); "sum" is the numerator, which can be added over
-        micro-batches and ranks; "none" is a loss a position.
+    reduction: "mean" is sum_i w_i loss_i / sum_i w_i over the targets that are not IGNORE, and zero
+        if there are none (torch returns NaN); "sum" is the numerator, which can be added over
+        micro-batches and ranks; "none" is one loss per position.
     weights, z_loss: as in `cross_entropy_plain`; a weight belongs to a position, not to a class.
-    Raises ValueError where shapes do not fit. Source: as torch's, whose classes stand in axis 1.
+    Raises ValueError if the shapes do not match. Unlike torch's function, whose classes are on axis
+    1, the classes are on the last axis.
     Tested against: torch.nn.functional.cross_entropy.
 
     >>> round(float(cross_entropy(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)).exp()), 4)
@@ -97,18 +99,20 @@ def cross_entropy(
 
 
 def _logits(rows: Tensor, projection: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
-    """Logits of some rows; capped ones in float32 or wider, where tanh keeps its digits."""
+    """Logits of some rows; with a soft cap in float32 or wider, which tanh needs for its precision."""
     logits = rows @ projection.t() if bias is None else torch.addmm(bias, rows, projection.t())
     return logits if softcap is None else soft_cap(logits.to(_wide(logits)), softcap)
 
 
 def _uncap(grad: Tensor, capped: Tensor, softcap: float | None) -> Tensor:
-    """In place through c tanh(x / c), whose derivative is 1 - (capped / c)^2."""
+    """Backward of c tanh(x / c) in place; the derivative is 1 - (capped / c)^2."""
     return grad if softcap is None else grad.mul_(1 - (capped / softcap).square_())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Projection and loss, chunk by chunk; the gradients are made on the way, logits never all exist."""
+    """Projection and loss, chunk by chunk; gradients are computed in the forward pass, so that all
+    logits never exist at once.
+    """
 
     @staticmethod
     def forward(
@@ -174,7 +178,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _LinearLogProbs(torch.autograd.Function):
-    """log p(target) a position; the backward pass makes each chunk's logits again."""
+    """log p(target) at each position; the backward pass recomputes the logits of each chunk."""
 
     @staticmethod
     def forward(
@@ -237,12 +241,16 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
-    """Wide enough that the sum over a batch does not depend on the chunks; MPS knows no float64."""
+    """A dtype wide enough that the sum over a batch does not depend on the chunks; MPS does not
+    support float64.
+    """
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _rows(hidden: Tensor) -> Tensor:
-    """(*shape, D) as (rows, D), in autocast's dtype: a Function hides its products from autocast."""
+    """Reshape (*shape, D) to (rows, D), in autocast's dtype, since autocast does not see products
+    inside a Function.
+    """
     flat = hidden.reshape(-1, hidden.shape[-1])
     kind = flat.device.type
     if torch.is_autocast_enabled(kind) and flat.dtype != torch.float64:
@@ -251,10 +259,12 @@ def _rows(hidden: Tensor) -> Tensor:
 
 
 def _trained_rows(targets: Tensor) -> Tensor | None:
-    """Where targets are that count, if they are few enough; None where all rows may as well be taken.
+    """The positions whose targets are not IGNORE, if they are few enough; None if all rows are to
+    be used.
 
-    After fine-tuning's prompts and padding are left out, a third of the products remains. On a GPU
-    the count would have to be waited for, and `torch.compile` knows no such shapes.
+    In fine-tuning, prompts and padding are then skipped, which leaves about a third of the
+    products. Not used on a GPU, where the count would need a synchronization, and under
+    `torch.compile`, which does not support such shapes.
     """
     if targets.device.type != "cpu" or torch.compiler.is_compiling():
         return None
@@ -273,11 +283,12 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     chunk: int = 1024,
 ) -> Float[Tensor, ""]:
-    """`cross_entropy_plain(soft_cap(hidden @ weight.T + bias), ...)` without ever holding all logits.
+    """`cross_entropy_plain(soft_cap(hidden @ weight.T + bias), ...)` without materializing all
+    logits.
 
-    At most `chunk` rows of logits exist, on a CPU only of targets that count; all gradients are
-    computed in the forward pass, so the backward pass costs one scaling. The weights are constants.
-    First derivatives only. Tested against: `cross_entropy_plain`.
+    At most `chunk` rows of logits exist at a time, on a CPU only of targets that are not IGNORE.
+    All gradients are computed in the forward pass; the backward pass only scales them. The weights
+    are treated as constants. First derivatives only. Tested against: `cross_entropy_plain`.
     """
     return linear_cross_entropy_parts(
         hidden, weight, targets, weights, bias=bias, softcap=softcap, z_loss=z_loss, chunk=chunk
@@ -295,7 +306,7 @@ def linear_cross_entropy_parts(
     z_loss: float = 0.0,
     chunk: int = 1024,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """`linear_cross_entropy`, and what of it is the z-loss, without gradient."""
+    """`linear_cross_entropy`, and the part of it that is the z-loss, detached."""
     assert weights is None or not weights.requires_grad, "no gradient is made for the weights"
     rows, target = _rows(hidden), targets.reshape(-1)
     scale = None if weights is None else weights.reshape(-1)
@@ -333,11 +344,11 @@ def linear_token_log_probs(
     temperature: float = 1.0,
     chunk: int = 1024,
 ) -> Float[Tensor, "*shape"]:
-    """log softmax(logits / temperature)[target] a position, zero where IGNORE.
+    """log softmax(logits / temperature)[target] at each position, zero where IGNORE.
 
-    The logits are hidden @ weight.T + bias, capped where `softcap` says so. At most `chunk` rows of
-    logits exist at a time, in both passes, on a CPU only of targets that count. First derivatives
-    only. Tested against: `token_log_probs_plain`.
+    The logits are hidden @ weight.T + bias, soft-capped by `softcap`. At most `chunk` rows of
+    logits exist at a time, in both passes, on a CPU only of targets that are not IGNORE. First
+    derivatives only. Tested against: `token_log_probs_plain`.
     """
     rows, target = _rows(hidden), targets.reshape(-1)
     kept = _trained_rows(target)

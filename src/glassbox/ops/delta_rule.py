@@ -1,10 +1,11 @@
-"""The delta rule: a memory that writes only what it does not know yet, and may also forget.
+"""The delta rule: an associative memory that replaces the value stored under a key, with optional
+decay.
 
 S' = a_t S_{t-1};  S_t = S' + k_t (b_t (v_t - S'^T k_t))^T;  o_t = S_t^T q_t.
 
 DeltaNet (arXiv:2102.11174, parallel over time arXiv:2406.06484) has a_t = 1; gated DeltaNet
-(arXiv:2412.06464) makes a_t = exp(log_decay_t) from the data. b_t in [0, 1] is how much of the old
-value under k_t is replaced; keys have length 1, so that b_t = 1 replaces all of it.
+(arXiv:2412.06464) computes a_t = exp(log_decay_t) from the data. b_t in [0, 1] is the fraction of
+the old value under k_t that is replaced; keys have unit length, so that b_t = 1 replaces all of it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor
 from glassbox.ops.chunks import chunk_decays, from_chunks, into_chunks, is_real, wide
 
 CHUNK = 64
-"""Tokens a chunk, as `linear_attention.CHUNK`."""
+"""Tokens per chunk, as `linear_attention.CHUNK`."""
 
 
 def l2_norm(x: Float[Tensor, "*shape D"], eps: float = 1e-6) -> Float[Tensor, "*shape D"]:
-    """x / sqrt(sum x^2 + eps), in float32 or wider: what makes a write no longer than its key's line."""
+    """Normalize to unit length: x / sqrt(sum x^2 + eps), in float32 or wider."""
     full = wide(x)
     return (full * torch.rsqrt(full.pow(2).sum(-1, keepdim=True) + eps)).to(x.dtype)
 
@@ -36,13 +37,13 @@ def delta_rule_plain(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """Token by token; the outputs, and the memory S behind the last.
+    """The delta rule token by token; returns the outputs, and the memory S after the last token.
 
-    Value head h reads key head h // (H / K). log_decay <= 0; None: nothing is forgotten. S begins at
-    `state` (zero where None) and anew where `documents` changes along a row; tokens from `lengths`
-    on are padding, which S passes unchanged and whose outputs mean nothing. Nothing is scaled or
-    normalised: q and k come as they should be. In float32 or wider; the output has v's dtype, the
-    state that of the sums. Tested against: transformers torch_recurrent_gated_delta_rule.
+    Value head h uses key head h // (H / K). log_decay <= 0; None: no decay. S is initialized to
+    `state` (zero if None) and reset where `documents` changes along a row. Tokens from `lengths` on
+    are padding: they leave S unchanged, and their outputs are undefined. q and k are neither scaled
+    nor normalized. Computed in float32 or wider; the output has v's dtype, the state that of the
+    sums. Tested against: transformers torch_recurrent_gated_delta_rule.
     """
     dtype, length = v.dtype, v.shape[1]
     q, k, v, beta, log_decay, memory = _begin(q, k, v, beta, log_decay, state)
@@ -69,7 +70,7 @@ def delta_rule_step(
     log_decay: Float[Tensor, "B H"] | None,
     state: Float[Tensor, "B H Dk Dv"],
 ) -> tuple[Float[Tensor, "B H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """One token: the new state and what it reads there. Tested against: `delta_rule_plain`."""
+    """One token: the new state and the output. Tested against: `delta_rule_plain`."""
     dtype = v.dtype
     q, k, v, beta, log_decay, state = _begin(q, k, v, beta, log_decay, state)
     groups = v.shape[1] // k.shape[1]
@@ -90,15 +91,15 @@ def delta_rule(
     lengths: Int[Tensor, " B"] | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """`delta_rule_plain` in chunks: the writes of a chunk are the solution of one triangular system.
+    """`delta_rule_plain` in chunks: the writes of a chunk are the solution of a triangular system.
 
-    What token i writes, u_i = b_i (v_i - what S holds under k_i), depends on the earlier writes of
-    its chunk. With A[i, j] = b_i pair[i, j] (k_i . k_j) for j < i:
-    (1 + A) U = b (V - read * (K S)), solved once for b V and once for b read K (the WY form), before
-    S is known; then O = read * (Q S) + ((Q K^T) * pair) U and S' = carry S + K^T (write * U).
-    A single token takes the step. Source: arXiv:2406.06484, section 3.2; arXiv:2412.06464, section
-    3.3. Tested against: `delta_rule_plain`, transformers torch_chunk_gated_delta_rule, outputs and
-    gradients.
+    The write of token i, u_i = b_i (v_i - the value that S holds under k_i), depends on the earlier
+    writes of its chunk. With A[i, j] = b_i pair[i, j] (k_i . k_j) for j < i:
+    (1 + A) U = b V - b read * (K S), solved for b V and for b read K (the WY form) before S is
+    known; then O = read * (Q S) + ((Q K^T) * pair) U and S' = carry S + K^T (write * U).
+    A single token uses `delta_rule_step`. Source: arXiv:2406.06484, section 3.2; arXiv:2412.06464,
+    section 3.3. Tested against: `delta_rule_plain`, transformers torch_chunk_gated_delta_rule,
+    outputs and gradients.
     """
     dtype, (length, heads) = v.dtype, v.shape[1:3]
     q, k, v, beta, log_decay, memory = _begin(q, k, v, beta, log_decay, state)
@@ -140,7 +141,7 @@ def delta_rule(
 
 
 def _write(memory: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -> Tensor:
-    """(B, H, Dk, Dv): forget, then put the value under the key right, by a share of beta."""
+    """(B, H, Dk, Dv): apply the decay, then replace a fraction beta of the value under the key."""
     memory = log_decay.exp()[..., None, None] * memory
     held = (k.unsqueeze(-1) * memory).sum(-2)  # (B, H, Dv)
     return memory + k.unsqueeze(-1) * (beta.unsqueeze(-1) * (v - held)).unsqueeze(-2)
@@ -149,7 +150,7 @@ def _write(memory: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor
 def _begin(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All in the dtype of the sums; no decay, and an empty state, where none is given."""
+    """The inputs in the dtype of the sums, with defaults for decay and state."""
     q, k, v, beta = wide(q), wide(k), wide(v), wide(beta)
     log_decay = torch.zeros_like(beta) if log_decay is None else wide(log_decay)
     if state is None:

@@ -1,7 +1,8 @@
-"""The experts' products: plain, every expert on every token; fast, each expert on its own tokens.
+"""Expert products: plain, with every expert on every token, and fast, with each expert on its own
+tokens.
 
-An expert is a perceptron of two matrices, down(activate(up x)). The matrices of all are stacked:
-`up` (E, M, D), where M = 2F for gated activations, gate above up; `down` (E, D, F).
+An expert is a perceptron of two matrices, down(activate(up x)). The matrices of all experts are
+stacked: `up` (E, M, D), where M = 2F for gated activations, gate rows first; `down` (E, D, F).
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ def experts_plain(
     down_bias: Float[Tensor, "E D"] | None = None,
     kept: Bool[Tensor, "#N #K"] | None = None,
 ) -> Float[Tensor, "N D"]:
-    """sum_k gate_k * expert_k(x), every expert computed on every token and masked: the oracle.
+    """sum_k gate_k * expert_k(x), with every expert computed on every token and masked.
 
-    Pairs that are not `kept` add nothing. Tested against: transformers' Mixtral and gpt-oss experts.
+    Pairs that are not `kept` contribute zero. Tested against: transformers' Mixtral and gpt-oss
+    experts.
     """
     if kept is not None:
         gates = gates * kept
@@ -60,10 +62,11 @@ def experts_grouped(
     down_bias: Float[Tensor, "E D"] | None = None,
     kept: Bool[Tensor, "#N #K"] | None = None,
 ) -> Float[Tensor, "N D"]:
-    """`experts_plain` by dispatch: pairs sorted by expert, each expert's matrices on its own tokens.
+    """`experts_plain` by dispatch: (token, expert) pairs are sorted by expert, and each expert's
+    matrices are applied to its own tokens.
 
-    N K products of one token with one expert whatever E is; experts that nobody chose are not
-    touched, so that decoding one token reads K experts' weights. First derivatives only.
+    N K products of one token with one expert, whatever E is; experts that no token selected are not
+    read, so that decoding one token reads the weights of K experts. First derivatives only.
     Tested against: `experts_plain`, outputs and gradients.
     """
     if torch.is_autocast_enabled(x.device.type):
@@ -90,7 +93,7 @@ def experts_grouped(
 
 
 class _Dispatch(torch.autograd.Function):
-    """Row order[i] // K of x for each pair i; backward puts the pairs in place and adds K rows."""
+    """Row order[i] // K of x for each pair i; the backward pass restores the order and sums K rows."""
 
     @staticmethod
     def forward(
@@ -110,10 +113,11 @@ class _Dispatch(torch.autograd.Function):
 
 
 class _GroupedLinear(torch.autograd.Function):
-    """Runs of rows, each times its own matrix: y = x W_e^T for the counts[e] rows of expert e.
+    """Consecutive groups of rows, each times its own matrix: y = x W_e^T for the counts[e] rows of
+    expert e.
 
-    Each product is written where it belongs, forward and backward; autograd's own slices would
-    fill a gradient of all experts for every expert.
+    Each product is written to its place, forward and backward; slices under autograd would allocate
+    a gradient of all experts for every expert.
     """
 
     @staticmethod
@@ -145,7 +149,7 @@ class _GroupedLinear(torch.autograd.Function):
 
 
 def _runs(counts: Sequence[int]) -> list[tuple[int, slice]]:
-    """(expert, its rows) of every expert that has some.
+    """(expert, its rows) for every expert with at least one row.
 
     >>> _runs([2, 0, 1])
     [(0, slice(0, 2, None)), (2, slice(2, 3, None))]
@@ -161,7 +165,9 @@ def _runs(counts: Sequence[int]) -> list[tuple[int, slice]]:
 def linear_wide(
     x: Float[Tensor, "N D"], weight: Float[Tensor, "E D"], bias: Float[Tensor, " E"] | None
 ) -> Float[Tensor, "N E"]:
-    """x W^T + b in float32 at least, autocast or not: a router's logits decide, and ties are cheap to lose."""
+    """x W^T + b in float32 or wider, also under autocast, for router logits, whose ties are
+    sensitive to rounding.
+    """
     dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))

@@ -1,10 +1,11 @@
-"""RWKV-7's generalized delta rule: a matrix state with a decay a channel and a rank-one correction.
+"""RWKV-7's generalized delta rule: a matrix state with a decay per channel and a rank-one
+correction.
 
-With columns for vectors and S of (Dk, Dv):
+With column vectors and S of (Dk, Dv):
 
     S_t = diag(e^{w_t}) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T        y_t = S_t^T q_t
 
-The delta rule is the case w = 0, a = k, b = -beta k: what k recalls is replaced by v.
+The delta rule is the case w = 0, a = k, b = -beta k: the value retrieved by k is replaced by v.
 Source: Peng et al., "RWKV-7 Goose", arXiv:2503.14456, section 4 (their state is the transpose).
 """
 
@@ -18,7 +19,7 @@ from glassbox.ops.chunks import from_chunks, into_chunks, is_real, wide
 from glassbox.ops.scan import document_starts
 
 CHUNK = 32
-"""Tokens handled as one block of matrices by the chunked form."""
+"""Tokens per chunk of the chunked form."""
 
 
 def generalized_delta_plain(
@@ -33,11 +34,12 @@ def generalized_delta_plain(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """y and the last state, one token after the other.
+    """The recurrence token by token; returns y and the last state.
 
-    S begins at `state` (zero where None) and anew where `documents` changes along a row. Tokens from
-    `lengths` on are padding, which S passes unchanged and whose outputs mean nothing. In float32 or
-    wider; y has v's dtype. Tested against: the paper's recurrence written with explicit matrices.
+    S is initialized to `state` (zero if None) and reset where `documents` changes along a row.
+    Tokens from `lengths` on are padding: they leave S unchanged, and their outputs are undefined.
+    Computed in float32 or wider; y has v's dtype. Tested against: the paper's recurrence written
+    with explicit matrices.
     """
     dtype = v.dtype
     q, k, v, log_decay, a, b, state = _begin(q, k, v, log_decay, a, b, state, lengths)
@@ -63,7 +65,7 @@ def _begin(
     state: Tensor | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """All in the dtype of the sums, an empty state where none is given, padding that writes nothing."""
+    """The inputs in the dtype of the sums, with a default state and padding that writes nothing."""
     q, k, v, log_decay, a, b = (wide(part) for part in (q, k, v, log_decay, a, b))
     if lengths is not None:
         padding = ~is_real(lengths, q.shape[1])[:, :, None, None]
@@ -82,7 +84,7 @@ def generalized_delta_step(
     b: Float[Tensor, "B H Dk"],
     state: Float[Tensor, "B H Dk Dv"],
 ) -> tuple[Float[Tensor, "B H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """One token of the recurrence: what it reads, and the state behind it."""
+    """One step of the recurrence: the output, and the new state."""
     recalled = a.unsqueeze(-2) @ state  # (B, H, 1, Dv)
     faded = torch.exp(log_decay).unsqueeze(-1) * state
     state = faded + b.unsqueeze(-1) * recalled + k.unsqueeze(-1) * v.unsqueeze(-2)
@@ -101,19 +103,20 @@ def generalized_delta(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """`generalized_delta_plain`, chunk by chunk: matrices within, the state from one to the next.
+    """`generalized_delta_plain`, chunk by chunk: matrix products within a chunk, the state from one
+    chunk to the next.
 
-    With G_t the sum of log_decay from the chunk's first token to t, q'_t = q_t e^{G_t},
-    a'_t = a_t e^{G_{t-1}}, k'_s = k_s e^{-G_s}, b'_s = b_s e^{-G_s}, and u_t = S_{t-1}^T a_t what is
-    recalled at t, the rows of a chunk obey
+    With G_t the sum of log_decay from the chunk's first token to t, q'_t = q_t e^{G_t}, a'_t = a_t
+    e^{G_{t-1}}, k'_s = k_s e^{-G_s}, b'_s = b_s e^{-G_s}, and u_t = S_{t-1}^T a_t the value
+    retrieved at t, the rows of a chunk satisfy
 
         U = (I - tril(A' B'^T, -1))^{-1} (A' S_0 + tril(A' K'^T, -1) V)
         Y = Q' S_0 + tril(Q' K'^T) V + tril(Q' B'^T) U
         S = diag(e^G) (S_0 + K'^T V + B'^T U)
 
-    so everything but S_0 is one batch of matrix products over all chunks. log_decay must not lie
-    below -80 / CHUNK = -2.5 (RWKV-7's lies above -0.61), or e^{-G} leaves float32. A single token takes the
-    step. Tested against: `generalized_delta_plain`, outputs and gradients.
+    so everything except S_0 is one batch of matrix products over all chunks. log_decay must not be
+    below -80 / CHUNK = -2.5 (RWKV-7's is above -0.61), or e^{-G} overflows float32. A single token
+    uses the step. Tested against: `generalized_delta_plain`, outputs and gradients.
     """
     dtype = v.dtype
     q, k, v, log_decay, a, b, state = _begin(q, k, v, log_decay, a, b, state, lengths)

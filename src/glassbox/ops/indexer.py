@@ -1,8 +1,9 @@
-"""The lightning indexer of DeepSeek sparse attention: cheap scores choose what attention looks at.
+"""The lightning indexer of DeepSeek sparse attention: inexpensive scores select the tokens that
+attention uses.
 
-I_ts = sum_j w_tj relu(q_tj . k_s) over a few small heads j that share one key a token; query t
-attends to the K tokens s of its past with the highest I_ts. Choosing has no gradient, so the
-indexer learns from what attention does: the divergence of softmax(I_t) from attention's weights.
+I_ts = sum_j w_tj relu(q_tj . k_s) over a few small heads j that share one key per token; query t
+attends to the K tokens s of its past with the highest I_ts. The selection passes no gradient; the
+indexer is trained on the divergence of softmax(I_t) from the attention weights.
 
 Source: DeepSeek-V3.2-Exp (arXiv:2512.02556), section 2: equations 1 to 4.
 """
@@ -44,8 +45,8 @@ def index_scores(
 def highest(scores: Float[Tensor, "B T S"], top_k: int) -> Bool[Tensor, "B T S"]:
     """True at the `top_k` highest scores of each row, exactly as many, top_k <= S.
 
-    Of equal scores (relu makes many zeros) the earlier are taken, so that the choice is the same in
-    whatever pieces a sequence is computed.
+    Ties (relu makes many zeros) are broken in favour of earlier entries, so that the selection does
+    not depend on how a sequence is divided into calls.
     """
     threshold = scores.topk(top_k).values[..., -1:]
     above, level = scores > threshold, scores == threshold
@@ -63,8 +64,8 @@ def choose(
 ) -> Chosen:
     """The `top_k` < S entries of each query's past with the highest index scores, in order.
 
-    mask as in `attention`: None is causal, the last query at the last entry.
-    Queries go block by block: the T S scores of all heads never exist together.
+    mask: as in `attention`; None is causal, the last query at the last entry.
+    Queries are processed in blocks, so that the T S scores of all heads never exist at once.
     Tested against: `highest` of `index_scores`, and sorting in a loop.
     """
     assert top_k < keys.shape[1], "all would be chosen"
@@ -82,7 +83,7 @@ def choose(
 
 
 def chosen_mask(chosen: Chosen, keys: int) -> Bool[Tensor, "B 1 T S"]:
-    """The same choice as a mask over all S entries."""
+    """The selection of `choose` as a mask over all S entries."""
     shape = (*chosen.indices.shape[:2], keys)
     mask = torch.zeros(shape, dtype=torch.bool, device=chosen.indices.device)
     return mask.scatter_(-1, chosen.indices, chosen.visible).unsqueeze(1)
@@ -99,11 +100,12 @@ def indexer_divergence(
     scale: float,
     chosen: Chosen | None = None,
 ) -> Float[Tensor, "B T"]:
-    """KL(p_t || softmax(I_t)) in nats, p_t the main attention's weights, averaged over its heads.
+    """KL(p_t || softmax(I_t)) in nats, with p_t the main attention's weights averaged over its
+    heads.
 
-    q, weights and keys are the indexer's and learn; `queries` (absorbed) and `entries` are the main
-    attention's and do not. Over all that a query sees (the paper's dense warm-up, equation 3) or
-    over its `chosen` entries (sparse training, equation 4).
+    q, weights and keys are the indexer's and receive gradients; `queries` (absorbed) and `entries`
+    are the main attention's and do not. Over all entries that a query may attend to (the paper's
+    dense warm-up, equation 3) or over its `chosen` entries (sparse training, equation 4).
     Tested against: the two equations as loops.
     """
     queries, entries, length = queries.detach(), entries.detach(), q.shape[1]

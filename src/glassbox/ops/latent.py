@@ -1,16 +1,17 @@
-"""Latent attention (MLA): the keys and values of all heads come from one small latent a token.
+"""Multi-head latent attention (MLA): keys and values of all heads are projected from one small
+latent per token.
 
-The cache holds one *entry* a token, [c ; r]: its latent c (L numbers) and one rotated key r (P
-numbers) that all heads share. `up` makes the rest: head h's key is [Uk_h c ; r], its value Uv_h c,
-with up_h = [Uk_h ; Uv_h]. Two forms give the same numbers:
+The cache holds one *entry* per token, [c ; r]: its latent c (L channels) and one rotated key r (P
+channels) that all heads share. `up` gives the rest: head h's key is [Uk_h c ; r], its value Uv_h c,
+with up_h = [Uk_h ; Uv_h]. Two forms are equivalent:
 
-expanded  makes keys and values and attends as usual;
-absorbed  takes the query to the latents instead, q . (Uk c) = (Uk^T q) . c, and the value matrix
-          behind the sum, sum_s p_s Uv c_s = Uv (sum_s p_s c_s): every head attends to the entries
-          themselves, and no key or value is ever made.
+expanded: computes keys and values, and attends as usual;
+absorbed: projects the query to the latents instead, q . (Uk c) = (Uk^T q) . c, and applies the
+    value matrix after the sum, sum_s p_s Uv c_s = Uv (sum_s p_s c_s): every head attends to the
+    entries themselves, and keys and values are never computed.
 
-Axes beside the glossary's: L latent, C = L + P entry, Q = N + P query (N channels without
-position, P with), U = N + Dv rows of a head's `up`.
+Axes in addition to the glossary's: L latent, C = L + P entry, Q = N + P query (N channels without
+positions, P with), U = N + Dv rows of a head's `up`.
 Source: DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C.
 """
 
@@ -31,11 +32,11 @@ from glassbox.ops.chunks import wide
 from glassbox.ops.softmax import softmax
 
 BLOCK_NUMBERS = 2**24
-"""How many scores and gathered numbers a block of queries may hold at once: 64 MiB in float32."""
+"""Maximum number of scores and gathered values per block of queries: 64 MiB in float32."""
 
 
 class Chosen(NamedTuple):
-    """The K entries that each query may look at, and which of them it sees at all."""
+    """The K entries selected for each query, and which of them it may attend to."""
 
     indices: Int[Tensor, "B T K"]
     visible: Bool[Tensor, "B T K"]
@@ -50,9 +51,9 @@ def latent_attention_expanded(
     scale: float,
     hides_future: bool = False,
 ) -> Float[Tensor, "B T H Dv"]:
-    """softmax(scale * q [Uk c ; r]^T, masked) Uv c, with every key and value made.
+    """softmax(scale * q [Uk c ; r]^T, masked) Uv c, with all keys and values computed.
 
-    mask as in `attention`: None is causal, the last query at the last entry.
+    mask: as in `attention`; None is causal, the last query at the last entry.
     Tested against: the sums as loops, and transformers DeepseekV3Attention.
     """
     keys, values = expand(q, entries, up)
@@ -64,7 +65,7 @@ def latent_attention_expanded(
 def expand(
     q: Float[Tensor, "B T H Q"], entries: Float[Tensor, "B S C"], up: Float[Tensor, "H U L"]
 ) -> tuple[Float[Tensor, "B S H Q"], Float[Tensor, "B S H Dv"]]:
-    """Every head's key [Uk c ; r] and value Uv c of each entry."""
+    """Compute every head's key [Uk c ; r] and value Uv c of each entry."""
     latents, shared = entries.split((up.shape[-1], entries.shape[-1] - up.shape[-1]), dim=-1)
     made = F.linear(latents, up.flatten(0, 1)).unflatten(-1, up.shape[:2])  # (B, S, H, U)
     own, values = made.split(_key_and_value(q, entries, up), dim=-1)
@@ -83,8 +84,8 @@ def latent_attention_absorbed(
 ) -> Float[Tensor, "B T H Dv"]:
     """`latent_attention_expanded` without keys or values: Uv softmax(scale * [Uk^T q ; q'] e^T) c.
 
-    With `chosen`, in place of a mask, query t looks only at its K entries and the cost is T K, not
-    T S. Queries go block by block, so that memory does not grow with T times S.
+    With `chosen` instead of a mask, query t attends only to its K entries, at a cost of T K instead
+    of T S. Queries are processed in blocks, so that memory does not grow with T times S.
     Tested against: `latent_attention_expanded`.
     """
     queries = absorb(q, entries, up)
@@ -115,7 +116,7 @@ def latent_attention(
     scale: float,
     hides_future: bool = False,
 ) -> Float[Tensor, "B T H Dv"]:
-    """Whichever of the two forms multiplies less: expanded for many queries, absorbed for few."""
+    """The cheaper of the two forms: expanded for many queries, absorbed for few."""
     length, keys = q.shape[1], entries.shape[1]
     if absorbed_cost(q, entries, up, keys) < expanded_cost(q, entries, up):
         return latent_attention_absorbed(q, entries, up, mask, scale=scale)
@@ -124,13 +125,15 @@ def latent_attention(
 
 
 def expanded_cost(q: Tensor, entries: Tensor, up: Tensor) -> int:
-    """Multiplications a head and row: S keys and values made, T S scores and sums."""
+    """Multiplications per head and row: S keys and values, and T S scores and sums."""
     per_pair = q.shape[-1] + _key_and_value(q, entries, up)[1]
     return entries.shape[1] * (up[0].numel() + q.shape[1] * per_pair)
 
 
 def absorbed_cost(q: Tensor, entries: Tensor, up: Tensor, looked_at: int) -> int:
-    """Multiplications a head and row: T queries and sums turned, T scores and sums of entries each."""
+    """Multiplications per head and row: T projected queries and sums, and T scores and sums over
+    entries each.
+    """
     per_pair = entries.shape[-1] + up.shape[-1]
     return q.shape[1] * (up[0].numel() + looked_at * per_pair)
 
@@ -138,7 +141,7 @@ def absorbed_cost(q: Tensor, entries: Tensor, up: Tensor, looked_at: int) -> int
 def absorb(
     q: Float[Tensor, "B T H Q"], entries: Float[Tensor, "B S C"], up: Float[Tensor, "H U L"]
 ) -> Float[Tensor, "B T H C"]:
-    """[Uk^T q ; q']: the query whose product with an entry is that of q with the entry's key."""
+    """[Uk^T q ; q']: the query whose product with an entry equals that of q with the entry's key."""
     own, shared = _query_parts(q, entries, up)
     keys = up[:, : own.shape[-1]]
     return torch.cat((torch.einsum("bthn,hnl->bthl", own, keys), shared), dim=-1)
@@ -150,7 +153,9 @@ def entry_weights(
     seen: Bool[Tensor, "#B T S"],
     scale: float,
 ) -> Float[Tensor, "B T H S"]:
-    """softmax(scale * queries . entries) over the entries that each query sees, in float32 or wider."""
+    """softmax(scale * queries . entries) over the entries that each query may attend to, in float32
+    or wider.
+    """
     scores = wide(scale * products(queries, entries))
     return softmax(scores.masked_fill(~seen.unsqueeze(2), -math.inf))
 
@@ -168,7 +173,7 @@ def products(
 def gather(
     entries: Float[Tensor, "B S C"], chosen: Int[Tensor, "B T K"]
 ) -> Float[Tensor, "B T K C"]:
-    """Each query's own K of the S entries."""
+    """Select each query's K of the S entries."""
     rows = torch.arange(entries.shape[0], device=entries.device)
     return entries[rows[:, None, None], chosen]
 
@@ -176,7 +181,9 @@ def gather(
 def visible_rows(
     mask: Bool[Tensor, "#B 1 T S"] | None, rows: slice, length: int, entries: Float[Tensor, "B S C"]
 ) -> Bool[Tensor, "#B R S"]:
-    """A block of the mask's rows; no mask is causal, the last of `length` queries at the last entry."""
+    """A block of the mask's rows; without a mask causal, the last of `length` queries at the last
+    entry.
+    """
     if mask is not None:
         return mask[:, 0, rows]
     places = torch.arange(entries.shape[1], device=entries.device)
@@ -184,7 +191,7 @@ def visible_rows(
 
 
 def blocks(queries: Tensor, keys: int, *, gathered: bool) -> Iterator[slice]:
-    """Slices of queries (B, T, H, C) so few that their scores, and keys of their own, fit a block."""
+    """Slices of queries (B, T, H, C) whose scores, and own keys if any, fit in one block."""
     batch, length, heads, width = queries.shape
     rows = max(1, BLOCK_NUMBERS // (batch * keys * (heads + (width if gathered else 0))))
     for start in range(0, length, rows):
@@ -192,7 +199,7 @@ def blocks(queries: Tensor, keys: int, *, gathered: bool) -> Iterator[slice]:
 
 
 def in_block(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs), computed again for the gradient instead of kept."""
+    """function(*inputs), recomputed for the gradient instead of stored."""
     if not torch.is_grad_enabled():
         return function(*inputs)
     result: Tensor = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -206,7 +213,7 @@ def _mix(weights: Tensor, latents: Tensor) -> Tensor:
 
 
 def _key_and_value(q: Tensor, entries: Tensor, up: Tensor) -> tuple[int, int]:
-    """N and Dv: how many rows of a head's `up` make its key, how many its value."""
+    """N and Dv, the rows of a head's `up` for its key and its value."""
     own = q.shape[-1] - (entries.shape[-1] - up.shape[-1])
     return own, up.shape[1] - own
 

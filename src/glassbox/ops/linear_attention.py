@@ -1,7 +1,8 @@
-"""Linear attention whose memory decays: S_t = a_t S_{t-1} + k_t v_t^T, o_t = S_t^T q_t.
+"""Linear attention with decay: S_t = a_t S_{t-1} + k_t v_t^T, o_t = S_t^T q_t.
 
-One scalar a_t = exp(log_decay_t) a head, constant (retention, arXiv:2307.08621; Lightning Attention,
-arXiv:2401.04658) or made from the data (Mamba-2's SSD, arXiv:2405.21060), or 1 (arXiv:2006.16236).
+One scalar a_t = exp(log_decay_t) per head, constant (retention, arXiv:2307.08621; Lightning
+Attention, arXiv:2401.04658), computed from the data (Mamba-2's SSD, arXiv:2405.21060), or 1
+(arXiv:2006.16236).
 Three forms of the same function: a loop over tokens, chunks for training, one step for decoding.
 """
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from glassbox.ops.chunks import chunk_decays, from_chunks, into_chunks, is_real, wide
 
 CHUNK = 64
-"""Tokens a chunk: cost a token grows with it within a chunk, and with its inverse between chunks."""
+"""Tokens per chunk: the cost within chunks grows with it, the cost between chunks with its inverse.
+"""
 
 
 def decayed_attention_plain(
@@ -27,12 +29,13 @@ def decayed_attention_plain(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """Token by token: S = exp(log_decay) S + k v^T, o = S^T q; the outputs, and S behind the last.
+    """Token by token: S = exp(log_decay) S + k v^T, o = S^T q; returns the outputs, and S after the
+    last token.
 
-    Value head h reads key head h // (H / K). log_decay <= 0. S begins at `state` (zero where None) and
-    anew where `documents` changes along a row; tokens from `lengths` on are padding, which S passes
-    unchanged and whose outputs mean nothing. Nothing is scaled: q comes scaled where it should be.
-    In float32 or wider; the output has v's dtype, the state that of the sums.
+    Value head h uses key head h // (H / K). log_decay <= 0. S is initialized to `state` (zero if
+    None) and reset where `documents` changes along a row. Tokens from `lengths` on are padding:
+    they leave S unchanged, and their outputs are undefined. q is not scaled. Computed in float32 or
+    wider; the output has v's dtype, the state that of the sums.
     Tested against: the sum over j of (q_i . k_j) prod a v_j written out.
     """
     dtype, length = v.dtype, v.shape[1]
@@ -61,7 +64,7 @@ def decayed_attention_step(
     log_decay: Float[Tensor, "#B H"],
     state: Float[Tensor, "B H Dk Dv"],
 ) -> tuple[Float[Tensor, "B H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """One token: the new state and what it reads there. Tested against: `decayed_attention_plain`."""
+    """One token: the new state and the output. Tested against: `decayed_attention_plain`."""
     dtype = v.dtype
     q, k, v, log_decay, state = _begin(q, k, v, log_decay, state)
     groups = v.shape[1] // k.shape[1]
@@ -84,10 +87,10 @@ def decayed_attention(
     lengths: Int[Tensor, " B"] | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Float[Tensor, "B T H Dv"], Float[Tensor, "B H Dk Dv"]]:
-    """`decayed_attention_plain` in chunks: three matrix products a chunk, one state kept a chunk.
+    """`decayed_attention_plain` in chunks: three matrix products and one state per chunk.
 
     O = ((Q K^T) * pair) V + read * (Q S);  S' = carry * S + K^T (write * V).
-    Memory grows with T (L + Dk Dv / L), never with T Dk Dv. A single token takes the step.
+    Memory grows with T (L + Dk Dv / L) instead of T Dk Dv. A single token uses the step.
     Source: arXiv:2401.04658, section 3.2; arXiv:2405.21060, section 6. Tested against:
     `decayed_attention_plain`, outputs and gradients.
     """
@@ -136,7 +139,7 @@ def decayed_attention(
 def _begin(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All in the dtype of the sums, and an empty state where none is given."""
+    """The inputs in the dtype of the sums, with a default state."""
     q, k, v, log_decay = wide(q), wide(k), wide(v), wide(log_decay)
     if state is None:
         state = v.new_zeros(v.shape[0], v.shape[-2], k.shape[-1], v.shape[-1])

@@ -1,4 +1,4 @@
-"""Means over the entries that count."""
+"""Means over masked entries."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ def masked_mean(
     mask: Bool[Tensor, "*#shape"] | Float[Tensor, "*#shape"],
     dim: int | tuple[int, ...] | None = None,
 ) -> Tensor:
-    """Mean of the entries that a mask keeps: sum(mask x) / sum(mask), over an axis, several or all.
+    """Mean of the entries selected by a mask: sum(mask x) / sum(mask), over one axis, several or
+    all.
 
-    mask: True (or 1) where an entry counts, of a shape that broadcasts to that of `x`. What it hides
-        is not touched: NaN or infinity there reaches neither the mean nor its gradient.
-    Zero where nothing counts, as such a row teaches nothing (numpy's and torch's mean give NaN).
-    A loss over micro-batches or ranks needs sums and one division: a mean of such means weighs the
-    tokens of short answers more. Raises ValueError for a mask that does not broadcast to `x`.
+    mask: True (or 1) for entries that count, broadcastable to the shape of `x`. Values of masked
+        entries, even NaN or infinity, affect neither the mean nor its gradient.
+    Returns zero where no entry counts (numpy and torch return NaN). For a loss over micro-batches
+    or ranks, sum and divide once: a mean of means gives tokens of short answers more weight.
+    Raises ValueError for a mask that cannot be broadcast to `x`.
     Tested against: torch.masked.mean.
 
     >>> masked_mean(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, True, False])).item()

@@ -29,9 +29,11 @@ def mixed_chunk_plain(
     *,
     documents: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T E"]:
-    """The two sums, token by token, in float32 or wider; `positions` count from a document's start.
+    """The two sums token by token, in float32 or wider; `positions` are counted from a document's
+    start.
 
-    bias[d] is added to the score of the token d before. Tested by: the sums' definition alone.
+    bias[d] is added to the score of the token d positions before. Tested against: the definition of
+    the sums.
     """
     dtype, chunk, (batch, length) = v.dtype, bias.shape[0], v.shape[:2]
     quad_q, quad_k, lin_q, lin_k, v, bias = map(wide, (quad_q, quad_k, lin_q, lin_k, v, bias))
@@ -65,12 +67,13 @@ def mixed_chunk(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B C R"], Float[Tensor, "B S E"]]:
-    """`mixed_chunk_plain` in blocks of C queries by 2 C keys; also the state: recent and memory.
+    """`mixed_chunk_plain` in blocks of C queries by 2 C keys; also returns the state.
 
-    A document's chunks do not begin where blocks do, so linear attention runs over all tokens, and
-    each token's own chunk is taken out of it again in the block where its quadratic part comes in.
-    recent: quad_k, lin_k and v side by side (R = 2 S + E) of the last C tokens; memory: the sum of
-    lin_k v^T over all. Tokens from `lengths` on are padding. Tested against: `mixed_chunk_plain`.
+    A document's chunks are not aligned with the blocks, so linear attention runs over all tokens,
+    and each token's own chunk is subtracted again in the block that adds its quadratic part.
+    recent: quad_k, lin_k and v concatenated (R = 2 S + E) for the last C tokens; memory: the sum of
+        lin_k v^T over all tokens. Tokens from `lengths` on are padding. Tested against:
+        `mixed_chunk_plain`.
     """
     dtype, chunk, (batch, length) = v.dtype, bias.shape[0], v.shape[:2]
     quad_q, quad_k, lin_q, lin_k, v, bias = map(wide, (quad_q, quad_k, lin_q, lin_k, v, bias))
@@ -127,5 +130,5 @@ def mixed_chunk(
 
 
 def _pairs(blocks: Tensor) -> Tensor:
-    """(B, N + 1, C, ...) to (B, N, 2 C, ...): each block behind the one before it."""
+    """(B, N + 1, C, ...) to (B, N, 2 C, ...): each block concatenated with the one before it."""
     return torch.cat((blocks[:, :-1], blocks[:, 1:]), 2)

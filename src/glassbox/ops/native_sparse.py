@@ -1,10 +1,11 @@
-"""Native sparse attention (NSA): compressed blocks, selected blocks and a window, mixed by gates.
+"""Native sparse attention (NSA): compressed blocks, selected blocks and a sliding window, weighted
+by gates.
 
-Source: Yuan et al., arXiv:2502.11089, section 3. Each branch has keys and values of its own.
-Compression attends to one learned summary a block of `block_size` tokens, a new block every
-`stride` tokens. Selection attends to whole blocks of `selection_size` tokens: those to whose
-summaries the compression branch paid attention, summed over a group of heads, so that heads which
-share keys share blocks. The window attends to the last `window` tokens.
+Source: Yuan et al., arXiv:2502.11089, section 3. Each branch has its own keys and values.
+Compression attends to one learned summary per block of `block_size` tokens, with a new block every
+`stride` tokens. Selection attends to whole blocks of `selection_size` tokens: those with the
+highest compression attention, summed over a group of heads, so that heads that share keys share
+blocks. The window is the last `window` tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from glassbox.ops.softmax import softmax
 
 @dataclass(frozen=True)
 class SparseSizes:
-    """l, d, l', n and w of the paper, and how many of the n are the first and the latest blocks."""
+    """l, d, l', n and w of the paper, and how many of the n blocks are the first and the latest
+    ones.
+    """
 
     block_size: int
     stride: int
@@ -37,12 +40,12 @@ class SparseSizes:
     window: int
 
     def num_compressed(self, length: int) -> int:
-        """How many compressed blocks are whole within this many tokens."""
+        """Number of complete compressed blocks within a number of tokens."""
         return max(0, (length - self.block_size) // self.stride + 1)
 
 
 Summary = Callable[[Float[Tensor, "l Dh"], int], Float[Tensor, " Dh"]]
-"""One vector of a block's keys or values; the number is the block's first token."""
+"""Maps the keys or values of a block to one vector; the integer is the block's first token."""
 
 
 def native_sparse_plain(
@@ -55,12 +58,12 @@ def native_sparse_plain(
     summarize_keys: Summary,
     summarize_values: Summary,
 ) -> Float[Tensor, "B H T Dh"]:
-    """One document, query by query, as the paper's equations 5 to 12 say it.
+    """One document, query by query, by the paper's equations 5 to 12.
 
     The pairs are keys and values; those of the compression branch are not yet summarized. A branch
-    that has nothing to look at gives zeros. Of equally important blocks the earlier is taken.
-    Source: arXiv:2502.11089, section 3. Tested against: plain causal attention where all blocks are
-    selected or the window holds all, and selections worked out by hand.
+    without any keys to attend to returns zeros. Ties are broken in favour of the earlier block.
+    Source: arXiv:2502.11089, section 3. Tested against: plain causal attention if all blocks are
+    selected or the window includes all tokens, and selections derived by hand.
     """
     result = torch.zeros_like(q)
     batch, heads, length, size = q.shape
@@ -106,9 +109,9 @@ def native_sparse_plain(
 
 
 def _select_plain(importance: list[float], t: int, sizes: SparseSizes) -> list[int]:
-    """Equations 9 to 11, of one query at token t: the numbers of its blocks.
+    """Equations 9 to 11 for one query at token t: the indices of its blocks.
 
-    importance: one number a compressed block, already summed over the group's heads.
+    importance: one number per compressed block, summed over the group's heads.
     """
     per_block, per_summary = (
         size // sizes.stride for size in (sizes.selection_size, sizes.block_size)
@@ -130,7 +133,9 @@ def _select_plain(importance: list[float], t: int, sizes: SparseSizes) -> list[i
 
 
 class _CompressedAttention(torch.autograd.Function):
-    """Attention to the summaries, and from its weights the blocks; queries in chunks, no scores kept."""
+    """Attention to the summaries, and the block selection from its weights; queries in chunks,
+    without storing scores.
+    """
 
     @staticmethod
     def forward(
@@ -215,7 +220,9 @@ def _scores(
 def _select(
     importance: Tensor, own: Tensor, first: Tensor, sizes: SparseSizes, num_blocks: int
 ) -> Tensor:
-    """`_select_plain` for many queries: (B, K, t, c) to (B, K, t, n), -1 where there are no more."""
+    """`_select_plain` for many queries: (B, K, t, c) to (B, K, t, n), -1 if there are no more
+    blocks.
+    """
     per_block, per_summary = sizes.selection_size // sizes.stride, sizes.block_size // sizes.stride
     before = per_summary - 1  # a block's first summary that reaches into it begins so much earlier
     width = before + per_block
@@ -251,11 +258,11 @@ def compressed_attention(
     slots: Slots,
     sizes: SparseSizes,
 ) -> tuple[Float[Tensor, "B K G T Dh"], Int[Tensor, "B K T n"]]:
-    """Attention to the summaries of whole blocks, and the numbers of the blocks it makes important.
+    """Attention to the summaries of complete blocks, and the indices of the blocks selected by it.
 
-    Summary i is of slots i * stride ... i * stride + block_size - 1. Numbers are distinct, -1 where
-    there are no more; the choice passes no gradient. Queries go in chunks of bounded memory.
-    First derivatives only. Tested against: `native_sparse_plain`.
+    Summary i covers slots i * stride ... i * stride + block_size - 1. Indices are distinct, -1 if
+    there are no more blocks; the selection passes no gradient. Queries are processed in chunks of
+    bounded memory. First derivatives only. Tested against: `native_sparse_plain`.
     """
     dtype, length = q.dtype, q.shape[3]
     if q.device.type == "cpu":
@@ -285,11 +292,12 @@ def window_attention(
     *,
     window: int,
 ) -> Float[Tensor, "B H T Dh"]:
-    """Attention to the last `window` tokens, one's own among them; S = window - 1 + T.
+    """Attention to the last `window` tokens, including the query's own; S = window - 1 + T.
 
-    Query t is key window - 1 + t. past: how many tokens of its document stand before each query;
-    keys beyond these are not looked at. A chunk of queries is multiplied with the chunk's keys and
-    the window - 1 before, so time and memory grow with T window.
+    Query t is at key window - 1 + t.
+    past: number of tokens of its document before each query; earlier keys are masked. Chunks of
+        queries are multiplied with their own keys and the window - 1 before, so that time and
+        memory grow with T window.
     Tested against: attention under a mask.
     """
     batch, length = q.shape[0], q.shape[2]

@@ -1,4 +1,4 @@
-"""Normalisation over the hidden axis, plain and fast."""
+"""Normalization over the hidden axis."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.autograd.function import once_differentiable
 def rms_norm_plain(
     x: Float[Tensor, "*shape D"], weight: Float[Tensor, " D"], eps: float, *, offset: bool = False
 ) -> Float[Tensor, "*shape D"]:
-    """Scale to unit root mean square: w * x / sqrt(mean(x^2) + eps), computed in float32 or wider.
+    """RMSNorm: w * x / sqrt(mean(x^2) + eps), computed in float32 or wider.
 
-    With `offset` the factor is 1 + w, so that weight decay draws it to one, not to nothing (Gemma);
-    it is multiplied before the result is narrowed to x's dtype, as 1 + w has more digits than w.
+    With `offset` the factor is 1 + w, so that weight decay pulls it towards one instead of zero
+    (Gemma); it is applied before the result is cast to x's dtype.
     Source: Zhang and Sennrich, arXiv:1910.07467. Tested against: transformers LlamaRMSNorm and
     Gemma2RMSNorm.
     """
@@ -27,7 +27,7 @@ def rms_norm_plain(
 
 
 class _RmsNorm(torch.autograd.Function):
-    """RMSNorm that keeps x and one number a row; autograd's own keeps and walks three more arrays.
+    """RMSNorm that saves x and one number per row; autograd would save three more arrays.
 
     With n = x / rms(x) and h = grad * w, the gradient is (h - n * mean(h * n)) / rms(x).
     """
@@ -59,7 +59,8 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
 def rms_norm(
     x: Float[Tensor, "*shape D"], weight: Float[Tensor, " D"], eps: float, *, offset: bool = False
 ) -> Float[Tensor, "*shape D"]:
-    """`rms_norm_plain`, lean: one hand-written derivative on the CPU, torch's fused kernel elsewhere.
+    """`rms_norm_plain`, memory-efficient: a hand-written derivative on the CPU, torch's fused
+    kernel elsewhere.
 
     First derivatives only. Tested against: `rms_norm_plain`.
     """
@@ -86,7 +87,7 @@ def layer_norm_plain(
     bias: Float[Tensor, " D"] | None,
     eps: float,
 ) -> Float[Tensor, "*shape D"]:
-    """Centre and scale: w * (x - mean x) / sqrt(var x + eps) + b, the variance without Bessel's -1.
+    """LayerNorm: w * (x - mean x) / sqrt(var x + eps) + b, with the biased variance.
 
     Source: Ba, Kiros and Hinton, arXiv:1607.06450. Tested against: torch.nn.LayerNorm.
     """
@@ -103,6 +104,6 @@ def layer_norm(
     bias: Float[Tensor, " D"] | None,
     eps: float,
 ) -> Float[Tensor, "*shape D"]:
-    """`layer_norm_plain` by torch's kernel."""
+    """`layer_norm_plain` with torch's kernel."""
     bias = None if bias is None else bias.to(x.dtype)
     return F.layer_norm(x, (x.shape[-1],), weight.to(x.dtype), bias, eps)

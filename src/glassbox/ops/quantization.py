@@ -1,7 +1,8 @@
-"""Numbers in 4 and 8 bits: a code per number, a scale per block of numbers.
+"""Block-wise quantization to 4 and 8 bits: one code per number, one scale per block.
 
-Source: block-wise dynamic quantization, Dettmers et al., arXiv:2110.02861, section 2; the 4-bit
-NormalFloat and quantized scales, Dettmers et al., QLoRA, arXiv:2305.14314, section 3 and appendix E.
+Source: block-wise dynamic quantization, Dettmers et al., arXiv:2110.02861, section 2; 4-bit
+NormalFloat and quantized scales, Dettmers et al., QLoRA, arXiv:2305.14314, section 3 and appendix
+E.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 BLOCK_4BIT = 64
-"""Numbers that share a scale in NF4."""
+"""Numbers per scale in NF4."""
 BLOCK_8BIT = 256
-"""Numbers that share a scale in 8 bits."""
+"""Numbers per scale in 8 bits."""
 
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
@@ -29,17 +30,18 @@ NF4 = (
 
 
 def nf4_table(device: torch.device | None = None) -> Float[Tensor, " 16"]:
-    """The sixteen values of `NF4`, rising."""
+    """The sixteen values of `NF4`, in increasing order."""
     return torch.tensor(NF4, dtype=torch.float32, device=device)
 
 
 def dynamic_table(
     *, signed: bool = True, device: torch.device | None = None
 ) -> Float[Tensor, " 256"]:
-    """The 256 values of the dynamic 8-bit type, rising: 0, 1, and seven decades of even fractions.
+    """The 256 values of the dynamic 8-bit type, in increasing order: 0, 1, and seven decades of
+    equally spaced fractions.
 
-    Each decade 10^-6 .. 10^0 halves the fractions of the next; signed, every value stands there with
-    both signs, unsigned, twice as many with one. Tested against: bitsandbytes.
+    Each decade 10^-6 .. 10^0 has half as many fractions as the next; signed tables have every value
+    with both signs, unsigned ones twice as many values. Tested against: bitsandbytes.
 
     >>> dynamic_table()[[0, 127, 255]].tolist()
     [-0.992968738079071, 0.0, 1.0]
@@ -57,7 +59,9 @@ def dynamic_table(
 
 @dataclass(frozen=True)
 class Blocks:
-    """What `quantize_blocks` makes: one code a number, one scale a block of the flattened tensor."""
+    """The result of `quantize_blocks`: one code per number, one scale per block of the flattened
+    tensor.
+    """
 
     codes: UInt8[Tensor, "*shape"]
     scales: Float[Tensor, " blocks"]
@@ -66,9 +70,10 @@ class Blocks:
 def quantize_blocks_plain(
     x: Float[Tensor, "*shape"], table: Float[Tensor, " codes"], block: int
 ) -> Blocks:
-    """Number by number: divide by the block's largest magnitude, take the nearest value's number.
+    """Number by number: divide by the block's largest magnitude, and take the index of the nearest
+    value.
 
-    The oracle of `quantize_blocks`; of two equally near values the lower is taken.
+    Ties are broken in favour of the lower value.
     """
     flat = x.detach().reshape(-1).float()
     codes, scales = [], []
@@ -87,9 +92,9 @@ def quantize_blocks_plain(
 def quantize_blocks(
     x: Float[Tensor, "*shape"], table: Float[Tensor, " codes"], block: int
 ) -> Blocks:
-    """Each number's code: that of the value in `table` nearest to x / (largest |x| of its block).
+    """Quantize to the index of the value in `table` nearest to x / (largest |x| of its block).
 
-    table: rising values in [-1, 1]. The last block may be shorter. Computed in float32.
+    table: increasing values in [-1, 1]. The last block may be shorter. Computed in float32.
     Tested against: `quantize_blocks_plain`, and bitsandbytes' codes.
     """
     blocks = _in_blocks(x.detach().reshape(-1).float(), block)
@@ -103,7 +108,7 @@ def quantize_blocks(
 def dequantize_blocks(
     blocks: Blocks, table: Float[Tensor, " codes"], block: int
 ) -> Float[Tensor, "*shape"]:
-    """value of each code times its block's scale, in float32."""
+    """The value of each code times its block's scale, in float32."""
     codes = blocks.codes
     values = table[codes.reshape(-1).int()]
     spread = _in_blocks(values, block) * blocks.scales.unsqueeze(1)
@@ -111,7 +116,7 @@ def dequantize_blocks(
 
 
 def _in_blocks(flat: Tensor, block: int) -> Tensor:
-    """(blocks, block), zeros behind the end."""
+    """(blocks, block), padded with zeros at the end."""
     short = -len(flat) % block
     if short:
         flat = torch.cat((flat, flat.new_zeros(short)))
@@ -120,10 +125,11 @@ def _in_blocks(flat: Tensor, block: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Nf4:
-    """A tensor in 4 bits, its scales in 8: 4.127 bits a number.
+    """A tensor in 4 bits with scales in 8 bits: 4.127 bits per number.
 
-    codes: two numbers a byte, the first in the high half. scales: the code of each block's scale
-    less `offset`, their mean. scale_scales: one scale for 256 of those.
+    codes: two per byte, the first in the high half.
+    scales: the code of each block's scale minus `offset`, their mean.
+    scale_scales: one scale for 256 of those.
     """
 
     codes: UInt8[Tensor, " bytes"]
@@ -133,7 +139,7 @@ class Nf4:
 
     @staticmethod
     def sizes(numbers: int) -> tuple[int, int, int]:
-        """How many bytes, scales and scales of scales `numbers` numbers take.
+        """Number of bytes, scales and scales of scales for `numbers` numbers.
 
         >>> Nf4.sizes(4096 * 4096)
         (8388608, 262144, 1024)
@@ -143,7 +149,8 @@ class Nf4:
 
 
 def quantize_nf4(x: Float[Tensor, "*shape"]) -> Nf4:
-    """NF4 in blocks of 64, with double quantization: scales less their mean, in 8 bits by 256.
+    """NF4 in blocks of 64 with double quantization: scales minus their mean, in 8 bits in blocks of
+    256.
 
     Source: QLoRA, arXiv:2305.14314, section 3. Tested against: bitsandbytes, identical codes.
     """
@@ -159,7 +166,9 @@ def quantize_nf4(x: Float[Tensor, "*shape"]) -> Nf4:
 def dequantize_nf4(
     packed: Nf4, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*shape"]:
-    """The tensor of that shape: value of each code times its block's scale, in float32, then `dtype`."""
+    """Dequantize to a tensor of a shape: the value of each code times its block's scale, in
+    float32, then cast to `dtype`.
+    """
     device = packed.codes.device
     second = Blocks(packed.scales, packed.scale_scales)
     scales = dequantize_blocks(second, dynamic_table(device=device), BLOCK_8BIT) + packed.offset
@@ -172,6 +181,6 @@ def dequantize_nf4(
 
 
 def _pair_table(device: torch.device) -> Float[Tensor, "256 2"]:
-    """Both values of every byte: one look-up for two numbers."""
+    """Both values of every byte, so that two numbers take one lookup."""
     table = nf4_table(device)
     return torch.stack((table.repeat_interleave(16), table.repeat(16)), dim=1)

@@ -1,8 +1,9 @@
-"""Rotary position embedding: each pair of channels of q and k is turned by position * frequency.
+"""Rotary position embedding (RoPE): each pair of channels of q and k is rotated by position *
+frequency.
 
-Source: Su et al., RoFormer, arXiv:2104.09864, section 3.4.2. Two layouts pair the channels:
-`half` pairs channel i with i + Dh/2 (GPT-NeoX, Llama in Hugging Face files);
-`interleaved` pairs 2i with 2i + 1 (the paper, Meta's Llama files, GGUF).
+Source: Su et al., RoFormer, arXiv:2104.09864, section 3.4.2. Two layouts pair the channels: `half`
+pairs channel i with i + Dh/2 (GPT-NeoX, Llama in Hugging Face files); `interleaved` pairs 2i with
+2i + 1 (the paper, Meta's Llama files, GGUF).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def rotary_frequencies(
 def rotary_tables(
     positions: Int[Tensor, "*shape"], frequencies: Float[Tensor, "*#shape R"]
 ) -> tuple[Float[Tensor, "*shape R"], Float[Tensor, "*shape R"]]:
-    """Cosines and sines of position * frequency, always in float32: bf16 angles lose whole positions."""
+    """Cosines and sines of position * frequency, always in float32, since bf16 cannot represent
+    large angles.
+    """
     angles = positions.to(torch.float32).unsqueeze(-1) * frequencies
     return angles.cos(), angles.sin()
 
@@ -40,12 +43,13 @@ def apply_rotary_plain(
     *,
     layout: str = "half",
 ) -> Float[Tensor, "*shape Dh"]:
-    """Turn the first 2R channels of each head by the tables' angles; the rest pass unturned.
+    """Rotate the first 2R channels of each head by the tables' angles; other channels are
+    unchanged.
 
-    (a, b) -> (a cos - b sin, b cos + a sin) for each pair, in float32 or wider; the tables spread
-    over the axes that they lack (for x of (B, T, H, Dh) they are (B, T, 1, R)).
-    Raises ValueError for another layout.
-    Tested against: transformers, and the property that scores depend on distance alone.
+    (a, b) -> (a cos - b sin, b cos + a sin) for each pair, in float32 or wider. The tables are
+    broadcast over the axes that they lack (for x of (B, T, H, Dh) they are (B, T, 1, R)).
+    Raises ValueError for an unknown layout.
+    Tested against: transformers, and the property that scores depend on distance only.
     """
     first, second = _halves(cos.shape[-1], layout)
     a, b = x[..., first].to(_wide(x)), x[..., second].to(_wide(x))
@@ -56,7 +60,7 @@ def apply_rotary_plain(
 
 
 class _Rotary(torch.autograd.Function):
-    """A rotation saves its angles alone, and its gradient is the rotation back."""
+    """A rotation that saves only its angles; the gradient is the inverse rotation."""
 
     @staticmethod
     def forward(
@@ -109,7 +113,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, layout: str, sign: int) -> Tensor
 
 
 def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor, layout: str, sign: int) -> Tensor:
-    """`_turn` to the bit, in fewer calls and with a copy."""
+    """Equal to `_turn` bit for bit, in fewer calls and with a copy."""
     pairs = cos.shape[-1]
     a, b, *rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), dim=-1)
     first = (a * cos).addcmul_(b, sin, value=-sign)
@@ -128,7 +132,7 @@ def _turn_whole(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _halves(pairs: int, layout: str) -> tuple[slice, slice]:
-    """Where the first and the second channel of each pair stand."""
+    """The indices of the first and the second channel of each pair."""
     if layout == "half":
         return slice(0, pairs), slice(pairs, 2 * pairs)
     if layout == "interleaved":

@@ -1,7 +1,7 @@
-"""Rotary positions stretched beyond the length that a model was trained on.
+"""Rotary frequencies for contexts longer than the one a model was trained on.
 
-Each function gives the angles per position of the channel pairs, in place of `rotary_frequencies`.
-All are tested against transformers' modeling_rope_utils.
+Each function replaces `rotary_frequencies`. All are tested against transformers'
+modeling_rope_utils.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def linear_frequencies(frequencies: Float[Tensor, " R"], factor: float) -> Float
 def ntk_frequencies(
     rotary_dim: int, base: float, factor: float, device: torch.device | None = None
 ) -> Float[Tensor, " R"]:
-    """NTK-aware: base * factor^(d / (d - 2)), which divides the slowest angle by `factor`, the fastest by 1.
+    """NTK-aware scaling: base * factor^(d / (d - 2)), which divides the lowest frequency by
+    `factor` and the highest by 1.
 
     Source: Peng et al., arXiv:2309.00071, section 3.1.
     """
@@ -40,10 +41,11 @@ def dynamic_ntk_frequencies(
     original_length: int,
     positions: Int[Tensor, "*shape"],
 ) -> Float[Tensor, "*shape R"]:
-    """NTK-aware with the factor that the length so far asks for: s l / L - (s - 1), l = max(p + 1, L).
+    """NTK-aware scaling with a factor that depends on the length so far: s l / L - (s - 1), l =
+    max(p + 1, L).
 
-    Each token turns by the frequencies of the length that it ended, so that nothing it did changes
-    when later tokens come; transformers, given a sequence at once, turns all by its whole length.
+    Each token uses the frequencies of the sequence length that it ends, so that later tokens do not
+    change it; transformers, given a whole sequence, uses its length for all tokens.
     Source: Peng et al., arXiv:2309.00071, appendix A.1.
     """
     length = (positions + 1).clamp(min=original_length).to(torch.float32).unsqueeze(-1)
@@ -62,8 +64,9 @@ def llama3_frequencies(
     high_freq_factor: float,
     original_length: int,
 ) -> Float[Tensor, " R"]:
-    """Pairs that turn less than `low_freq_factor` times in the original length are slowed by `factor`,
-    those that turn more than `high_freq_factor` times are kept, and between them it passes over.
+    """Llama 3's scaling: pairs with fewer than `low_freq_factor` rotations within the original
+    length are slowed by `factor`, those with more than `high_freq_factor` are kept, with
+    interpolation in between.
 
     Source: Llama 3.1, arXiv:2407.21783, section 3.4.2, and its code.
     """
@@ -82,10 +85,11 @@ def yarn_frequencies(
     beta_slow: float = 1.0,
     truncate: bool = True,
 ) -> Float[Tensor, " R"]:
-    """Pairs that turn less than `beta_slow` times in the original length are slowed by `factor`, those
-    that turn more than `beta_fast` times are kept; in between, a ramp over the pair's number.
+    """YaRN: pairs with fewer than `beta_slow` rotations within the original length are slowed by
+        `factor`, those with more than `beta_fast` are kept; in between, a linear ramp over the
+        pair's index.
 
-    `truncate` rounds the ramp's ends outward to whole pairs.
+    truncate: round the ramp's ends outward to whole pairs.
     Source: YaRN, Peng et al., arXiv:2309.00071, section 3.2, and its code.
     """
     dim = 2 * frequencies.shape[-1]
@@ -104,9 +108,10 @@ def yarn_frequencies(
 
 
 def yarn_temperature(factor: float, mscale: float = 1.0) -> float:
-    """sqrt(1/t) = 0.1 m ln(s) + 1: longer contexts spread attention, this sharpens it again.
+    """YaRN's attention temperature: sqrt(1/t) = 0.1 m ln(s) + 1, which compensates the flatter
+    attention of longer contexts.
 
-    Cosines and sines are multiplied by it, so that scores are by its square.
+    Cosines and sines are multiplied by it, and hence scores by its square.
     Source: YaRN, arXiv:2309.00071, section 3.3; m: DeepSeek-V2's code.
 
     >>> round(yarn_temperature(4.0), 4)
@@ -116,5 +121,5 @@ def yarn_temperature(factor: float, mscale: float = 1.0) -> float:
 
 
 def _stretch(factor: float, rotary_dim: int) -> float:
-    """What the base is multiplied by; a single pair has the angle 1 whatever the base."""
+    """The factor on the base; a single pair has the angle 1 whatever the base."""
     return 1.0 if rotary_dim == 2 else float(factor ** (rotary_dim / (rotary_dim - 2)))

@@ -1,4 +1,4 @@
-"""Which experts a token goes to, with what weight, and what it costs to choose badly."""
+"""Routing of tokens to experts, and its auxiliary losses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch import Tensor
 class Routing:
     """The router's decision for N tokens.
 
-    experts: (N, K), the chosen ones, dearest first. gates: (N, K), the factor on each one's output.
-    probabilities: (N, E), the scores of all experts as shares that sum to 1, for the losses.
+    experts: (N, K), the selected experts, highest score first. gates: (N, K), the factor on each
+        one's output.
+    probabilities: (N, E), the scores of all experts normalized to sum 1, for the losses.
     """
 
     experts: Int[Tensor, "N K"]
@@ -35,13 +36,14 @@ def route(
     group_score: Literal["max", "top2"] = "max",
     choice_bias: Float[Tensor, " E"] | None = None,
 ) -> Routing:
-    """Choose the top_k experts of largest score s = softmax(logits) or sigmoid(logits); gate_i = scale s_i.
+    """Select the top_k experts with the largest score s = softmax(logits) or sigmoid(logits);
+    gate_i = scale s_i.
 
-    normalize divides the gates by their sum over the chosen experts before `scale`; with softmax
-    that is the softmax over the chosen logits alone. With `num_groups`, only experts of the
-    `top_groups` best groups stand for election, a group's score being its largest score or the sum
-    of its two largest. `choice_bias` is added to the scores for the choice (of groups as well) and
-    never to a gate.
+    normalize: divide the gates by their sum over the selected experts before `scale`; with softmax
+        this equals the softmax over the selected logits.
+    num_groups: only experts of the `top_groups` best groups are eligible, a group's score being its
+        largest score or the sum of its two largest.
+    choice_bias: added to the scores for the selection (of groups as well), but not to the gates.
     Source: Mixtral, arXiv:2401.04088, section 2.1; groups by their largest score DeepSeek-V2,
     arXiv:2405.04434, section 2.2.2; sigmoid, bias and two largest DeepSeek-V3, arXiv:2412.19437,
     section 2.1.2. Tested against: transformers' routers of Mixtral, Qwen3-MoE, DeepSeek V2 and V3.
@@ -82,7 +84,7 @@ def _best_groups_only(
 def expert_loads(
     experts: Int[Tensor, "N K"], num_experts: int, kept: Bool[Tensor, "#N #K"] | None = None
 ) -> Int[Tensor, " E"]:
-    """How many tokens each expert was chosen by, of those kept.
+    """Number of tokens that selected each expert, among those kept.
 
     >>> expert_loads(torch.tensor([[0, 2], [2, 1]]), 4).tolist()
     [1, 1, 2, 0]
@@ -100,11 +102,12 @@ def within_capacity(
     priority: Literal["arrival", "gate"] = "arrival",
     candidates: Bool[Tensor, "#N #K"] | None = None,
 ) -> Bool[Tensor, "N K"]:
-    """Which (token, choice) pairs are served where each expert takes `capacity` tokens at most.
+    """The (token, choice) pairs that are processed if each expert accepts at most `capacity`
+    tokens.
 
-    First come is first served, tokens counted row by row through the batch; with priority "gate"
-    the largest gates are served first, whoever came later losing a tie. Pairs that are no candidates
-    are not served and take no place.
+    With priority "arrival", pairs are accepted in the order of the batch, token by token; with
+    priority "gate", in the order of decreasing gates, ties in favour of earlier tokens. Pairs that
+    are not candidates are not processed and take no capacity.
     Source: arrival Switch, arXiv:2101.03961, section 2.2; gate V-MoE, arXiv:2106.05974, section 4.
     Tested against: a loop.
 
@@ -133,11 +136,13 @@ def balance_loss(
     loads: Int[Tensor, " E"],
     real: Bool[Tensor, " N"] | None = None,
 ) -> Float[Tensor, ""]:
-    """E sum_e f_e P_e: f_e = load_e / N the share of tokens that chose e, P_e e's mean probability.
+    """Load-balancing loss E sum_e f_e P_e, with f_e = load_e / N the share of tokens that selected
+    e and P_e the mean probability of e.
 
-    Least, K, where both are even. Only the tokens of `real` count; `loads` must be theirs. Gradients
-    flow through P alone. Source: Switch, arXiv:2101.03961, equations 4 to 6, for top-k as in
-    transformers. Tested against: transformers' load_balancing_loss_func.
+    Its minimum, K, is reached if both are uniform. Only the tokens of `real` count, and `loads`
+    must be those of the same tokens. Gradients flow through P only. Source: Switch,
+    arXiv:2101.03961, equations 4 to 6, for top-k as in transformers. Tested against: transformers'
+    load_balancing_loss_func.
     """
     if real is None:
         count: float | Tensor = len(probabilities)
@@ -151,7 +156,8 @@ def balance_loss(
 def z_loss(
     logits: Float[Tensor, "N E"], real: Bool[Tensor, " N"] | None = None
 ) -> Float[Tensor, ""]:
-    """Mean of (log sum exp logits)^2 over the tokens of `real`, which keeps the logits small.
+    """Router z-loss: the mean of (log sum exp logits)^2 over the tokens of `real`, which keeps the
+    logits small.
 
     Source: ST-MoE, arXiv:2202.08906, equation 5. Tested against: the formula, by hand.
     """

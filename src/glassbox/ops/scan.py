@@ -1,4 +1,4 @@
-"""First-order linear scans: h_t = a_t h_{t-1} + b_t for every channel by itself, plain and chunked."""
+"""First-order linear scans, h_t = a_t h_{t-1} + b_t for independent channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 
 def document_starts(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """True where another document begins than the token before belongs to; never at a row's first.
+    """True at the first token of each document but the row's first.
 
     >>> document_starts(torch.tensor([[7, 7, 3]])).tolist()
     [[False, False, True]]
@@ -60,10 +60,12 @@ class _LinearScan(torch.autograd.Function):
 def linear_scan(
     decay: Float[Tensor, "B T C"], added: Float[Tensor, "B T C"], initial: Float[Tensor, "B C"]
 ) -> Float[Tensor, "B T C"]:
-    """`linear_scan_plain` in about 2 sqrt(T) steps: all chunks at once, then from chunk to chunk.
+    """`linear_scan_plain` in about 2 sqrt(T) steps: within all chunks at once, then from chunk to
+    chunk.
 
-    Within a chunk h_t = local_t + (a_1 ... a_t) h_0, where local_t starts from zero; so nothing is
-    ever divided by a vanishing decay. First derivatives only. Tested against: `linear_scan_plain`.
+    Within a chunk h_t = local_t + (a_1 ... a_t) h_0, where local_t starts from zero, so that
+    nothing is divided by a vanishing decay. First derivatives only. Tested against:
+    `linear_scan_plain`.
     """
     result: Tensor = _LinearScan.apply(decay, added, initial)
     return result

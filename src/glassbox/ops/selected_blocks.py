@@ -1,8 +1,8 @@
-"""Softmax attention in which every query looks at a few blocks of keys of its own choice.
+"""Softmax attention in which every query attends to a few selected blocks of keys.
 
-Native sparse attention and block mixture differ in how blocks are chosen; this is what both do next.
-A key stands in a numbered slot, and block j is the slots j * size ... (j + 1) * size - 1. A query
-knows the first slot of its document and its own slot, and sees no key outside of these.
+Shared by native sparse attention and mixture of block attention, which differ in how blocks are
+selected. Keys are in numbered slots, and block j is the slots j * size ... (j + 1) * size - 1. A
+query has the first slot of its document and its own slot, and attends to no key outside of them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ from glassbox.ops.softmax import softmax
 CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
 """Scores that exist at a time: what a CPU's cache holds, and what keeps a GPU busy."""
 MOST_ROWS = 256
-"""Queries that meet one block in one product; more would only waste the last, half-full product."""
+"""Queries multiplied with one block in one product; more would only enlarge the padding of the last
+product.
+"""
 FEW_ROWS = 8
-"""Up to so many rows, as in decoding, their blocks are copied together: that takes fewer calls."""
+"""Up to this number of rows, as in decoding, the blocks are copied together, which takes fewer
+calls.
+"""
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Where queries stand among the keys.
+    """The slots of queries among the keys.
 
-    own: (#B, T), each query's slot. first: (#B, T), the first slot of its document, a block's start.
-    size: how many slots there are.
+    own: (#B, T), each query's slot. first: (#B, T), the first slot of its document, the start of a
+        block.
+    size: number of slots.
     """
 
     own: Int[Tensor, "#B T"]
@@ -39,9 +44,10 @@ class Slots:
 
 
 def document_slots(positions: Int[Tensor, "B T"], block_size: int) -> Slots:
-    """Slots that let every document begin at a block's start, so that no block holds two.
+    """Slots in which every document begins at the start of a block, so that no block contains two
+    documents.
 
-    positions count from each packed document's start. The gap behind a document stays empty.
+    positions: counted from each packed document's start. The gap after a document stays empty.
 
     >>> document_slots(torch.tensor([[0, 1, 2, 0, 1]]), 4).own
     tensor([[0, 1, 2, 4, 5]])
@@ -71,8 +77,9 @@ def selected_attention_plain(
 ) -> Float[Tensor, "B K R W Dh"]:
     """softmax(scale * q K^T) V with K, V the keys in slots first ... last of each row's blocks.
 
-    A row is W queries that share their blocks (distinct numbers; -1 is none); `first` is a block's
-    first slot. A row that sees no key gives zeros. `scale` is 1/sqrt(Dh) unless given. Tested against: attention under the same mask.
+    A row is W queries that share their blocks (distinct indices; -1 for none); `first` is the first
+    slot of a block. A row without any key returns zeros. `scale` is 1/sqrt(Dh) by default. Tested
+    against: attention under the same mask.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     batch, heads, rows = q.shape[:3]
@@ -95,11 +102,12 @@ def selected_attention_plain(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which queries meet which block, in pieces of equally many rows, the last of a block padded.
+    """The queries of each block, in pieces with equal numbers of rows, the last one of a block
+    padded.
 
-    block: (M,), of all B * K * S / size blocks. row: (M, P), of all B * K * R rows. pair: (M, P),
-    which of the rows' choices it is. reach: (M, P), the last key of the block that the row may look
-    at, counted from the block's first; -1 for padding.
+    block: (M,), among all B * K * S / size blocks. row: (M, P), among all B * K * R rows. pair: (M,
+        P), which of the row's choices it is. reach: (M, P), the last key of the block that the row
+        may attend to, counted from the block's first; -1 for padding.
     """
 
     block: Tensor
@@ -136,10 +144,10 @@ def _plan(blocks: Tensor, first: Tensor, last: Tensor, num_blocks: int, size: in
 
 
 class _SelectedAttention(torch.autograd.Function):
-    """Block by block: all queries that chose a block meet it in one product.
+    """Block by block: all queries that selected a block are multiplied with it in one product.
 
-    The forward pass finds each query's normaliser first and mixes values second; the backward pass
-    makes the weights again. Neither keeps scores.
+    The forward pass computes each query's normalizer first and mixes values second; the backward
+    pass recomputes the weights. Neither stores scores.
     """
 
     @staticmethod
@@ -206,7 +214,7 @@ class _SelectedAttention(torch.autograd.Function):
 
 
 def _scores(q: Tensor, k: Tensor, plan: _Plan, step: slice, scale: float) -> Tensor:
-    """(m, P, W, size), -inf where a query may not look."""
+    """(m, P, W, size), -inf where a query may not attend."""
     row = plan.row[step]
     products = q[row].flatten(1, 2) @ k[plan.block[step]].to(q.dtype).mT  # (m, P * W, size)
     scores = products.view(*row.shape, -1, k.shape[1]).to(_wide(q)).mul_(scale)
@@ -222,7 +230,7 @@ def _steps(plan: _Plan, q: Tensor, k: Tensor) -> list[slice]:
 
 
 def chunk_elements(device: torch.device) -> int:
-    """How many scores may exist at a time."""
+    """The number of scores computed at a time."""
     return CPU_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS
 
 
@@ -241,9 +249,9 @@ def selected_attention(
     block_size: int,
     scale: float | None = None,
 ) -> Float[Tensor, "B K R W Dh"]:
-    """`selected_attention_plain` with all queries that chose a block in one product with it.
+    """`selected_attention_plain` with one product for each block and all queries that selected it.
 
-    Work and memory grow with B K R W n block_size and B K S, never with R S. S is a multiple of
+    Work and memory grow with B K R W n block_size and B K S, not with R S. S is a multiple of
     block_size. First derivatives only. Tested against: `selected_attention_plain`.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale

@@ -1,6 +1,7 @@
-"""Mamba's selective scan: a diagonal state space whose step size, input and output depend on the token.
+"""Mamba's selective scan: a diagonal state-space model whose step size, input and output depend on
+the token.
 
-Channel i of the input drives N states of its own:
+Channel i of the input drives N states:
 
     h_t = exp(delta_t a_i) h_{t-1} + delta_t x_t b_t        y_t = c_t . h_t
 
@@ -33,11 +34,11 @@ def selective_scan_plain(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T I"], Float[Tensor, "B I N"]]:
-    """y and the last state, one token after the other.
+    """The scan token by token; returns y and the last state.
 
-    The state begins at `state` (zero where None) and anew where `documents` changes along a row.
-    Tokens from `lengths` on are padding: delta = 0 there, so they leave the state as it is. In
-    float32 or wider; y has x's dtype. Tested against: transformers MambaMixer.
+    The state is initialized to `state` (zero if None) and reset where `documents` changes along a
+    row. Tokens from `lengths` on are padding: delta = 0, so that they leave the state unchanged.
+    Computed in float32 or wider; y has x's dtype. Tested against: transformers MambaMixer.
     """
     dtype = x.dtype
     x, delta, a, b, c, state = _begin(x, delta, a, b, c, state, lengths)
@@ -60,7 +61,7 @@ def _begin(
     state: Tensor | None,
     lengths: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """All in the dtype of the sums, an empty state where none is given, steps of zero for padding."""
+    """The inputs in the dtype of the sums, with a default state and step sizes of zero for padding."""
     x, delta, a, b, c = (wide(part) for part in (x, delta, a, b, c))
     if lengths is not None:
         delta = delta.masked_fill(~is_real(lengths, x.shape[1]).unsqueeze(-1), 0.0)
@@ -76,7 +77,7 @@ def selective_scan_step(
     c: Float[Tensor, "B N"],
     state: Float[Tensor, "B I N"],
 ) -> tuple[Float[Tensor, "B I"], Float[Tensor, "B I N"]]:
-    """One token of the recurrence: what it reads, and the state behind it."""
+    """One step of the recurrence: the output, and the new state."""
     decay = torch.exp(delta.unsqueeze(-1) * a)
     state = decay * state + (delta * x).unsqueeze(-1) * b.unsqueeze(1)
     return (state @ c.unsqueeze(-1)).squeeze(-1), state
@@ -95,8 +96,8 @@ def selective_scan(
 ) -> tuple[Float[Tensor, "B T I"], Float[Tensor, "B I N"]]:
     """`selective_scan_plain` with the states of one chunk in memory at a time.
 
-    The forward pass keeps the state at each chunk's start, the backward pass walks the chunks from
-    the end and computes their states anew. A single token takes the step. First derivatives only.
+    The forward pass saves the state at each chunk's start; the backward pass processes the chunks
+    from the end and recomputes their states. A single token uses the step. First derivatives only.
     Tested against: `selective_scan_plain`, outputs and gradients.
     """
     dtype = x.dtype

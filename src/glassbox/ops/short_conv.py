@@ -1,7 +1,7 @@
-"""Short causal convolution of each channel with its own few taps, with a state for decoding.
+"""Short causal depthwise convolution, with a state for decoding.
 
-Source: Mamba, arXiv:2312.00752, section 3.4, after H3, arXiv:2212.14052; also in front of the keys
-of (gated) DeltaNet, arXiv:2406.06484, section 3.3.
+Source: Mamba, arXiv:2312.00752, section 3.4, after H3, arXiv:2212.14052; also before the keys of
+(gated) DeltaNet, arXiv:2406.06484, section 3.3.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ def short_conv_plain(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B P C"]]:
-    """Token by token: y_t = b + sum over w of weight[:, w] x_{t - (W - 1) + w}; y, and the new state.
+    """Token by token: y_t = b + sum over w of weight[:, w] x_{t - (W - 1) + w}; returns y and the
+    new state.
 
-    `state` holds the P = W - 1 inputs before this call, the last one last; zeros where None. Nothing
-    reaches over where `documents` changes along a row. Tokens from `lengths` on are padding, which
-    the new state does not hold and whose outputs mean nothing.
+    `state` holds the P = W - 1 inputs before this call, in order; zeros if None. Inputs of other
+    documents (where `documents` changes along a row) are not used. Tokens from `lengths` on are
+    padding: they are not part of the new state, and their outputs are undefined.
     Tested against: torch.nn.Conv1d with groups = C, padded on the left.
     """
     window = x.new_zeros(x.shape[0], weight.shape[1] - 1, x.shape[2]) if state is None else state
@@ -48,7 +49,9 @@ def short_conv_plain(
 
 
 class _Taps(torch.autograd.Function):
-    """Each tap times the whole shifted sequence, all into one array; autograd's own makes one a tap."""
+    """Each tap times the whole shifted sequence, accumulated in one array; autograd would allocate
+    one per tap.
+    """
 
     @staticmethod
     def forward(
@@ -87,9 +90,9 @@ def short_conv(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B P C"]]:
-    """`short_conv_plain` in W multiplications of whole sequences; one token is the same at T = 1.
+    """`short_conv_plain` in W multiplications of whole sequences, also for a single token.
 
-    On the CPU 2.5 times as fast as torch's grouped convolution, which wants time as the last axis.
+    On the CPU 2.5 times as fast as torch's grouped convolution, which needs time as the last axis.
     First derivatives only. Tested against: `short_conv_plain`, outputs and gradients.
     """
     (batch, length, channels), past = x.shape, weight.shape[1] - 1

@@ -1,4 +1,4 @@
-"""Attention of one query a row over a cache whose heads come first: what decoding does all day."""
+"""Attention of one query per row over a cache with the head axis first, as in decoding."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ def single_query_attention(
     slopes: Float[Tensor, " H"] | None = None,
     positions: Int[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B H Dh"]:
-    """`attention_plain` of T = 1, as two products of a batch of K B: no head is copied for its group.
+    """`attention_plain` with T = 1, as two products of a batch of K B; key/value heads are not
+    copied for their groups.
 
-    `hidden` is True where a row may not look, whatever the key there, a NaN even; every row sees one
-    key at least. Key s stands at position s; `slopes` need the queries' `positions`. In float32, or
-    wider where the query is. Where all keys are seen and scores are left as they are, the queries that
-    share keys go through torch's kernel as if they were a sequence: a row takes half as long so.
+    hidden: True where a row may not attend, whatever the value of the key, even NaN; every row must
+        have at least one visible key.
+    positions: of the queries, needed for `slopes`; key s is at position s.
+    Computed in float32, or wider if the query is. If all keys are visible and scores are not
+    modified, the queries that share keys are passed to torch's kernel as if they were a sequence,
+    which takes half as long.
     Tested against: `attention_plain`.
     """
     batch, heads, size = q.shape

@@ -1,4 +1,4 @@
-"""Fixed position vectors: waves of lengths from 2 pi to 2 pi * 10000.
+"""Sinusoidal position embeddings, with wavelengths from 2 pi to 2 pi * 10000.
 
 Source: Vaswani et al., arXiv:1706.03762, section 3.5.
 """
@@ -13,7 +13,8 @@ from glassbox.ops.rotary import rotary_frequencies
 
 
 def sinusoidal(positions: Int[Tensor, "*shape"], size: int) -> Float[Tensor, "*shape D"]:
-    """Channel 2i is sin(p / 10000^(2i/D)), channel 2i + 1 the cosine of the same, in float32.
+    """Channel 2i is sin(p / 10000^(2i/D)) and channel 2i + 1 the cosine of the same angle, in
+    float32.
 
     Tested against: the formula as a loop, and transformers DistilBERT.
 

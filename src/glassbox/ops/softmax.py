@@ -1,4 +1,4 @@
-"""Softmax and log-sum-exp, written out with the shift that keeps them finite; entropy from logits."""
+"""Numerically stable softmax, log-softmax and log-sum-exp; entropy from logits."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from torch import Tensor
 
 
 def log_sum_exp(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*rest"]:
-    """Logarithm of the summed exponentials of an axis: m + log(sum exp(x - m)), m = max x.
+    """Logarithm of the sum of exponentials over an axis: m + log(sum exp(x - m)), m = max x.
 
-    A row of only -inf gives -inf, not NaN. Tested against: torch.logsumexp.
+    Returns -inf, not NaN, where all entries are -inf. Tested against: torch.logsumexp.
     """
     highest = _shift(x, dim)
     return (x - highest).exp().sum(dim=dim).log() + highest.squeeze(dim)
 
 
 def softmax(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"]:
-    """Probabilities over an axis: exp(x - max x) / sum exp(x - max x).
+    """Softmax over an axis: exp(x - max x) / sum exp(x - max x).
 
-    A row of only -inf gives zeros, not NaN: a query that may see nothing attends to nothing.
+    Returns zeros, not NaN, where all entries are -inf, so that a query that may attend to no key
+    gets zeros.
     Tested against: torch.softmax.
     """
     weights = (x - _shift(x, dim)).exp()
@@ -28,9 +29,9 @@ def softmax(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"
 
 
 def log_softmax(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"]:
-    """Log-probabilities over an axis: (x - m) - log sum exp(x - m), m = max x.
+    """Log-softmax over an axis: (x - m) - log sum exp(x - m), m = max x.
 
-    Shifted before the logarithm is taken off: x - log_sum_exp(x) would round large logits away.
+    The maximum is subtracted first, since x - log_sum_exp(x) loses precision for large logits.
     Tested against: torch.log_softmax.
     """
     shifted = x - _shift(x, dim)
@@ -38,9 +39,10 @@ def log_softmax(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*sh
 
 
 def entropy(logits: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*rest"]:
-    """Entropy in nats of the distribution that logits describe: -sum p log p, p = softmax(logits).
+    """Entropy in nats of the distribution given by logits: -sum p log p, p = softmax(logits).
 
-    In float32 or wider. A logit of -inf has probability 0 and adds nothing, to the gradient neither.
+    Computed in float32 or wider. A logit of -inf has probability 0 and contributes zero, also to
+    the gradient.
     Tested against: torch.distributions.Categorical.
 
     >>> round(float(entropy(torch.zeros(8)) / torch.tensor(2.0).log()), 4)
@@ -54,6 +56,8 @@ def entropy(logits: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*r
 
 
 def _shift(x: Tensor, dim: int) -> Tensor:
-    """Each row's maximum, zero where that is infinite. It cancels, so no gradient goes through it."""
+    """Each row's maximum, or zero if that is infinite. It cancels, so that no gradient flows
+    through it.
+    """
     highest = x.detach().amax(dim=dim, keepdim=True)
     return torch.where(torch.isfinite(highest), highest, torch.zeros_like(highest))

@@ -1,4 +1,4 @@
-"""The token shift of RWKV: every token beside the one before it."""
+"""The token shift of RWKV: the previous token of every token."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def token_shift(
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"]]:
     """The hidden state before each token, and the last one, for the next call.
 
-    Before a row's first token stands `last` (zero where None), before the first token of each later
-    of the `documents` zero. Tokens from `lengths` on are padding, which the last one is never of.
+    Before a row's first token it is `last` (zero if None), before the first token of each later
+    document zero. Tokens from `lengths` on are padding and never become the last one.
     Source: Peng et al., arXiv:2305.13048, section 3.1.1 and figure 2.
 
     >>> token_shift(torch.tensor([[[1.0], [2.0], [3.0]]]))[0].flatten().tolist()

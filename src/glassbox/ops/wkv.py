@@ -1,10 +1,10 @@
-"""RWKV-4's WKV: a running average of the values, weighted by e^key and fading with time.
+"""RWKV-4's WKV: an average of the values, weighted by e^key and decaying over time.
 
     wkv_t = (sum_{s<t} e^{(t-1-s) w + k_s} v_s + e^{u+k_t} v_t)
           / (sum_{s<t} e^{(t-1-s) w + k_s}     + e^{u+k_t}    )
 
-for each channel by itself, w < 0 its decay and u the bonus of the current token. Keys have no bound,
-so both sums are kept divided by e^m, m the largest exponent in them.
+for independent channels, with w < 0 the decay and u a bonus for the current token. Keys are
+unbounded, so both sums are stored divided by e^m, with m the largest exponent in them.
 Source: Peng et al., "RWKV", arXiv:2305.13048, section 3.1.1 and appendix D.
 """
 
@@ -22,7 +22,7 @@ from glassbox.ops.scan import document_starts, linear_scan
 
 
 class WkvState(NamedTuple):
-    """The two sums behind the last token, each to be multiplied by e^largest."""
+    """The two sums after the last token, each to be multiplied by e^largest."""
 
     numerator: Float[Tensor, "B C"]
     denominator: Float[Tensor, "B C"]
@@ -30,7 +30,7 @@ class WkvState(NamedTuple):
 
 
 def wkv_state(like: Float[Tensor, "B C"]) -> WkvState:
-    """Nothing seen: empty sums, whose largest exponent is minus infinity."""
+    """An empty state: sums of zero with the largest exponent minus infinity."""
     return WkvState(
         torch.zeros_like(like), torch.zeros_like(like), torch.full_like(like, -math.inf)
     )
@@ -43,7 +43,7 @@ def wkv_step(
     value: Float[Tensor, "B C"],
     state: WkvState,
 ) -> tuple[Float[Tensor, "B C"], WkvState]:
-    """One token of the recurrence: what it reads, and the state behind it."""
+    """One step of the recurrence: the output, and the new state."""
     numerator, denominator, largest = state
     top = torch.maximum(largest, bonus + key)
     past, now = torch.exp(largest - top), torch.exp(bonus + key - top)
@@ -63,11 +63,12 @@ def wkv_plain(
     documents: Int[Tensor, "B T"] | None = None,
     lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T C"], WkvState]:
-    """All outputs and the last state, one token after the other.
+    """The recurrence token by token; returns all outputs and the last state.
 
-    The sums begin at `state` (empty where None) and anew where `documents` changes along a row.
-    Tokens from `lengths` on are padding, which the state does not hold and whose outputs mean
-    nothing. In float32 or wider; the output has value's dtype. Tested against: transformers RwkvModel.
+    The sums are initialized to `state` (empty if None) and reset where `documents` changes along a
+    row. Tokens from `lengths` on are padding: they are not part of the state, and their outputs are
+    undefined. Computed in float32 or wider; the output has value's dtype. Tested against:
+    transformers RwkvModel.
     """
     dtype = value.dtype
     decay, bonus, key, value = (wide(part) for part in (decay, bonus, key, value))
@@ -100,10 +101,10 @@ def wkv(
 ) -> tuple[Float[Tensor, "B T C"], WkvState]:
     """`wkv_plain` as two linear scans over chunks.
 
-    The exponents m_t = max(m_{t-1} + w, k_t) come first. With them the sums are linear scans with
-    decays e^{m_{t-1} + w - m_t} <= 1; as m cancels in the quotient, no gradient passes through it.
-    A single token takes the step. First derivatives only. Tested against: `wkv_plain`, outputs and
-    gradients.
+    The exponents m_t = max(m_{t-1} + w, k_t) are computed first. With them the sums are linear
+    scans with decays e^{m_{t-1} + w - m_t} <= 1; since m cancels in the quotient, it needs no
+    gradient. A single token uses the step. First derivatives only. Tested against: `wkv_plain`,
+    outputs and gradients.
     """
     dtype = value.dtype
     decay, bonus, key, value = (wide(part) for part in (decay, bonus, key, value))
@@ -140,7 +141,7 @@ def wkv(
 
 
 def _last(after: WkvState, state: WkvState, lengths: Tensor | None) -> WkvState:
-    """The state behind a call; rows without a real token keep theirs."""
+    """The state after a call; rows with only padding keep theirs."""
     if lengths is None:
         return after
     real = (lengths > 0).unsqueeze(-1)
@@ -150,7 +151,7 @@ def _last(after: WkvState, state: WkvState, lengths: Tensor | None) -> WkvState:
 def _running_maximum(
     shift: Float[Tensor, "B T C"], key: Float[Tensor, "B T C"], initial: Float[Tensor, "B C"]
 ) -> Float[Tensor, "B T C"]:
-    """m_t = max(m_{t-1} + shift_t, key_t): a scan over chunks, as `linear_scan` but in logarithms."""
+    """m_t = max(m_{t-1} + shift_t, key_t): a scan over chunks, as `linear_scan` in logarithms."""
     batch, length, channels = key.shape
     size = max(1, math.isqrt(length))
     number = -(-length // size)

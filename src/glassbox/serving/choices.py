@@ -22,7 +22,7 @@ class Answering(Protocol):
 
     @property
     def mean_log_prob(self) -> float:
-        """What `best_of` ranks by."""
+        """The score that `best_of` ranks by."""
 
     def begin(self) -> list[Said]:
         """Chunks to stream before the first token."""
@@ -65,7 +65,7 @@ class CompletionChoice:
 
     @property
     def mean_log_prob(self) -> float:
-        """What `best_of` ranks by."""
+        """The score that `best_of` ranks by."""
         return self._mean.value
 
     def begin(self) -> list[Said]:

@@ -33,7 +33,7 @@ class BoilerplateSpec(StepSpec):
     )
 
     def build(self) -> RevisingStep:
-        """The step."""
+        """Build the step."""
         return BoilerplateLines(self.min_documents, self.min_characters, self.group)
 
 

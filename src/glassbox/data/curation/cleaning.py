@@ -130,7 +130,7 @@ class NormalizeSpec(StepSpec):
     )
 
     def build(self) -> RecordStep:
-        """The step."""
+        """Build the step."""
         return Normalize(self.unicode, self.whitespace)
 
 

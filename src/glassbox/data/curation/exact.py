@@ -25,7 +25,7 @@ class ExactSpec(StepSpec):
     )
 
     def build(self) -> CorpusStep:
-        """The step."""
+        """Build the step."""
         return ExactDuplicates(self.ignore)
 
 

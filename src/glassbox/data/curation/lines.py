@@ -27,7 +27,7 @@ class LineDuplicatesSpec(StepSpec):
     )  # fmt: skip
 
     def build(self) -> RevisingStep:
-        """The step."""
+        """Build the step."""
         return LineDuplicates(self.min_characters, self.form)
 
 

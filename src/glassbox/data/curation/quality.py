@@ -52,7 +52,7 @@ class GopherQualitySpec(StepSpec):
     min_stop_words: int = Field(2, ge=0, description="how many different ones a document needs")
 
     def build(self) -> RecordStep:
-        """The step."""
+        """Build the step."""
         return partial(gopher_quality, spec=self)
 
 
@@ -130,7 +130,7 @@ class FinewebQualitySpec(StepSpec):
     )
 
     def build(self) -> RecordStep:
-        """The step."""
+        """Build the step."""
         return partial(fineweb_quality, spec=self)
 
 

@@ -52,7 +52,7 @@ class GopherRepetitionSpec(StepSpec):
         return dict(sorted(limits.items()))
 
     def build(self) -> RecordStep:
-        """The step."""
+        """Build the step."""
         return partial(gopher_repetition, spec=self)
 
 

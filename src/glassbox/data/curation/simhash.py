@@ -34,7 +34,7 @@ class SimHashSpec(StepSpec):
     )
 
     def build(self) -> CorpusStep:
-        """The step."""
+        """Build the step."""
         return SimHashDuplicates(self.radius, self.unit, self.shingle, self.min_features)
 
 

@@ -38,7 +38,7 @@ class SubstringSpec(StepSpec):
     )
 
     def build(self) -> RevisingStep:
-        """The step."""
+        """Build the step."""
         return RepeatedPassages(self.min_characters, self.max_corpus_characters)
 
 

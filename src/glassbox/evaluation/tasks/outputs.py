@@ -49,7 +49,7 @@ class Loglikelihood(Spec):
 
     @property
     def own_metrics(self) -> tuple[str, ...]:
-        """What is measured unless the task says otherwise."""
+        """The metrics computed unless the task specifies others."""
         return ("perplexity", "acc")
 
     def requests(self, task: Task, doc: Doc, context: Context) -> list[Request]:
@@ -70,7 +70,7 @@ class Rolling(Spec):
 
     @property
     def own_metrics(self) -> tuple[str, ...]:
-        """What is measured unless the task says otherwise."""
+        """The metrics computed unless the task specifies others."""
         return ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
     def requests(self, task: Task, doc: Doc, context: Context) -> list[Request]:
@@ -105,7 +105,7 @@ class MultipleChoice(Spec):
 
     @property
     def own_metrics(self) -> tuple[str, ...]:
-        """What is measured unless the task says otherwise."""
+        """The metrics computed unless the task specifies others."""
         return ("acc", "acc_norm")
 
     def requests(self, task: Task, doc: Doc, context: Context) -> list[Request]:
@@ -168,7 +168,7 @@ class GenerateUntil(Spec):
 
     @property
     def own_metrics(self) -> tuple[str, ...]:
-        """What is measured unless the task says otherwise."""
+        """The metrics computed unless the task specifies others."""
         return ("exact_match",)
 
     def requests(self, task: Task, doc: Doc, context: Context) -> list[Request]:

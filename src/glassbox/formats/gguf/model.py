@@ -55,7 +55,7 @@ class GGUFWeights(TensorSource):
         return sorted(self._stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape."""
+        """Shape of a tensor."""
         return self._file.shape(self._stored[name])
 
     def dtype(self, name: str) -> str:

@@ -96,7 +96,7 @@ class GGUFFile(TensorSource):
 
     @property
     def names(self) -> list[str]:
-        """Every tensor there is."""
+        """All tensors."""
         return sorted(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ class JsonSchema(Spec):
 
     @property
     def key(self) -> str:
-        """The same for equal constraints, other for others."""
+        """A key that is equal for equal constraints only."""
         return f"{self.kind}:{_canonical(self.definition)}"
 
 
@@ -69,7 +69,7 @@ class Regex(Spec):
 
     @property
     def key(self) -> str:
-        """The same for equal constraints, other for others."""
+        """A key that is equal for equal constraints only."""
         return f"{self.kind}:{self.pattern}"
 
 
@@ -96,7 +96,7 @@ class Choice(Spec):
 
     @property
     def key(self) -> str:
-        """The same for equal constraints, other for others."""
+        """A key that is equal for equal constraints only."""
         return f"{self.kind}:{json.dumps(self.options)}"
 
 

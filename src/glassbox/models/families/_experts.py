@@ -36,7 +36,7 @@ class StackedRule(WeightRule):
     """
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Theirs from ours, as views."""
+        """The checkpoint's tensors, from ours, as views."""
         parts = [
             part
             for expert in tensor.unbind(0)
@@ -45,7 +45,7 @@ class StackedRule(WeightRule):
         return dict(zip(self.theirs, parts, strict=True))
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Ours from theirs."""
+        """Our tensors, from the checkpoint's."""
         each = len(self.sizes) or 1
         starts = range(0, len(parts), each)
         return torch.stack([torch.cat(list(parts[start : start + each])) for start in starts])

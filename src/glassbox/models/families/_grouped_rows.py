@@ -23,13 +23,13 @@ class GroupedRows(WeightRule):
     num_groups: int = 0
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Theirs from ours."""
+        """The checkpoint's tensors, from ours."""
         parts = tensor.split([size * self.num_groups for size in self.sizes])
         grouped = [part.unflatten(0, (self.num_groups, -1)) for part in parts]
         return {self.theirs[0]: torch.cat(grouped, 1).flatten(0, 1)}
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Ours from theirs."""
+        """Our tensors, from the checkpoint's."""
         grouped = parts[0].unflatten(0, (self.num_groups, -1)).split(self.sizes, 1)
         return torch.cat([part.flatten(0, 1) for part in grouped])
 
@@ -45,13 +45,13 @@ class GatedQueries(WeightRule):
     num_heads: int = 0
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Theirs from ours."""
+        """The checkpoint's tensors, from ours."""
         q, k, v, gate = tensor.split(self.sizes)
         heads = [part.unflatten(0, (self.num_heads, -1)) for part in (q, gate)]
         return dict(zip(self.theirs, (torch.cat(heads, 1).flatten(0, 1), k, v), strict=True))
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Ours from theirs."""
+        """Our tensors, from the checkpoint's."""
         both, k, v = parts
         q, gate = both.unflatten(0, (self.num_heads, -1)).chunk(2, 1)
         return torch.cat((q.flatten(0, 1), k, v, gate.flatten(0, 1)))

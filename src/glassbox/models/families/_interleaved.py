@@ -19,11 +19,11 @@ class InterleavedHeads(WeightRule):
     num_heads: int = 0
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Theirs from ours."""
+        """The checkpoint's tensors, from ours."""
         return {self.theirs[0]: self._swap(tensor, 3, self.num_heads)}
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Ours from theirs."""
+        """Our tensors, from the checkpoint's."""
         return self._swap(parts[0], self.num_heads, 3)
 
     def _swap(self, tensor: Tensor, outer: int, inner: int) -> Tensor:

@@ -26,7 +26,7 @@ from glassbox.models.families._shared import (
 from glassbox.models.family import Family, HfConfig
 
 ACTIVATIONS = {"gelu_pytorch_tanh": True, "gelu": False}
-"""Their names for GELU: is it the tanh form?"""
+"""Their names of GELU, and whether each is the tanh approximation."""
 
 
 def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:

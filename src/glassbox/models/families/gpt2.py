@@ -16,7 +16,7 @@ from glassbox.models.family import Family, HfConfig, WeightRule, uniform_block
 from glassbox.models.shapes import GPT2Shape
 
 ACTIVATIONS = {"gelu_new": True, "gelu_pytorch_tanh": True, "gelu": False}
-"""Their names for GELU: is it the tanh form?"""
+"""Their names of GELU, and whether each is the tanh approximation."""
 
 
 def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:

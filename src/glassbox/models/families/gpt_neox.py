@@ -19,7 +19,7 @@ from glassbox.models.families._shared import model_words, read_model
 from glassbox.models.family import Family, HfConfig, WeightRule, uniform_block
 
 ACTIVATIONS = {"gelu": False, "gelu_fast": True, "gelu_new": True, "gelu_pytorch_tanh": True}
-"""Their names for GELU: is it the tanh form?"""
+"""Their names of GELU, and whether each is the tanh approximation."""
 
 
 def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:

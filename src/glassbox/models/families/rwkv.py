@@ -26,11 +26,11 @@ class VectorRule(WeightRule):
     """A vector of ours that is (1, 1, D) there."""
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Theirs from ours, as views."""
+        """The checkpoint's tensors, from ours, as views."""
         return {self.theirs[0]: tensor.view(1, 1, -1)}
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Ours from theirs."""
+        """Our tensors, from the checkpoint's."""
         return parts[0].reshape(-1)
 
 

@@ -166,7 +166,7 @@ class Grpo:
         self.reference = Reference.of(reference) if config.kl_beta > 0 else None
 
     def __call__(self, model: CausalLM, batch: RolloutBatch) -> ObjectiveOutput:
-        """Loss of one micro-batch."""
+        """Compute the loss of one micro-batch."""
         config = self.config
         mask = batch.targets != IGNORE
         auxiliary = Auxiliary()

@@ -222,7 +222,7 @@ class Ppo:
         return {"value": self.value}
 
     def __call__(self, model: CausalLM, batch: RolloutBatch) -> ObjectiveOutput:
-        """Loss of one micro-batch."""
+        """Compute the loss of one micro-batch."""
         config = self.config
         assert batch.old_log_probs is not None
         assert batch.old_values is not None

@@ -96,7 +96,7 @@ class Rloo:
         self.config = config
 
     def __call__(self, model: CausalLM, batch: RolloutBatch) -> ObjectiveOutput:
-        """Loss of one micro-batch."""
+        """Compute the loss of one micro-batch."""
         config = self.config
         mask = batch.targets != IGNORE
         auxiliary = Auxiliary()

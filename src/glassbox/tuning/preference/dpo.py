@@ -123,7 +123,7 @@ class Dpo:
         self.reference = Reference.of(reference)
 
     def __call__(self, model: CausalLM, batch: PreferenceBatch) -> ObjectiveOutput:
-        """Loss of one batch; both halves go through one forward pass."""
+        """Compute the loss of one batch; chosen and rejected answers share one forward pass."""
         auxiliary = Auxiliary()
         scores = sequence_log_probs(model, batch.ids, batch.targets, auxiliary=auxiliary)
         ratios = scores - self._reference_scores(model, batch)

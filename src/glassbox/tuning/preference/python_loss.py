@@ -94,7 +94,7 @@ class PythonObjective:
         self.spec = spec
 
     def __call__(self, model: CausalLM, batch: PreferenceBatch) -> ObjectiveOutput:
-        """Loss of one batch; both halves go through one forward pass."""
+        """Compute the loss of one batch; chosen and rejected answers share one forward pass."""
         auxiliary = Auxiliary()
         scores = sequence_log_probs(model, batch.ids, batch.targets, auxiliary=auxiliary)
         lengths = answer_lengths(batch.targets).to(scores.dtype)

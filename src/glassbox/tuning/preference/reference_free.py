@@ -187,7 +187,7 @@ class ReferenceFree:
         self.config = config
 
     def __call__(self, model: CausalLM, batch: PreferenceBatch) -> ObjectiveOutput:
-        """Loss of one batch; both halves go through one forward pass."""
+        """Compute the loss of one batch; chosen and rejected answers share one forward pass."""
         config, targets = self.config, batch.targets
         if config.prompt_loss:
             pairs = len(targets) // 2
