@@ -1,4 +1,4 @@
-"""Caches, sampling and generation."""
+"""Generation: engine, scheduler, caches, sampling, search, speculative decoding."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from glassbox.models.causal_lm import CausalLM
 
 
 class RequestAdapters:
-    """A model's adapters that requests may select.
+    """The adapters of a model that requests may select.
 
-    Each is tried once, in a small batch beside a row without it, before any request uses it: a layer
-    that does not support an adapter per row is found then, and not while other requests run.
+    Each is checked when it is loaded, in a small batch beside a row without it, so that a layer
+    that does not support one adapter per row is found before any request uses it.
     """
 
     def __init__(self, model: CausalLM) -> None:
@@ -32,10 +32,11 @@ class RequestAdapters:
         return [] if adapters is None else adapters.names
 
     def load(self, name: str, folder: Path | str) -> None:
-        """Load an adapter's folder, ours or PEFT's; the active adapter does not change.
+        """Load an adapter's folder, in our format or PEFT's; the active adapter does not change.
 
-        Raises UserError for a folder that is damaged or of another base, a name that is taken, and
-        kinds that would change the base or cannot be selected per row; the model is then unchanged.
+        Raises UserError for a folder that is damaged or made for another base model, a name that is
+        taken, and kinds that would change the base or cannot be selected per row; the model is then
+        unchanged.
         """
         spec, _ = read_adapter(folder)
         if spec.stands_alone:

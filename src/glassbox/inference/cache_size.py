@@ -1,4 +1,4 @@
-"""How many tokens a cache should hold, given the memory that is free."""
+"""The capacity of a KV cache, given the free memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from glassbox.layers.quantized_pages import QuantizedPagedKeyValue, QuantizedPag
 from glassbox.models.causal_lm import CausalLM
 
 SHARE = 4
-"""A quarter of what is free: the rest is for activations, packed weights, and everybody else."""
+"""Fraction of the free memory used for the cache; the rest is left for activations, packed weights
+and other processes.
+"""
 _BLOCK = 16
 
 
 @dataclass(frozen=True)
 class CacheSize:
-    """A paged cache of `tokens`, each of `token_bytes`, chosen where `free_bytes` were free (0: unknown)."""
+    """Capacity of a paged cache: `tokens` of `token_bytes` each, chosen with `free_bytes` of memory
+    free (0: unknown).
+    """
 
     tokens: int
     token_bytes: int
@@ -63,7 +67,7 @@ def in_bits(paged: PagedState, bits: int | None) -> PagedState:
 def bytes_per_token(*models: CausalLM, kv_cache: str | None = None) -> int:
     """Bytes of the paged cache for each token, summed over the models and their layers.
 
-    What layers keep for a sequence as a whole (recurrent states) is not counted.
+    States of fixed size per sequence (recurrent states) are not included.
     Tested against: the memory that an engine's cache takes.
     """
     total = 0
@@ -78,7 +82,7 @@ def bytes_per_token(*models: CausalLM, kv_cache: str | None = None) -> int:
 def choose_cache_tokens(wanted: int, *models: CausalLM, kv_cache: str | None = None) -> CacheSize:
     """`wanted` tokens, or as many as a quarter of the free memory holds.
 
-    Raises UserError where that is not even one block of 16 tokens.
+    Raises UserError if that is less than one block of 16 tokens.
     """
     size = bytes_per_token(*models, kv_cache=kv_cache)
     device = models[0].device

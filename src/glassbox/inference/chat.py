@@ -1,4 +1,4 @@
-"""A chat session: history, a prompt that fits the context, streamed answers."""
+"""Chat sessions: message history, prompts that fit the context, streamed answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Message = dict[str, str]
 class ChatSession:
     """A multi-turn chat with one model.
 
-    `history` keeps every message. The prompt is the system message and as many of the latest turns as
+    `history` has all messages. The prompt is the system message and as many of the latest turns as
     leave room for an answer of min(max_tokens, half the context) tokens.
-    adapter: the name of one of the engine's; None for the base model.
-    Raises UserError where the tokenizer has no chat template.
+    adapter: the name of a loaded adapter; None for the base model.
+    Raises UserError if the tokenizer has no chat template.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class ChatSession:
         self.first_sent = 0
 
     def send(self, text: str) -> Iterator[str]:
-        """Send a message; the answer is streamed, and added to the history at its end.
+        """Send a message and stream the answer, which is added to the history at its end.
 
-        An answer that is interrupted (the iterator closed) is added as far as it got; before its first
-        token neither question nor answer is. Raises UserError for a message too long.
+        If the iterator is closed, the partial answer is added; if it is closed before the first
+        token, neither question nor answer is. Raises UserError if the message is too long.
         """
         question = {"role": "user", "content": text}
         prompt, first = self._prompt(question)
@@ -75,13 +75,13 @@ class ChatSession:
                 self.history += [question, {"role": "assistant", "content": "".join(said)}]
 
     def undo(self) -> None:
-        """Forget the last turn."""
+        """Remove the last turn."""
         while self.history and self.history.pop()["role"] != "user":
             pass
         self.first_sent = min(self.first_sent, len(self.history))
 
     def reset(self) -> None:
-        """Forget everything but the system message."""
+        """Remove everything except the system message."""
         self.history.clear()
         self.first_sent = 0
 
@@ -106,17 +106,17 @@ class ChatSession:
             first = self._next_turn(first)
 
     def _next_turn(self, first: int) -> int:
-        """Where the turn after the one at `first` begins."""
+        """Index of the turn after the one at `first`."""
         later = range(first + 1, len(self.history))
         return next((i for i in later if self.history[i]["role"] == "user"), len(self.history))
 
 
 class ChatPrompts:
-    """How chats reach a model and where its answers end, wherever something answers a chat.
+    """Token ids and stop tokens for chats with a model.
 
-    Called with messages and sampling settings it gives the ids of the chat up to the answer, and the
-    settings with the end of the template's turn among what stops it: `<|im_end|>` in ours,
-    `<end_of_turn>` in Gemma's.
+    Called with messages and sampling settings, it returns the ids of the chat up to the answer, and
+    the settings with the template's end-of-turn token among the stop tokens: `<|im_end|>` in our
+    template, `<end_of_turn>` in Gemma's.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -124,11 +124,11 @@ class ChatPrompts:
         self.stop_token_ids = tuple(end_of_turn_ids(tokenizer))
 
     def ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The chat, and the header of the assistant's turn."""
+        """The ids of a chat and the header of the assistant's turn."""
         return self.tokenizer.encode_chat_prompt([dict(message) for message in messages])
 
     def params(self, params: SamplingParams) -> SamplingParams:
-        """The settings, stopping also where the template ends a turn."""
+        """The settings with the template's end-of-turn token as a stop token."""
         ends = {*params.stop_token_ids, *self.stop_token_ids}
         return params.model_copy(update={"stop_token_ids": tuple(sorted(ends))})
 
@@ -140,7 +140,9 @@ class ChatPrompts:
 
 
 def end_of_turn_ids(tokenizer: Tokenizer) -> list[int]:
-    """The control token that the chat template ends an answer with, `<|im_end|>` in ours; [] without one."""
+    """The control token that ends an answer in the chat template, such as `<|im_end|>`; [] if there
+    is none.
+    """
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
     ids, mask = tokenizer.encode_chat(chat)
     learned = [token for token, flag in zip(ids, mask, strict=True) if flag]

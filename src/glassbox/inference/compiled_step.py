@@ -1,8 +1,8 @@
 """Compiled decoding of a single sequence: a few torch.compile graphs for the whole model.
 
-An eager step of a small model is thousands of calls into torch, whose overhead and cache misses dominate. The
-compiled step is the same model under torch.compile. The slots of the KV cache are an input of dynamic length,
-so it is compiled once.
+An eager step of a small model makes thousands of calls into torch, whose overhead and cache misses
+dominate. The compiled step is the same model under torch.compile. The slots of the KV cache are an
+input of dynamic length, so that it is compiled once.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ _BLOCKS = 6
 
 
 class CompiledStep:
-    """The logits of plans that feed one token of one request; None, and nothing done, for all others.
+    """Computes the logits of plans that feed one token of one request; returns None for all other
+    plans.
 
-    For float32 or wider on a CPU and models whose layers all keep paged keys and values, without adapters
-    or virtual tokens. The first plan waits for the compiler: for SmolLM2 some 10 s, 3 s where torch
-    finds its work of before in its cache on disk; a C++ compiler must be there. Where it fails, a
-    warning says so once and all plans are left to the ordinary step. Matrices are laid out by rows.
-    Raises UserError for another model. Tested against: the ordinary step.
+    For float32 or wider on a CPU, and models whose layers all have paged keys and values, without
+    adapters or virtual tokens. The first plan waits for the compiler: some 10 s for SmolLM2, or 3 s
+    with torch's cache on disk; a C++ compiler is required. If compilation fails, a warning is
+    issued once and the eager step is used. Matrices are stored by rows.
+    Raises UserError for unsupported models. Tested against: the eager step.
     """
 
     def __init__(self, model: CausalLM, block_size: int, states: Sequence[BlockState]) -> None:
@@ -62,7 +63,7 @@ class CompiledStep:
         lay_out_in_rows(model)
 
     def logits(self, plan: Plan, states: list[BlockState]) -> Float[Tensor, "1 V"] | None:
-        """What the plan's sampling draws from, its token written."""
+        """The logits to sample from, after writing the plan's token."""
         if not self._takes(plan):
             return None
         try:
@@ -102,7 +103,7 @@ class CompiledStep:
 
 
 class SingleRowLinear(Linear):
-    """`Linear` as the compiler is to read it: a single row's product is a loop of its own."""
+    """A `Linear` in the form to be compiled: the product with a single row is a loop of its own."""
 
     def forward(self, x: Float[Tensor, "*shape I"]) -> Float[Tensor, "*shape O"]:
         """Project the last axis."""
@@ -113,7 +114,7 @@ class SingleRowLinear(Linear):
 
 @contextmanager
 def _as(kind: type[Linear], linears: Sequence[Linear]) -> Iterator[None]:
-    """These layers of another kind inside; their weights stay theirs."""
+    """Replace the classes of these layers inside the context; their weights are shared."""
     try:
         for linear in linears:
             linear.__class__ = kind
@@ -130,7 +131,9 @@ def _through(
     blocks: Sequence[nn.Module],
     states: Sequence[BlockState],
 ) -> Float[Tensor, "1 1 D"]:
-    """Some blocks of the model; the row's tokens are in these cache slots, the last one to be written."""
+    """Apply some blocks of the model; the row's tokens are in the given cache slots, the last one
+    to be written.
+    """
     length, nothing = token_slots.shape[0], positions.new_empty(0, 0)
     pages = Pages(token_slots[-1:], nothing, positions, length, level=True, token_slots=token_slots)
     context = Context(positions=positions, key_length=length, pages=pages)
@@ -140,6 +143,6 @@ def _through(
 
 
 def _end(model: CausalLM, hidden: Float[Tensor, "1 1 D"]) -> Float[Tensor, "1 V"]:
-    """From the last block to the logits."""
+    """From the last block's output to the logits."""
     hidden = model.finish(hidden)[:, 0]
     return model.cap(single_row_linear(hidden, model.output_weight, model.output_bias))

@@ -1,4 +1,4 @@
-"""Incremental detokenization: never half a character, and no part of a stop string."""
+"""Incremental detokenization, which emits only complete characters and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class StopStrings:
-    """Finds the first complete stop string, however the text is cut into pieces.
+    """Finds the first complete stop string in text that arrives in pieces.
 
     >>> scanner = StopStrings(("END",))
     >>> scanner.push("the E"), scanner.push("N"), scanner.push("D!"), scanner.matched
@@ -23,7 +23,9 @@ class StopStrings:
         self.matched: str | None = None
 
     def push(self, piece: str) -> str:
-        """The text that can no longer be part of a stop string; nothing once one has matched."""
+        """Add text; return the text that can no longer be part of a stop string, and nothing once
+        one has matched.
+        """
         if self.matched is not None:
             return ""
         self.held += piece
@@ -40,7 +42,7 @@ class StopStrings:
         return safe
 
     def flush(self) -> str:
-        """The text held back, at the end of the stream."""
+        """Return the withheld text at the end of the stream."""
         rest, self.held = self.held, ""
         return rest
 
@@ -52,7 +54,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class TextStream:
-    """Tokens in, text that is safe to emit out."""
+    """Converts tokens to text that is safe to emit."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
@@ -65,13 +67,15 @@ class TextStream:
         return self._scanner.matched
 
     def push(self, token: int) -> str:
-        """The text that this token completes."""
+        """Add a token; return the text that it completes."""
         if self._tokenizer.id_to_token(token) is None:
             return ""
         return self._scanner.push(self._decoder.push(token))
 
     def flush(self) -> str:
-        """The rest at the end of the stream: an incomplete character, the beginning of a stop string."""
+        """Return the rest at the end of the stream: an incomplete character, or the beginning of a
+        stop string.
+        """
         return self._scanner.push(self._decoder.flush()) + self._scanner.flush()
 
 

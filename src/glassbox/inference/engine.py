@@ -1,7 +1,8 @@
-"""The engine: requests and settings in, tokens out. Everything that generates does it here.
+"""The inference engine: requests with sampling settings in, tokens out.
 
-One step is three lines (`Engine._step`): the scheduler plans, the runner computes, the samples take
-the new tokens. `docs/design/reading_order.md` names the files that a token passes through.
+A step (`Engine._step`) has three parts: the scheduler plans, the runner computes, and the new
+tokens are appended to the samples. `docs/design/reading_order.md` lists the files that a token
+passes through.
 """
 
 from __future__ import annotations
@@ -59,15 +60,17 @@ _FORBIDDEN = (
 
 
 class Engine:
-    """Generates with a model: `generate` and `stream` for one caller, `add` and `step` for a server.
+    """Generates with a model: `generate` and `stream` for a single caller, `add` and `step` for a
+    server.
 
-    The same request gives the same output whatever else is in the batch and however large it is:
-    randomness comes from (seed, sample, step) alone. What remains is the rounding of the matrix
-    products, which differs between batch shapes by about 1e-7 and can change a draw that falls that
-    close to a border, or an argmax between two logits that close.
+    A request's output does not depend on the rest of the batch: random numbers are a function of
+    (seed, sample, step). Only the rounding of matrix products differs between batch shapes, by
+    about 1e-7, which can change a draw that close to a boundary, or an argmax between two nearly
+    equal logits.
 
-    max_batch: sequences that run at the same time. token_budget: the most tokens a step feeds;
-        without `chunked_prefill` a prompt is prefilled whole, however long.
+    max_batch: maximum number of running sequences.
+    token_budget: maximum number of tokens per step; without `chunked_prefill` a prompt is prefilled
+        whole, however long.
     cache_tokens: capacity of the paged KV cache in tokens, for all sequences together; None for
         max_batch sequences of the model's full context. Memory is allocated as needed.
     prefix_sharing: common prefixes of one tenant's prompts are computed once; off where a layer
@@ -85,7 +88,8 @@ class Engine:
         recurrent states stay as they are. None or "auto": the dtype of the weights.
     compiled: a single stream on a CPU runs about twice as fast once its steps are compiled
         (`CompiledStep`).
-    dtype narrower than the weights' runs the model under autocast and keeps its cache in that type.
+    dtype: if narrower than the weights' dtype, run the model under autocast and keep the cache in
+        this dtype.
     Raises UserError for prompts and settings that do not fit the model.
     """
 
@@ -154,19 +158,20 @@ class Engine:
 
     @property
     def context_length(self) -> int:
-        """The most tokens that prompt and output may have together."""
+        """Maximum number of tokens of prompt and output together."""
         return self.model.config.context_length
 
     @property
     def adapters(self) -> list[str]:
-        """The names that requests may choose from."""
+        """The names of the adapters that requests may select."""
         return self._adapters.names
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
-        """Load an adapter's folder, ours or PEFT's, between any two steps.
+        """Load an adapter's folder, in our format or PEFT's, between any two steps.
 
-        The base weights stay bit-identical. Raises UserError for a damaged folder, another base's, a
-        name that is taken, and kinds that cannot be chosen per row (prefix, prompt, biases).
+        The base weights are not changed. Raises UserError for a damaged folder, one made for
+        another base model, a name that is taken, and kinds that cannot be selected per row (prefix,
+        prompt, biases).
         """
         self._adapters.load(name, folder)
 
@@ -182,19 +187,20 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | None = None,
     ) -> int:
-        """Queue a request; returns its id, which its events carry.
+        """Queue a request; return its id, which its events carry.
 
-        Higher `priority` runs first. Prefixes are never shared between tenants or `adapter`s; None
-        is the base model. Raises QueueFull, and UserError for what can never fit.
+        Higher `priority` runs first. Prefixes are never shared between tenants or between
+        `adapter`s; None is the base model. Raises QueueFull, and UserError for requests that can
+        never fit.
         """
         request = self._request(prompt, params, truncate_prompt)
         return self._submit(request, self._events, adapter, priority, tenant)[0].sequence.request_id
 
     def step(self) -> list[TokenEvent]:
-        """One scheduler step for everything that runs: the new tokens; [] when there is no work.
+        """Run one scheduler step; return the new tokens, or [] if there is no work.
 
-        A request that fails ends alone, by an event whose finish_reason is "error". An exception
-        concerns the whole engine: cancel everything that waits and runs. One thread at a time.
+        If a request fails, only this request ends, with an event whose finish_reason is "error". An
+        exception concerns the whole engine; all requests are then to be cancelled. Not thread-safe.
         """
         if self.has_work:
             with evaluating(self.model):
@@ -204,9 +210,9 @@ class Engine:
         return events
 
     def compile(self, constraint: JsonSchema | Regex | Choice) -> Grammar:
-        """Compile a constraint for this model's tokenizer, cached; `add` does it where needed.
+        """Compile a constraint for this model's tokenizer, with a cache; `add` does it if needed.
 
-        Thread-safe. Raises UserError for one that is not valid, not supported or too large.
+        Thread-safe. Raises UserError for invalid, unsupported or too large constraints.
         """
         with self._making_compiler:
             if self._compiler is None:
@@ -215,7 +221,7 @@ class Engine:
         return self._compiler.compile(constraint)
 
     def cancel(self, request_id: int) -> None:
-        """Abort a request at any time and free what it held. Unknown ids are ignored."""
+        """Cancel a request at any time and free its resources. Unknown ids are ignored."""
         self._scheduler.cancel(request_id)
         for sequence in [s for s in self._samples if s.request_id == request_id]:
             self._end(sequence)
@@ -235,7 +241,7 @@ class Engine:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the caches now; 0 when nothing runs, unless prefixes are kept."""
+        """Memory of the caches, in bytes; 0 when nothing runs, unless prefixes are kept."""
         guidance = 0 if self._guidance is None else self._guidance.cache_bytes
         held = self._runner.num_blocks or self._runner.num_rows
         return guidance + (self._runner.cache_bytes if held else 0)
@@ -271,10 +277,11 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        """All completions, prompt by prompt in the order given, the n of each prompt together.
+        """Generate all completions, in the order of the prompts, the n of each prompt together.
 
-        `params` and `adapter` are one for all prompts or one each. `truncate_prompt` cuts one that is
-        too long from the left, to context_length - max_tokens but never below half the context.
+        params, adapter: one for all prompts, or one for each.
+        truncate_prompt: truncate prompts that are too long from the left, to context_length -
+            max_tokens but not below half the context.
         """
         each, adapters = one_each(len(prompts), params, adapter)
         requests = [
@@ -312,7 +319,7 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | None = None,
     ) -> Iterator[TokenEvent]:
-        """Tokens of one completion as they are generated. Closing the iterator frees its cache."""
+        """Generate the tokens of one completion one by one. Closing the iterator frees its cache."""
         request = self._request(prompt, params, truncate_prompt)
         if request.params.num_samples != 1:
             raise UserError(
@@ -348,7 +355,7 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        """`generate` from text. Special tokens written in the text are plain text."""
+        """`generate` for a text; special tokens in the text are encoded as plain text."""
         tokenizer = self._need_tokenizer()
         prompts = [tokenizer.encode(one) for one in ([text] if isinstance(text, str) else text)]
         return self.generate(prompts, params, truncate_prompt=truncate_prompt, adapter=adapter)
@@ -361,7 +368,9 @@ class Engine:
         truncate_prompt: bool = False,
         adapter: str | None = None,
     ) -> Iterator[str]:
-        """The completion in pieces: whole characters only, and no part of a stop string."""
+        """Generate a completion as pieces of text with whole characters only, and no part of a stop
+        string.
+        """
         prompt = self._need_tokenizer().encode(text)
         events = self.stream(prompt, params, truncate_prompt=truncate_prompt, adapter=adapter)
         return (event.text for event in events if event.text)
@@ -499,12 +508,11 @@ class Engine:
 
 
 class WeightsVersion:
-    """Detects that a model's weights have changed: by identity, address and version counter of each tensor.
+    """Detects changes of a model's weights by identity, address and version counter of each tensor.
 
-    It sees optimizer steps, loaded state dicts, merges, another active adapter, and whoever looks
-    inside with `inspect` (and may change what is computed). It cannot see a
-    write past torch's version counter, through `tensor.data` or a pointer. Costs one look per
-    tensor and does not read the values.
+    Detects optimizer steps, loaded state dicts, merges, another active adapter, and edits through
+    `inspect`. Writes that bypass torch's version counter, through `tensor.data` or a pointer, are
+    not detected. The values are not read.
     """
 
     def __init__(self) -> None:

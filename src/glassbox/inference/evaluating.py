@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Every module in eval mode inside; each module's mode is restored afterwards."""
+    """Set every module to eval mode inside the context; each module's mode is restored afterwards."""
     every = [model]
     for module in every:  # each step does it, and `modules()` takes ten times as long
         every.extend(child for child in module._modules.values() if child is not None)
@@ -32,7 +32,9 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def autocast_below(model: CausalLM, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Autocast to `dtype` where it is narrower than the weights; a wider one applies to the caches only."""
+    """Autocast to `dtype` if it is narrower than the weights' dtype; a wider one applies to the
+    caches only.
+    """
     if dtype is None or dtype.itemsize >= model.dtype.itemsize:
         return nullcontext()
     return torch.autocast(model.device.type, dtype=dtype)
@@ -40,9 +42,9 @@ def autocast_below(model: CausalLM, dtype: torch.dtype | None) -> AbstractContex
 
 @contextmanager
 def reading_with(model: CausalLM, adapter: str | None) -> Iterator[None]:
-    """`evaluating`, all rows with the adapter of this name; None leaves the model as it is.
+    """`evaluating`, with the adapter of this name for all rows; None leaves the model unchanged.
 
-    Raises UserError for a name that the model has no adapter of.
+    Raises UserError if the model has no adapter of this name.
     """
     chosen: AbstractContextManager[object] = nullcontext()
     if adapter is not None:

@@ -1,4 +1,4 @@
-"""Classifier-free guidance in the engine: the logits of a negative prompt, step by step beside the answer's."""
+"""Classifier-free guidance in the engine, with the logits of a negative prompt at each step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from glassbox.models.causal_lm import CausalLM
 
 
 class Guidance:
-    """Keeps the negative prompt of each guided sample, followed by the sample's tokens, in a cache of its own.
+    """Keeps the negative prompt of each guided sample, followed by the sample's tokens, in a
+    separate cache.
 
-    Source: Sanchez et al., arXiv:2306.17806. Tested against: transformers' generate(guidance_scale=...).
+    Source: Sanchez et al., arXiv:2306.17806. Tested against: transformers'
+    generate(guidance_scale=...).
     """
 
     def __init__(self, model: CausalLM, *, max_rows: int, dtype: torch.dtype | None) -> None:
@@ -26,13 +28,13 @@ class Guidance:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the negative prompts' cache, beside the engine's own."""
+        """Memory of the negative prompts' cache, in bytes."""
         return self._cache.cache_bytes
 
     def guide(
         self, logits: Float[Tensor, "M V"], samples: Sequence[SampleState], rows: Sequence[int]
     ) -> Float[Tensor, "M V"]:
-        """The logits of all rows, those of guided samples replaced; `rows`: the row of each sample."""
+        """Replace the logits of guided samples; `rows` is the row of each sample."""
         guided = [
             (row, sample)
             for row, sample in zip(rows, samples, strict=True)
@@ -55,5 +57,5 @@ class Guidance:
         return wide
 
     def forget(self, number: int) -> None:
-        """That sequence has ended."""
+        """Free the cache of a sequence that has ended."""
         self._cache.forget(number)

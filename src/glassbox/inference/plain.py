@@ -1,6 +1,6 @@
-"""Generation as its definition reads: no cache, no batch. The oracle of the engine.
+"""Generation without cache and batch: the reference that the engine is tested against.
 
-Reading starts here; `docs/design/reading_order.md` says where it goes on.
+`docs/design/reading_order.md` starts here.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ from glassbox.models.causal_lm import CausalLM
 def generate_plain(
     model: CausalLM, prompt: Sequence[int], params: SamplingParams, *, sample: int = 0
 ) -> list[int]:
-    """Run the whole sequence through the model for every token, and choose the next from its last logits.
+    """Run the whole sequence through the model for every token, and choose the next token from its
+    last logits.
 
-    Stops after a stop token, after max_tokens, or where the context is full.
+    Stops after a stop token, after max_tokens, or when the context is full.
     """
     room = model.config.context_length - len(prompt)
     params = params.model_copy(update={"max_tokens": min(params.max_tokens, room)})
@@ -72,7 +73,9 @@ def choose_plain(
     stop_ids: Sequence[int] | None = None,
     allowed: Bool[Tensor, " V"] | None = None,
 ) -> int:
-    """The next token of one output, all filters over the whole vocabulary. The oracle of `RowSampler`."""
+    """The next token of one output, with all filters over the whole vocabulary; `RowSampler` is
+    tested against it.
+    """
     final = process_plain(logits, params, prompt, generated, stop_ids=stop_ids, allowed=allowed)
     if params.temperature == 0:
         return int(final.argmax())

@@ -1,4 +1,4 @@
-"""Which matrices of a model an engine packs for its products, when, and for how long (`layers.prepacked`)."""
+"""Decides which matrices of a model an engine prepacks, and when (see `layers.prepacked`)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _TOKENS = 128  # so many tokens gain as much again as the step that they are in
 
 
 class Prepacking:
-    """Lends packed matrices to a model for as long as a step lasts: layers themselves know nothing of it.
+    """Provides a model with packed matrices for the duration of a step, without changing its
+    layers.
 
-    Packed are linear layers as they are, below adapters too, and the output head, tied or not; not
-    experts, nor layers kept in few bits. wanted: True from the first step that gains by it; None when
-    so many have come that the copies pay, if they take at most half the memory that is available,
-    and until the engine forgets everything (nothing runs; with keep_prefixes, the weights changed);
-    False never.
+    Linear layers are packed, also those below adapters, and the output projection, tied or not;
+    experts and quantized layers are not.
+    wanted: True: from the first step that benefits; None: once enough such steps have run that the
+        copies pay off, if they take at most half the available memory, until the engine is idle
+        (with keep_prefixes, until the weights change); False: never.
     """
 
     def __init__(self, model: CausalLM, wanted: bool | None) -> None:
@@ -34,7 +35,7 @@ class Prepacking:
         self.release()
 
     def release(self) -> None:
-        """Give the copies back, and wait anew until they pay."""
+        """Free the copies, and wait again until they pay off."""
         self._owners: list[Linear | CausalLM] | None = None
         self._packs: list[Pack] = []
         self._products: list[tuple[dict[str, Any], str, Callable[[Tensor], Tensor]]] = []
@@ -42,12 +43,12 @@ class Prepacking:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the copies hold."""
+        """Memory of the copies, in bytes."""
         return sum(pack.num_bytes for pack in self._packs)
 
     @contextmanager
     def lent(self, num_tokens: int) -> Iterator[None]:
-        """The copies in their layers' hands inside, where a step of so many tokens gains by them."""
+        """Use the copies inside the context, if a step of this number of tokens benefits."""
         if not self._due(num_tokens):
             yield
             return
@@ -75,7 +76,7 @@ class Prepacking:
         return bool(self._owners)
 
     def _choose(self) -> list[Linear | CausalLM]:
-        """Whose matrices are packed: none where their copies would crowd the memory."""
+        """The layers to pack; none if their copies would take too much memory."""
         model = self.model
         found: list[tuple[Linear | CausalLM, int]] = [
             (module, module.weight.numel())
@@ -94,7 +95,7 @@ class Prepacking:
 def _product(
     owner: Linear | CausalLM, pack: Pack
 ) -> tuple[dict[str, Any], str, Callable[[Tensor], Tensor]]:
-    """An owner's attributes, its method that multiplies, and what does so with the copy."""
+    """The attributes of a layer: its product method, and the same with the packed copy."""
     if isinstance(owner, CausalLM):
         return (
             vars(owner),

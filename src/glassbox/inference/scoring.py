@@ -37,9 +37,9 @@ class PromptScores:
 def score_prompts(
     model: CausalLM, prompts: Sequence[Sequence[int]], *, top: int = 0, adapter: str | None = None
 ) -> Iterator[PromptScores | None]:
-    """Scores of each prompt, in order; None between batches, where there is no result yet.
+    """Score each prompt, in order; yields None between batches.
 
-    adapter: the name of one that the model holds; None for the model as it is.
+    adapter: the name of a loaded adapter; None for the base model.
     Raises UserError for a prompt that is empty or longer than the model's context.
     Tested against: transformers' logits.
     """
@@ -76,10 +76,10 @@ def embed(
     batch_tokens: int = BATCH_TOKENS,
     adapter: str | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "B D"]]]:
-    """A vector a text: the mean of its tokens' final hidden states, divided by its length (L2).
+    """Embed texts: the mean of a text's final hidden states, normalized to unit length (L2).
 
-    Comes in batches of texts of like length: which they are, and their vectors in float32.
-    adapter: the name of one that the model holds; None for the model as it is.
+    Yields batches of texts of similar length: their indices, and their vectors in float32.
+    adapter: the name of a loaded adapter; None for the base model.
     Raises UserError for a text that is empty or longer than the model's context.
     """
     for index, prompt in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""Reading a prompt once for all its answers: G answers to a prompt, both of a pair, options of a question."""
+"""Shared prompts in training and scoring: a prompt with several answers is processed once."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from glassbox.models.causal_lm import CausalLM
 
 WORTHWHILE = 0.75
-"""Of the tokens that rows apart would read, the most that sharing may read to be worth its overhead."""
+"""Sharing is used if it processes at most this fraction of the tokens of separate rows."""
 
 
 class Plan(NamedTuple):
-    """B rows of T ids as U beginnings and B ends.
+    """B rows of T ids, divided into U prefixes and B suffixes.
 
-    starts: (B,), where each row's end begins; width: of the longest end; owners: (B,), each row's
-    beginning; firsts: a row of each beginning.
+    starts: (B,), where each row's suffix begins; width: of the longest suffix; owners: (B,), index
+        of each row's prefix; firsts: a row of each prefix.
     """
 
     starts: Int[Tensor, " B"]
@@ -39,10 +39,10 @@ class Plan(NamedTuple):
 
 
 def can_share(model: CausalLM) -> bool:
-    """Whether the model's layers see nothing but keys and values of earlier tokens, all of them.
+    """Whether all layers depend only on keys and values of earlier tokens, without a limit.
 
-    Windows, running states, ALiBi, learned positions, experts (whose balance counts tokens),
-    virtual tokens and dropout are left to rows apart.
+    Not so for windows, recurrent states, ALiBi, learned positions, experts (whose balance counts
+    tokens), virtual tokens and dropout; their rows are processed separately.
     """
     config = model.config
     if config.learned_positions or config.sinusoidal_positions:
@@ -69,7 +69,7 @@ def can_share(model: CausalLM) -> bool:
 def plan(
     ids: Int[Tensor, "B T"], starts: Int[Tensor, " B"], lengths: Int[Tensor, " B"]
 ) -> Plan | None:
-    """Which rows share what stands before their start; None where too little is saved."""
+    """Which rows share what precedes their start; None if too little is saved."""
     begins, ends = starts.tolist(), lengths.tolist()
     rows = ids.tolist()
     known: dict[tuple[int, ...], int] = {}
@@ -89,14 +89,16 @@ def plan(
 
 
 class Prefix(NamedTuple):
-    """What all rows of a call begin with, read once: keys and values of each layer, (1, K, P, Dh)."""
+    """The common prefix of all rows of a call, processed once: keys and values of each layer, (1,
+    K, P, Dh).
+    """
 
     length: int
     layers: list[tuple[Tensor, Tensor]]
 
 
 class _Continued(Recorder):
-    """The state of rows that go on behind a `Prefix`, which every one of their tokens sees whole."""
+    """The state of rows that continue after a `Prefix`, to which all their tokens attend."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class _Continued(Recorder):
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """The prefix, then the row's own tokens; queries stand at the last keys."""
+        """The prefix, followed by the row's own tokens; queries are at the last keys."""
         self.keys, self.values = keys, values
         seen = [
             torch.cat((old.to(new.dtype).expand(len(new), -1, -1, -1), new), dim=2)
@@ -115,7 +117,7 @@ class _Continued(Recorder):
 
 
 def read_prefix(model: CausalLM, ids: Int[Tensor, " P"]) -> Prefix:
-    """Read what many rows begin with, once (models of `can_share`)."""
+    """Process the common prefix of many rows (for models of `can_share`)."""
     recorders = [Recorder() for _ in model.blocks]
     order = torch.arange(len(ids), device=ids.device).unsqueeze(0)
     states = [BlockState(one) for one in recorders]
@@ -126,7 +128,7 @@ def read_prefix(model: CausalLM, ids: Int[Tensor, " P"]) -> Prefix:
 def hidden_behind(
     model: CausalLM, ids: Int[Tensor, "B T"], prefix: Prefix
 ) -> Float[Tensor, "B T D"]:
-    """Final hidden states of rows that begin behind a prefix; padding stands on the right.
+    """Final hidden states of rows that continue after a prefix; padding is on the right.
 
     Tested against: `CausalLM.hidden_states` of whole rows.
     """

@@ -1,11 +1,12 @@
-"""Constraints as masks: which tokens may come next, so that the answer can only be what was asked for.
+"""Token masks of constraints: which tokens may come next.
 
-The automaton over bytes is llguidance's (extra `constrain`); here are the tokens' bytes, the end of
-the answer, the limits and the cache. Any tokenizer will do: where a token's bytes depend on what came
-before it (WordPiece's and sentencepiece's spaces), the automaton is given the vocabulary once for each
-case, and the case chooses the slice.
+The automaton over bytes is llguidance's (extra `constrain`); this module supplies the tokens'
+bytes, the end of the answer, the limits and the cache. Any tokenizer is supported: if a token's
+bytes depend on the token before it (the spaces of WordPiece and sentencepiece), the automaton is
+given the vocabulary once for each case, and the case selects the part of the mask.
 
-Tested against: every token tried one by one on small vocabularies; `re` and `jsonschema` on answers.
+Tested against: every token tried one by one on small vocabularies; `re` and `jsonschema` on
+answers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _CLASS = re.compile(r"\\.", re.DOTALL)
 _PYTHON = MappingProxyType(
     {r"\w": r"[\p{L}\p{N}_]", r"\W": r"[^\p{L}\p{N}_]", r"\S": r"[^\s\x1c-\x1f]"}
 )
-"""Character classes as `re` means them; written so, they may stand in a class as well."""
+"""Character classes with the meaning of `re`, in a form that may also appear within a class."""
 _WHERE = re.compile(
     r"^(error: )?(at \d+\(\d+\): )?(failed to compile JSON schema: |invalid regex .* \(in regex\): )?"
 )
@@ -52,11 +53,11 @@ _LIMITS = {
 
 
 class GrammarCompiler:
-    """Compiles constraints for one tokenizer, and keeps the last `capacity` of them.
+    """Compiles constraints for a tokenizer, with an LRU cache of the last `capacity` of them.
 
-    vocab_size: V of the model, where that is more than the tokenizer's. Safe to share between
-    threads; a server may compile on another thread than the engine's.
-    Raises UserError where the extra `constrain` is not installed.
+    vocab_size: the model's V, if it is larger than the tokenizer's. Thread-safe; a server may
+        compile on another thread than the engine's.
+    Raises UserError if the extra `constrain` is not installed.
     """
 
     def __init__(
@@ -78,10 +79,10 @@ class GrammarCompiler:
         self._under_way: dict[str, threading.Lock] = {}  # what is being compiled right now
 
     def compile(self, constraint: JsonSchema | Regex | Choice) -> Grammar:
-        """The constraint as a grammar over this tokenizer's tokens.
+        """Compile a constraint to a grammar over this tokenizer's tokens.
 
-        Raises UserError, one line, for what is no valid schema or pattern, asks for something that
-        is not supported or too large, or cannot be written with this vocabulary.
+        Raises UserError, one line, for invalid schemas or patterns, unsupported or too large ones,
+        and those that cannot be written with this vocabulary.
         """
         key = constraint.key
         with self._lock:
@@ -118,27 +119,27 @@ class GrammarCompiler:
 
 
 class Grammar:
-    """A compiled constraint; `matcher` begins an answer."""
+    """A compiled constraint; `matcher` starts an answer."""
 
     def __init__(self, start: Any, cases: _Cases, vocab_size: int, width: int) -> None:
         self._start, self._cases = start, cases
         self.vocab_size, self._width = vocab_size, width
 
     def matcher(self, end_ids: Iterable[int] = ()) -> ConstraintMatcher:
-        """An answer of which nothing is written yet; `end_ids` are the tokens that end it."""
+        """Return the state of an empty answer; `end_ids` are the tokens that end it."""
         ends = frozenset(end_ids)
         start = self._start.deep_copy()
         return ConstraintMatcher(start, self._cases, self.vocab_size, self._width, ends)
 
 
 class ConstraintMatcher:
-    """Where one answer stands in its grammar.
+    """The state of one answer in its grammar.
 
-    finished: nothing more can follow: an end token was accepted, or the grammar is at its end (the
-        answer is complete; the engine ends it, as "stop", without asking for one more token).
-    accepting: the answer could end here.
-    error: why nothing can follow though the answer is not complete (a limit was hit, or the
-        vocabulary cannot write what must come); None otherwise. The mask is then empty.
+    finished: the answer is complete and nothing can follow: an end token was accepted, or the
+        grammar is at its end (the engine then ends it, as "stop", without sampling another token).
+    accepting: the answer may end here.
+    error: why nothing can follow although the answer is not complete (a limit was reached, or the
+        vocabulary cannot write the required text); None otherwise. The mask is then empty.
     """
 
     def __init__(
@@ -163,12 +164,12 @@ class ConstraintMatcher:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more can follow, the answer being complete."""
+        """Whether the answer is complete and nothing can follow."""
         return self._ended or (self.accepting and not self._following().any())
 
     @property
     def error(self) -> str | None:
-        """Why the answer can neither go on nor end."""
+        """Why the answer can neither continue nor end; None otherwise."""
         if self._ended or self._following().any() or self.accepting:
             return None
         why = _first_line(self._state.get_error()) if self._state.is_error() else "NoExtension"
@@ -177,7 +178,9 @@ class ConstraintMatcher:
         return f"the answer's grammar became too complex ({why})"
 
     def _following(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """The tokens that may follow, packed, those that end the answer apart; worked out once."""
+        """The tokens that may follow, as packed bits, without those that end the answer; computed
+        once.
+        """
         if self._next is None:
             words = self._width // _WORD
             self._next = np.zeros(words, dtype=np.int32)
@@ -190,7 +193,7 @@ class ConstraintMatcher:
         return self._next
 
     def fill(self, bits: np.ndarray[Any, np.dtype[np.int32]]) -> None:
-        """Write the mask as bits, 32 tokens a word, the first in the lowest bit."""
+        """Write the mask as bits, 32 tokens per word, the first in the lowest bit."""
         bits[:] = 0
         if self._ended:
             return
@@ -200,11 +203,11 @@ class ConstraintMatcher:
                 bits[word] |= flag
 
     def mask(self) -> Bool[Tensor, " V"]:
-        """Which tokens may come next; end tokens only where the answer is complete."""
+        """Which tokens may come next; end tokens only if the answer may end."""
         return masks([self], self.vocab_size)[0]
 
     def accept(self, token: int) -> None:
-        """Go on by one token. Raises UserError for one that may not come next."""
+        """Advance by one token. Raises UserError for a token that may not come next."""
         if token in self.end_ids:
             if self._ended or not self.accepting:
                 raise UserError(f"token {token} ends the answer before its grammar does")
@@ -221,7 +224,7 @@ class ConstraintMatcher:
         self._next = None
 
     def rollback(self, count: int) -> None:
-        """Take back the last `count` tokens."""
+        """Undo the last `count` tokens."""
         assert 0 <= count <= len(self._history), (count, len(self._history))
         if count == 0:
             return
@@ -236,7 +239,7 @@ class ConstraintMatcher:
             del self._history[-count:]
 
     def copy(self) -> ConstraintMatcher:
-        """A second one at the same place, which goes its own way."""
+        """An independent copy of the state."""
         other = copy.copy(self)
         other._state = self._state.deep_copy()
         other._history = list(self._history)
@@ -251,9 +254,9 @@ def masks(
     vocab_size: int,
     device: torch.device | str = "cpu",
 ) -> Bool[Tensor, "R V"]:
-    """The masks of several rows; a row without a matcher allows everything.
+    """The masks of several rows; a row without a matcher allows every token.
 
-    The bits of all rows travel packed and are unpacked in one operation.
+    The bits of all rows are transferred packed and unpacked in one operation.
     """
     words = -(-vocab_size // _WORD)
     packed = np.full((len(matchers), words), -1, dtype=np.int32)
@@ -267,7 +270,9 @@ def masks(
 
 
 class _Cases:
-    """The bytes of every token, in each case that decoding tells apart: first, later, after a word's end."""
+    """The bytes of every token, in each case that decoding distinguishes: first, later, after the
+    end of a word.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         suffix = _suffix(getattr(tokenizer.pretokenizer, "decoder_entry", None))
@@ -299,7 +304,7 @@ class _Cases:
 
 
 def _suffix(entry: Any) -> str | None:
-    """What ends a word in the names of a `BPEDecoder`'s tokens."""
+    """The end-of-word suffix in the tokens of a `BPEDecoder`."""
     if isinstance(entry, dict):
         if entry.get("type") == "BPEDecoder":
             return str(entry.get("suffix", "</w>"))
@@ -309,7 +314,7 @@ def _suffix(entry: Any) -> str | None:
 
 
 class _Vocabulary:
-    """The words as llguidance asks for them. Their end token is one of its own, which none of ours is."""
+    """The vocabulary in the form that llguidance takes, with an end token of its own."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -353,7 +358,7 @@ def _named(constraint: JsonSchema | Regex | Choice) -> str:
 
 
 def _first_line(message: str) -> str:
-    """What matters of llguidance's message, which shows the place over several lines."""
+    """The relevant line of llguidance's message, which shows the position over several lines."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     first = next((line for line in lines if line.startswith("error: ")), "".join(lines[:1]))
     if "oneOf" in first:

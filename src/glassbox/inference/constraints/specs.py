@@ -1,6 +1,6 @@
-"""What an answer may be: a value of a JSON schema, a match of a regular expression, one of some texts.
+"""Constraints on answers: JSON schemas, regular expressions and choices, with limits on their size.
 
-These are the requests, with limits on their size; `inference.grammar` makes masks of them.
+`inference.constraints.grammar` compiles them to token masks.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from glassbox.core.config import Spec, parse
 from glassbox.core.errors import UserError
 
 MAX_CHARS = 65_536
-"""Longest schema (as JSON), pattern, or list of choices together."""
+"""Maximum length of a schema (as JSON), a pattern, or a list of choices, in characters."""
 MAX_DEPTH = 64
 MAX_PROPERTIES = 1_000
 MAX_REPEATED = 20_000
-"""Most characters that a pattern's counted repeats may ask for: `(a{100}){100}` asks for 10,000."""
+"""Maximum number of characters of a pattern's counted repeats, multiplied out: `(a{100}){100}` is
+10,000.
+"""
 
 
 class JsonSchema(Spec):
-    """The answer is JSON that the schema allows. Raises UserError (through pydantic) beyond the limits.
+    """The answer must be JSON that is valid under the schema. Raises UserError (through pydantic)
+    beyond the limits.
 
     >>> JsonSchema(definition={"type": "integer"}).kind
     'json_schema'
@@ -49,7 +52,8 @@ class JsonSchema(Spec):
 
 
 class Regex(Spec):
-    """The whole answer matches the pattern (as with `re.fullmatch`; no look-around, no back-references).
+    """The whole answer must match the pattern (as with `re.fullmatch`; no look-around, no
+    back-references).
 
     >>> Regex(pattern="[a-z]+").kind
     'regex'
@@ -74,7 +78,7 @@ class Regex(Spec):
 
 
 class Choice(Spec):
-    """The answer is one of these texts.
+    """The answer must be one of these texts.
 
     >>> Choice(options=("yes", "no")).kind
     'choice'
@@ -101,20 +105,22 @@ class Choice(Spec):
 
 
 Constraint = Annotated[JsonSchema | Regex | Choice, Field(discriminator="kind")]
-"""Any of them; `kind` says which."""
+"""The union of constraints, discriminated by `kind`."""
 
 
 def json_object() -> JsonSchema:
-    """Any JSON object."""
+    """A constraint to any JSON object."""
     return JsonSchema(definition={"type": "object"})
 
 
 def read_constraint(
     json_schema: Path | None, regex: str | None, choices: Sequence[str]
 ) -> JsonSchema | Regex | Choice | None:
-    """What a command line asks for: a file that holds a schema, a pattern, or texts to choose from.
+    """Read a constraint from command-line options: a file with a schema, a pattern, or texts to
+    choose from.
 
-    Raises UserError for more than one of them, a file that cannot be read, and what is too large.
+    Raises UserError if more than one is given, for a file that cannot be read, and for constraints
+    that are too large.
     """
     given = {"--json-schema": json_schema, "--regex": regex, "--choice": choices or None}
     named = [name for name, value in given.items() if value is not None]
@@ -144,7 +150,9 @@ def _canonical(value: Any) -> str:
 
 
 def check_text(text: str, what: str) -> None:
-    """Raise ValueError for half of a surrogate pair, which JSON can say and no tokenizer can write."""
+    """Raise ValueError for an unpaired surrogate, which JSON can represent but no tokenizer can
+    encode.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -152,7 +160,7 @@ def check_text(text: str, what: str) -> None:
 
 
 def _check_nesting(value: Any) -> None:
-    """Refuse what is deeper than MAX_DEPTH; level by level, so that depth costs no stack."""
+    """Raise an error for nesting deeper than MAX_DEPTH, without recursion."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -167,7 +175,7 @@ def _check_nesting(value: Any) -> None:
 
 
 def _check_schema(value: Any) -> None:
-    """What the automaton would not refuse: huge patterns and objects, counts that one key meets twice."""
+    """Check what the automaton does not: very large patterns and objects, and counts."""
     check_text(_canonical(value), "the schema")
     level = [value]
     while level:
@@ -200,10 +208,11 @@ def _check_object(schema: dict[str, Any]) -> None:
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuse a pattern whose counted repeats, multiplied out, ask for more than MAX_REPEATED characters.
+    """Raise ValueError if a pattern's counted repeats, multiplied out, exceed MAX_REPEATED
+    characters.
 
-    Nested repeats are the one thing that the automaton's own limits do not see: each costs it time
-    in proportion. What is no valid pattern is left to the compiler. Raises ValueError.
+    The automaton's own limits do not cover nested repeats, whose cost is proportional to their
+    product. Invalid patterns are left to the compiler.
     """
     if (size := _repeated(pattern)) > MAX_REPEATED:
         raise ValueError(
@@ -213,7 +222,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def _repeated(pattern: str) -> int:
-    """Characters of the longest text that a pattern matches, * and + taken once."""
+    """Length of the longest text that a pattern matches, counting * and + as one repeat."""
     totals, last = [0], [0]  # a group each: so far, and the atom that a quantifier would repeat
     at, size = 0, len(pattern)
     while at < size:
@@ -248,7 +257,7 @@ def _repeated(pattern: str) -> int:
 
 
 def _count(pattern: str, at: int) -> tuple[int, int] | None:
-    """The most times that `{...}` at this place repeats, and where it ends; None where it is text."""
+    """The maximum of `{...}` at this position, and where it ends; None if it is literal text."""
     end = pattern.find("}", at)
     low, _, high = pattern[at + 1 : end].partition(",")
     numbers = [number for number in (low.strip(), high.strip()) if number]
@@ -260,7 +269,7 @@ def _count(pattern: str, at: int) -> tuple[int, int] | None:
 
 
 def _after_class(pattern: str, at: int) -> int:
-    """Where a `[...]` ends; the classes in it may nest."""
+    """The end of a `[...]`, which may contain nested classes."""
     depth = 0
     while at < len(pattern):
         char = pattern[at]

@@ -1,1 +1,1 @@
-"""How the next token is chosen: parameters, filters, penalties, seeds."""
+"""Sampling: parameters, filters, penalties, random numbers."""

@@ -1,8 +1,9 @@
-"""Penalties, temperature and the truncation filters as functions of logits, in the order of application.
+"""Penalties, temperature and truncation filters as functions of logits, in the order in which they
+are applied.
 
-Logit bias and penalties work on the raw logits; then come temperature, top-k, top-p, min-p, typical,
-epsilon, eta and top-h, the order of transformers' `generate`. Each works on a batch whose rows have
-settings of their own, over the whole vocabulary: the readable version, and the oracle of `shortlist`.
+Logit bias and penalties apply to the raw logits, followed by temperature, top-k, top-p, min-p,
+typical, epsilon, eta and top-h, the order of transformers' `generate`. Each works on a batch whose
+rows have their own settings, over the whole vocabulary; `shortlist` is tested against them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _TOP_H_TOKENS = 100
 def apply_repetition_penalty(
     logits: Float[Tensor, "N V"], seen: Bool[Tensor, "N V"], penalty: Float[Tensor, " N"]
 ) -> Float[Tensor, "N V"]:
-    """Make each token already seen less likely: positive logits are divided by the penalty, others multiplied.
+    """Repetition penalty: the positive logits of tokens that have occurred are divided by the
+    penalty, negative ones multiplied.
 
     Source: Keskar et al., CTRL, arXiv:1909.05858, section 4.1.
     Tested against: transformers RepetitionPenaltyLogitsProcessor.
@@ -37,9 +39,10 @@ def apply_count_penalties(
     frequency: Float[Tensor, " N"],
     presence: Float[Tensor, " N"],
 ) -> Float[Tensor, "N V"]:
-    """logit_i - c_i * frequency - [c_i > 0] * presence, c_i how often the answer has token i so far.
+    """Frequency and presence penalty: logit_i - c_i * frequency - [c_i > 0] * presence, with c_i
+    the number of times that token i occurs in the answer.
 
-    Source: OpenAI's API reference, "Frequency and presence penalties". The prompt does not count.
+    Source: OpenAI's API reference, "Frequency and presence penalties". The prompt is not counted.
     """
     often = frequency.to(logits.dtype).unsqueeze(-1) * counts
     once = presence.to(logits.dtype).unsqueeze(-1) * (counts > 0)
@@ -49,10 +52,10 @@ def apply_count_penalties(
 def apply_temperature(
     logits: Float[Tensor, "N V"], temperature: Float[Tensor, " N"]
 ) -> Float[Tensor, "N V"]:
-    """logits / temperature; rows of temperature 0 (greedy) pass unchanged.
+    """Compute logits / temperature; rows with temperature 0 (greedy) are unchanged.
 
-    Temperatures that float32 cannot hold, or would overflow with, stand for 1e-30 (the likeliest
-    alone) and 1e30 (all alike).
+    Temperatures that float32 cannot represent, or that would overflow, are replaced by 1e-30 and
+    1e30.
     Tested against: transformers TemperatureLogitsWarper.
     """
     divisor = torch.where(temperature == 0, torch.ones_like(temperature), temperature)
@@ -60,7 +63,7 @@ def apply_temperature(
 
 
 def top_k_filter(logits: Float[Tensor, "N V"], k: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
-    """-inf below the k-th largest logit; ties with it stay, k = 0 keeps all.
+    """Top-k: -inf below the k-th largest logit; ties with it are kept, k = 0 keeps all.
 
     Source: Fan et al., arXiv:1805.04833, section 5. Tested against: transformers TopKLogitsWarper.
     """
@@ -77,11 +80,14 @@ def top_p_filter(
     p: Float[Tensor, " N"],
     total: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N V"]:
-    """-inf outside the fewest likeliest tokens whose probabilities sum to at least p; p = 1 keeps all.
+    """Top-p (nucleus): -inf outside the smallest set of most probable tokens whose probabilities
+    sum to at least p; p = 1 keeps all.
 
-    A token stays where those before it, likelier ones and equal ones of lower id, sum to less than p.
-    `total` is `totals` over the whole vocabulary, where these logits are only a part of the vocabulary.
-    Source: Holtzman et al., arXiv:1904.09751, section 3.1. Tested against: transformers TopPLogitsWarper.
+    A token is kept if the sum over the tokens before it (more probable ones, and equal ones with a
+    lower id) is less than p. `total` is `totals` over the whole vocabulary, if these logits are
+    only a part of it.
+    Source: Holtzman et al., arXiv:1904.09751, section 3.1. Tested against: transformers
+    TopPLogitsWarper.
     """
     total = totals(logits) if total is None else total
     descending, order = logits.sort(dim=-1, descending=True, stable=True)
@@ -92,9 +98,9 @@ def top_p_filter(
 
 
 def min_p_filter(logits: Float[Tensor, "N V"], min_p: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
-    """-inf where a token's probability is below min_p times that of the likeliest.
+    """Min-p: -inf where a token's probability is below min_p times the largest probability.
 
-    p_i < m p_max is logit_i < logit_max + log m, so no softmax is needed.
+    p_i < m p_max is equivalent to logit_i < logit_max + log m, so no softmax is needed.
     Source: Nguyen et al., arXiv:2407.01082. Tested against: transformers MinPLogitsWarper.
     """
     threshold = logits.amax(dim=-1) + min_p.log().to(logits.dtype)
@@ -102,11 +108,13 @@ def min_p_filter(logits: Float[Tensor, "N V"], min_p: Float[Tensor, " N"]) -> Fl
 
 
 def typical_filter(logits: Float[Tensor, "N V"], mass: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
-    """-inf outside the tokens whose surprise is nearest to the expected one, up to a probability of `mass`.
+    """Locally typical sampling: -inf outside the tokens whose information content is nearest to the
+    entropy, up to a total probability of `mass`.
 
-    Tokens are taken in the order of |-log p_i - H|, H the entropy, until their probabilities reach
-    `mass`; ties with the last one stay, mass = 1 keeps all.
-    Source: Meister et al., arXiv:2202.00666, equation 10. Tested against: transformers TypicalLogitsWarper.
+    Tokens are taken in the order of |-log p_i - H|, with H the entropy, until their probabilities
+    reach `mass`; ties with the last one are kept, mass = 1 keeps all.
+    Source: Meister et al., arXiv:2202.00666, equation 10. Tested against: transformers
+    TypicalLogitsWarper.
     """
     total = totals(logits).unsqueeze(-1)
     log_probs = (logits - logits.amax(dim=-1, keepdim=True)).double() - total.log()
@@ -126,19 +134,23 @@ def typical_filter(logits: Float[Tensor, "N V"], mass: Float[Tensor, " N"]) -> F
 def epsilon_filter(
     logits: Float[Tensor, "N V"], epsilon: Float[Tensor, " N"]
 ) -> Float[Tensor, "N V"]:
-    """-inf where a token's probability is below epsilon; the likeliest stays, 0 keeps all.
+    """Epsilon sampling: -inf where a token's probability is below epsilon; the most probable token
+    is kept, 0 keeps all.
 
-    Source: Hewitt et al., arXiv:2210.15191, section 4. Tested against: transformers EpsilonLogitsWarper.
+    Source: Hewitt et al., arXiv:2210.15191, section 4. Tested against: transformers
+    EpsilonLogitsWarper.
     """
     remove = logits.softmax(dim=-1) < epsilon.to(logits.dtype).unsqueeze(-1)
     return logits.masked_fill(remove & (logits < logits.amax(dim=-1, keepdim=True)), -math.inf)
 
 
 def eta_filter(logits: Float[Tensor, "N V"], epsilon: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
-    """-inf where a token's probability is below min(epsilon, sqrt(epsilon) e^-H); 0 keeps all.
+    """Eta sampling: -inf where a token's probability is below min(epsilon, sqrt(epsilon) e^-H); 0
+    keeps all.
 
-    H is the entropy in nats; the likeliest stays.
-    Source: Hewitt et al., arXiv:2210.15191, section 4. Tested against: transformers EtaLogitsWarper.
+    H is the entropy in nats; the most probable token is kept.
+    Source: Hewitt et al., arXiv:2210.15191, section 4. Tested against: transformers
+    EtaLogitsWarper.
     """
     probs = logits.softmax(dim=-1)
     entropy = torch.special.entr(probs).sum(dim=-1)
@@ -149,11 +161,12 @@ def eta_filter(logits: Float[Tensor, "N V"], epsilon: Float[Tensor, " N"]) -> Fl
 
 
 def top_h_filter(logits: Float[Tensor, "N V"], share: Float[Tensor, " N"]) -> Float[Tensor, "N V"]:
-    """-inf outside the likeliest tokens whose terms -p log p sum to at most share * H.
+    """Top-H: -inf outside the most probable tokens whose terms -p log p sum to at most share * H.
 
-    p and the entropy H are of the 100 likeliest tokens alone, which are all that can stay; share = 0
-    keeps all.
-    Source: Potraghloo et al., Top-H decoding, arXiv:2509.02510. Tested against: transformers TopHLogitsWarper.
+    p and the entropy H are those of the 100 most probable tokens, which are the only ones that can
+    be kept; share = 0 keeps all.
+    Source: Potraghloo et al., Top-H decoding, arXiv:2509.02510. Tested against: transformers
+    TopHLogitsWarper.
     """
     values, ids = logits.topk(min(_TOP_H_TOKENS, logits.shape[-1]), dim=-1)
     terms = torch.special.entr(values.softmax(dim=-1))
@@ -165,15 +178,18 @@ def top_h_filter(logits: Float[Tensor, "N V"], share: Float[Tensor, " N"]) -> Fl
 
 
 def totals(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-    """sum exp(logit - max) of each row in float64, one after the other, so that zeros change nothing."""
+    """sum exp(logit - max) of each row in float64, summed sequentially, so that zeros do not change
+    the result.
+    """
     return torch.cat([_cumulative(part)[:, -1] for part in _chunks(logits)])
 
 
 def draw(logits: Float[Tensor, "N V"], uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """The token whose interval of the cumulative distribution holds each row's number in [0, 1).
+    """Inverse transform sampling: the token whose interval of the cumulative distribution contains
+    each row's number in [0, 1).
 
-    Inverse transform sampling: the first i with sum_{j <= i} exp(l_j) > u * total, summed in
-    float64, so that a token of probability 0 is never drawn.
+    The first i with sum_{j <= i} exp(l_j) > u * total, summed in float64, so that a token of
+    probability 0 is never drawn.
     """
     found, first = [], 0
     for part in _chunks(logits):

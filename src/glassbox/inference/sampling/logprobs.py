@@ -1,4 +1,4 @@
-"""Log-probabilities of the tokens that were chosen, of the likeliest ones, and what ranks by them."""
+"""Log-probabilities of sampled tokens and of the most probable tokens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from glassbox.inference.sampling.filters import apply_temperature
 def chosen_log_probs(
     logits: Float[Tensor, "N V"], tokens: Int[Tensor, " N"], temperature: Float[Tensor, " N"]
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """log softmax(logits)[token], and log softmax(logits / temperature)[token], in float32 or wider.
+    """log softmax(logits)[token], and log softmax(logits / temperature)[token], in float32 or
+    wider.
 
-    Neither knows of any filter or penalty. A greedy row's second value equals its first.
+    Filters and penalties are not applied. For a greedy row both values are equal.
     """
     logits = wide(logits)
     place = tokens.unsqueeze(-1)
@@ -26,14 +27,14 @@ def chosen_log_probs(
 
 
 def wide(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
-    """In float32, or in float64 where they are."""
+    """Cast to float32, or keep float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def likeliest(
     logits: Float[Tensor, "N V"], count: int
 ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
-    """The `count` greatest logits of each row and their ids, greatest first, equal ones by id.
+    """The `count` largest logits of each row and their ids, in decreasing order, ties by id.
 
     >>> [x.tolist() for x in likeliest(torch.tensor([[1.0, 3.0, 1.0, 3.0]]), 3)]
     [[[3.0, 3.0, 1.0]], [[1, 3, 0]]]
@@ -61,9 +62,10 @@ def entropies(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
 def top_log_probs(
     logits: Float[Tensor, "N V"], count: int
 ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
-    """log softmax(logits) of the `count` likeliest tokens of each row and their ids, ties by id.
+    """log softmax(logits) of the `count` most probable tokens of each row and their ids, ties by
+    id.
 
-    In float32 or wider; the model's own logits, before temperature, penalties and filters.
+    In float32 or wider, from the model's own logits, before temperature, penalties and filters.
     """
     logits = wide(logits)
     values, ids = likeliest(logits, count)

@@ -1,4 +1,4 @@
-"""What one request asks for: the settings of how its tokens are chosen."""
+"""The sampling settings of a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_BIAS = 1e30  # float32 ends at 3e38
 
 
 class SamplingParams(Spec):
-    """What one request asks for. The defaults sample from the model's own distribution."""
+    """The sampling settings of a request. The defaults sample from the model's distribution."""
 
     max_tokens: int = Field(128, gt=0, description="the most tokens to generate")
     temperature: float = Field(
@@ -193,7 +193,9 @@ class SamplingParams(Spec):
 
     @property
     def named_tokens(self) -> list[int]:
-        """Every token id that a setting names, but for stop tokens, which a model need not have."""
+        """Every token id that a setting names, except stop tokens, which need not be in the
+        vocabulary.
+        """
         forced = [] if self.forced_bos_token_id is None else [self.forced_bos_token_id]
         return [
             *self.logit_bias,
@@ -219,18 +221,20 @@ class SamplingParams(Spec):
 
     @property
     def num_samples(self) -> int:
-        """How many answers are drawn: best_of, or n."""
+        """Number of samples drawn: best_of, or n."""
         return self.n if self.best_of is None else self.best_of
 
     @property
     def scored(self) -> bool:
-        """Whether each token's log-probability is needed, to return it or to rank answers by it."""
+        """Whether each token's log-probability is needed, to be returned or to rank answers."""
         return self.logprobs or self.num_samples > self.n
 
     def spread(self, count: int) -> list[SamplingParams]:
-        """`count` copies, each with a seed of its own derived from this one (or fresh, without one).
+        """Return `count` copies with different seeds derived from this one (or random ones, if
+        there is none).
 
-        Requests with equal seeds draw equal numbers, so a batch of different prompts wants these.
+        Requests with equal seeds draw equal random numbers, so that a batch of different prompts
+        needs different ones.
         """
         if self.seed is None:
             return [self] * count

@@ -14,11 +14,11 @@ _SPARE = 64  # positions for new tokens made at a time
 
 @dataclass
 class History:
-    """The distinct tokens of rows with a penalty, and how often each one's output has them.
+    """The distinct tokens of rows with a penalty, and their counts in each output.
 
-    ids, counts: (P, U), the first `lengths` positions of each row in use. Prompt tokens stand here,
-    with a count of 0, only where the repetition penalty wants them. So a step costs as much as a row
-    has distinct tokens, not as much as the vocabulary.
+    ids, counts: (P, U), of which the first `lengths` positions of each row are used. Prompt tokens
+        are included, with a count of 0, only if the repetition penalty needs them. The cost of a
+        step is therefore proportional to the number of distinct tokens, not to the vocabulary.
     """
 
     ids: Int[Tensor, "P U"]
@@ -37,7 +37,9 @@ class History:
         penalties: Sequence[tuple[float, float, float]],
         device: torch.device,
     ) -> History:
-        """From prompts (empty where they do not count), outputs so far, and the three penalties."""
+        """Create from prompts (empty if they are not counted), outputs so far, and the three
+        penalties.
+        """
         tables: list[dict[int, int]] = []
         for prompt, answer in zip(seen, generated, strict=True):
             table = dict.fromkeys(prompt, 0)
@@ -60,8 +62,8 @@ class History:
         )
 
     def select(self, rows: Int[Tensor, " M"]) -> History:
-        """These rows, as copies, no wider than they need: a batch that others join and leave without
-        end would otherwise grow by a place a step.
+        """Copy these rows, trimmed to their width, so that a batch which rows join and leave does
+        not grow without bound.
         """
         lengths = self.lengths[rows]
         longest = int(lengths.max()) if len(lengths) else 0
@@ -77,7 +79,7 @@ class History:
         )
 
     def joined(self, other: History) -> History:
-        """Both, these rows first."""
+        """Concatenate with another history, these rows first."""
         width = max(self.ids.shape[1], other.ids.shape[1])
         a, b = self._widened(width), other._widened(width)
         return History(
@@ -115,7 +117,7 @@ class History:
         self.lengths = self.lengths + fresh.any(dim=1)
 
     def penalise_(self, logits: Float[Tensor, "N V"], rows: Int[Tensor, " P"]) -> None:
-        """Apply the three penalties, in place, to the rows of `logits` that these are of.
+        """Apply the three penalties in place to the corresponding rows of `logits`.
 
         Tested against: `apply_repetition_penalty` followed by `apply_count_penalties`.
         """

@@ -1,8 +1,8 @@
-"""Logits processors that look at the tokens so far, as functions of one row; and the watermark.
+"""Logits processors that depend on the tokens so far, as functions of one row; and the watermark.
 
-Their order is transformers': sequence bias before the penalties; then repeated n-grams and bad words; then
-forced tokens and the length decay; the watermark after all filters. Tested against: transformers'
-processors of the same names, on random logits.
+Their order is that of transformers: sequence bias before the penalties; then repeated n-grams and
+bad words; then forced tokens and the length decay; the watermark after all filters. Tested against:
+transformers' processors of the same names, on random logits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TABLE_SIZE = 1_000_003
 
 
 class Watermark(Spec):
-    """A green-list watermark: each context makes a part of the vocabulary a little likelier.
+    """A green-list watermark: each context makes a subset of the vocabulary slightly more probable.
 
     Source: Kirchenbauer et al., arXiv:2301.10226 (lefthash), arXiv:2306.04634 (selfhash).
     Tested against: transformers WatermarkLogitsProcessor and WatermarkDetector.
@@ -50,7 +50,7 @@ def sequence_bias(
     tokens: Sequence[int],
     biases: Iterable[tuple[Sequence[int], float]],
 ) -> Float[Tensor, " V"]:
-    """Add each bias to the last token of its sequence, where `tokens` end with the tokens before it."""
+    """Add each bias to the last token of its sequence, if `tokens` end with the tokens before it."""
     logits = logits.clone()
     for sequence, bias in biases:
         before = len(sequence) - 1
@@ -65,13 +65,15 @@ def ban_bad_words(
     words: Iterable[Sequence[int]],
     stop_ids: Collection[int],
 ) -> Float[Tensor, " V"]:
-    """-inf for each token that would complete one of these sequences; stop tokens alone are never banned."""
+    """-inf for each token that would complete one of these sequences; single stop tokens are never
+    banned.
+    """
     banned = [word for word in words if len(word) > 1 or word[0] not in stop_ids]
     return sequence_bias(logits, tokens, ((word, -torch.inf) for word in banned))
 
 
 class NgramBan:
-    """Which tokens would repeat an n-gram of a growing sequence."""
+    """Bans tokens that would repeat an n-gram of a growing sequence."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -79,7 +81,8 @@ class NgramBan:
         self._done = 0  # n-grams that end before this index are known
 
     def banned(self, tokens: Sequence[int]) -> list[int]:
-        """The tokens that followed the last size - 1 tokens before. `tokens` extend those of the last call.
+        """The tokens that earlier followed the last size - 1 tokens. `tokens` must extend those of
+        the last call.
 
         >>> NgramBan(2).banned([5, 6, 5, 7, 5])
         [6, 7]
@@ -117,7 +120,8 @@ def length_decay(
 def classifier_free_guidance(
     logits: Float[Tensor, "*N V"], unconditional: Float[Tensor, "*N V"], scale: float
 ) -> Float[Tensor, "*N V"]:
-    """scale * (log p - log q) + log q, p of the prompt and q of the negative prompt, both softmaxed.
+    """Classifier-free guidance: scale * (log p - log q) + log q, with p of the prompt and q of the
+    negative prompt.
 
     Source: Sanchez et al., arXiv:2306.17806. Tested against: transformers'
     UnbatchedClassifierFreeGuidanceLogitsProcessor.
@@ -130,7 +134,7 @@ def classifier_free_guidance(
 def watermark(
     logits: Float[Tensor, " V"], tokens: Sequence[int], mark: Watermark
 ) -> Float[Tensor, " V"]:
-    """Add the bias to the green tokens of this context; unchanged while the context is too short."""
+    """Add the bias to the green tokens of this context; unchanged if the context is too short."""
     if len(tokens) < mark.context_width:
         return logits
     green = (
@@ -145,7 +149,7 @@ def watermark(
 
 
 def _self_hashed(logits: Tensor, tokens: Sequence[int], mark: Watermark) -> Tensor:
-    """Of the likeliest tokens those that are green in the context that they end."""
+    """Those of the most probable tokens that are green in the context that they end."""
     likeliest = logits.sort(dim=-1, descending=True).indices[:_SELF_HASH_CANDIDATES].tolist()
     green = [
         token

@@ -1,7 +1,7 @@
-"""Random numbers that are a function of where they are used: no generator, no state, no order.
+"""Counter-based random numbers: a function of where they are used, without generator state.
 
-A sampled token depends on its request's seed, its sample's number and its own place in the answer,
-never on what else is in the batch, on the batch's size, or on what was drawn before.
+A sampled token depends on its request's seed, its sample index and its position in the answer only,
+not on the rest of the batch, the batch size, or earlier draws.
 
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox4x32-10).
 """
@@ -22,10 +22,11 @@ _SPLIT = 0x5EED  # the counter word that sets derived seeds apart from drawn num
 def philox(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four 32-bit words, each in an int64, from four of counter and two of key, all broadcast.
+    """Philox4x32-10: four 32-bit words, each in an int64, from four words of counter and two of
+    key, broadcast.
 
-    Products are of 64 bits and wrap in int64 to the same bits as in uint64; masking the
-    arithmetic shift gives the high word. Tested against: the published known answers.
+    64-bit products wrap in int64 to the same bits as in uint64; masking the arithmetic shift gives
+    the high word. Tested against: the published known answers.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -56,7 +57,7 @@ def uniforms(
 
 
 def derive_seed(seed: int, *path: int) -> int:
-    """A seed for a part of the work that `seed` stands for, independent of those of other paths.
+    """A seed for a sub-task identified by `path`, independent of the seeds of other paths.
 
     >>> derive_seed(7, 0) != derive_seed(7, 1)
     True

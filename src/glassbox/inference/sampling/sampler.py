@@ -1,4 +1,4 @@
-"""Samples the next token of every row of a batch at once, each with settings of its own."""
+"""Samples the next token of every row of a batch, each with its own settings."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _ENDLESS = 2**31  # tokens; no output is that long
 
 @dataclass(frozen=True)
 class SamplingRow:
-    """One sequence to sample for.
+    """The settings and tokens of one sequence.
 
-    seed, sample: with the step's number, the only source of its random numbers.
+    seed, sample: with the step number, the only source of its random numbers.
     prompt, generated: its tokens so far, for the penalties.
-    stop_ids: every token that ends it, end-of-text included; `min_tokens` bars them.
+    stop_ids: every token that ends it, including end-of-text; `min_tokens` excludes them.
     matcher: the state of its constraint after `generated`.
-    max_new: the most tokens it can have; None for params.max_tokens.
+    max_new: its maximum number of tokens; None for params.max_tokens.
     """
 
     params: SamplingParams
@@ -99,7 +99,7 @@ class _Processors:
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """The next token of each row, and its log-probabilities; None where no row requests them.
+    """The next token of each row, and its log-probabilities; None if no row requests them.
 
     sound: False where a row's logits are NaN or infinite, or no token was allowed; its token is noise.
     log_probs: log softmax(logits)[token]; sampling_log_probs: log softmax(logits / temperature)[token];
@@ -118,10 +118,10 @@ class SampledTokens:
 
 
 class RowSampler:
-    """The settings and histories of a batch's rows; what no row asks for is not run at all.
+    """The settings and histories of a batch's rows; settings that no row uses cost nothing.
 
     `pick` has no side effects; `accept` advances the histories. A row's token depends on its own
-    logits, settings and history, never on the other rows.
+    logits, settings and history only.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class RowSampler:
 
     @property
     def has_state(self) -> bool:
-        """Whether `accept` has anything to do: a row has penalties or a constraint."""
+        """Whether a row has penalties or a constraint, so that `accept` is needed."""
         return self._history is not None or bool(self._constrained or self._processed)
 
     @classmethod
@@ -241,7 +241,7 @@ class RowSampler:
         )
 
     def select(self, rows: Sequence[int] | Int[Tensor, " M"]) -> RowSampler:
-        """These rows in this order. One named twice is forked: its histories diverge from here."""
+        """Select rows in this order. A repeated row is forked: its histories diverge from here."""
         positions = [int(row) for row in rows]
         index = torch.tensor(positions, dtype=torch.int64, device=self.greedy.device)
         history = None
@@ -267,7 +267,7 @@ class RowSampler:
         )
 
     def extend(self, other: RowSampler) -> RowSampler:
-        """These rows, then the other's."""
+        """Concatenate with another sampler's rows."""
         history = self._history
         if other._history is not None:
             shifted = [len(self) + place for place in other._history[0]]
@@ -449,7 +449,9 @@ class RowSource(Protocol):
 
 
 class SamplerCache:
-    """Keeps the settings and histories of the last step's rows; only those of new rows are built."""
+    """Keeps the settings and histories of the last step's rows, so that only those of new rows are
+    built.
+    """
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._vocab_size, self._device = vocab_size, device
@@ -461,7 +463,7 @@ class SamplerCache:
         self._rows: list[RowSource] = []  # in the order of the sampler's rows
 
     def sampler_for(self, rows: Sequence[RowSource]) -> RowSampler:
-        """The sampler of these rows, in this order; that of the step before where they are the same."""
+        """The sampler of these rows, in this order; the previous step's if the rows are the same."""
         if self._sampler is not None and self._rows == rows:
             return self._sampler
         known = {id(row): index for index, row in enumerate(self._rows)}
@@ -518,7 +520,7 @@ def _penalises(params: SamplingParams) -> bool:
 
 
 def _narrowed(tables: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Trim tables to the widest remaining row, so that a long-gone row's width is not kept."""
+    """Trim tables to the widest remaining row."""
     for ids, *others in (("bias_ids", "bias"), ("stop_ids",)):
         if tables[ids].numel():
             width = int((tables[ids] >= 0).sum(dim=1).max())

@@ -1,11 +1,11 @@
-"""Truncation filters without sorting the vocabulary: they run on a short list of candidate tokens.
+"""Truncation filters without sorting the vocabulary, on a short list of candidate tokens.
 
-A lower bound on the logits that any filter keeps is cheap: min-p gives one itself, and for top-k and
-top-p it follows from the largest logits of about a thousand blocks of the vocabulary. The tokens that
-reach it form a table a few hundred wide, to which the same filters are applied.
+A lower bound on the logits that any filter keeps is inexpensive: min-p gives one itself, and for
+top-k and top-p it follows from the maxima of about a thousand blocks of the vocabulary. The tokens
+above it form a table a few hundred wide, to which the same filters are applied.
 
-The result equals that of the filters over the whole vocabulary to the bit: the table keeps the order of
-the ids, and sums run sequentially in it, where the tokens left out would have added zeros.
+The result equals that of the filters over the whole vocabulary bit for bit: the table keeps the
+order of the ids, and sums are sequential, so that the omitted tokens would have added zeros.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ def draw_filtered(
     *,
     small: int = 8192,
 ) -> Int[Tensor, " N"]:
-    """One token of each row after top-k, top-p, min-p and typical, the settings of `columns` (N,).
+    """Sample one token of each row after top-k, top-p, min-p and typical, with the settings of
+    `columns` (N,).
 
-    No more than `small` numbers are filtered as they are, which is sooner done than a table.
-    Tested against: `draw` after the four filters, equal to the bit.
+    Up to `small` numbers are filtered directly, which is faster than a table.
+    Tested against: `draw` after the four filters, bit for bit.
     """
     whole_only = (
         (columns["top_h"] > 0) | (columns["epsilon_cutoff"] > 0) | (columns["eta_cutoff"] > 0)
@@ -78,9 +79,9 @@ def filtered(
     columns: Mapping[str, Tensor],
     sums: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N V"]:
-    """The filters in their order; one that no row asks for is not run.
+    """Apply the filters in order, skipping those that no row uses.
 
-    `sums` are `totals` over the whole vocabulary before top-k, where these logits are a short list.
+    `sums` are `totals` over the whole vocabulary before top-k, if these logits are a short list.
     """
     top_k, top_p = columns["top_k"], columns["top_p"]
     cut = top_k > 0
@@ -109,9 +110,9 @@ def bounds(
     columns: Mapping[str, Tensor],
     sums: Float[Tensor, " N"] | None,
 ) -> Float[Tensor, " N"]:
-    """A number a row below which top-k, top-p and min-p keep no logit; -inf where there is none.
+    """A number per row below which top-k, top-p and min-p keep no logit; -inf if there is none.
 
-    sums: `totals` of the rows; None where no row has top-p without top-k.
+    sums: `totals` of the rows; None if no row has top-p without top-k.
     """
     top_k, top_p, min_p = columns["top_k"], columns["top_p"], columns["min_p"]
     best = logits.amax(dim=-1)
@@ -141,7 +142,8 @@ def bounds(
 def _mass_bound(
     values: Float[Tensor, "N B"], best: Float[Tensor, " N"], wanted: Float[Tensor, " N"]
 ) -> Float[Tensor, " N"]:
-    """The first of the blocks' greatest at which they alone have the mass wanted; -inf where none.
+    """The largest of the blocks' maxima at which they have the required mass; -inf if there is
+    none.
 
     Mass is exp(logit - best), summed.
     """

@@ -1,4 +1,4 @@
-"""Beam search: of all continuations, keep the few likeliest at every length."""
+"""Beam search: keep the most probable continuations at every length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from glassbox.models.causal_lm import CausalLM
 
 
 class BeamParams(Spec):
-    """How widely a beam search looks, and when it has seen enough."""
+    """The number of beams of a beam search, and when it stops."""
 
     num_beams: int = Field(4, gt=0, description="continuations kept at every length")
     length_penalty: float = Field(
@@ -45,7 +45,7 @@ class BeamParams(Spec):
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A finished text.
+    """A finished sequence.
 
     score: sum of log-probabilities / len(token_ids) ** length_penalty; a stop token counts.
     """
@@ -65,14 +65,14 @@ def beam_search(
     stop_ids: Iterable[int] = (),
     dtype: torch.dtype | None = None,
 ) -> list[Hypothesis]:
-    """The best texts found, best first.
+    """Return the best sequences found, best first.
 
-    Of `params` it heeds max_tokens, the penalties, logit_bias and min_tokens, applied to
-    log-probabilities; a text ends at one of `stop_ids` or at the end of the model's context.
-    At each length the (1 + stop tokens) * num_beams likeliest continuations of the running texts
-    are looked at: of the first num_beams, those that end are finished; the first num_beams that
-    go on run on. Equal ones rank by text, then by id.
-    Raises UserError for settings of sampling. The model should be in eval mode.
+    Of `params`, max_tokens, the penalties, logit_bias and min_tokens apply, to log-probabilities; a
+    sequence ends at one of `stop_ids` or at the end of the model's context. At each length the (1 +
+    stop tokens) * num_beams most probable continuations are considered: those among the first
+    num_beams that end are finished; the first num_beams that do not end are continued. Ties are
+    broken by sequence, then by id.
+    Raises UserError for sampling settings. The model must be in eval mode.
     Source: Graves, arXiv:1211.3711, section 3; Wu et al., arXiv:1609.08144, section 7, for the
     length penalty in its simple form. Tested against: transformers' generate(num_beams=...).
     """
@@ -125,7 +125,7 @@ def beam_search(
 def _enough(
     finished: Sequence[Hypothesis], best: float, length: int, max_new: int, beams: BeamParams
 ) -> bool:
-    """Whether no running text, the best of log-probability `best`, need be followed further."""
+    """Whether no running sequence, the best having log-probability `best`, needs to be continued."""
     if len(finished) < beams.num_beams:
         return False
     if beams.early_stopping is True:

@@ -1,4 +1,4 @@
-"""A batch of continuations of one prompt that can be reordered, duplicated and dropped: the state of a search."""
+"""A batch of continuations of one prompt that can be reordered, duplicated and dropped."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from glassbox.models.causal_lm import CausalLM
 
 
 class Branches:
-    """The states of B continuations, all of one length; it begins with one, the prompt itself.
+    """The states of B continuations of equal length; initially one, the prompt itself.
 
-    hidden: (T, D), the prompt's final hidden states; logits: (1, V), of what follows it.
+    hidden: (T, D), the prompt's final hidden states; logits: (1, V), of the next token.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Branches:
         self.logits = self.logits[-1:]
 
     def keep(self, rows: Int[Tensor, " M"]) -> None:
-        """Keep these rows in this order; one named twice is duplicated."""
+        """Select rows in this order; a repeated one is duplicated."""
         for layer in self._state:
             layer.reorder(rows)
 
     def advance(
         self, tokens: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B V"]]:
-        """One more token each: its final hidden state, and the logits of what follows it."""
+        """Append one token to each; return its final hidden state and the logits of the next token."""
         hidden, logits = self._run(tokens.unsqueeze(1), self._length)
         self._length += 1
         return hidden, logits
@@ -59,7 +59,7 @@ class Branches:
 
 
 def reject_sampling(params: SamplingParams, what: str) -> None:
-    """Raise UserError for sampling settings that a search does not use."""
+    """Raise UserError for sampling settings that a search does not support."""
     plain = SamplingParams()
     for name in (
         *("top_k", "top_p", "min_p", "typical_p", "n", "best_of", "stop", "constraint"),

@@ -1,4 +1,4 @@
-"""Contrastive search: a likely next token, but one whose meaning has not been there before."""
+"""Contrastive search: a probable next token whose hidden state is unlike those before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from glassbox.models.causal_lm import CausalLM
 
 
 class ContrastiveParams(Spec):
-    """How many candidates, and how much likeness to what was said counts against them."""
+    """The number of candidates, and the weight of the penalty for similarity."""
 
     penalty_alpha: float = Field(
         0.6, ge=0, le=1, description="the weight of being unlike; 0 is greedy"
@@ -37,13 +37,15 @@ def contrastive_search(
     stop_ids: Iterable[int] = (),
     dtype: torch.dtype | None = None,
 ) -> list[int]:
-    """The tokens of the one answer, a stop token included where one ended it.
+    """Return the tokens of the answer, including a stop token if one ended it.
 
-    x_t = argmax over the top_k likeliest v of (1 - alpha) p(v | x_<t) - alpha max_j cos(h_v, h_{x_j}),
-    h the final hidden states, j over prompt and answer: each candidate is fed to see its own.
-    Of `params` it heeds max_tokens, the penalties, logit_bias and min_tokens. Equal ones go by id.
-    Raises UserError for settings of sampling. The model should be in eval mode.
-    Source: Su et al., arXiv:2202.06417, equation 5. Tested against: the equation as loops, uncached.
+    x_t = argmax over the top_k most probable v of (1 - alpha) p(v | x_<t) - alpha max_j cos(h_v,
+    h_{x_j}), with h the final hidden states and j over prompt and answer; each candidate is run
+    through the model to obtain its hidden state. Of `params`, max_tokens, the penalties, logit_bias
+    and min_tokens apply. Ties are broken by id.
+    Raises UserError for sampling settings. The model must be in eval mode.
+    Source: Su et al., arXiv:2202.06417, equation 5. Tested against: the equation as loops,
+    uncached.
     """
     params = SamplingParams() if params is None else params
     reject_sampling(params, "contrastive search")
@@ -79,6 +81,6 @@ def contrastive_search(
 
 
 def _directions(hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-    """Vectors of length one, in float32 or wider."""
+    """Vectors normalized to unit length, in float32 or wider."""
     wide = hidden if hidden.dtype == torch.float64 else hidden.float()
     return F.normalize(wide, dim=-1)

@@ -1,4 +1,4 @@
-"""Beam and contrastive search with an engine's model: a prompt and settings in, texts out."""
+"""Beam search and contrastive search with an engine's model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from glassbox.inference.search.contrastive import ContrastiveParams, contrastive
 
 @dataclass(frozen=True)
 class SearchResult:
-    """One text.
+    """One result of a search.
 
     text: without the stop token; None without a tokenizer.
     score: log-probability / length ** length_penalty; None for contrastive search.
@@ -40,10 +40,12 @@ def search(
     truncate_prompt: bool = False,
     adapter: str | None = None,
 ) -> list[SearchResult]:
-    """The texts that a beam search or a contrastive search finds, best first.
+    """Run a beam search or a contrastive search; return the texts, best first.
 
-    One prompt at a time, beside whatever the engine has in hand; end-of-text ends a text, as do
-    `params.stop_token_ids`. adapter: one that the engine has, by name. Raises UserError for what does not fit the model or the search.
+    One prompt at a time, independent of the engine's other requests; end-of-text and
+    `params.stop_token_ids` end a text.
+    adapter: the name of a loaded adapter. Raises UserError for settings that do not fit the model
+        or the search.
     """
     model, tokenizer = engine.model, engine.tokenizer
     request = make_request(
@@ -74,9 +76,10 @@ def search(
 def search_params(
     sampling: dict[str, Any], *, penalty_alpha: float | None, num_beams: int, **beams: Any
 ) -> BeamParams | ContrastiveParams | None:
-    """The search that a command's options ask for, if they do; contrastive search takes its top_k.
+    """The search that a command's options select, if any; contrastive search takes its top_k from
+    them.
 
-    Raises UserError for options that belong to another search than the one asked for.
+    Raises UserError for options that belong to another search than the selected one.
     """
     plain = BeamParams()
     if "early_stopping" in beams:
