@@ -31,7 +31,7 @@ def chat(
         bool,
         typer.Option(
             "--compile/--no-compile",
-            help="Faster steps on a CPU: the first answer waits for a C++ compiler.",
+            help="Compile decoding steps on a CPU; needs a C++ compiler, delays the first answer.",
         ),
     ] = False,
     quantize: Annotated[
@@ -42,7 +42,7 @@ def chat(
         ),
     ] = None,
     kv_cache: Annotated[
-        str, typer.Option("--kv-cache", help="Bits of cached keys and values: auto, int8, int4.")
+        str, typer.Option("--kv-cache", help="Data type of the KV cache: auto, int8, int4.")
     ] = "auto",
     code: Annotated[
         list[str] | None,

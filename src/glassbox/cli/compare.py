@@ -26,10 +26,11 @@ def compare(
         typer.Option("--metric", help="Such as acc_norm; repeatable. Default: each task's first."),
     ] = None,
     level: Annotated[
-        float, typer.Option("--level", help="Of the tests; intervals have 1 - level.")
+        float,
+        typer.Option("--level", help="Significance level of the tests; intervals cover 1 - level."),
     ] = 0.05,
     flips: Annotated[
-        int, typer.Option("--flips", min=0, help="Items that changed, shown for each task.")
+        int, typer.Option("--flips", min=0, help="Number of changed items shown for each task.")
     ] = 20,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write compare.html and compare.json there.")

@@ -20,13 +20,13 @@ def compress(
     source: Annotated[
         str, typer.Argument(metavar="MODEL", help="Any MODEL: run, folder, .gguf, .bin, name.")
     ],
-    destination: Annotated[Path, typer.Argument(metavar="OUT", help="A folder, as of convert.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT", help="Destination folder.")],
     method: Annotated[
         str, typer.Option("--method", help="rtn, gptq, awq; to prune: magnitude, wanda.")
     ] = "rtn",
     bits: Annotated[int, typer.Option("--bits", help="4 or 8.")] = 4,
     group: Annotated[
-        int, typer.Option("--group", help="Weights that share a scale; 0: a row does.")
+        int, typer.Option("--group", help="Weights that share a scale; 0: one scale per row.")
     ] = 64,
     symmetric: Annotated[
         bool, typer.Option("--symmetric/--asymmetric", help="Without zero points, or with.")
@@ -37,18 +37,25 @@ def compress(
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option("--calibration", help="Text for gptq, awq and wanda: a file or a set's name."),
+        typer.Option(
+            "--calibration", help="Calibration text for gptq, awq and wanda: a file or a named set."
+        ),
     ] = None,
-    windows: Annotated[int, typer.Option("--windows", help="Windows of that text.")] = 128,
+    windows: Annotated[int, typer.Option("--windows", help="Number of calibration windows.")] = 128,
     window_tokens: Annotated[
-        int, typer.Option("--window-tokens", help="Tokens of each; a context at most.")
+        int, typer.Option("--window-tokens", help="Tokens per window, at most the context length.")
     ] = 512,
-    seed: Annotated[int, typer.Option("--seed", help="Of the windows that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the windows.")] = 0,
     act_order: Annotated[
-        bool, typer.Option("--act-order/--no-act-order", help="gptq: largest inputs first.")
+        bool,
+        typer.Option(
+            "--act-order/--no-act-order",
+            help="gptq: quantize columns in the order of decreasing activations.",
+        ),
     ] = True,
     damping: Annotated[
-        float, typer.Option("--damping", help="gptq: added to H's diagonal, of its mean.")
+        float,
+        typer.Option("--damping", help="gptq: dampening, as a fraction of the mean diagonal of H."),
     ] = 0.01,
     sparsity: Annotated[
         str, typer.Option("--sparsity", help="Pruning: a share of each row's weights, or 2:4.")

@@ -29,7 +29,7 @@ def convert(
         typer.Option("--dtype", help="f32, f16, bf16, q8_0, q4_0, q4_1; SRC's own unless given."),
     ] = None,
     shard_size: Annotated[
-        float, typer.Option("--shard-size", help="Most gigabytes in one safetensors file.")
+        float, typer.Option("--shard-size", help="Maximum size of a safetensors file in gigabytes.")
     ] = 5.0,
 ) -> None:
     """Write a model as a Hugging Face folder, a GGUF file (llama.cpp, ollama) or llama2.c's .bin.

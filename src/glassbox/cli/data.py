@@ -18,7 +18,7 @@ from glassbox.cli.data_tokenize import tokenize
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
-        help="Make and look at text. Example: `glassbox data storyworld --out world`",
+        help="Prepare and inspect data. Example: `glassbox data storyworld --out world`",
         no_args_is_help=True,
     )
     group.command("storyworld")(storyworld)
@@ -33,9 +33,11 @@ def register(app: typer.Typer) -> None:
 
 def storyworld(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    size: Annotated[int, typer.Option("--bytes", help="Bytes of training text.")] = 8_000_000,
+    size: Annotated[
+        int, typer.Option("--bytes", help="Size of the training text in bytes.")
+    ] = 8_000_000,
     language: Annotated[str, typer.Option("--language", help="en or zh.")] = "en",
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     workers: Annotated[int, typer.Option("--workers", help="Processes.")] = 2,
 ) -> None:
     """Write the story world: stories with their exact log-probability, chats, questions, sums, pairs.
@@ -63,9 +65,9 @@ def show(
     kind: Annotated[
         str, typer.Argument(help="story, arithmetic, chat, question, preference ...")
     ] = "story",
-    count: Annotated[int, typer.Option("--count", help="How many.")] = 1,
+    count: Annotated[int, typer.Option("--count", help="Number of examples.")] = 1,
     language: Annotated[str, typer.Option("--language", help="en or zh.")] = "en",
-    seed: Annotated[int, typer.Option("--seed", help="Another world.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
 ) -> None:
     """Print some of the story world. Example: `glassbox data show story --count 3`"""
     import json

@@ -10,13 +10,15 @@ import typer
 
 
 def analyze(
-    paths: Annotated[list[str], typer.Argument(help="Files or folders of text, any format.")],
-    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("analysis.html"),
+    paths: Annotated[
+        list[str], typer.Argument(help="Files or folders of text in any supported format.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("analysis.html"),
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="A MODEL or tokenizer to count tokens with.")
     ] = None,
     text_field: Annotated[
-        str | None, typer.Option("--text-field", help="Key of the text; recognised if not named.")
+        str | None, typer.Option("--text-field", help="Key of the text; detected by default.")
     ] = None,
 ) -> None:
     """Lengths, frequent words, Zipf's and Heaps' laws, duplicates, documents to read: one HTML page.

@@ -15,16 +15,22 @@ def classifier(
         list[str] | None, typer.Argument(help="Rows with keys `text` and `label`.")
     ] = None,
     good: Annotated[
-        list[str] | None, typer.Option("--good", help="Text of the label good; may come again.")
+        list[str] | None, typer.Option("--good", help="Texts labelled good; may be repeated.")
     ] = None,
     bad: Annotated[
-        list[str] | None, typer.Option("--bad", help="Text of the label bad; may come again.")
+        list[str] | None, typer.Option("--bad", help="Texts labelled bad; may be repeated.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the model.")] = Path("classifier"),
-    bits: Annotated[int, typer.Option("--bits", help="2^bits places for n-grams.")] = 18,
-    ngrams: Annotated[int, typer.Option("--ngrams", help="Words in a row, up to so many.")] = 2,
-    l2: Annotated[float, typer.Option("--l2", help="Weight of the penalty on weights.")] = 1e-6,
-    heldout_share: Annotated[float, typer.Option("--heldout-share", help="Not trained on.")] = 0.1,
+    bits: Annotated[
+        int, typer.Option("--bits", help="Number of hash buckets for n-grams: 2^bits.")
+    ] = 18,
+    ngrams: Annotated[
+        int, typer.Option("--ngrams", help="Maximum length of n-grams, in words.")
+    ] = 2,
+    l2: Annotated[float, typer.Option("--l2", help="L2 regularization.")] = 1e-6,
+    heldout_share: Annotated[
+        float, typer.Option("--heldout-share", help="Share of the rows held out.")
+    ] = 0.1,
 ) -> None:
     """Train a linear classifier on hashed n-grams, as fastText's; a curation step uses it by its folder.
 

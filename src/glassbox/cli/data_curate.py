@@ -12,7 +12,7 @@ import typer
 def curate(
     recipe: Annotated[str, typer.Argument(help="A recipe of stage curate.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value words laid over the recipe.")
+        list[str] | None, typer.Argument(help="Overrides of the recipe, as key.path=value.")
     ] = None,
 ) -> int:
     """Clean, filter and deduplicate text as a recipe says; resumes what was interrupted.

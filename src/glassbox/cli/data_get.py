@@ -15,7 +15,7 @@ def get(
         typer.Argument(help="NAME, NAME:split, or hf:owner/name[/folder][:split]."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to put it in; else the cache.")
+        Path | None, typer.Option("--out", help="Folder to download to; default: the cache.")
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show all named sets.")] = False,
 ) -> None:

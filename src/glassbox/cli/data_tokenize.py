@@ -19,10 +19,13 @@ def tokenize(
         str, typer.Option("--format", help="shard, or bin: plain ids as nanoGPT reads them.")
     ] = "shard",
     heldout_share: Annotated[
-        float, typer.Option("--heldout-share", help="Share of documents that is held out.")
+        float, typer.Option("--heldout-share", help="Share of documents held out.")
     ] = 0.005,
     split: Annotated[
-        str, typer.Option("--split", help="Documents of plain text: passages, marks or whole.")
+        str,
+        typer.Option(
+            "--split", help="How plain text is split into documents: passages, marks or whole."
+        ),
     ] = "passages",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 2,
 ) -> None:

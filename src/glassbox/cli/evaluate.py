@@ -35,66 +35,80 @@ def evaluate(
     task_file: Annotated[
         list[str] | None,
         typer.Option(
-            "--task-file", help="A task of lm-evaluation-harness, a YAML file of its own."
+            "--task-file", help="YAML file of a task for lm-evaluation-harness; may be repeated."
         ),
     ] = None,
     include_path: Annotated[
         list[str] | None,
-        typer.Option(
-            "--include-path", help="A folder of such files, whose tasks --tasks can name."
-        ),
+        typer.Option("--include-path", help="Folder of such files, whose tasks --tasks can name."),
     ] = None,
     allow_code: Annotated[
         list[str] | None,
-        typer.Option("--allow-code", help="A folder whose Python those files may run."),
+        typer.Option("--allow-code", help="Folder whose Python code those files may run."),
     ] = None,
     num_fewshot: Annotated[
-        int | None, typer.Option("--num-fewshot", help="Solved examples before each question.")
+        int | None, typer.Option("--num-fewshot", help="Number of few-shot examples.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", help="Items of each task; 0: all.")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", help="Maximum number of items of each task; 0: all.")
+    ] = 0,
     apply_chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", help="Ask through the model's chat template.")
+        bool,
+        typer.Option("--apply-chat-template", help="Apply the model's chat template to prompts."),
     ] = False,
     fewshot_as_multiturn: Annotated[
-        bool, typer.Option("--fewshot-as-multiturn", help="Examples as turns of the chat.")
+        bool,
+        typer.Option("--fewshot-as-multiturn", help="Format few-shot examples as turns of a chat."),
     ] = False,
     system_prompt: Annotated[
-        str | None, typer.Option("--system-prompt", help="What stands before everything.")
+        str | None, typer.Option("--system-prompt", help="System prompt.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Results, samples and answers so far; a second start goes on."),
+        typer.Option(
+            "--out", help="Folder for results and answers; an interrupted evaluation is resumed."
+        ),
     ] = None,
     log_samples: Annotated[
-        bool, typer.Option("--log-samples", help="With --out: a line for each item.")
+        bool, typer.Option("--log-samples", help="With --out: log one line per item.")
     ] = False,
     batch_tokens: Annotated[
-        int, typer.Option("--batch-tokens", help="Tokens in one forward pass at most.")
+        int, typer.Option("--batch-tokens", help="Maximum number of tokens per forward pass.")
     ] = 4096,
     max_tokens: Annotated[
         int | None,
-        typer.Option("--max-tokens", help="Length of generated answers, in place of the task's."),
+        typer.Option(
+            "--max-tokens", help="Maximum length of generated answers; default: the task's."
+        ),
     ] = None,
     bos: Annotated[
-        str, typer.Option("--bos", help="Before each text: auto (as its files say), always, never.")
+        str,
+        typer.Option(
+            "--bos",
+            help="Begin texts with the BOS token: auto (as the tokenizer does), always, never.",
+        ),
     ] = "auto",
     reproduce: Annotated[
         Path | None,
-        typer.Option("--reproduce", help="Evaluate as this results.json says; say what differs."),
+        typer.Option(
+            "--reproduce", help="Repeat the evaluation of a results.json, and print differences."
+        ),
     ] = None,
     corpus: Annotated[
         str | None,
-        typer.Option("--corpus", help="A story-world folder; a quickstart knows its own."),
+        typer.Option("--corpus", help="A story-world folder; default: that of the quickstart."),
     ] = None,
     text: Annotated[
-        str | None, typer.Option("--text", help="Measure loss on this text instead.")
+        str | None, typer.Option("--text", help="Compute the loss on this text instead.")
     ] = None,
     prefix: Annotated[
         str,
-        typer.Option("--prefix", help="Before each document of --text: auto, eos, bos or none."),
+        typer.Option(
+            "--prefix", help="Token before each document of --text: auto, eos, bos or none."
+        ),
     ] = "auto",
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write the figures as JSON.")
+        Path | None, typer.Option("--output", help="Write the results as JSON.")
     ] = None,
     code: Annotated[
         list[str] | None,

@@ -24,19 +24,22 @@ def generate(
     ],
     sampling: dict[str, Any],
     prompt: Annotated[
-        str, typer.Option("--prompt", "-p", help="Text to go on from; - reads it.")
+        str, typer.Option("--prompt", "-p", help="Text to continue; - reads standard input.")
     ] = "",
     num_beams: Annotated[
-        int, typer.Option("--num-beams", help="Above 1: search, this many texts at a time.")
+        int, typer.Option("--num-beams", help="Number of beams; above 1: beam search.")
     ] = 1,
     length_penalty: Annotated[
-        float, typer.Option("--length-penalty", help="Of beams: above 0 favours long texts.")
+        float, typer.Option("--length-penalty", help="Beam search: above 0 favours long texts.")
     ] = 1.0,
     early_stopping: Annotated[
-        str, typer.Option("--early-stopping", help="Of beams: true, false or never.")
+        str, typer.Option("--early-stopping", help="Beam search: stop early: true, false or never.")
     ] = "false",
     num_return_sequences: Annotated[
-        int, typer.Option("--num-return-sequences", help="Of beams: texts shown, best first.")
+        int,
+        typer.Option(
+            "--num-return-sequences", help="Beam search: number of texts printed, best first."
+        ),
     ] = 1,
     penalty_alpha: Annotated[
         float | None,
@@ -44,27 +47,30 @@ def generate(
     ] = None,
     json_schema: Annotated[
         Path | None,
-        typer.Option("--json-schema", help="A file: the text is JSON that this schema allows."),
+        typer.Option("--json-schema", help="JSON schema file: the text is valid under it."),
     ] = None,
     regex: Annotated[
         str | None, typer.Option("--regex", help="The whole text matches this pattern.")
     ] = None,
     choice: Annotated[
-        list[str] | None, typer.Option("--choice", help="The text is one of these; repeat it.")
+        list[str] | None,
+        typer.Option("--choice", help="The text is one of these; may be repeated."),
     ] = None,
     adapter: Annotated[
         Path | None,
         typer.Option("--adapter", help="An adapter's folder or run, on top of MODEL."),
     ] = None,
     draft: Annotated[
-        str | None, typer.Option("--draft", help="A smaller model that guesses ahead: same text.")
+        str | None, typer.Option("--draft", help="Draft model for speculative decoding; same text.")
     ] = None,
     num_drafts: Annotated[
-        int, typer.Option("--num-drafts", min=1, help="Tokens that --draft guesses.")
+        int, typer.Option("--num-drafts", min=1, help="Number of draft tokens of --draft.")
     ] = 4,
     ngram_drafts: Annotated[
         int,
-        typer.Option("--ngram-drafts", min=0, help="Guess so many tokens from the text so far."),
+        typer.Option(
+            "--ngram-drafts", min=0, help="Draft this many tokens by n-grams of the text so far."
+        ),
     ] = 0,
     quantize: Annotated[
         str | None,
@@ -74,7 +80,7 @@ def generate(
         ),
     ] = None,
     kv_cache: Annotated[
-        str, typer.Option("--kv-cache", help="Bits of cached keys and values: auto, int8, int4.")
+        str, typer.Option("--kv-cache", help="Data type of the KV cache: auto, int8, int4.")
     ] = "auto",
     code: Annotated[
         list[str] | None,

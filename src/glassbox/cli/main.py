@@ -90,7 +90,7 @@ def _version(asked: bool) -> None:
 def _options(
     ctx: typer.Context,
     threads: int = typer.Option(
-        0, "--threads", help="Processor threads; 0: as many as torch finds.", show_default=False
+        0, "--threads", help="Number of CPU threads; 0: torch's default.", show_default=False
     ),
     version: bool = typer.Option(
         False, "--version", help="Print the version and exit.", is_eager=True, callback=_version

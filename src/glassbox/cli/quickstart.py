@@ -17,10 +17,10 @@ def register(app: typer.Typer) -> None:
 
 def quickstart(
     fast: Annotated[
-        bool, typer.Option("--fast", help="Everything small, in under a minute.")
+        bool, typer.Option("--fast", help="Small sizes; takes less than a minute.")
     ] = False,
     long: Annotated[
-        bool, typer.Option("--long", help="Six times the reading, in half an hour or more.")
+        bool, typer.Option("--long", help="Six times the training text; half an hour or more.")
     ] = False,
     source: Annotated[
         str | None,
@@ -37,7 +37,7 @@ def quickstart(
     smoke: Annotated[
         bool,
         typer.Option(
-            "--smoke", help="The steps of tinystories offline, the story world in its place."
+            "--smoke", help="The stages of tinystories offline, with the story world instead."
         ),
     ] = False,
     out: Annotated[
@@ -46,13 +46,13 @@ def quickstart(
             "--out", help="Run folder; if not given, the recipe's, such as runs/quickstart."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same model.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     language: Annotated[
         str, typer.Option("--language", help="The story world's: en or zh.")
     ] = "en",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value words laid over the recipe.")
+        list[str] | None, typer.Argument(help="Overrides of the recipe, as key.path=value.")
     ] = None,
 ) -> int:
     """Make a corpus, a tokenizer and a small model; teach it to chat, to prefer truth, and to count.

@@ -18,19 +18,27 @@ def reason(
     problems: Annotated[
         str | None, typer.Option("--problems", help="JSON lines of prompt and answer instead.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Answers to vote among.")] = 8,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Most tokens an answer.")] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", help="0: the likeliest.")] = 0.7,
+    samples: Annotated[int, typer.Option("--samples", help="Number of answers to vote among.")] = 8,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", help="Maximum number of tokens per answer.")
+    ] = 256,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Sampling temperature; 0: greedy.")
+    ] = 0.7,
     think: Annotated[
         bool, typer.Option("--think", help="Force a thinking budget instead of a vote.")
     ] = False,
-    min_thinking: Annotated[int, typer.Option("--min-thinking", help="Fewest tokens.")] = 0,
-    max_thinking: Annotated[int, typer.Option("--max-thinking", help="Most tokens.")] = 512,
+    min_thinking: Annotated[
+        int, typer.Option("--min-thinking", help="Minimum number of thinking tokens.")
+    ] = 0,
+    max_thinking: Annotated[
+        int, typer.Option("--max-thinking", help="Maximum number of thinking tokens.")
+    ] = 512,
     end_of_thought: Annotated[
-        str, typer.Option("--end-of-thought", help="What ends the thinking.")
+        str, typer.Option("--end-of-thought", help="Text that ends the thinking.")
     ] = "</think>",
-    limit: Annotated[int, typer.Option("--limit", help="Problems to try; 0: all.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same answers.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="Number of problems; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """A vote over several answers, or a budget of thinking; on problems, accuracy and tokens spent.

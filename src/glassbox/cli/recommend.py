@@ -55,9 +55,9 @@ def train(
             "--kind", help="skipgram, cbow, transformer, popularity, cooccurrence or bpr."
         ),
     ] = "skipgram",
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same bits.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     whole_lists: Annotated[
-        bool, typer.Option("--whole-lists", help="Hold nothing out; then eval has nothing to ask.")
+        bool, typer.Option("--whole-lists", help="Train on all data; eval is then not possible.")
     ] = False,
 ) -> None:
     """Train on playlists without each one's last song; writes the model and a map of its songs.
@@ -92,13 +92,14 @@ def train(
 
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="Folders that train wrote, of the same data.")
+        list[str], typer.Argument(help="Folders written by train, on the same data.")
     ],
     ceiling: Annotated[
-        bool, typer.Option("--ceiling", help="Generated data: also the exact probabilities.")
+        bool,
+        typer.Option("--ceiling", help="Generated data: also evaluate the exact probabilities."),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write the figures as JSON.")
+        Path | None, typer.Option("--output", help="Write the results as JSON.")
     ] = None,
 ) -> None:
     """Rank all songs behind each list and look where its real last song stands.
@@ -126,7 +127,9 @@ def go_on(
         str,
         typer.Option("--playlist", help="Songs between semicolons: title, title - artist or #id."),
     ],
-    count: Annotated[int, typer.Option("--count", min=1, help="Songs to suggest.")] = 10,
+    count: Annotated[
+        int, typer.Option("--count", min=1, help="Number of songs to recommend.")
+    ] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Songs to go on with: names, scores, and the song of the list that each is most like.

@@ -68,7 +68,10 @@ def serve(
         int, typer.Option("--max-queue", help="Queued requests; beyond it clients get 429.")
     ] = 128,
     max_choices: Annotated[
-        int, typer.Option("--max-choices", help="Most choices of one request: prompts times n.")
+        int,
+        typer.Option(
+            "--max-choices", help="Maximum number of choices of one request: prompts times n."
+        ),
     ] = 64,
     cache_tokens: Annotated[
         int | None,
@@ -83,7 +86,7 @@ def serve(
         typer.Option(
             "--step-tokens",
             min=1,
-            help="Most tokens of a step; longer prompts are prefilled in chunks.",
+            help="Maximum number of tokens per step; longer prompts are prefilled in chunks.",
         ),
     ] = 512,
     draft: Annotated[
@@ -96,7 +99,7 @@ def serve(
     ngram_drafts: Annotated[
         int,
         typer.Option(
-            "--ngram-drafts", min=0, help="Draft so many tokens by n-grams of the text so far."
+            "--ngram-drafts", min=0, help="Draft this many tokens by n-grams of the text so far."
         ),
     ] = 0,
     pack_weights: Annotated[
@@ -110,7 +113,7 @@ def serve(
         bool,
         typer.Option(
             "--compile/--no-compile",
-            help="Faster steps of one request alone on a CPU, by a C++ compiler at the start.",
+            help="Compile decoding steps of a single request on a CPU; needs a C++ compiler.",
         ),
     ] = False,
     tool_format: Annotated[
@@ -138,7 +141,7 @@ def serve(
         ),
     ] = None,
     kv_cache: Annotated[
-        str, typer.Option("--kv-cache", help="Bits of cached keys and values: auto, int8, int4.")
+        str, typer.Option("--kv-cache", help="Data type of the KV cache: auto, int8, int4.")
     ] = "auto",
     code: Annotated[
         list[str] | None,

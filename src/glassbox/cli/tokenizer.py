@@ -41,15 +41,15 @@ def train(
     pattern: Annotated[
         str,
         typer.Option(
-            "--pattern", help="Of bpe: gpt2, gpt4, llama3, qwen2 or a regular expression."
+            "--pattern", help="For bpe: gpt2, gpt4, llama3, qwen2 or a regular expression."
         ),
     ] = "gpt4",
     unknown: Annotated[
         str,
-        typer.Option("--unknown", help="Of characters, what others become: bytes, token, error."),
+        typer.Option("--unknown", help="For characters, unknown ones become: bytes, token, error."),
     ] = "bytes",
     workers: Annotated[
-        int, typer.Option("--workers", help="Processes that count the words of bpe.")
+        int, typer.Option("--workers", help="Number of processes that count words for bpe.")
     ] = 1,
 ) -> None:
     """Train a tokenizer and write OUT/tokenizer.json (transformers opens OUT).
@@ -92,7 +92,7 @@ def encode(
     tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Annotated[str, typer.Argument(help="Text; - reads standard input.")] = "-",
     pieces: Annotated[
-        bool, typer.Option("--pieces", help="Show the pieces beside their ids.")
+        bool, typer.Option("--pieces", help="Print the tokens next to their ids.")
     ] = False,
 ) -> None:
     """Print the ids of a text. Example: `glassbox tokenizer encode tok "Hello there"`"""
@@ -168,7 +168,9 @@ def compare(
     first: Annotated[str, typer.Argument(help=TOKENIZER)],
     second: Annotated[str, typer.Argument(help=TOKENIZER)],
     file: Annotated[str, typer.Argument(help="A file or folder of text.")],
-    lines: Annotated[int, typer.Option("--lines", help="Lines to show side by side.")] = 8,
+    lines: Annotated[
+        int, typer.Option("--lines", help="Number of lines to compare side by side.")
+    ] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show two tokenizers side by side on a file. Example: `glassbox tokenizer compare tok gpt2 book.txt`"""

@@ -18,11 +18,11 @@ def register(app: typer.Typer) -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe, as in `glassbox recipe list`.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value words laid over the recipe.")
+        list[str] | None, typer.Argument(help="Overrides of the recipe, as key.path=value.")
     ] = None,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Start anew; a run that is there is moved to OUT.old-N."),
+        typer.Option("--fresh", help="Start from scratch; an existing run is moved to OUT.old-N."),
     ] = False,
 ) -> int:
     """Pre-train, fine-tune or align a model as a recipe says; resumes what was interrupted.

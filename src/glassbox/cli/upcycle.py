@@ -18,10 +18,14 @@ def upcycle(
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="Any MODEL: run, folder, .gguf, .bin, name.")
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="A folder, as of convert.")],
-    experts: Annotated[int, typer.Option("--experts", help="Copies of each feed-forward.")] = 8,
-    top_k: Annotated[int, typer.Option("--top-k", help="Experts that each token passes.")] = 2,
-    seed: Annotated[int, typer.Option("--seed", help="Of the routers' fresh weights.")] = 0,
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Destination folder.")],
+    experts: Annotated[
+        int, typer.Option("--experts", help="Number of experts, copies of each feed-forward.")
+    ] = 8,
+    top_k: Annotated[int, typer.Option("--top-k", help="Number of experts per token.")] = 2,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Standard deviation of the routers' initial weights.")
+    ] = 0,
 ) -> None:
     """Write a model whose feed-forwards are copies of SRC's, to be trained apart.
 

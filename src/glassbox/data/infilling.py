@@ -44,10 +44,13 @@ class FimConfig(Spec):
     """How many stretches of documents are rearranged for filling in, and with which special tokens."""
 
     rate: float = Field(
-        0.5, ge=0, le=1, description="share of documents, or stretches of one row, rearranged"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of documents, or of row-length pieces, that are rearranged",
     )
     spm_rate: float = Field(
-        0.5, ge=0, le=1, description="share of these in the order suffix-prefix-middle"
+        0.5, ge=0, le=1, description="share of these in suffix-prefix-middle order"
     )
     prefix_token: str = Field("<|fim_prefix|>", min_length=1)
     middle_token: str = Field("<|fim_middle|>", min_length=1)

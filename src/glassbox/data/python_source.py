@@ -28,7 +28,7 @@ class PythonSource(PythonSpec):
     """A user-defined data source: a callable (**options) that returns an iterable of items."""
 
     text_field: str | None = Field(
-        None, description="key of the text; a dot leads into objects; None: recognised"
+        None, description="key of the text; a dot separates nested keys; null: detected"
     )
 
     def __str__(self) -> str:

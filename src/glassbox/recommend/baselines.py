@@ -74,7 +74,7 @@ class CoOccurrence(Spec):
 
     kind: Literal["cooccurrence"] = "cooccurrence"
     power: float = Field(0.25, ge=0, le=1)
-    recent: int = Field(6, gt=0, description="items at the end of a list that count")
+    recent: int = Field(6, gt=0, description="number of last items used")
 
     def build(self, train: Playlists, *, seed: int, folder: Path | None = None) -> TogetherItems:
         """Count."""

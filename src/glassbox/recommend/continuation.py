@@ -90,7 +90,7 @@ class Continuation(Spec):
     hidden_size: int = Field(64, gt=0, le=4096)
     num_layers: int = Field(2, gt=0, le=64)
     num_heads: int = Field(2, gt=0)
-    context_length: int = Field(64, gt=1, description="items at the end of a list that are read")
+    context_length: int = Field(64, gt=1, description="number of last items used")
     dropout: float = Field(0.2, ge=0, lt=1)
     epochs: float = Field(30, gt=0)
     lr: float = Field(3e-3, gt=0)

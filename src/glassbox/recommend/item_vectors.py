@@ -159,18 +159,22 @@ class ItemVectorSpec(Spec):
 
     dimension: int = Field(16, gt=0)
     window: int = Field(
-        5, gt=0, description="how far a centre looks at most; each draws 1 ... window"
+        5, gt=0, description="maximum context window; each centre draws from 1 ... window"
     )
-    negatives: int = Field(5, gt=0, description="drawn items for each right one")
-    sample: float = Field(0.0, ge=0, description="t of the subsampling; 0: none")
+    negatives: int = Field(5, gt=0, description="negative samples per positive one")
+    sample: float = Field(0.0, ge=0, description="subsampling threshold t; 0: none")
     epochs: int = Field(30, gt=0)
     lr: float = Field(0.1, gt=0)
     last_lr: float = Field(1e-4, ge=0)
-    batch: int = Field(128, gt=0, description="predictions that one update takes together")
+    batch: int = Field(128, gt=0, description="predictions per update")
     score: Literal["cosine", "output"] = "output"
-    recent: int = Field(2, gt=0, description="items at the end of a list that the query is made of")
-    relatives: bool = Field(True, description="unseen items have the mean vector of their artist's")
-    workers: int = Field(1, ge=1, description="threads that draw examples; the bits stay the same")
+    recent: int = Field(2, gt=0, description="number of last items that form the query")
+    relatives: bool = Field(
+        True, description="unseen items get the mean vector of their artist's items"
+    )
+    workers: int = Field(
+        1, ge=1, description="threads that draw examples; results do not depend on it"
+    )
 
     @property
     def _bag(self) -> bool:
@@ -273,7 +277,7 @@ class Cbow(ItemVectorSpec):
     """
 
     kind: Literal["cbow"] = "cbow"
-    as_word2vec: bool = Field(False, description="the gradient as word2vec.c and gensim have it")
+    as_word2vec: bool = Field(False, description="use the gradient of word2vec.c and gensim")
 
     @property
     def _whole_gradient(self) -> bool:

@@ -20,7 +20,7 @@ class PlaylistFiles(Spec):
 
     kind: Literal["files"] = "files"
     path: str
-    min_rating: float = Field(0.0, description="MovieLens: films rated lower are left out")
+    min_rating: float = Field(0.0, description="MovieLens: minimum rating")
 
     def playlists(self) -> Playlists:
         """Read them."""

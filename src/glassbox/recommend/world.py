@@ -49,7 +49,7 @@ class World(Spec):
     num_artists: int = Field(240, ge=len(GENRES), description="shared out over genres and eras")
     songs_per_artist: int = Field(8, ge=1)
     num_playlists: int = Field(4000, ge=1)
-    shortest: int = Field(6, ge=2, description="songs in a list")
+    shortest: int = Field(6, ge=2, description="songs per playlist")
     longest: int = Field(18, ge=2)
     artist_weight: float = Field(0.15, ge=0, description="a: another song of the last artist")
     theme_weight: float = Field(0.75, ge=0, description="t: a song that fits theme and era")

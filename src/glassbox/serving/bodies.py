@@ -53,19 +53,29 @@ Guide = JsonSchema | Regex | Choice
 class Limits(Spec):
     """Limits on one request and on all requests together."""
 
-    max_tokens: int = Field(4096, gt=0, description="tokens of one answer")
-    max_running: int = Field(32, gt=0, description="answers made at the same time")
-    max_queue: int = Field(128, ge=0, description="further requests that may wait")
-    max_choices: int = Field(64, gt=0, description="answers of one request: prompts times n")
-    max_inputs: int = Field(256, gt=0, description="texts of one request for embeddings")
-    max_stops: int = Field(16, ge=0, description="stop strings of one request")
-    max_stop_chars: int = Field(256, gt=0, description="characters of one stop string")
-    max_tools: int = Field(128, ge=0, description="tools of one request")
-    max_messages: int = Field(1024, gt=0, description="messages of one chat")
-    max_schema_bytes: int = Field(65_536, gt=0, description="schemas of one request, as JSON")
-    max_body_bytes: int = Field(4 << 20, gt=0, description="size of a request's body")
-    max_bodies_bytes: int = Field(64 << 20, gt=0, description="bodies of all requests together")
-    max_values: int = Field(1 << 18, gt=0, description="values (numbers, texts, ...) of one body")
+    max_tokens: int = Field(4096, gt=0, description="maximum number of tokens per answer")
+    max_running: int = Field(
+        32, gt=0, description="maximum number of answers generated at the same time"
+    )
+    max_queue: int = Field(128, ge=0, description="maximum number of waiting requests")
+    max_choices: int = Field(
+        64, gt=0, description="maximum number of answers per request: prompts times n"
+    )
+    max_inputs: int = Field(256, gt=0, description="maximum number of texts per embedding request")
+    max_stops: int = Field(16, ge=0, description="maximum number of stop strings per request")
+    max_stop_chars: int = Field(
+        256, gt=0, description="maximum length of a stop string in characters"
+    )
+    max_tools: int = Field(128, ge=0, description="maximum number of tools per request")
+    max_messages: int = Field(1024, gt=0, description="maximum number of messages per chat")
+    max_schema_bytes: int = Field(
+        65_536, gt=0, description="maximum size of a request's schemas, as JSON"
+    )
+    max_body_bytes: int = Field(4 << 20, gt=0, description="maximum size of a request body")
+    max_bodies_bytes: int = Field(
+        64 << 20, gt=0, description="maximum size of all request bodies together"
+    )
+    max_values: int = Field(1 << 18, gt=0, description="maximum number of JSON values per body")
 
 
 def _as_prompts(value: Any) -> Any:
@@ -190,9 +200,13 @@ class Generation(Body):
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
     stop_token_ids: Ids = []
-    guided_json: dict[str, Any] | None = Field(None, description="the answer fits this schema")
-    guided_regex: str | None = Field(None, description="the answer matches this pattern")
-    guided_choice: Texts | None = Field(None, description="the answer is one of these")
+    guided_json: dict[str, Any] | None = Field(
+        None, description="JSON schema that the answer must match"
+    )
+    guided_regex: str | None = Field(
+        None, description="regular expression that the answer must match"
+    )
+    guided_choice: Texts | None = Field(None, description="texts that the answer must be one of")
 
     @property
     def num_samples(self) -> int:
@@ -339,7 +353,11 @@ class EmbeddingBody(Body):
     input: Prompts
     model: str | None = None
     encoding_format: str = Field("float", pattern="^(float|base64)$")
-    dimensions: int | None = Field(None, gt=0, description="cut to so many, and of length 1 again")
+    dimensions: int | None = Field(
+        None,
+        gt=0,
+        description="truncate embeddings to this many dimensions and normalize them again",
+    )
     user: str | None = Field(None, description="accepted and ignored")
 
 

@@ -62,7 +62,7 @@ class SchemaFormat(Body):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     description: str | None = None
     definition: dict[str, Any] = Field(alias="schema")
-    strict: bool = Field(True, description="answers fit the schema either way")
+    strict: bool = Field(True, description="accepted; answers always match the schema")
 
 
 class ResponseFormat(Body):
@@ -84,7 +84,9 @@ class ChatBody(Generation):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
-    chat_template_kwargs: dict[str, Any] = Field({}, description="what else the template reads")
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="further variables for the chat template"
+    )
 
     @property
     def num_top(self) -> int | None:

@@ -50,17 +50,23 @@ class ConnectionLimits(Spec):
     max_connections is lowered to what the process's limit on open files allows.
     """
 
-    max_connections: int = Field(512, gt=0, description="open connections")
-    max_per_address: int = Field(256, gt=0, description="open connections of one address")
+    max_connections: int = Field(512, gt=0, description="maximum number of open connections")
+    max_per_address: int = Field(
+        256, gt=0, description="maximum number of open connections per address"
+    )
     header_seconds: float = Field(
-        10, gt=0, description="from a request's first byte to its last header"
+        10, gt=0, description="timeout from a request's first byte to its last header"
     )
-    body_seconds: float = Field(60, gt=0, description="from the headers to the end of the body")
-    idle_seconds: float = Field(15, gt=0, description="without a byte, before or between requests")
+    body_seconds: float = Field(
+        60, gt=0, description="timeout from the headers to the end of the body"
+    )
+    idle_seconds: float = Field(15, gt=0, description="idle timeout, before or between requests")
     unread_seconds: float = Field(
-        120, gt=0, description="while the client takes nothing of an answer"
+        120, gt=0, description="timeout while the client does not read the response"
     )
-    max_header_bytes: int = Field(16_384, gt=0, description="request line and headers")
+    max_header_bytes: int = Field(
+        16_384, gt=0, description="maximum size of request line and headers"
+    )
 
     def fit(self, descriptors: int | None, used: int) -> ConnectionLimits:
         """The same within a limit on open files, of which `used` are open.

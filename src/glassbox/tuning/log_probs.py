@@ -1,4 +1,4 @@
-"""Log-probabilities of answers: shifted by one, prompt and padding left out, summed in float32."""
+"""Log-probabilities of answers: shifted by one, without prompt and padding, summed in float32."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def answer_log_probs(
 ) -> Float[Tensor, "B T"]:
     """log p(targets[t] | ids[: t + 1]) in float32 or wider, zero where the target is IGNORE.
 
-    Rows are padded on the right, where no real token looks and where no expert is asked. Only
-    positions with a target are projected to the vocabulary, and never all of them at once. What
-    layers have to say besides goes into `auxiliary`. What several rows have before their first
-    target is read once for all of them, where the model allows it and it pays; not with `share` off.
-    Tested against: transformers' logits, log_softmax and a loop over the positions; shared
-    prompts against rows apart, values and gradients.
+    Rows are padded on the right; padding is not attended to and not routed to experts. Only
+    positions with a target are projected to the vocabulary, in chunks. Losses and measures of
+    layers are added to `auxiliary`. With `share`, tokens that several rows have in common before
+    their first target are processed once, if the model supports it and it saves time.
+    Tested against: transformers' logits, log_softmax and a loop over the positions; shared prompts
+    against separate rows, values and gradients.
     """
     lengths = read_lengths(targets)
     wanted = (targets.reshape(-1) != IGNORE).nonzero().squeeze(1)
@@ -57,7 +57,7 @@ def answer_log_probs(
 
 
 def read_lengths(targets: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
-    """How many tokens of each row must be read: up to the last that has a target.
+    """Number of tokens of each row to process: up to the last one with a target.
 
     >>> read_lengths(torch.tensor([[-100, 7, 8, -100], [-100, -100, -100, -100]])).tolist()
     [3, 0]
@@ -78,5 +78,5 @@ def sequence_log_probs(
 
 
 def freeze(model: CausalLM) -> CausalLM:
-    """The model itself, in eval mode and with no parameter that takes a gradient."""
+    """Set a model to eval mode and disable gradients for all parameters; return it."""
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""NEFTune: noise on the embeddings while fine-tuning, so that answers are learned less by rote."""
+"""NEFTune: noise on the embeddings during fine-tuning, as regularization."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def document_lengths(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """How long the packed document is that each token stands in.
+    """Length of the packed document of each token.
 
     >>> document_lengths(torch.tensor([[0, 0, 0, 1, 1]])).tolist()
     [[3, 3, 3, 2, 2]]
@@ -28,11 +28,11 @@ def document_lengths(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
 
 
 class Neftune:
-    """An objective whose embeddings get uniform noise in [-1, 1] times alpha / sqrt(L D).
+    """Wraps an objective: adds uniform noise in [-1, 1] times alpha / sqrt(L D) to the embeddings.
 
-    L is the length of the document that a token stands in, D the width. Only while the model is in
-    training mode, only in the pass of this objective, and the draws are those of torch's generator,
-    which checkpoints keep. Source: Jain et al., arXiv:2310.05914, algorithm 1.
+    L is the length of the token's document, D the hidden size. Applies in training mode only,
+    within this objective's forward pass; the noise is drawn from torch's generator, which
+    checkpoints save. Source: Jain et al., arXiv:2310.05914, algorithm 1.
     Tested against: transformers' hook, on rows that hold one document.
     """
 
@@ -41,7 +41,7 @@ class Neftune:
         self.alpha = alpha
 
     def __call__(self, model: CausalLM, batch: TokenBatch) -> ObjectiveOutput:
-        """The objective's loss, under noise."""
+        """Compute the wrapped objective's loss with noise."""
         if not model.training:
             return self.objective(model, batch)
 

@@ -1,4 +1,4 @@
-"""Spending more tokens on an answer: a vote over several, and a budget for the thinking before one."""
+"""Test-time compute: majority votes over several answers, and budget forcing for the thinking."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ Extract = Callable[[str], str | None]
 
 
 class ThinkingBudget(Spec):
-    """How long a model thinks before it answers."""
+    """Minimum and maximum number of thinking tokens."""
 
-    end_of_thought: str = Field("</think>", min_length=1, description="what ends the thinking")
-    min_tokens: int = Field(0, ge=0, description="an end before this is withheld")
-    max_tokens: int = Field(512, gt=0, description="the end is put in here")
-    wait: str = Field("Wait", min_length=1, description="put in where an end was withheld")
-    answer_tokens: int = Field(128, gt=0, description="the most tokens behind the thinking")
+    end_of_thought: str = Field("</think>", min_length=1, description="text that ends the thinking")
+    min_tokens: int = Field(
+        0, ge=0, description="minimum number of thinking tokens; earlier ends are suppressed"
+    )
+    max_tokens: int = Field(
+        512, gt=0, description="maximum number of thinking tokens; the end is inserted there"
+    )
+    wait: str = Field(
+        "Wait", min_length=1, description="text inserted in place of a suppressed end"
+    )
+    answer_tokens: int = Field(128, gt=0, description="maximum number of tokens after the thinking")
 
     @model_validator(mode="after")
     def _budget_fits(self) -> ThinkingBudget:
@@ -42,7 +48,9 @@ class ThinkingBudget(Spec):
 
 @dataclass(frozen=True)
 class Reasoned:
-    """An answer, the thinking before it, and how many tokens both took; withheld: ends not let through."""
+    """An answer, the thinking before it, and the number of tokens of both; withheld: number of
+    suppressed ends of thinking.
+    """
 
     thought: str
     answer: str
@@ -53,7 +61,7 @@ class Reasoned:
 
 @dataclass(frozen=True)
 class Vote:
-    """What most of n answers say (None: none says anything), their share, and all that was said."""
+    """The majority answer of n (None if there is none), its share, and all answers."""
 
     answer: str | None
     share: float
@@ -63,9 +71,9 @@ class Vote:
 
 
 def number_or_last_line(text: str) -> str | None:
-    """The number behind 'Answer:', else the last line that is not empty, else None.
+    """The number after 'Answer:', else the last non-empty line, else None.
 
-    >>> number_or_last_line("1 + 1 = 2.\\nAnswer: 2.0"), number_or_last_line("so:\\n Mia \\n")
+    >>> number_or_last_line("1 + 1 = 2.\nAnswer: 2.0"), number_or_last_line("so:\n Mia \n")
     ('2', 'Mia')
     """
     number = final_number(text)
@@ -76,7 +84,7 @@ def number_or_last_line(text: str) -> str | None:
 
 
 def majority(answers: Sequence[str | None]) -> tuple[str | None, float]:
-    """The most frequent answer that is one, the first said of those that tie, and its share of all.
+    """The most frequent answer, ties in favour of the first, and its share of all.
 
     >>> majority(["3", "4", None, "4"])
     ('4', 0.5)
@@ -98,7 +106,7 @@ def self_consistency(
     seed: int = 0,
     extract: Extract = number_or_last_line,
 ) -> list[Vote]:
-    """For each chat prompt the answer that most of `samples` samples end with.
+    """Self-consistency: the majority answer of `samples` samples for each chat prompt.
 
     Source: Wang et al., arXiv:2203.11171. Tested against: counting by hand.
     """
@@ -127,10 +135,11 @@ def think_within(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Reasoned:
-    """Budget forcing: an early end of the thinking is withheld and `wait` put in its place, a late one put in.
+    """Budget forcing: an end of thinking before the minimum is replaced by `wait`, and one is
+    inserted at the maximum.
 
-    The thinking ends with `end_of_thought` or the end of the turn. What is put in counts towards the
-    budget. Raises UserError where prompt and budget do not fit the model's context.
+    The thinking ends with `end_of_thought` or the end of the turn. Inserted tokens count towards
+    the budget. Raises UserError if prompt and budget do not fit the model's context.
     Source: Muennighoff et al., s1, arXiv:2501.19393, section 3.1.
     """
     tokenizer = _tokenizer(engine)
@@ -185,7 +194,7 @@ def think_within(
 
 
 def _without_stop(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[int]:
-    """The ids that spell `text`: those before the stop, and the rest of the text anew."""
+    """The ids of `text`: those before the stop string, and the rest of the text encoded again."""
     kept = list(ids)
     while kept and not text.startswith(decode(tokenizer, kept)):
         kept.pop()

@@ -1,4 +1,4 @@
-"""The reference of an objective: the model as it was at the start, never trained along."""
+"""Reference models of objectives: the model as it was at the start."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Reference:
-    """A frozen model of its own; or, `adapted`, the trained model itself with its adapter switched off.
+    """A separate frozen model; or, if `adapted`, the trained model with its adapter disabled.
 
-    The second needs no memory: where an adapter alone is trained, its base is the model at the start.
+    The latter needs no memory: if only an adapter is trained, its base is the model at the start.
     Tested against: a frozen copy of the base, scores and a whole run.
     """
 
@@ -27,16 +27,18 @@ class Reference:
 
     @classmethod
     def of(cls, reference: CausalLM | Reference | None) -> Reference | None:
-        """A model as a reference; a reference, or None, as it is."""
+        """Wrap a model as a reference; a reference or None is returned unchanged."""
         return reference if reference is None or isinstance(reference, cls) else cls(reference)  # type: ignore[arg-type]
 
     def is_trained(self, model: CausalLM) -> bool:
-        """Whether this is the very model that is trained, which must never be so."""
+        """Whether this is a model that is being trained, which is an error."""
         return self.model is model and not self.adapted
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[CausalLM]:
-        """The model to ask inside, in eval mode and without the adapter; ask under torch.no_grad()."""
+        """Context in which the reference model is in eval mode and without the adapter; to be used
+        under torch.no_grad().
+        """
         if not self.adapted:
             yield self.model
             return

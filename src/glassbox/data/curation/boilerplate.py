@@ -26,10 +26,12 @@ class BoilerplateSpec(StepSpec):
     """Take out lines that many documents have, each document counted once."""
 
     kind: Literal["boilerplate_lines"] = "boilerplate_lines"
-    min_documents: int = Field(10, ge=2, description="documents that share a line")
-    min_characters: int = Field(8, ge=1, description="shorter lines stay: '}' is no boilerplate")
+    min_documents: int = Field(
+        10, ge=2, description="minimum number of documents that share a line"
+    )
+    min_characters: int = Field(8, ge=1, description="minimum length of a line, in characters")
     group: Literal["all", "site"] = Field(
-        "all", description="site: counted among the documents of one host, from their key `url`"
+        "all", description="site: counted separately for each host, from the key `url`"
     )
 
     def build(self) -> RevisingStep:

@@ -28,14 +28,16 @@ class C4QualitySpec(StepSpec):
     """
 
     kind: Literal["c4_quality"] = "c4_quality"
-    terminal_punctuation: bool = Field(True, description="take out lines that end without it")
-    min_line_words: int = Field(3, ge=0, description="take out lines of fewer words")
-    javascript: bool = Field(True, description="take out lines with the word Javascript")
-    min_sentences: int = Field(5, ge=0, description="drop pages of fewer, of what is left")
+    terminal_punctuation: bool = Field(
+        True, description="remove lines that do not end in punctuation"
+    )
+    min_line_words: int = Field(3, ge=0, description="remove lines with fewer words")
+    javascript: bool = Field(True, description="remove lines that mention Javascript")
+    min_sentences: int = Field(5, ge=0, description="drop pages with fewer sentences left")
     lorem_ipsum: bool = Field(True, description="drop pages with this phrase")
     curly_bracket: bool = Field(True, description="drop pages with {: they are mostly code")
     bad_words: tuple[str, ...] = Field((), description="drop pages with one of these words")
-    bad_words_file: str | None = Field(None, description="more of them, one a line")
+    bad_words_file: str | None = Field(None, description="file of further words, one per line")
 
     def build(self) -> RecordStep:
         """The step. Raises UserError where the file of words cannot be read."""

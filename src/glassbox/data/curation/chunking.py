@@ -27,8 +27,12 @@ class ChunkSpec(StepSpec):
 
     kind: Literal["chunk"] = "chunk"
     by: Literal["fixed", "sentence", "paragraph", "tokens"] = "paragraph"
-    size: int = Field(4000, gt=0, description="characters a chunk at most; by tokens: tokens")
-    overlap: int = Field(0, ge=0, description="characters (or tokens) that two neighbours share")
+    size: int = Field(
+        4000, gt=0, description="maximum length of a chunk, in characters (by tokens: in tokens)"
+    )
+    overlap: int = Field(
+        0, ge=0, description="overlap of neighbouring chunks, in characters (or tokens)"
+    )
     tokenizer: str | None = Field(None, description="by tokens: a folder or tokenizer.json")
 
     @model_validator(mode="after")

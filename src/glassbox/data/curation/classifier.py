@@ -37,9 +37,11 @@ Floats = NDArray[np.float32]
 class FeatureConfig(Spec):
     """Which n-grams of a text count, and into how many places they are hashed."""
 
-    bits: int = Field(18, ge=8, le=26, description="2^bits places")
-    ngrams: int = Field(2, ge=1, le=5, description="words in a row, up to so many")
-    max_words: int = Field(2000, gt=0, description="of a text, from its beginning")
+    bits: int = Field(18, ge=8, le=26, description="2^bits hash buckets")
+    ngrams: int = Field(2, ge=1, le=5, description="maximum length of n-grams, in words")
+    max_words: int = Field(
+        2000, gt=0, description="number of words read from the beginning of a text"
+    )
 
 
 def text_words(text: str, limit: int) -> list[str]:
@@ -144,10 +146,16 @@ class ClassifierSpec(StepSpec):
 
     kind: Literal["classifier"] = "classifier"
     model: str = Field(description="folder that `glassbox data classifier` wrote")
-    label: str = Field("good", description="whose probability is the score, such as good or toxic")
-    min_score: float | None = Field(None, ge=0, le=1, description="a lower score is dropped")
-    max_score: float | None = Field(None, ge=0, le=1, description="a higher score is dropped")
-    key: str = Field("", description="of the score in the metadata; empty: LABEL_score")
+    label: str = Field(
+        "good", description="the label whose probability is the score, such as good or toxic"
+    )
+    min_score: float | None = Field(
+        None, ge=0, le=1, description="drop documents with a lower score"
+    )
+    max_score: float | None = Field(
+        None, ge=0, le=1, description="drop documents with a higher score"
+    )
+    key: str = Field("", description="key of the score in the metadata; empty: LABEL_score")
 
     @model_validator(mode="after")
     def _a_limit(self) -> ClassifierSpec:

@@ -39,7 +39,7 @@ class RepairSpec(StepSpec):
 
     kind: Literal["repair"] = "repair"
     max_unknown_share: float = Field(
-        0.01, ge=0, le=1, description="more replacement characters than this, and it is dropped"
+        0.01, ge=0, le=1, description="drop documents with a larger share of replacement characters"
     )
 
     def build(self) -> RecordStep:

@@ -46,13 +46,15 @@ class DecontaminateSpec(StepSpec):
         min_length=1, description="name -> file or folder: JSONL, JSON, CSV or text"
     )
     fields: tuple[str, ...] = Field(
-        (), description="keys or columns that count; none named: all that hold text"
+        (), description="keys or columns to compare; empty: all with text"
     )
-    ngram: int = Field(13, ge=2, le=64, description="words that must be the same")
-    min_words: int = Field(8, ge=2, description="shorter texts of a set are passed over")
+    ngram: int = Field(
+        13, ge=2, le=64, description="number of consecutive equal words that make a match"
+    )
+    min_words: int = Field(8, ge=2, description="texts of a set with fewer words are ignored")
     action: Literal["drop", "trim"] = "drop"
-    margin: int = Field(200, ge=0, description="trim: characters cut on either side of a match")
-    max_cuts: int = Field(10, ge=0, description="trim: a document with more is dropped")
+    margin: int = Field(200, ge=0, description="trim: characters removed on either side of a match")
+    max_cuts: int = Field(10, ge=0, description="trim: documents with more matches are dropped")
 
     @model_validator(mode="after")
     def _fits(self) -> DecontaminateSpec:

@@ -21,7 +21,8 @@ class ExactSpec(StepSpec):
     kind: Literal["exact_duplicates"] = "exact_duplicates"
     ignore: Ignore = Field(
         "spaces",
-        description="nothing; spaces: also case; punctuation: only words count",
+        description="differences to ignore: nothing; spaces (also case); punctuation (only words "
+        "count)",
     )
 
     def build(self) -> CorpusStep:

@@ -25,8 +25,10 @@ class HtmlSpec(StepSpec):
 
     kind: Literal["html_to_text"] = "html_to_text"
     when: Literal["looks_like_html", "always"] = "looks_like_html"
-    main_only: bool = Field(True, description="leave out navigation, footers, forms and buttons")
-    max_seconds: float = Field(PAGE_SECONDS, gt=0, description="for a page, else it is dropped")
+    main_only: bool = Field(True, description="remove navigation, footers, forms and buttons")
+    max_seconds: float = Field(
+        PAGE_SECONDS, gt=0, description="time limit per page; slower pages are dropped"
+    )
 
     def build(self) -> RecordStep:
         """The step. Raises UserError where the extra `data` is not installed."""

@@ -24,14 +24,18 @@ class LanguageSpec(StepSpec):
     """
 
     kind: Literal["language"] = "language"
-    keep: tuple[str, ...] = Field((), description="codes to keep; none: all, labelled")
+    keep: tuple[str, ...] = Field(
+        (), description="language codes to keep; empty: keep all, with labels"
+    )
     min_score: float = Field(
-        0.5, ge=0, le=1, description="probability under which a document counts as und"
+        0.5, ge=0, le=1, description="documents with a lower probability are labelled und"
     )
     among: tuple[str, ...] = Field(
-        (), description="codes that come into question; fewer make short texts surer; none: all"
+        (), description="candidate languages; fewer make short texts more certain; empty: all"
     )
-    characters: int = Field(1000, ge=1, description="how much of a document is looked at")
+    characters: int = Field(
+        1000, ge=1, description="number of characters of a document that are used"
+    )
 
     def build(self) -> RecordStep:
         """The step. Raises UserError where the extra is missing, and for a code nobody knows."""

@@ -20,10 +20,11 @@ class LineDuplicatesSpec(StepSpec):
     """Take out each line that an earlier document, or the same one, has already."""
 
     kind: Literal["line_duplicates"] = "line_duplicates"
-    min_characters: int = Field(20, ge=1, description="shorter lines stay: '}' may come again")
+    min_characters: int = Field(20, ge=1, description="minimum length of a line, in characters")
     form: Literal["exact", "canonical"] = Field(
-        "exact", description="exact: as they stand but for white space around; canonical: without "
-        "case and numbers too",
+        "exact", description=
+            "exact: equal after stripping white space; canonical: ignoring case and numbers "
+            "as well",
     )  # fmt: skip
 
     def build(self) -> RevisingStep:

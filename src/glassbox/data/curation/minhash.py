@@ -37,12 +37,17 @@ class MinHashSpec(StepSpec):
     """Drop documents that are nearly the same as an earlier one."""
 
     kind: Literal["near_duplicates"] = "near_duplicates"
-    threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which on")
+    threshold: float = Field(
+        0.8, gt=0, le=1, description="minimum Jaccard similarity of duplicates"
+    )
     unit: Literal["words", "characters"] = "words"
-    shingle: int = Field(5, ge=1, le=64, description="neighbouring units in a shingle")
+    shingle: int = Field(5, ge=1, le=64, description="units per shingle")
     permutations: int = Field(128, ge=8, le=4096)
     recall: float = Field(
-        0.98, gt=0, lt=1, description="share of pairs at the threshold that bands must find"
+        0.98,
+        gt=0,
+        lt=1,
+        description="minimum recall of pairs at the threshold, which determines the bands",
     )
     seed: int = Field(0, ge=0)
 

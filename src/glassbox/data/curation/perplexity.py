@@ -29,12 +29,12 @@ class PerplexitySpec(StepSpec):
     kind: Literal["perplexity"] = "perplexity"
     model: str = Field(description="a run, a checkpoint, a folder, a file, a name such as smollm2")
     max_perplexity: float | None = Field(
-        None, gt=1, description="drop what is above; none: nothing"
+        None, gt=1, description="drop documents above; null: no limit"
     )
     min_perplexity: float | None = Field(
-        None, ge=1, description="drop what is below; none: nothing"
+        None, ge=1, description="drop documents below; null: no limit"
     )
-    max_tokens: int = Field(512, ge=1, description="how many tokens of a document are read")
+    max_tokens: int = Field(512, ge=1, description="maximum number of tokens scored per document")
 
     @model_validator(mode="after")
     def _in_order(self) -> PerplexitySpec:

@@ -38,7 +38,8 @@ class PrivacySpec(StepSpec):
     kinds: tuple[Kind, ...] = Field(KINDS, min_length=1)
     phone_regions: tuple[str, ...] = Field(
         ("US", "GB", "DE", "FR", "ES", "IT", "CN"),
-        description="countries whose way to write a number at home is known; +1 ... always is",
+        description="countries whose national phone formats are recognized; international ones always"
+        " are",
     )
     private_ips: bool = Field(
         False,

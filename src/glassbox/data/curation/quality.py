@@ -49,7 +49,7 @@ class GopherQualitySpec(StepSpec):
     max_ellipsis_lines: float = Field(0.3, ge=0, le=1, description="share that end in an ellipsis")
     min_alphabetic_words: float = Field(0.8, ge=0, le=1, description="share that hold a letter")
     stop_words: tuple[str, ...] = STOP_WORDS
-    min_stop_words: int = Field(2, ge=0, description="how many different ones a document needs")
+    min_stop_words: int = Field(2, ge=0, description="minimum number of different stop words")
 
     def build(self) -> RecordStep:
         """Build the step."""
@@ -119,14 +119,20 @@ class FinewebQualitySpec(StepSpec):
 
     kind: Literal["fineweb_quality"] = "fineweb_quality"
     max_unpunctuated: float = Field(
-        0.12, ge=0, le=1, description="dropped if at most this share of lines ends in punctuation"
+        0.12,
+        ge=0,
+        le=1,
+        description="drop documents if at most this share of lines ends in punctuation",
     )
     min_duplicated: float = Field(
-        0.1, ge=0, le=1, description="dropped from this share of characters in duplicated lines"
+        0.1,
+        ge=0,
+        le=1,
+        description="drop documents from this share of characters in duplicated lines",
     )
     short_line: int = Field(30, ge=1, description="lines of fewer characters are short")
     min_short_lines: float = Field(
-        0.67, ge=0, le=1, description="dropped from this share of short lines"
+        0.67, ge=0, le=1, description="drop documents from this share of short lines"
     )
 
     def build(self) -> RecordStep:

@@ -26,11 +26,11 @@ class SimHashSpec(StepSpec):
     """Drop documents whose SimHash differs from an earlier one's in few bits."""
 
     kind: Literal["simhash_duplicates"] = "simhash_duplicates"
-    radius: int = Field(3, ge=0, le=15, description="bits that may differ, of 64")
+    radius: int = Field(3, ge=0, le=15, description="maximum number of differing bits, of 64")
     unit: Literal["words", "characters"] = "words"
-    shingle: int = Field(3, ge=1, le=64, description="neighbouring units in a feature")
+    shingle: int = Field(3, ge=1, le=64, description="units per feature")
     min_features: int = Field(
-        16, ge=1, description="shorter documents stay: their few features decide too many bits"
+        16, ge=1, description="minimum number of features; shorter documents are kept"
     )
 
     def build(self) -> CorpusStep:

@@ -33,12 +33,14 @@ class Reading(Spec):
     """How files are read, whatever place they come from."""
 
     text_field: str | None = Field(
-        None, description="key or column of the text; a dot leads into objects; None: recognised"
+        None, description="key or column of the text; a dot separates nested keys; null: detected"
     )
     encoding: Annotated[str, AfterValidator(_known_encoding)] = Field(
         "auto", description="auto, or a name as Python knows it: utf-8, latin-1"
     )
-    html: Literal["text", "raw"] = Field("text", description="HTML files as text, or as they are")
+    html: Literal["text", "raw"] = Field(
+        "text", description="extract the text of HTML files, or keep them as they are"
+    )
 
 
 class FilesSource(Reading):
@@ -54,7 +56,7 @@ class UrlSource(Reading):
     kind: Literal["url"] = "url"
     url: str
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
-    max_bytes: int = Field(MOST_BYTES, gt=0, description="a larger file is refused")
+    max_bytes: int = Field(MOST_BYTES, gt=0, description="maximum file size in bytes")
 
 
 class DatasetSource(Spec):

@@ -32,9 +32,11 @@ class SubstringSpec(StepSpec):
     """Take out passages that an earlier document, or the same one, had already."""
 
     kind: Literal["repeated_passages"] = "repeated_passages"
-    min_characters: int = Field(200, ge=8, description="shorter repetitions stay")
+    min_characters: int = Field(200, ge=8, description="minimum length of a repeated passage")
     max_corpus_characters: int = Field(
-        25_000_000, gt=0, description="a longer corpus is refused: about 80 bytes of memory each"
+        25_000_000,
+        gt=0,
+        description="maximum number of characters of the corpus; each takes about 80 bytes of memory",
     )
 
     def build(self) -> RevisingStep:

@@ -61,7 +61,9 @@ class Regex(Spec):
 
     kind: Literal["regex"] = "regex"
     pattern: str = Field(
-        min_length=1, max_length=MAX_CHARS, description="the whole answer matches it"
+        min_length=1,
+        max_length=MAX_CHARS,
+        description="the pattern that the whole answer must match",
     )
 
     @field_validator("pattern")
@@ -85,7 +87,7 @@ class Choice(Spec):
     """
 
     kind: Literal["choice"] = "choice"
-    options: tuple[str, ...] = Field(min_length=1, description="the texts that the answer may be")
+    options: tuple[str, ...] = Field(min_length=1, description="the texts to choose from")
 
     @field_validator("options")
     @classmethod

@@ -15,25 +15,29 @@ _MOST_BIAS = 1e30  # float32 ends at 3e38
 class SamplingParams(Spec):
     """The sampling settings of a request. The defaults sample from the model's distribution."""
 
-    max_tokens: int = Field(128, gt=0, description="the most tokens to generate")
+    max_tokens: int = Field(128, gt=0, description="maximum number of tokens to generate")
     temperature: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="logits are divided by it; 0 is greedy"
+        1.0, ge=0, allow_inf_nan=False, description="divisor of the logits; 0 is greedy decoding"
     )
-    top_k: int = Field(0, ge=0, description="keep the k likeliest tokens; 0 keeps all")
+    top_k: int = Field(0, ge=0, description="keep the k most probable tokens; 0 keeps all")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p"
+        1.0, gt=0, le=1, description="keep the smallest set of tokens whose probabilities sum to p"
     )
     min_p: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="keep tokens of at least min_p times the best one's probability",
+        description="keep tokens with at least min_p times the largest probability",
     )
     typical_p: float = Field(
-        1.0, gt=0, le=1, description="keep the tokens nearest to the expected surprise, up to p"
+        1.0,
+        gt=0,
+        le=1,
+        description="locally typical sampling: keep the tokens nearest to the entropy, up to a total "
+        "probability p",
     )
     epsilon_cutoff: float = Field(
-        0.0, ge=0, lt=1, description="keep tokens of at least this probability; 0 keeps all"
+        0.0, ge=0, lt=1, description="keep tokens with at least this probability; 0 keeps all"
     )
     eta_cutoff: float = Field(
         0.0,
@@ -42,7 +46,10 @@ class SamplingParams(Spec):
         description="as epsilon_cutoff, lower where the entropy is high; 0 keeps all",
     )
     top_h: float | None = Field(
-        None, gt=0, le=1, description="keep the likeliest tokens up to this share of the entropy"
+        None,
+        gt=0,
+        le=1,
+        description="keep the most probable tokens up to this share of the entropy",
     )
     repetition_penalty: float = Field(
         1.0,
@@ -51,59 +58,74 @@ class SamplingParams(Spec):
         description="above 1 discourages tokens of the prompt and the answer",
     )
     frequency_penalty: float = Field(
-        0.0, ge=-2, le=2, description="taken from a logit for each time the answer has the token"
+        0.0,
+        ge=-2,
+        le=2,
+        description="frequency penalty, subtracted from a logit for each occurrence of the token in "
+        "the answer",
     )
     presence_penalty: float = Field(
-        0.0, ge=-2, le=2, description="taken from a logit where the answer has the token"
+        0.0,
+        ge=-2,
+        le=2,
+        description="presence penalty, subtracted from a logit if the token occurs in the answer",
     )
     no_repeat_ngram_size: int = Field(
         0, ge=0, le=1024, description="no n-gram of prompt and answer occurs twice; 0 allows all"
     )
     bad_words: tuple[str, ...] = Field(
-        (), description="texts that the answer never contains, as a word of its own or within one"
+        (), description="texts that the answer never contains, as words or within words"
     )
     bad_words_ids: tuple[tuple[int, ...], ...] = Field(
         (), description="token sequences that the answer never contains"
     )
     logit_bias: dict[int, float] = Field({}, description="added to the logits of these tokens")
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = Field(
-        (), description="pairs of a token sequence and what is added to the logit of its last token"
+        (), description="pairs of a token sequence and the bias on the logit of its last token"
     )
     forced_bos_token_id: int | None = Field(None, ge=0, description="the answer's first token")
     forced_eos_token_id: tuple[int, ...] = Field(
         (), description="the last token of an answer that reaches max_tokens is one of these"
     )
     exponential_decay_length_penalty: tuple[int, float] | None = Field(
-        None, description="(start, factor): stop tokens become likelier by factor**(length - start)"
+        None,
+        description="(start, factor): stop tokens become more probable by factor**(length - start)",
     )
     guidance_scale: float = Field(
-        1.0, ge=0, le=100, description="classifier-free guidance; above 1 away from negative_prompt"
+        1.0,
+        ge=0,
+        le=100,
+        description="scale of classifier-free guidance; above 1 guides away from negative_prompt",
     )
-    negative_prompt: str | None = Field(None, description="what guidance_scale leads away from")
+    negative_prompt: str | None = Field(
+        None, description="the negative prompt of classifier-free guidance"
+    )
     negative_prompt_ids: tuple[int, ...] = Field(
         (), description="negative_prompt as tokens; without one, the prompt's last token"
     )
     watermark: Watermark | None = Field(None, description="a green-list watermark in the answer")
-    min_tokens: int = Field(0, ge=0, description="no token ends the answer before this many")
-    stop: tuple[str, ...] = Field((), description="strings that end the answer, left out of it")
+    min_tokens: int = Field(0, ge=0, description="minimum number of tokens")
+    stop: tuple[str, ...] = Field((), description="stop strings, which are not part of the answer")
     stop_token_ids: tuple[int, ...] = Field((), description="tokens that end the answer")
-    ignore_eos: bool = Field(False, description="go on past the end-of-text token")
+    ignore_eos: bool = Field(False, description="continue after the end-of-text token")
     seed: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="the same seed gives the same answer; none is fresh chance",
+        description="random seed; null: random",
     )
     constraint: Constraint | None = Field(
-        None, description="a JSON schema, regular expression or choice that the answer obeys"
+        None, description="a JSON schema, regular expression or choice that constrains the answer"
     )
-    n: int = Field(1, gt=0, description="answers to the same prompt")
+    n: int = Field(1, gt=0, description="number of answers to the prompt")
     best_of: int | None = Field(
-        None, gt=0, description="draw so many answers and keep the n of best mean log-probability"
+        None,
+        gt=0,
+        description="sample this many answers and keep the n with the highest mean log-probability",
     )
     logprobs: bool = Field(False, description="return each token's log-probability")
     top_logprobs: int = Field(
-        0, ge=0, description="with logprobs: also those of so many likeliest tokens at each place"
+        0, ge=0, description="with logprobs: also return those of this many most probable tokens"
     )
 
     @field_validator("stop", mode="before")

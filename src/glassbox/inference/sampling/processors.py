@@ -34,11 +34,12 @@ class Watermark(Spec):
     )
     bias: float = Field(2.0, allow_inf_nan=False, description="added to the logits of green tokens")
     hashing_key: int = Field(
-        15485863, ge=0, lt=2**31, description="the key; who knows it can detect"
+        15485863, ge=0, lt=2**31, description="key of the watermark, required for detection"
     )
     seeding_scheme: Literal["lefthash", "selfhash"] = Field(
         "lefthash",
-        description="what seeds the green list: the token before, or also the token itself",
+        description="seed of the green list: the previous token (lefthash), or also the token itself "
+        "(selfhash)",
     )
     context_width: int = Field(
         1, gt=0, le=64, description="tokens that seed the green list (selfhash)"

@@ -21,17 +21,18 @@ from glassbox.models.causal_lm import CausalLM
 class BeamParams(Spec):
     """The number of beams of a beam search, and when it stops."""
 
-    num_beams: int = Field(4, gt=0, description="continuations kept at every length")
+    num_beams: int = Field(4, gt=0, description="number of beams")
     length_penalty: float = Field(
         1.0,
-        description="a text's score is its log-probability / length ** this; above 0 favours long ones",
+        description="exponent of the length in the score, log-probability / length ** length_penalty;"
+        " above 0 favours long texts",
     )
     early_stopping: bool | Literal["never"] = Field(
         False,
-        description="true: end with num_beams finished texts; false: when no running one of this length "
-        "scores better; never: when none of the greatest length could",
+        description="when to stop: true: with num_beams finished texts; false: when no running text "
+        "of this length scores better; never: when none of the maximum length could",
     )
-    num_return_sequences: int = Field(1, gt=0, description="texts returned, the best first")
+    num_return_sequences: int = Field(1, gt=0, description="number of texts returned, best first")
 
     @model_validator(mode="after")
     def _no_more_than_there_are(self) -> BeamParams:

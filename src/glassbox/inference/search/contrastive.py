@@ -22,9 +22,9 @@ class ContrastiveParams(Spec):
     """The number of candidates, and the weight of the penalty for similarity."""
 
     penalty_alpha: float = Field(
-        0.6, ge=0, le=1, description="the weight of being unlike; 0 is greedy"
+        0.6, ge=0, le=1, description="weight of the similarity penalty; 0 is greedy decoding"
     )
-    top_k: int = Field(4, gt=0, description="candidates at each place")
+    top_k: int = Field(4, gt=0, description="number of candidates per token")
 
 
 @torch.inference_mode()

@@ -17,20 +17,26 @@ class CurateRecipe(Spec):
     """Messy text to clean documents, carried out by `glassbox data curate`."""
 
     stage: Literal["curate"] = "curate"
-    out: str = Field(description="folder of the documents, the report, and what was dropped")
-    source: SourceList = Field(description="a path, an address, a mapping with `kind`, or a list")
-    steps: tuple[StepConfig, ...] = Field((), description="in the order in which they run")
-    workers: int = Field(2, gt=0, description="processes; the documents do not depend on it")
+    out: str = Field(description="output folder for documents, report and dropped records")
+    source: SourceList = Field(
+        description="a path, a URL, a mapping with `kind`, or a list of these"
+    )
+    steps: tuple[StepConfig, ...] = Field((), description="steps, in order")
+    workers: int = Field(
+        2, gt=0, description="number of processes; the documents do not depend on it"
+    )
     runner: Literal["local", "ray"] = Field(
         "local", description="processes of this machine, or tasks of a Ray cluster (extra cluster)"
     )
-    keep_dropped: bool = Field(True, description="keep what is dropped in OUT/dropped, to read")
-    strict: bool = Field(False, description="a corrupt record ends the run instead of counting")
+    keep_dropped: bool = Field(True, description="write dropped records to OUT/dropped")
+    strict: bool = Field(False, description="stop at a corrupt record instead of counting it")
     format: Format = "jsonl"
     max_record_bytes: int = Field(
-        RECORD_BYTES, gt=0, description="a larger record is passed over and counted"
+        RECORD_BYTES, gt=0, description="larger records are skipped and counted"
     )
     max_record_seconds: float = Field(
-        RECORD_SECONDS, gt=0, description="a step that takes longer for a record drops it"
+        RECORD_SECONDS, gt=0, description="records for which a step takes longer are dropped"
     )
-    shard_bytes: int = Field(8 << 20, ge=1024, description="bytes of the source a shard, about")
+    shard_bytes: int = Field(
+        8 << 20, ge=1024, description="approximate bytes of the source per shard"
+    )

@@ -48,10 +48,10 @@ class DistillRecipe(StageRecipe):
     """A student learns from a teacher: its distributions, its hidden states, or its answers."""
 
     stage: Literal["distill"] = "distill"
-    teacher: str = Field(description="MODEL to learn from")
-    init: str | None = Field(None, description="MODEL to go on from; None: fresh weights, `model`")
+    teacher: str = Field(description="the teacher MODEL")
+    init: str | None = Field(None, description="MODEL to start from; null: initialize `model`")
     model: Shape | None = Field(
-        None, description="shape of a fresh student, which gets the teacher's tokenizer"
+        None, description="shape of a new student, which uses the teacher's tokenizer"
     )
     data: DistillData
     distill: DistillConfig = DistillConfig()

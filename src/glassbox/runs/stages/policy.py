@@ -28,14 +28,14 @@ class ProblemData(HeldoutData):
 
     path: DataPath = Field(description=ROW_PLACES + "problems: prompt (or question), answer")
     instruction: str = Field(
-        "", description="put behind each prompt, such as how the answer is to be written"
+        "", description="appended to each prompt, for example to specify the form of the answer"
     )
 
 
 class RolloutRecipe(StageRecipe):
     """A stage that asks the policy itself, grades its answers, and learns from them."""
 
-    init: str = Field(description="MODEL to train; also the reference where a KL term is asked for")
+    init: str = Field(description="MODEL to train; also the reference of a KL term")
     data: ProblemData
     graders: tuple[AnyGrader, ...] = (Numeric(),)
 
@@ -120,7 +120,9 @@ class PpoRecipe(RolloutRecipe):
 
     stage: Literal["ppo"] = "ppo"
     value_init: str | None = Field(
-        None, description="MODEL that the value model begins as, such as a reward model; None: init"
+        None,
+        description="MODEL that the value model is initialized from, such as a reward model; null: "
+        "init",
     )
     ppo: PpoConfig = PpoConfig()
 

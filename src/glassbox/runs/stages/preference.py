@@ -40,7 +40,9 @@ class PreferenceData(HeldoutData):
     """Pairs of a chosen and a rejected answer; single answers for KTO, solutions for process rewards."""
 
     path: DataPath = Field(description=ROW_PLACES + "preference pairs, or of the others")
-    pairs_per_step: int = Field(16, gt=0, description="or answers, or solutions")
+    pairs_per_step: int = Field(
+        16, gt=0, description="pairs (or answers, or solutions) per optimizer step"
+    )
     pairs_per_batch: int | None = Field(None, gt=0)
     max_length: int = Field(512, gt=1)
 

@@ -39,15 +39,18 @@ class PretrainRecipe(StageRecipe):
     """Next-token prediction on text, from fresh weights or from a model."""
 
     stage: Literal["pretrain"] = "pretrain"
-    init: str | None = Field(None, description="MODEL to go on from; None: fresh weights")
+    init: str | None = Field(None, description="MODEL to start from; null: random initialization")
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: TextData
     model: Shape
     width_transfer: WidthTransfer | None = Field(
-        None, description="keep train.lr as tuned at another width; fresh weights only"
+        None,
+        description="scale learning rates from the width at which train.lr was tuned; new models only",
     )
     z_loss: float = Field(
-        0.0, ge=0, description="times (log sum exp logits)^2 a target, often 1e-4; 0: none"
+        0.0,
+        ge=0,
+        description="coefficient of the z-loss (log sum exp logits)^2 per target, often 1e-4; 0: none",
     )
 
     @model_validator(mode="after")

@@ -46,7 +46,7 @@ class QuickstartRecipe(Spec):
     sizes: CorpusSizes = CorpusSizes()
     tokenizer: TokenizerConfig = TokenizerConfig()
     pretrain: StageChange
-    sft: StageChange | None = Field(None, description="None: not done, as the two below")
+    sft: StageChange | None = Field(None, description="null: skip this stage, as for the two below")
     dpo: StageChange | None = None
     grpo: StageChange | None = None
     limits: Limits = Limits()

@@ -22,7 +22,7 @@ class RewardRecipe(ExampleRecipe):
     """A reward model: a scalar head that learns what people prefer, or which steps are right."""
 
     stage: Literal["reward"] = "reward"
-    init: str = Field(description="MODEL to give a scalar head")
+    init: str = Field(description="MODEL to train, with a scalar head added")
     data: PreferenceData
     loss: AnyRewardLoss = BradleyTerryConfig()
 

@@ -31,14 +31,14 @@ class HeldoutData(Spec):
     """What is kept from training to be measured on."""
 
     heldout_path: DataPath | None = Field(
-        None, description="examples to evaluate on; None: a share of those of `path` is held out"
+        None, description="examples to evaluate on; null: hold out a share of those of `path`"
     )
     heldout_share: float = Field(
         0.05,
         ge=0,
         lt=1,
-        description="share of the prompts held out, drawn by `seed`, where evaluation.every > 0 and "
-        "there is no heldout_path; 0: none",
+        description="share of prompts held out, chosen by `seed`, if evaluation.every > 0 and "
+        "heldout_path is null; 0: none",
     )
 
 
@@ -46,11 +46,15 @@ class EvaluationConfig(Spec):
     """What is measured while training."""
 
     every: int = Field(0, ge=0, description="steps between evaluations; 0: none")
-    documents: int = Field(64, gt=0, description="held-out documents or examples read each time")
+    documents: int = Field(
+        64, gt=0, description="number of held-out documents or examples per evaluation"
+    )
     sample_every: int = Field(0, ge=0)
     prompts: tuple[str, ...] = ()
     max_tokens: int = Field(64, gt=0)
-    temperature: float = Field(0.8, ge=0, description="of the samples; 0: the likeliest token")
+    temperature: float = Field(
+        0.8, ge=0, description="sampling temperature of the samples; 0: greedy"
+    )
     metrics: tuple[PythonMetric, ...] = Field(
         (), description="user-defined metrics: [{kind: python, path: my.py:metric}]"
     )
@@ -75,12 +79,12 @@ class RunSettings(Spec):
     device: DeviceName = "auto"
     optim: OptimizerConfig = AdamWConfig()
     adapter: AnyAdapter | None = Field(
-        None, description="train this alone, on a frozen base; None: the model itself"
+        None, description="train an adapter on the frozen model; null: train the model itself"
     )
     train: TrainConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     telemetry: TelemetryConfig | None = Field(
-        TelemetryConfig(), description="what is measured inside the model; None: nothing"
+        TelemetryConfig(), description="measurements inside the model; null: none"
     )
     alarms: AlarmsConfig | None = Field(
         AlarmsConfig(), description="what is told while training goes wrong; None: nothing"
@@ -89,7 +93,7 @@ class RunSettings(Spec):
         (), description="trackers beside metrics.jsonl, as [{kind: tensorboard}]"
     )
     rank_timeout_minutes: float = Field(
-        60.0, gt=0, exclude=True, description="how long a rank waits for the others"
+        60.0, gt=0, exclude=True, description="how long a rank waits for the others before it fails"
     )
 
     @model_validator(mode="after")

@@ -26,13 +26,13 @@ class ChatData(HeldoutData):
     rows_per_step: int = Field(8, gt=0)
     rows_per_batch: int | None = Field(None, gt=0)
     workers: int = Field(
-        0, ge=0, exclude=True, description="threads that make batches ahead of the step; 0: none"
+        0, ge=0, exclude=True, description="threads that prepare batches in advance; 0: none"
     )
     packing: Literal["best_fit", "greedy"] = "best_fit"
     too_long: Literal["leave_out", "cut"] = Field(
         "leave_out",
-        description="conversations whose last turn alone is longer than a row: left out, or cut off "
-        "at the end of the row",
+        description="conversations whose last turn is longer than a row: skipped (leave_out), or "
+        "truncated (cut)",
     )
 
 
@@ -43,10 +43,12 @@ class SftRecipe(StageRecipe):
     init: str = Field(description="MODEL to fine-tune")
     data: ChatData
     neftune_alpha: float | None = Field(
-        None, gt=0, description="noise on the embeddings, often 5; None: none"
+        None, gt=0, description="NEFTune noise on the embeddings, often 5; null: none"
     )
     z_loss: float = Field(
-        0.0, ge=0, description="times (log sum exp logits)^2 a target, often 1e-4; 0: none"
+        0.0,
+        ge=0,
+        description="coefficient of the z-loss (log sum exp logits)^2 per target, often 1e-4; 0: none",
     )
 
     def check(self, setup: Setup) -> None:

@@ -16,14 +16,14 @@ from glassbox.data.text import Split
 class TokenizerConfig(Spec):
     """A tokenizer to load, or how to train one on the run's own text."""
 
-    path: str | None = Field(None, description="folder or tokenizer.json; None: train one")
+    path: str | None = Field(None, description="folder or tokenizer.json; null: train a tokenizer")
     vocab_size: int = Field(4096, gt=256)
     kind: str = Field("bpe", description="bpe, wordpiece, unigram or characters")
     pattern: str = Field("gpt4", description="gpt2, gpt4, llama3, qwen2 or a regular expression")
     max_characters: int | None = Field(
         None,
         gt=0,
-        description="train on about so many from the beginning of the text; None: on all",
+        description="train on about this many characters from the beginning of the text; null: all",
     )
 
 
@@ -41,7 +41,12 @@ class TextSource(Spec):
     """One text of a mixture."""
 
     path: DataPath = Field(description=TEXT_PLACES)
-    weight: float = Field(1.0, gt=0, description="its share of the rows, over the sum of all")
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="weight in the mixture; a source's share of the rows is its weight over the sum of "
+        "all",
+    )
 
 
 class TextData(Spec):
@@ -49,28 +54,32 @@ class TextData(Spec):
 
     path: DataPath | None = Field(None, description=TEXT_PLACES)
     sources: tuple[TextSource, ...] = Field(
-        (), description="instead of path (null): texts that are mixed by weight"
+        (), description="instead of path: several texts, mixed by weight"
     )
     split: Split = Field(
         "passages",
-        description="what a document of plain text is: what stands between <|endoftext|> marks, or "
-        "(passages) a passage of about 4,000 characters of a file without marks, (marks) all of such "
-        "a file, (whole) a file, whatever stands in it",
+        description="how plain text is split into documents: at <|endoftext|> marks; a file without "
+        "marks into passages of about 4,000 characters (passages) or not at all (marks); "
+        "or each file is one document (whole)",
     )
-    heldout_path: DataPath | None = Field(None, description="None: a share of the text is held out")
+    heldout_path: DataPath | None = Field(
+        None, description="text to evaluate on; null: hold out a share of the text"
+    )
     heldout_share: float = Field(0.05, gt=0, lt=1)
-    row_length: int = Field(256, gt=1, description="tokens a row, several documents packed into it")
-    rows_per_step: int = Field(16, gt=0, description="rows an optimizer step, over all ranks")
-    rows_per_batch: int | None = Field(None, gt=0, description="rows a forward pass; None: all")
+    row_length: int = Field(256, gt=1, description="tokens per row; documents are packed into rows")
+    rows_per_step: int = Field(16, gt=0, description="rows per optimizer step, over all ranks")
+    rows_per_batch: int | None = Field(None, gt=0, description="rows per forward pass; null: all")
     workers: int = Field(
-        0, ge=0, exclude=True, description="threads that make batches ahead of the step; 0: none"
+        0, ge=0, exclude=True, description="threads that prepare batches in advance; 0: none"
     )
     packing: Literal["best_fit", "greedy"] = "best_fit"
     stride: int | None = Field(
-        None, gt=0, description="tokens between windows on a long document; None: row_length"
+        None,
+        gt=0,
+        description="stride between windows of a long document, in tokens; null: row_length",
     )
     fim: FimConfig | None = Field(
-        None, description="rearrange a share of the documents to learn filling in; None: none"
+        None, description="fill-in-the-middle: rearrange a share of the documents; null: none"
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,6 @@
-"""How far a student's next-token distributions stand from a teacher's, over all tokens or the likeliest k."""
+"""Divergences between a student's and a teacher's next-token distributions, over all tokens or the
+top k.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,17 @@ def divergence(
     temperature: float = 1.0,
     js_beta: float = 0.5,
 ) -> Float[Tensor, " N"]:
-    """The divergence at each position, from logits, times T^2 so that gradients keep their size.
+    """The divergence at each position, computed from logits, times T^2 so that gradients keep their
+    scale.
 
     With p the teacher's and q the student's softmax(logits / T):
-    - forward_kl: sum p (log p - log q), which covers all that the teacher says.
-    - reverse_kl: sum q (log q - log p), which keeps to what the teacher says most.
+    - forward_kl: sum p (log p - log q), which is mode-covering.
+    - reverse_kl: sum q (log q - log p), which is mode-seeking.
     - js: b KL(p || m) + (1 - b) KL(q || m), m = b p + (1 - b) q, b = `js_beta` in (0, 1).
-    In float32 or wider; no gradient for the teacher. Where a probability is zero its term is zero.
-    Source: Hinton et al., arXiv:1503.02531, section 2 (T^2); Agarwal et al., arXiv:2306.13649, eq. 1.
+    Computed in float32 or wider; the teacher receives no gradient. Terms with probability zero are
+    zero.
+    Source: Hinton et al., arXiv:1503.02531, section 2 (T^2); Agarwal et al., arXiv:2306.13649, eq.
+    1.
     Tested against: torch's kl_div, trl's generalized_jsd_loss, values and gradients.
     """
     wide = student.dtype if student.dtype == torch.float64 else torch.float32
@@ -58,7 +63,9 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 def top_log_probs(
     logits: Float[Tensor, "N V"], k: int, *, temperature: float = 1.0
 ) -> tuple[Int[Tensor, "N k"], Float[Tensor, "N k"]]:
-    """Ids of the k likeliest tokens, and their log-probabilities under softmax(logits / T), in float32."""
+    """Ids of the k most probable tokens, and their log-probabilities under softmax(logits / T), in
+    float32.
+    """
     log_p = torch.log_softmax(logits.float() / temperature, dim=-1)
     values, ids = log_p.topk(min(k, logits.shape[-1]), dim=-1)
     return ids, values
@@ -73,11 +80,13 @@ def top_divergence(
     temperature: float = 1.0,
     js_beta: float = 0.5,
 ) -> Float[Tensor, " N"]:
-    """`divergence` of distributions over k + 1 outcomes: the teacher's k likeliest tokens, and all others.
+    """`divergence` of distributions over k + 1 outcomes: the teacher's k most probable tokens, and
+    all others together.
 
-    `log_probs` are the teacher's at the same temperature. Keeping the rest as one outcome makes it a
-    true divergence (0 where they agree, never negative) and a lower bound of the one over all tokens,
-    which it equals for k = V. Tested against: the sums over outcomes, and `divergence` for k = V.
+    `log_probs` are the teacher's at the same temperature. With the remaining tokens as one outcome
+    this is a divergence (0 if both agree, never negative) and a lower bound of the one over all
+    tokens, which it equals for k = V. Tested against: the sums over outcomes, and `divergence` for
+    k = V.
     """
     wide = student.dtype if student.dtype == torch.float64 else torch.float32
     log_q = torch.log_softmax(student.to(wide) / temperature, dim=-1)

@@ -1,4 +1,4 @@
-"""Distillation: a student learns a teacher's distributions, hidden states, or whole answers."""
+"""Distillation: a student is trained on a teacher's distributions, hidden states, or answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class DistillConfig(Spec):
-    """What the student learns from its teacher."""
+    """Settings of distillation."""
 
     mode: Literal["logits", "on_policy", "sequence"] = Field(
         "logits",
@@ -37,22 +37,25 @@ class DistillConfig(Spec):
         "student samples; sequence: answers that the teacher samples, as text",
     )
     divergence: Divergence = "forward_kl"
-    js_beta: float = Field(0.5, gt=0, lt=1, description="the teacher's share of JS's mixture")
+    js_beta: float = Field(
+        0.5, gt=0, lt=1, description="weight of the teacher in the mixture of js"
+    )
     temperature: float = Field(
-        1.0, gt=0, description="logits of both are divided by it; loss times T²"
+        1.0, gt=0, description="temperature T on both models' logits; the loss is multiplied by T²"
     )
     hard_weight: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the data's own next-token loss; the rest is the divergence",
+        description="weight of the next-token loss on the data; the divergence has the rest",
     )
     hidden_weight: float = Field(
-        0.0, ge=0, description="of the mean square distance of projected final hidden states"
+        0.0, ge=0, description="weight of the mean squared distance between final hidden states"
     )
     top_k: int = Field(
-        0, ge=0, description="mode logits: the teacher's k likeliest tokens are cached on disk, and the "
-        "teacher is then no longer needed; 0: ask the teacher every time"
+        0, ge=0, description=
+            "mode logits: cache the teacher's k most probable tokens on disk, so that the "
+            "teacher is run once; 0: run the teacher at every step"
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -74,21 +77,24 @@ class DistillConfig(Spec):
         return self
 
     def check(self, student: Tokenizer, teacher: Tokenizer) -> None:
-        """Raise UserError where distributions are compared that are over different vocabularies."""
+        """Raise UserError if distributions over different vocabularies would be compared."""
         if self.mode != "sequence":
             same_vocabulary(student, teacher)
 
     def build(self, teacher: CausalLM | None, tokenizer: Tokenizer, student: CausalLM) -> Distill:
-        """The objective; without a teacher its batches bring what one has said."""
+        """Return the objective; without a teacher its batches must have the teacher's cached
+        tokens.
+        """
         sizes = {"vocab_size": tokenizer.vocab_size, "hidden_size": student.config.hidden_size}
         return Distill(self, teacher, **sizes)
 
 
 @dataclass
 class CachedBatch:
-    """A `TokenBatch` with what the teacher said at each of its targets.
+    """A `TokenBatch` with the teacher's cached predictions for each of its targets.
 
-    top_ids, top_log_probs: (B, T, k), the teacher's likeliest tokens; anything where there is no target.
+    top_ids, top_log_probs: (B, T, k), the teacher's most probable tokens; undefined where there is
+        no target.
     """
 
     ids: Int[Tensor, "B T"]
@@ -99,7 +105,7 @@ class CachedBatch:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens a forward pass reads, padding included."""
+        """Number of tokens processed by a forward pass, including padding."""
         return self.ids.numel()
 
     def to(self, device: torch.device) -> CachedBatch:
@@ -108,7 +114,9 @@ class CachedBatch:
 
 
 def same_vocabulary(student: Tokenizer, teacher: Tokenizer) -> None:
-    """Raise UserError, naming the first difference, unless both tokenizers give the same ids to the same text."""
+    """Raise UserError, naming the first difference, unless both tokenizers encode every text to the
+    same ids.
+    """
     if student.fingerprint == teacher.fingerprint:
         return
     sizes = student.vocab_size, teacher.vocab_size
@@ -131,14 +139,16 @@ def same_vocabulary(student: Tokenizer, teacher: Tokenizer) -> None:
 
 
 class Distill:
-    """(1 - h) * `divergence` + h * -log p(target) a target (+ w * hidden distance), h = hard_weight.
+    """Distillation objective: (1 - h) * `divergence` + h * -log p(target) per target (+ w *
+    hidden-state distance), h = hard_weight.
 
-    The teacher is frozen and belongs to the objective; a batch of a cache (`CachedBatch`) needs none.
-    The hidden states compared are those that the logits are made of, the student's brought to the
-    teacher's size by a projection, the companion "projection": mean square over the teacher's size.
-    Rows that both models pad their vocabularies with beyond `vocab_size` are left out.
-    At most `chunk` positions' logits exist at a time, in both passes.
-    Source: Hinton et al., arXiv:1503.02531; hidden states: Jiao et al., TinyBERT, arXiv:1909.10351, eq. 8.
+    The teacher is frozen and belongs to the objective; a `CachedBatch` needs none. The hidden
+    states compared are the inputs of the output projection, the student's mapped to the teacher's
+    size by a trained projection, the companion "projection": the mean square over the teacher's
+    channels. Padding rows of both vocabularies beyond `vocab_size` are ignored. At most `chunk`
+    positions' logits exist at a time, in both passes.
+    Source: Hinton et al., arXiv:1503.02531; hidden states: Jiao et al., TinyBERT, arXiv:1909.10351,
+    eq. 8.
     Tested against: torch's kl_div on whole logits and trl's GKDTrainer, loss and gradients.
     """
 
@@ -164,11 +174,13 @@ class Distill:
 
     @property
     def companions(self) -> Mapping[str, nn.Module]:
-        """The projection, where hidden states are matched."""
+        """The projection, if hidden states are matched."""
         return {} if self.projection is None else {"projection": self.projection}
 
     def __call__(self, model: CausalLM, batch: Any) -> ObjectiveOutput:
-        """Loss of one batch: a `TokenBatch`, a `CachedBatch`, or a `RolloutBatch` of the student's own."""
+        """Compute the loss of a batch: a `TokenBatch`, a `CachedBatch`, or a `RolloutBatch` of the
+        student's answers.
+        """
         config = self.config
         documents = getattr(batch, "documents", None)
         wanted = (batch.targets.reshape(-1) != IGNORE).nonzero().squeeze(1)
@@ -226,7 +238,7 @@ class Distill:
     def _said(
         self, batch: Any, teacher: Tensor | None, wanted: Tensor, part: slice
     ) -> tuple[Tensor, ...]:
-        """The teacher's final hidden states at a part's positions, or its cached tokens there."""
+        """The teacher's final hidden states at the positions of a part, or its cached tokens."""
         if isinstance(batch, CachedBatch):
             k = batch.top_ids.shape[-1]
             ids, scores = batch.top_ids, batch.top_log_probs
@@ -237,7 +249,7 @@ class Distill:
     def _part(
         self, model: CausalLM, student: Tensor, targets: Tensor, said: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Summed divergence and next-token loss of a part's positions."""
+        """Summed divergence and next-token loss of the positions of a part."""
         config = self.config
         logits = model.logits(student)[:, : self.vocab_size]
         how: dict[str, Any] = {

@@ -1,4 +1,6 @@
-"""A teacher's likeliest tokens at every target of a shard's rows, asked once and kept on disk."""
+"""A teacher's most probable tokens at every target of a shard's rows, computed once and stored on
+disk.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,10 @@ from glassbox.tuning.distillation.objective import CachedBatch
 
 
 class TeacherCache:
-    """(rows, row_length, k) ids and log-probabilities, as two .npy files that are read in place.
+    """(rows, row_length, k) ids and log-probabilities, as two memory-mapped .npy files.
 
-    ids.npy is int32, log_probs.npy float16 (about 1e-3 nats of rounding); cache.json says what they
-    are of, and is written last: a folder without it is begun anew.
+    ids.npy is int32, log_probs.npy float16 (rounding errors of about 1e-3 nats); cache.json
+    describes them and is written last, so that a folder without it is recomputed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,9 +50,9 @@ class TeacherCache:
         rows_per_batch: int = 8,
         precision: Precision = "float32",
     ) -> TeacherCache:
-        """The cache in `folder`, made unless it is there; the teacher's are the only passes it ever takes.
+        """Open the cache in `folder`, or compute it with the teacher if it does not exist.
 
-        Raises UserError where the folder holds a cache of something else.
+        Raises UserError if the folder has a cache of other rows or another teacher.
         """
         wanted: dict[str, Any] = {
             "teacher": name,
@@ -92,7 +94,9 @@ class TeacherCache:
 
 
 class CachedSource(PackedSource):
-    """`PackedSource` whose batches bring what the teacher said; positions and resume are the same."""
+    """A `PackedSource` whose batches include the teacher's cached predictions; positions and
+    resuming are the same.
+    """
 
     def __init__(self, rows: PackedRows, cache: TeacherCache, **options: Any) -> None:
         super().__init__(rows, **options)

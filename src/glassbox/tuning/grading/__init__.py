@@ -1,1 +1,1 @@
-"""Graders of completions, and how a recipe names them."""
+"""Graders of completions, and their specs in recipes."""

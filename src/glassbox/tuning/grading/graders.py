@@ -1,4 +1,4 @@
-"""Graders: a completion and its problem in, a number out, checked by rule rather than by taste."""
+"""Graders: functions of a completion and its problem that return a number, checked by rules."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ if TYPE_CHECKING:
 OpenModel = Callable[[str], "tuple[CausalLM, Tokenizer]"]
 
 Problem = Mapping[str, Any]
-"""{"prompt": messages, ...} and whatever its graders look at, such as "answer"."""
+"""{"prompt": messages, ...} and the keys that graders read, such as "answer"."""
 
 _NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _MARKERS = ("Answer:", "答案：")
 REGEX_SECONDS = 1.0
-"""A pattern that takes longer on one completion raises TimeoutError, which costs that completion."""
+"""Time limit of a pattern per completion; beyond it TimeoutError is raised and the completion gets
+no score.
+"""
 
 
 def read_problems(
     path: Path | str | PythonSource, *, instruction: str = ""
 ) -> list[dict[str, Any]]:
-    """All problems of a JSONL or JSON file: {"prompt": text or messages, ...}, other keys kept as they are.
+    """Read all problems of a JSONL or JSON file: {"prompt": text or messages, ...}; other keys are
+    kept.
 
-    {"question": text, ...}, as GSM8K has it, will do too. `instruction` is put behind each prompt's
-    last message, on a line of its own, such as how the answer is to be written.
+    {"question": text, ...}, as in GSM8K, is also accepted. `instruction` is appended to the last
+    message of each prompt on a line of its own, for example to specify the form of the answer.
     Raises UserError naming file, line, key and remedy for a row without a prompt.
     """
     problems = [located(place, _problem, row) for place, row in read_rows(path)]
@@ -65,26 +68,26 @@ def _problem(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class Grader(Protocol):
-    """Scores one completion. It may raise: that costs the completion its score, not the run."""
+    """Scores one completion. If it raises, the completion gets no score and the run continues."""
 
     def __call__(self, completion: str, problem: Problem) -> float:
-        """Usually between 0 and 1; any finite number will do."""
+        """Return a finite number, usually between 0 and 1."""
 
 
 @runtime_checkable
 class BatchGrader(Protocol):
-    """A grader that scores many at once, side by side; NaN for one that it could not score."""
+    """A grader that scores many completions at once; NaN for those it could not score."""
 
     def grade_batch(
         self, completions: Sequence[str], problems: Sequence[Problem]
     ) -> Sequence[float]:
-        """One number a completion."""
+        """Return one number per completion."""
 
 
 def final_number(completion: str, markers: Sequence[str] = _MARKERS) -> Decimal | None:
-    """The number that the completion ends with, on a line of its own behind a marker; else None.
+    """The number after a marker on the completion's last line, or None.
 
-    >>> final_number("First, 8 + 5 = 13. Then, 13 + 14 = 27.\\nAnswer: 27")
+    >>> final_number("First, 8 + 5 = 13. Then, 13 + 14 = 27.\nAnswer: 27")
     Decimal('27')
     """
     marked = "|".join(map(re.escape, markers))
@@ -93,41 +96,41 @@ def final_number(completion: str, markers: Sequence[str] = _MARKERS) -> Decimal 
 
 
 class GraderSpec(Spec):
-    """The spec of a grader: what a recipe says of it, and what it builds.
+    """Base class of specs of graders.
 
     A new grader is a class and its spec in a file, and a line in the union of `grading.rubrics`.
     """
 
     kind: str
-    name: str | None = Field(None, description="in the metrics: reward/NAME; None: its kind")
+    name: str | None = Field(None, description="name in the metrics, reward/NAME; null: its kind")
     weight: float = 1.0
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The keys of a problem that the grader cannot do without."""
+        """The keys of a problem that the grader requires."""
         key: str | None = getattr(self, "key", None)
         return () if key is None else (key,)
 
     @abstractmethod
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """The grader; `open_model` opens a MODEL for those that need one."""
+        """Return the grader; `open_model` opens a MODEL for graders that need one."""
 
 
 class Numeric(GraderSpec):
-    """The number on the closing line 'Answer: N'."""
+    """Checks the number on the last line, 'Answer: N'."""
 
     kind: Literal["numeric"] = "numeric"
     key: str = "answer"
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`NumericAnswer`."""
+        """Return a `NumericAnswer`."""
         return NumericAnswer(self.key)
 
 
 class NumericAnswer:
-    """1 where the completion ends in 'Answer: N' and N is exactly the problem's `answer`, else 0.
+    """1 if the completion ends in 'Answer: N' and N equals the problem's `answer`, else 0.
 
-    >>> NumericAnswer()("8 + 5 = 13.\\nAnswer: 13", {"answer": 13})
+    >>> NumericAnswer()("8 + 5 = 13.\nAnswer: 13", {"answer": 13})
     1.0
     """
 
@@ -136,26 +139,28 @@ class NumericAnswer:
         self.markers = tuple(markers)
 
     def __call__(self, completion: str, problem: Problem) -> float:
-        """Compare as decimals, so that 27.0 is 27 and 0.1 is no binary fraction."""
+        """Compare as decimals, so that 27.0 equals 27 and 0.1 is exact."""
         found = final_number(completion, self.markers)
         return float(found is not None and found == Decimal(str(problem[self.key])))
 
 
 class Shape(GraderSpec):
-    """The whole completion matches a pattern; by default some working, then 'Answer: N'."""
+    """Checks that the whole completion matches a pattern; by default some working, then 'Answer:
+    N'.
+    """
 
     kind: Literal["format"] = "format"
     pattern: str | None = None
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`Format`."""
+        """Return a `Format`."""
         return Format(self.pattern)
 
 
 class Format:
-    """1 where the whole completion matches a regular expression (`.` also matches line ends), else 0.
+    """1 if the whole completion matches a regular expression (`.` also matches line ends), else 0.
 
-    The default asks for some words of working, then one closing line 'Answer: N'.
+    The default requires some working, followed by one last line 'Answer: N'.
     """
 
     def __init__(self, pattern: str | None = None) -> None:
@@ -167,13 +172,13 @@ class Format:
             raise UserError(f"pattern = {pattern!r} is no regular expression: {error}") from None
 
     def __call__(self, completion: str, problem: Problem) -> float:
-        """Match from the first character to the last."""
+        """Match the whole completion."""
         return float(self.pattern.fullmatch(completion, timeout=REGEX_SECONDS) is not None)
 
 
 @dataclass(frozen=True)
 class Grade:
-    """A reward, what each grader gave before weighting, and how many graders failed."""
+    """A reward, each grader's score before weighting, and the number of graders that failed."""
 
     reward: float
     parts: dict[str, float]
@@ -181,10 +186,10 @@ class Grade:
 
 
 class Rubric:
-    """Several graders by name: reward = sum of weight times score.
+    """Several named graders: reward = sum of weight times score.
 
-    A grader that raises, or returns no finite number, gives 0 and is counted in `errors`; but where
-    the sandbox refuses to run code on this machine, that is raised.
+    A grader that raises, or returns no finite number, scores 0 and is counted in `errors`. If the
+    sandbox refuses to run code on this machine, the exception is raised.
     """
 
     def __init__(self, graders: Mapping[str, tuple[Grader, float]]) -> None:
@@ -194,15 +199,15 @@ class Rubric:
 
     @classmethod
     def of(cls, grader: Grader | Rubric) -> Rubric:
-        """A single grader as a rubric of weight one; a rubric as it is."""
+        """Wrap a single grader in a rubric with weight one; a rubric is returned unchanged."""
         return grader if isinstance(grader, Rubric) else cls({"score": (grader, 1.0)})
 
     def grade(self, completion: str, problem: Problem) -> Grade:
-        """Ask every grader."""
+        """Grade a completion with every grader."""
         return self.grade_all([completion], [problem])[0]
 
     def grade_all(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
-        """Ask every grader about every completion; a `BatchGrader` is asked once."""
+        """Grade completions with every grader; a `BatchGrader` is called once."""
         columns = {
             name: _scores(grader, completions, problems)
             for name, (grader, _) in self.graders.items()
@@ -218,7 +223,9 @@ class Rubric:
 
 
 def _scores(grader: Grader, completions: Sequence[str], problems: Sequence[Problem]) -> list[float]:
-    """NaN where the grader failed: whatever a user's grader does wrong costs that sample alone."""
+    """Scores, with NaN where the grader failed: an error in a user's grader affects only that
+    sample.
+    """
     if isinstance(grader, BatchGrader):
         try:
             scores = [float(score) for score in grader.grade_batch(completions, problems)]
@@ -243,7 +250,7 @@ def _score(grader: Grader, completion: str, problem: Problem) -> float:
 def side_by_side(
     grader: Grader, completions: Sequence[str], problems: Sequence[Problem], *, threads: int
 ) -> list[float]:
-    """Ask about each completion, several at a time: for graders that wait for other processes."""
+    """Grade completions concurrently, for graders that wait for other processes."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         return list(
             pool.map(lambda pair: _score(grader, *pair), zip(completions, problems, strict=True))

@@ -1,4 +1,4 @@
-"""A grader of the user's own: `kind: python, path: my.py:grade`."""
+"""User-defined graders: `kind: python, path: my.py:grade`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from glassbox.tuning.grading.graders import Grader, GraderSpec, OpenModel, Probl
 
 
 class PythonGrader(PythonSpec, GraderSpec):
-    """A function called with (completion, problem, **options) that gives a finite number.
+    """A function called with (completion, problem, **options) that returns a finite number.
 
-    A class is called with the options once, and its instance with (completion, problem); with a
-    method `grade_batch(completions, problems)` it scores many at once. What raises costs the
-    completion its score and is counted; it does not end the run.
+    A class is instantiated with the options once, and its instance is called with (completion,
+    problem); with a method `grade_batch(completions, problems)` it scores many at once. If it
+    raises, the completion gets no score and is counted; the run continues.
     """
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """The grader. Raises UserError where `path` cannot be called so."""
+        """Return the grader. Raises UserError if `path` cannot be loaded or called."""
         thing = load_object(self.path)
         if inspect.isclass(thing):
             grader: Grader = self.make("grader")

@@ -1,4 +1,4 @@
-"""Graders as data: what a recipe says under `graders`, and the rubric that it becomes."""
+"""The union of grader specs, and the rubric built from a recipe's `graders`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AnyGrader = Annotated[
 
 
 def build_rubric(specs: Sequence[GraderSpec], *, open_model: OpenModel | None = None) -> Rubric:
-    """The rubric of a recipe's graders. Raises UserError for two of one name."""
+    """Build the rubric of a recipe's graders. Raises UserError for duplicate names."""
     graders: dict[str, tuple[Grader, float]] = {}
     for spec in specs:
         name = spec.name or spec.kind
@@ -38,9 +38,9 @@ def build_rubric(specs: Sequence[GraderSpec], *, open_model: OpenModel | None = 
 
 
 def check_problem(specs: Sequence[GraderSpec], problem: Problem, *, where: str) -> None:
-    """Raise UserError where a grader reads a key that the problem has not.
+    """Raise UserError if a grader requires a key that the problem does not have.
 
-    Later such a failure would cost every answer its score and end nothing.
+    During training this would give every answer a score of 0 instead of an error.
     """
     for spec in specs:
         for key in spec.reads:

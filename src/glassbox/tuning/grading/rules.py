@@ -1,4 +1,6 @@
-"""More graders: exact, regular expression, GSM8K, JSON by schema, length, unit-tested code, reward model."""
+"""Rule-based graders: exact match, regular expression, GSM8K, JSON schema, length, unit tests; and
+reward models.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ _FENCE = re.compile(r"```(?:\w*)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 class Exact(GraderSpec):
-    """The answer word for word."""
+    """Checks the answer word for word."""
 
     kind: Literal["exact"] = "exact"
     key: str = "answer"
@@ -49,16 +51,16 @@ class Exact(GraderSpec):
     last_line: bool = False
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`ExactAnswer`."""
+        """Return an `ExactAnswer`."""
         return ExactAnswer(self.key, case=self.case, last_line=self.last_line)
 
 
 class ExactAnswer:
-    """1 where the completion, or its last line, is the problem's `answer`, else 0.
+    """1 if the completion, or its last line, equals the problem's `answer`, else 0.
 
-    White space at the ends, and runs of it inside, do not count; nor does case unless `case` is set.
+    Whitespace at the ends and repeated whitespace are ignored; so is case unless `case` is set.
 
-    >>> ExactAnswer()(" The  Kite\\n", {"answer": "the kite"})
+    >>> ExactAnswer()(" The  Kite\n", {"answer": "the kite"})
     1.0
     """
 
@@ -76,28 +78,29 @@ class ExactAnswer:
 
 
 class Regex(GraderSpec):
-    """What a pattern's first group finds."""
+    """Checks the first group of a regular expression."""
 
     kind: Literal["regex"] = "regex"
     pattern: str
     key: str = "answer"
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`RegexAnswer`."""
+        """Return a `RegexAnswer`."""
         return RegexAnswer(self.pattern, self.key)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The answer, where the pattern has a group to be compared with it."""
+        """The answer, if the pattern has a group to compare with it."""
         return (self.key,) if RegexAnswer(self.pattern).pattern.groups else ()
 
 
 class RegexAnswer:
-    """1 where a pattern finds something, and its first group (if it has one) is the problem's `answer`.
+    r"""1 if a pattern matches, and its first group (if it has one) equals the problem's `answer`,
+    else 0.
 
-    The last match counts. A pattern that takes over a second on a completion fails that completion.
+    The last match counts. A pattern that takes more than a second on a completion fails for it.
 
-    >>> RegexAnswer(r"= (\\d+)")("1 + 1 = 2, 2 + 2 = 4", {"answer": 4})
+    >>> RegexAnswer(r"= (\d+)")("1 + 1 = 2, 2 + 2 = 4", {"answer": 4})
     1.0
     """
 
@@ -117,25 +120,27 @@ class RegexAnswer:
 
 
 class Gsm8k(GraderSpec):
-    """The number behind '####'."""
+    """Checks the number after '####'."""
 
     kind: Literal["gsm8k"] = "gsm8k"
     key: str = "answer"
-    flexible: bool = Field(False, description="the last number counts, with '####' or without")
+    flexible: bool = Field(False, description="use the last number, with '####' or without")
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`Gsm8kAnswer`."""
+        """Return a `Gsm8kAnswer`."""
         return Gsm8kAnswer(self.key, flexible=self.flexible)
 
 
 class Gsm8kAnswer:
-    """1 where the completion's last '#### N' is the number behind '####' in the problem's `answer`.
+    """1 if the number of the completion's last '#### N' equals the number after '####' in the
+    problem's `answer`, else 0.
 
-    With `flexible` the completion's last number counts, marked or not, for models that do not know
-    the mark. The reference may also be a bare number. Commas and a dollar sign do not count, nor
-    does 12.0 for 12. Source: Cobbe et al., arXiv:2110.14168, the data's own format.
+    With `flexible` the completion's last number counts, with or without the marker, for models that
+    do not know the format. The reference may also be a plain number. Commas, dollar signs and
+    trailing zeros after the decimal point are ignored. Source: Cobbe et al., arXiv:2110.14168, the
+    data's own format.
 
-    >>> Gsm8kAnswer()("so it is\\n#### 1,200", {"answer": "6 * 200 = 1200\\n#### 1200"})
+    >>> Gsm8kAnswer()("so it is\n#### 1,200", {"answer": "6 * 200 = 1200\n#### 1200"})
     1.0
     >>> Gsm8kAnswer(flexible=True)("6 * 2 = 12, so $12.", {"answer": "#### 12"})
     1.0
@@ -146,7 +151,7 @@ class Gsm8kAnswer:
 
     @staticmethod
     def number(text: str) -> Decimal | None:
-        """The last number behind '####'."""
+        """The last number after '####'."""
         found = _GSM8K.findall(text)
         try:
             return Decimal(found[-1].replace(",", "")) if found else None
@@ -168,19 +173,19 @@ class Gsm8kAnswer:
 
 
 class Short(GraderSpec):
-    """Full marks up to `target` characters, none from `limit` on."""
+    """Rewards length: 1 up to `target` characters, 0 from `limit` on."""
 
     kind: Literal["length"] = "length"
     target: int = Field(gt=0)
     limit: int = Field(gt=0)
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`Length`."""
+        """Return a `Length`."""
         return Length(self.target, self.limit)
 
 
 class Length:
-    """1 up to `target` characters, falling in a straight line to 0 at `limit`, so that short is not cut off.
+    """1 up to `target` characters, decreasing linearly to 0 at `limit`.
 
     >>> Length(10, 20)("x" * 15, {})
     0.5
@@ -198,22 +203,23 @@ class Length:
 
 
 class Json(GraderSpec):
-    """JSON that fits a schema."""
+    """Checks JSON against a schema."""
 
     kind: Literal["json"] = "json"
-    json_schema: dict[str, Any] | None = Field(None, description="None: the problem's own `schema`")
+    json_schema: dict[str, Any] | None = Field(None, description="null: the problem's `schema`")
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`JsonAnswer`."""
+        """Return a `JsonAnswer`."""
         return JsonAnswer(self.json_schema)
 
 
 class JsonAnswer:
-    """1 where the completion is JSON (in a code fence or bare) that fits a schema, else 0.
+    """1 if the completion is JSON (in a code fence or bare) that is valid under a schema, else 0.
 
-    The schema is the problem's `schema`, or the one given here. Known words: type, enum, const,
-    properties, required, additionalProperties (true or false), items, minItems, maxItems, minimum,
-    maximum, minLength, maxLength, pattern, anyOf. Raises UserError for a schema with another.
+    The schema is the problem's `schema`, or the one given here. Supported keywords: type, enum,
+    const, properties, required, additionalProperties (true or false), items, minItems, maxItems,
+    minimum, maximum, minLength, maxLength, pattern, anyOf. Raises UserError for a schema with
+    others.
 
     >>> JsonAnswer({"type": "object", "required": ["a"]})('{"a": 1}', {})
     1.0
@@ -225,7 +231,7 @@ class JsonAnswer:
         self.schema, self.key = schema, key
 
     def __call__(self, completion: str, problem: Problem) -> float:
-        """Parse and check."""
+        """Parse and validate."""
         fenced = _FENCE.search(completion)
         schema = problem.get(self.key, self.schema)
         if schema is None:
@@ -273,7 +279,7 @@ _WORDS = frozenset(
 
 
 def check_schema(schema: Any) -> None:
-    """Raise UserError for a schema that `fits` would not check whole."""
+    """Raise UserError for a schema with unsupported keywords."""
     if not isinstance(schema, Mapping):
         raise UserError(f"a JSON schema is an object, not {schema!r}")
     for word in schema:
@@ -287,7 +293,7 @@ def check_schema(schema: Any) -> None:
 
 
 def fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a JSON value fits a schema of the words that `JsonAnswer` names."""
+    """Whether a JSON value is valid under a schema with the keywords that `JsonAnswer` supports."""
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if kinds and not any(_is(value, kind) for kind in kinds):
@@ -331,7 +337,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 class Code(GraderSpec):
-    """Python that passes the problem's tests."""
+    """Checks Python code with the problem's tests."""
 
     kind: Literal["code"] = "code"
     key: str = "tests"
@@ -339,17 +345,17 @@ class Code(GraderSpec):
     threads: int = Field(4, gt=0)
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`CodeTests`."""
+        """Return a `CodeTests`."""
         return CodeTests(self.key, limits=self.sandbox, threads=self.threads)
 
 
 class CodeTests:
-    """1 where the completion's Python passes the problem's `tests`, which it cannot see, else 0.
+    """1 if the completion's Python code passes the problem's `tests`, else 0.
 
-    The code is the completion's first fenced block, or the whole completion. Where the problem has
-    `code_prompt` (as HumanEval's `prompt`), that goes before it; `entry_point` makes the tests'
-    `check(entry_point)` be called. Code and tests run in two sandboxes, and plain data alone goes
-    between them; see `run_tests` for what that means for the tests.
+    The code is the completion's first fenced block, or the whole completion. A `code_prompt` of the
+    problem (HumanEval's `prompt`) is prepended; with `entry_point` the tests' `check(entry_point)`
+    is called. Code and tests run in two sandboxes that exchange plain data only, so that the code
+    cannot see the tests; see `run_tests`.
     """
 
     def __init__(
@@ -358,7 +364,7 @@ class CodeTests:
         self.key, self.limits, self.threads = key, limits, threads
 
     def __call__(self, completion: str, problem: Problem) -> float:
-        """Run code and tests. Raises SandboxRefused where the sandbox runs no code on this machine."""
+        """Run code and tests. Raises SandboxRefused if the sandbox runs no code on this machine."""
         fenced = _FENCE.search(completion)
         verdict = run_tests(
             fenced[1] if fenced else completion,
@@ -372,27 +378,27 @@ class CodeTests:
     def grade_batch(
         self, completions: Sequence[str], problems: Sequence[Problem]
     ) -> Sequence[float]:
-        """Several at a time."""
+        """Run several at a time."""
         return side_by_side(self, completions, problems, threads=self.threads)
 
 
 class Reward(GraderSpec):
-    """A reward model's score."""
+    """Scores with a reward model."""
 
     kind: Literal["reward_model"] = "reward_model"
     model: str = Field(description="MODEL with a scalar head")
 
     def build(self, open_model: OpenModel | None = None) -> Grader:
-        """`RewardModel`."""
+        """Return a `RewardModel`."""
         if open_model is None:
             raise UserError(f"the reward model '{self.model}' cannot be opened here; use a recipe")
         return RewardModel(*open_model(self.model))
 
 
 class RewardModel:
-    """The score that a model with a scalar head gives the finished conversation, at its last token.
+    """The score of a finished conversation by a model with a scalar head, at the last token.
 
-    Scores are as the model makes them: only their differences mean something.
+    Scores are not normalized: only differences are meaningful.
     """
 
     def __init__(self, model: CausalLM, tokenizer: Tokenizer, *, batch: int = 16) -> None:
@@ -404,14 +410,16 @@ class RewardModel:
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
 
     def __call__(self, completion: str, problem: Problem) -> float:
-        """One conversation."""
+        """Score one conversation."""
         return self.grade_batch([completion], [problem])[0]
 
     @torch.no_grad()
     def grade_batch(
         self, completions: Sequence[str], problems: Sequence[Problem]
     ) -> Sequence[float]:
-        """Conversations of like length together; one too long for the model is NaN."""
+        """Score conversations in batches of similar length; those longer than the model's context
+        get NaN.
+        """
         rows = []
         for completion, problem in zip(completions, problems, strict=True):
             chat = [*problem["prompt"], {"role": "assistant", "content": completion}]
@@ -437,11 +445,11 @@ class RewardModel:
 
 
 class Guarded:
-    """A grader of a user's own in a process of its own: one that hangs or crashes costs one sample.
+    """Runs a user's grader in a separate process, so that a hang or crash affects one sample only.
 
-    The grader must be importable where it is defined (it is sent to the process by pickle, which
-    stays on this machine). After a timeout the process is killed and a new one started; what it
-    prints is thrown away. Raises TimeoutError or RuntimeError, which `Rubric` counts.
+    The grader must be importable where it is defined, since it is pickled to the process on this
+    machine. After a timeout the process is killed and a new one is started; its output is
+    discarded. Raises TimeoutError or RuntimeError, which `Rubric` counts.
     """
 
     def __init__(
@@ -452,7 +460,7 @@ class Guarded:
         self._pipe: Connection | None = None
 
     def __call__(self, completion: str, problem: Problem) -> float:
-        """Ask the process."""
+        """Grade in the process."""
         pipe = self._started()
         try:
             pipe.send((completion, dict(problem)))

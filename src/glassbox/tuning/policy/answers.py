@@ -1,4 +1,4 @@
-"""What rollouts are made of: their settings, an answer and all that is known of it, and its batch."""
+"""Rollout settings, sampled answers, and batches of them."""
 
 from __future__ import annotations
 
@@ -21,43 +21,50 @@ Metrics = dict[str, tuple[float, float]]
 
 
 class ToolConfig(Spec):
-    """Tools in the loop: a turn that ends in a call is answered, and the model goes on."""
+    """Tools during rollouts: a turn that ends in a tool call gets its result, and generation
+    continues.
+    """
 
     names: tuple[ToolName, ...] = ()
-    rounds: int = Field(4, gt=0, description="the most calls in one answer")
-    result_chars: int = Field(400, gt=0, description="results are cut here")
+    rounds: int = Field(4, gt=0, description="maximum number of calls per answer")
+    result_chars: int = Field(400, gt=0, description="maximum length of a result in characters")
     sandbox: SandboxLimits = SandboxLimits()
 
 
 class RolloutConfig(Spec):
     """How answers are sampled."""
 
-    prompts_per_step: int = Field(16, gt=0, description="over all ranks")
-    group_size: int = Field(8, ge=1, description="answers to each prompt")
-    max_tokens: int = Field(64, gt=0, description="the most tokens of an answer")
+    prompts_per_step: int = Field(16, gt=0, description="prompts per rollout, over all ranks")
+    group_size: int = Field(8, ge=1, description="answers sampled per prompt")
+    max_tokens: int = Field(64, gt=0, description="maximum number of tokens per answer")
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     overlong: Literal["train", "mask"] = Field(
         "train",
-        description="answers cut off at max_tokens; mask: graded, and counted in their group's "
-        "mean, but not trained on",
+        description="answers truncated at max_tokens; mask: graded and counted in their group's mean,"
+        " but not trained on",
     )
     overlong_buffer: int = Field(
         0,
         ge=0,
-        description="the last tokens before max_tokens cost up to overlong_penalty; 0: none",
+        description="number of tokens before max_tokens over which the penalty grows to "
+        "overlong_penalty; 0: none",
     )
-    overlong_penalty: float = Field(1.0, gt=0, description="reward lost at max_tokens")
-    updates_per_rollout: int = Field(1, gt=0, description="how often each answer is learnt from")
+    overlong_penalty: float = Field(1.0, gt=0, description="penalty at max_tokens")
+    updates_per_rollout: int = Field(1, gt=0, description="passes over the answers of a rollout")
     minibatches: int = Field(
         1,
         gt=0,
-        description="optimizer steps that share a rollout's answers, dealt out anew each time",
+        description="optimizer steps per pass, which divide the rollout's answers in a new order each"
+        " time",
     )
     old_log_probs: Literal["recompute", "engine"] = Field(
         "recompute",
-        description="the sampling policy's: by the training forward (exact), or as the engine drew",
+        description="log-probabilities of the sampling policy: recomputed by the training forward "
+        "pass, or those of the engine",
     )
-    tokens_per_batch: int = Field(16384, gt=0, description="a micro-batch's most, padding included")
+    tokens_per_batch: int = Field(
+        16384, gt=0, description="maximum number of tokens per micro-batch, including padding"
+    )
     tools: ToolConfig = ToolConfig()
 
     @model_validator(mode="after")
@@ -72,12 +79,13 @@ class RolloutConfig(Spec):
 
     @property
     def steps_per_rollout(self) -> int:
-        """Optimizer steps before new answers are sampled."""
+        """Number of optimizer steps per rollout."""
         return self.updates_per_rollout * self.minibatches
 
 
 def overlong_penalty(length: int, max_tokens: int, buffer: int) -> float:
-    """0 up to max_tokens - buffer tokens, then falling in a line to -1 at max_tokens.
+    """DAPO's soft length penalty: 0 up to max_tokens - buffer tokens, then decreasing linearly to
+    -1 at max_tokens.
 
     Source: DAPO, arXiv:2503.14476, eq. 13. Tested against: the equation, piece by piece.
 
@@ -91,11 +99,12 @@ def overlong_penalty(length: int, max_tokens: int, buffer: int) -> float:
 
 @dataclass
 class Rollout:
-    """One graded completion of a rollout, JSON-able, so that a rollout in use can be saved.
+    """One graded completion of a rollout, JSON-serializable, so that it can be saved in a
+    checkpoint.
 
-    token_ids: all that follows the prompt. mask: 1 for the model's own tokens, 0 for a tool's, which
-        are never trained on; None: all are its own. advantage: the answer's; advantages, returns,
-        values: one a token, where a value model is in play (0 at a tool's tokens).
+    token_ids: all tokens after the prompt. mask: 1 for the model's own tokens, 0 for a tool's,
+        which are not trained on; None: all are the model's. advantage: of the answer; advantages,
+        returns, values: per token, with a value model (0 at a tool's tokens).
     """
 
     problem: int
@@ -110,12 +119,12 @@ class Rollout:
 
     @property
     def trained(self) -> list[int]:
-        """1 for each token of the model's own."""
+        """1 for each of the model's own tokens."""
         return [1] * len(self.token_ids) if self.mask is None else self.mask
 
     @property
     def num_trained(self) -> int:
-        """How many tokens are the model's own."""
+        """Number of the model's own tokens."""
         return sum(self.trained)
 
 
@@ -125,9 +134,11 @@ _REAL_LISTS = ("old_log_probs", "advantages", "returns", "values")
 def gather_answers(
     answers: list[Rollout], total: int, size: int, most: int, group: Group
 ) -> list[Rollout]:
-    """The answers of all ranks in the order of their prompts, by summing tables with one owner a row.
+    """Gather the answers of all ranks in the order of their prompts, by summing tables to which
+    each row has one contributor.
 
-    total: how many there are over all ranks; size: answers to a prompt; most: tokens of one.
+    total: number of answers over all ranks; size: answers per prompt; most: maximum number of
+        tokens of an answer.
     """
     if group.world_size == 1:
         return answers
@@ -163,17 +174,19 @@ def gather_answers(
 
 @dataclass
 class RolloutBatch:
-    """Answers to learn from, one a row, padded on the right.
+    """Answers to train on, one per row, padded on the right.
 
-    ids, targets: (B, T), target t is id t + 1; IGNORE at all but the model's own tokens of an answer.
-    advantages: (B,), or (B, T) where each token has its own. scales: (B,), by which each row's summed
-        loss is multiplied (1 / length for "grpo", else 1).
-    old_log_probs: (B, T), the sampling policy's; None where the policy has not moved since.
-    returns, old_values: (B, T), what the value model is taught and what it said, where there is one.
-    weight: the loss's divisor, all of a step's on its first batch; it also counts the answers left out
-        because they teach nothing. share: of that weight, this batch's part by its tokens, by which
-        the layers' own losses count; None: all of it.
-    metrics: of the rollout itself, on one batch of each step.
+    ids, targets: (B, T), target t is id t + 1; IGNORE except at the model's own tokens of an
+        answer.
+    advantages: (B,), or (B, T) for one per token.
+    scales: (B,), factor on each row's summed loss (1 / length for "grpo", else 1).
+    old_log_probs: (B, T), the sampling policy's; None if the policy has not changed since.
+    returns, old_values: (B, T), targets and predictions of the value model, if there is one.
+    weight: the loss's divisor, that of a whole step on its first batch; it also counts answers that
+        are omitted because their gradient is zero.
+    share: this batch's fraction of that weight by tokens, which weights the layers' auxiliary
+        losses; None: all of it.
+    metrics: of the rollout, on one batch of each step.
     """
 
     ids: Int[Tensor, "B T"]
@@ -189,7 +202,7 @@ class RolloutBatch:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens there are to read: no padding, and each prompt once."""
+        """Number of tokens to process: without padding, and each prompt once."""
         return tokens_to_read(self.ids, self.targets)
 
     def to(self, device: torch.device) -> RolloutBatch:
@@ -203,7 +216,7 @@ class RolloutBatch:
 def spread(
     rows: Sequence[Sequence[float] | None], starts: Sequence[int], width: int
 ) -> Float[Tensor, "B T"] | None:
-    """One list a row, each from its own start on, zeros elsewhere; None where the first row has none."""
+    """Place one list per row at its start, with zeros elsewhere; None if the first row has none."""
     if rows[0] is None:
         return None
     table = torch.zeros((len(rows), width))
@@ -214,7 +227,8 @@ def spread(
 
 
 def parts_of(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Numbers of rows of like length together, at most `most` tokens with padding (and at least one row).
+    """Divide rows of similar length into parts of at most `most` tokens with padding (and at least
+    one row).
 
     >>> list(parts_of([4, 9, 4], 10))
     [[0, 2], [1]]

@@ -1,4 +1,6 @@
-"""Group-relative policy optimization: of G answers to one prompt, more of those above their mean."""
+"""Group relative policy optimization (GRPO): the advantage of an answer is relative to the other
+answers to its prompt.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class GrpoConfig(PolicyMethod):
-    """How answers are sampled, and what is learnt from their rewards."""
+    """Settings of GRPO: sampling of answers, advantages and loss."""
 
     kind: Literal["grpo"] = "grpo"
-    group_size: int = Field(8, ge=2, description="answers to each prompt")
+    group_size: int = Field(8, ge=2, description="answers sampled per prompt")
     clip_low: float = Field(0.2, gt=0, lt=1, description="ratios below 1 - clip_low are clipped")
     clip_high: float = Field(0.2, gt=0, description="ratios above 1 + clip_high are clipped")
     kl_beta: float = Field(
-        0.0, ge=0, description="weight of the KL to the reference; 0: none needed"
+        0.0, ge=0, description="coefficient of the KL to the reference; 0: no reference needed"
     )
     normalization: Literal["grpo", "dapo", "dr_grpo"] = Field(
         "dapo",
@@ -41,15 +43,17 @@ class GrpoConfig(PolicyMethod):
     )
     ratio: Literal["token", "sequence"] = Field(
         "token",
-        description="whose probabilities are compared; sequence (GSPO): the whole answer's, to the "
+        description="importance ratios per token, or per answer (GSPO): the sequence ratio to the "
         "power 1 / length",
     )
-    scale_rewards: bool = Field(True, description="divide by the group's standard deviation")
+    scale_rewards: bool = Field(
+        True, description="divide advantages by the group's standard deviation"
+    )
     dynamic_sampling: int = Field(
         0,
         ge=0,
-        description="how often a group whose answers all score the same is replaced by another "
-        "prompt's; 0: never",
+        description="how often a group with equal rewards is replaced by that of another prompt; 0: "
+        "never",
     )
 
     @model_validator(mode="after")
@@ -67,7 +71,9 @@ class GrpoConfig(PolicyMethod):
         return self
 
     def build(self, setup: PolicySetup) -> tuple[Grpo, RolloutSource]:
-        """The reference is the objective's, where kl_beta > 0."""
+        """Return the objective and the source; with kl_beta > 0 the objective has a reference
+        model.
+        """
         reference = setup.reference() if self.kl_beta > 0 else None
         source = RolloutSource(setup.engine, setup.problems, setup.rubric, self, **setup.options)
         return Grpo(self, reference), source
@@ -76,10 +82,10 @@ class GrpoConfig(PolicyMethod):
 def group_advantages(
     reward: Float[Tensor, "B G"], *, scale: bool = True, eps: float = 1e-4
 ) -> Float[Tensor, "B G"]:
-    """Centre and scale each prompt's G rewards: A = (r - mean r) / (std r + eps), std over G - 1.
+    """Normalize each prompt's G rewards: A = (r - mean r) / (std r + eps), std with G - 1.
 
-    With scale=False only centred, as Dr. GRPO (arXiv:2503.20783). A group whose rewards are all equal
-    gets exactly zero, and so no gradient. Raises ValueError for G < 2.
+    With scale=False rewards are only centred, as in Dr. GRPO (arXiv:2503.20783). A group with equal
+    rewards gets exactly zero, hence no gradient. Raises ValueError for G < 2.
     Source: DeepSeekMath (arXiv:2402.03300), section 4.1.2. Tested against: trl.
 
     >>> group_advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), scale=False).tolist()
@@ -102,11 +108,12 @@ def policy_losses(
     clip_low: float,
     clip_high: float,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """The clipped surrogate of every token, and where the clip holds its gradient back.
+    """The clipped surrogate loss of every token, and whether it is clipped.
 
-    -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = exp(log p - log p_old). A is an
-    answer's, or each token's own.
-    Source: Schulman et al., arXiv:1707.06347, eq. 7; clip_high apart: DAPO, arXiv:2503.14476, eq. 10.
+    -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A) with w = exp(log p - log p_old). A is one
+    advantage per answer or per token.
+    Source: Schulman et al., arXiv:1707.06347, eq. 7; separate clip_high: DAPO, arXiv:2503.14476,
+    eq. 10.
     Tested against: trl, and the formula token by token in float64.
     """
     ratio = (log_probs - old_log_probs).exp()
@@ -123,11 +130,13 @@ def sequence_ratios(
     old_log_probs: Float[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
 ) -> Float[Tensor, "B T"]:
-    """log s of each answer at each of its tokens: the mean over them of log p - log p_old.
+    """GSPO's sequence ratio log s at each token of an answer: the mean over its tokens of log p -
+    log p_old.
 
-    s = (p(answer) / p_old(answer))^(1 / length). Every token of an answer has the same number, and
-    the gradient of all of them together is that of the sequence's.
-    Source: GSPO, arXiv:2507.18071, eq. 7. Tested against: trl with importance_sampling_level="sequence".
+    s = (p(answer) / p_old(answer))^(1 / length). All tokens of an answer have the same value, and
+    their gradients sum to that of the sequence ratio.
+    Source: GSPO, arXiv:2507.18071, eq. 7. Tested against: trl with
+    importance_sampling_level="sequence".
     """
     difference = torch.where(mask, log_probs - old_log_probs, torch.zeros_like(log_probs))
     mean = difference.sum(dim=-1, keepdim=True) / mask.sum(dim=-1, keepdim=True).clamp(min=1)
@@ -137,9 +146,9 @@ def sequence_ratios(
 def kl_to_reference(
     log_probs: Float[Tensor, "B T"], reference: Float[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """An estimate of KL(policy || reference) from one sampled token: exp(d) - d - 1, d = log q - log p.
+    """Estimate of KL(policy || reference) from sampled tokens: exp(d) - d - 1, d = log q - log p.
 
-    Never negative, and unbiased where the token came from the policy p; q is the reference.
+    Non-negative, and unbiased if the token was sampled from the policy p; q is the reference.
     Source: Schulman 2020, "Approximating KL divergence" (k3); DeepSeekMath, eq. 4.
     """
     difference = reference - log_probs
@@ -147,13 +156,13 @@ def kl_to_reference(
 
 
 class Grpo:
-    """The objective: summed, scaled `policy_losses` (+ kl_beta * KL) over the answers' tokens.
+    """The GRPO objective: summed, scaled `policy_losses` (+ kl_beta * KL) over the answers' tokens.
 
-    The weights of a step's batches add up to what the configured normalization divides by, so the
-    loop's sum over weight is the method's mean on any number of micro-batches and ranks.
-    Raises UserError where kl_beta > 0 and there is no reference model.
+    The weights of a step's batches add up to the divisor of the configured normalization, so that
+    the loop's sum over weight is the method's mean for any number of micro-batches and ranks.
     Dr. GRPO is normalization "dr_grpo" with scale_rewards false; DAPO is "dapo" with a larger
     clip_high, dynamic_sampling and overlong_buffer; GSPO is ratio "sequence".
+    Raises UserError if kl_beta > 0 and there is no reference model.
     Tested against: trl's GRPOTrainer, loss and gradients, for each normalization and ratio.
     """
 
@@ -209,12 +218,12 @@ class Grpo:
 
 
 class RolloutSource(AnswerSource):
-    """GRPO's source: each answer counts by how far it stands above the mean of its group.
+    """Batch source of GRPO, with `group_advantages`.
 
-    With kl_beta = 0, answers of advantage zero are counted but not run through the model: their
-    loss and gradient are exactly zero. With `dynamic_sampling`, a group whose answers all score the
-    same is replaced by another prompt's, at most that many times (arXiv:2503.14476, section 3.2,
-    with a bound); metrics are of the first draw.
+    With kl_beta = 0, answers with advantage zero are counted but not processed: their loss and
+    gradient are exactly zero. With `dynamic_sampling`, a group with equal rewards is replaced by
+    that of another prompt, at most that many times (arXiv:2503.14476, section 3.2, with a bound);
+    metrics are of the first draw.
     """
 
     config: GrpoConfig
@@ -252,7 +261,7 @@ class RolloutSource(AnswerSource):
         return super()._has_gradient(answer) and (answer.advantage != 0 or self.config.kl_beta > 0)
 
     def _weight(self, answers: Sequence[Rollout]) -> float:
-        """What the normalization divides by: answers, trained tokens, or answers * max_tokens."""
+        """The divisor of the normalization: answers, trained tokens, or answers * max_tokens."""
         config = self.config
         if config.normalization == "dapo":
             return float(sum(a.num_trained for a in answers if not self._masked(a)))

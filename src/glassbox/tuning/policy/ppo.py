@@ -1,4 +1,6 @@
-"""Proximal policy optimization: an actor and a value model, generalised advantages, both clipped."""
+"""Proximal policy optimization (PPO): policy and value model, generalized advantage estimation,
+clipped losses.
+"""
 
 from __future__ import annotations
 
@@ -31,32 +33,43 @@ if TYPE_CHECKING:
 
 
 class PpoConfig(PolicyMethod):
-    """How answers are sampled, how their reward is spread over their tokens, and what is learnt."""
+    """Settings of PPO: sampling of answers, token rewards, advantages and losses."""
 
     kind: Literal["ppo"] = "ppo"
-    prompts_per_step: int = Field(64, gt=0, description="over all ranks")
-    group_size: int = Field(1, ge=1, description="answers to each prompt")
-    updates_per_rollout: int = Field(4, gt=0, description="how often each answer is learnt from")
-    gamma: float = Field(1.0, gt=0, le=1, description="how much a later reward counts")
+    prompts_per_step: int = Field(64, gt=0, description="prompts per rollout, over all ranks")
+    group_size: int = Field(1, ge=1, description="answers sampled per prompt")
+    updates_per_rollout: int = Field(4, gt=0, description="passes over the answers of a rollout")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount factor gamma")
     gae_lambda: float = Field(
-        0.95, ge=0, le=1, description="0: one step ahead; 1: the whole return"
+        0.95, ge=0, le=1, description="GAE's lambda: 0 for one-step returns, 1 for full returns"
     )
-    clip: float = Field(0.2, gt=0, lt=1, description="of the policy's ratio, on both sides of 1")
+    clip: float = Field(
+        0.2, gt=0, lt=1, description="clip range of the policy ratio, on both sides of 1"
+    )
     value_clip: float | None = Field(
-        0.2, gt=0, description="how far a value may move from the old one; None: freely"
+        0.2, gt=0, description="clip range of the values around the old ones; null: no clipping"
     )
-    value_weight: float = Field(0.5, gt=0, description="of the value loss beside the policy's")
+    value_weight: float = Field(0.5, gt=0, description="coefficient of the value loss")
     kl_in: Literal["reward", "loss"] = Field(
-        "reward", description="where the KL to the reference counts: in one of them, never in both"
+        "reward",
+        description="where the KL to the reference is applied: in the reward or in the loss",
     )
-    kl_beta: float = Field(0.05, ge=0, description="weight of the KL; 0: no reference needed")
+    kl_beta: float = Field(0.05, ge=0, description="coefficient of the KL; 0: no reference needed")
     kl_target: float | None = Field(
-        None, gt=0, description="nats an answer; kl_beta then adapts to it (kl_in: reward)"
+        None,
+        gt=0,
+        description="target KL in nats per answer, to which kl_beta adapts (kl_in: reward)",
     )
-    kl_horizon: float = Field(10000.0, gt=0, description="answers over which kl_beta adapts")
-    whiten_advantages: bool = Field(True, description="mean 0 and deviation 1 over the step")
+    kl_horizon: float = Field(
+        10000.0, gt=0, description="horizon of the adaptation of kl_beta, in answers"
+    )
+    whiten_advantages: bool = Field(
+        True, description="normalize advantages to mean 0 and standard deviation 1 over the step"
+    )
     value_init: str | None = Field(
-        None, description="MODEL that the value model begins as, such as a reward model; None: init"
+        None,
+        description="MODEL that the value model is initialized from, such as a reward model; null: "
+        "init",
     )
 
     @model_validator(mode="after")
@@ -74,7 +87,9 @@ class PpoConfig(PolicyMethod):
         return self
 
     def build(self, setup: PolicySetup) -> tuple[Ppo, PpoSource]:
-        """The value model begins as a copy of the model, or of `value_init`."""
+        """Return the objective and the source; the value model is initialized from the model, or
+        from `value_init`.
+        """
         begun = setup.engine.model if self.value_init is None else setup.opened(self.value_init)
         value = value_model(begun)
         reference = setup.reference() if self.kl_beta > 0 else None
@@ -93,9 +108,10 @@ class PpoConfig(PolicyMethod):
 def generalized_advantages_plain(
     rewards: Sequence[float], values: Sequence[float], *, gamma: float, gae_lambda: float
 ) -> list[float]:
-    """A_t = sum over k of (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t.
+    """Generalized advantage estimation: A_t = sum over k of (gamma lambda)^k delta_{t+k}, delta_t =
+    r_t + gamma V_{t+1} - V_t.
 
-    V behind the last token is 0. Source: Schulman et al., arXiv:1506.02438, eq. 16.
+    V after the last token is 0. Source: Schulman et al., arXiv:1506.02438, eq. 16.
 
     >>> generalized_advantages_plain([0.0, 1.0], [0.5, 0.5], gamma=1.0, gae_lambda=1.0)
     [0.5, 0.5]
@@ -116,10 +132,11 @@ def generalized_advantages(
     gamma: float,
     gae_lambda: float,
 ) -> Float[Tensor, "B T"]:
-    """`generalized_advantages_plain` of every row at once, from the last token back; zero where masked.
+    """`generalized_advantages_plain` of all rows at once, backwards from the last token; zero where
+    masked.
 
-    A_t = delta_t + gamma lambda A_{t+1}, where t + 1 is the row's next unmasked place: what stands at
-    masked ones (a tool's tokens, padding) is passed over. Tested against: the plain version.
+    A_t = delta_t + gamma lambda A_{t+1}, where t + 1 is the next unmasked position of the row:
+    masked positions (a tool's tokens, padding) are skipped. Tested against: the plain version.
     """
     following = torch.zeros_like(values[:, 0])
     running = torch.zeros_like(following)
@@ -140,10 +157,11 @@ def value_losses(
     *,
     clip: float | None,
 ) -> Float[Tensor, "B T"]:
-    """1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) of every token; without c the first alone.
+    """Clipped value loss: 1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) of every token;
+    without c the first term only.
 
-    Source: the clip as in Schulman et al.'s own PPO programs (baselines' ppo2) and in Huang et al.,
-    "The N implementation details of RLHF with PPO" (2023), detail 12. Tested against: a plain loop.
+    Source: the clip as in Schulman et al.'s PPO code (baselines' ppo2) and in Huang et al., "The N
+    implementation details of RLHF with PPO" (2023), detail 12. Tested against: a plain loop.
     """
     errors = (values - returns) ** 2
     if clip is not None:
@@ -153,7 +171,7 @@ def value_losses(
 
 
 def adapted_beta(beta: float, kl: float, *, target: float, count: int, horizon: float) -> float:
-    """beta (1 + clip(kl / target - 1, -0.2, 0.2) count / horizon).
+    """Adaptive KL coefficient: beta (1 + clip(kl / target - 1, -0.2, 0.2) count / horizon).
 
     Source: Ziegler et al., arXiv:1909.08593, section 2.2.
 
@@ -165,7 +183,7 @@ def adapted_beta(beta: float, kl: float, *, target: float, count: int, horizon: 
 
 
 def value_model(model: CausalLM) -> CausalLM:
-    """A value model that begins as a copy of `model`: with its scalar head, or one of zeros (every value 0)."""
+    """Create a value model as a copy of `model`, with its scalar head, or one initialized to zero."""
     from glassbox.models.causal_lm import CausalLM
 
     config = model.config.model_copy(update={"score_head": True})
@@ -182,17 +200,18 @@ def value_model(model: CausalLM) -> CausalLM:
 
 
 def token_values(value: CausalLM, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """V of every prefix: what stands at t is worth what follows id t, as the target at t is drawn there."""
+    """V of every prefix: position t has the value after id t, when the target at t is sampled."""
     scores = value.scores(value.hidden_states(ids))
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
 class Ppo:
-    """The objective: `policy_losses` + value_weight * `value_losses` (+ kl_beta * KL), mean over tokens.
+    """The PPO objective: `policy_losses` + value_weight * `value_losses` (+ kl_beta * KL), mean
+    over tokens.
 
-    The value model is the companion "value": trained along, saved in every checkpoint. With
-    kl_in "reward" the KL is in the source's rewards and not here; with "loss" it is here and not
-    there, and `reference` is needed. Dropout is not applied in the value model.
+    The value model is the companion "value": trained alongside the model and saved in every
+    checkpoint. With kl_in "reward" the KL term is in the source's rewards; with "loss" it is in the
+    loss, and `reference` is required. Dropout is not applied in the value model.
     Source: arXiv:1707.06347; Ouyang et al., arXiv:2203.02155.
     Tested against: a loop over tokens in float64, losses and gradients.
     """
@@ -268,15 +287,16 @@ class Ppo:
 
 
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Selected, not multiplied: what stands at masked places can be anything."""
+    """Sum of selected entries; masked ones may have any value."""
     return torch.where(mask, values, torch.zeros_like(values)).sum()
 
 
 class PpoSource(AnswerSource):
-    """PPO's source: each token's reward is -beta (log p - log p_reference), the last one's also the grade.
+    """Batch source of PPO: each token's reward is -beta (log p - log p_reference); the last one's
+    also includes the grade.
 
-    Advantages and returns come from the value model as it is at the rollout, which must be the
-    objective's. beta is in the position, where `kl_target` moves it.
+    Advantages and returns are computed with the value model at the time of the rollout, which must
+    be the objective's. beta is part of the saved position, since `kl_target` changes it.
     """
 
     config: PpoConfig
@@ -391,10 +411,10 @@ class PpoSource(AnswerSource):
         return float(sum(a.num_trained for a in answers if not self._masked(a)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and the KL's weight as it is now."""
+        """The position, and the current KL coefficient."""
         return {**super().state_dict(), "kl_beta": self.beta}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position."""
+        """Restore a saved position."""
         super().load_state_dict(state)
         self.beta = float(state["kl_beta"])

@@ -1,4 +1,6 @@
-"""REINFORCE with the mean of the other answers as baseline (RLOO), or of the whole batch, or none."""
+"""REINFORCE leave-one-out (RLOO): the baseline is the mean reward of the other answers, of the
+whole batch, or none.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,23 @@ if TYPE_CHECKING:
 
 
 class RlooConfig(PolicyMethod):
-    """How answers are sampled, and what they are compared with."""
+    """Settings of RLOO: sampling of answers and baseline."""
 
     kind: Literal["rloo"] = "rloo"
-    group_size: int = Field(4, ge=1, description="answers to each prompt")
+    group_size: int = Field(4, ge=1, description="answers sampled per prompt")
     baseline: Literal["leave_one_out", "batch", "none"] = Field(
         "leave_one_out",
-        description="what is taken off a reward: the mean of the prompt's other answers (RLOO), of "
-        "all answers of the step, or nothing (plain REINFORCE)",
+        description="baseline subtracted from a reward: the mean of the prompt's other answers "
+        "(RLOO), of all answers of the step, or none (REINFORCE)",
     )
-    kl_beta: float = Field(0.05, ge=0, description="reward lost per nat of log p - log p_reference")
-    normalize_advantages: bool = Field(False, description="mean 0 and deviation 1 over the step")
+    kl_beta: float = Field(
+        0.05,
+        ge=0,
+        description="coefficient of the KL in the reward, per nat of log p - log p_reference",
+    )
+    normalize_advantages: bool = Field(
+        False, description="normalize advantages to mean 0 and standard deviation 1 over the step"
+    )
     clip_low: float = Field(0.2, gt=0, lt=1, description="ratios below 1 - clip_low are clipped")
     clip_high: float = Field(0.2, gt=0, description="ratios above 1 + clip_high are clipped")
 
@@ -57,7 +65,7 @@ class RlooConfig(PolicyMethod):
         return self
 
     def build(self, setup: PolicySetup) -> tuple[Rloo, RlooSource]:
-        """The reference is the source's, where kl_beta > 0."""
+        """Return the objective and the source; with kl_beta > 0 the source has a reference model."""
         source = RlooSource(
             setup.engine,
             setup.problems,
@@ -70,7 +78,7 @@ class RlooConfig(PolicyMethod):
 
 
 def leave_one_out(reward: Float[Tensor, "B G"]) -> Float[Tensor, "B G"]:
-    """Each reward less the mean of the other G - 1 of its group: (G r - sum r) / (G - 1).
+    """Each reward minus the mean of the other G - 1 of its group: (G r - sum r) / (G - 1).
 
     Source: Ahmadian et al., arXiv:2402.14740, section 3.2. Tested against: trl, and a plain loop.
 
@@ -84,11 +92,12 @@ def leave_one_out(reward: Float[Tensor, "B G"]) -> Float[Tensor, "B G"]:
 
 
 class Rloo:
-    """The objective: -min(w A, clip(w) A) a whole answer, w = p(answer) / p_old(answer), mean over answers.
+    """The RLOO objective: -min(w A, clip(w) A) per answer, w = p(answer) / p_old(answer), mean over
+    answers.
 
-    On the first update after a rollout w = 1, and the gradient is REINFORCE's, -A grad log p(answer).
-    The KL to the reference is in the reward (`RlooSource`), so it is not in the loss.
-    Source: arXiv:2402.14740; the clip as trl's RLOOTrainer has it.
+    At the first update after a rollout w = 1, and the gradient is that of REINFORCE, -A grad log
+    p(answer). The KL term is in the reward (`RlooSource`), not in the loss.
+    Source: arXiv:2402.14740; the clip as in trl's RLOOTrainer.
     Tested against: trl's RLOOTrainer, loss and gradients.
     """
 
@@ -122,9 +131,10 @@ class Rloo:
 
 
 class RlooSource(AnswerSource):
-    """RLOO's source: reward - kl_beta * (log p - log p_reference)(answer), less its baseline.
+    """Batch source of RLOO: reward - kl_beta * (log p - log p_reference)(answer), minus its
+    baseline.
 
-    `reference` is needed where kl_beta > 0, and frozen here.
+    `reference` is required if kl_beta > 0, and is frozen here.
     """
 
     config: RlooConfig
@@ -187,7 +197,7 @@ class RlooSource(AnswerSource):
 
 
 def log_ratio_sums(answers: Sequence[Rollout], reference: Sequence[Sequence[float]]) -> Tensor:
-    """log p_old(answer) - log p_reference(answer) of each, over the model's own tokens."""
+    """log p_old(answer) - log p_reference(answer) of each answer, over the model's own tokens."""
     sums = []
     for answer, scores in zip(answers, reference, strict=True):
         assert answer.old_log_probs is not None
@@ -203,9 +213,9 @@ def whiten(
     eps: float = 1e-8,
     shift: bool = True,
 ) -> Float[Tensor, "*shape"]:
-    """(x - mean) / (std + eps) over all values of all ranks; std over n - 1.
+    """(x - mean) / (std + eps) over all values of all ranks; std with n - 1.
 
-    `sum_` adds a tensor over the ranks. Without `shift` the mean is put back.
+    `sum_` sums a tensor over the ranks. Without `shift` the mean is kept.
     """
     count, total = sum_(torch.stack([values.new_tensor(float(values.numel())), values.sum()]))
     mean = total / count

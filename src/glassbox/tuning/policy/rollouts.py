@@ -1,4 +1,6 @@
-"""Rollouts: a batch source that asks the policy itself, grades its answers, and yields them."""
+"""Rollouts: batch sources that sample answers from the policy, grade them, and yield them as
+batches.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +46,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicySetup:
-    """What a method is built with.
+    """What a policy method is built with.
 
-    reference: gives the model as it was at the start; asked for only where a KL term needs it.
-    opened: a MODEL by name, on the device of the run.
+    reference: returns the model as it was at the start; called only if a KL term needs it.
+    opened: opens a MODEL by name, on the device of the run.
     """
 
     engine: Engine
@@ -61,26 +63,28 @@ class PolicySetup:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What every `AnswerSource` takes."""
+        """Arguments common to all `AnswerSource`s."""
         return {"seed": self.seed, "group": self.group, "precision": self.precision}
 
 
 class PolicyMethod(RolloutConfig):
-    """The spec of a policy method: how answers are sampled, and what it builds of them.
+    """Base class of specs of policy methods: settings of the rollouts, and the objective and source
+    they build.
 
-    A new method is a subclass in a file of its own, and a line in the union of `runs.stages.policy`.
+    A new method is a subclass in a file of its own, and a line in the union of
+    `runs.stages.policy`.
     """
 
     kl_beta: float
 
     @abstractmethod
     def build(self, setup: PolicySetup) -> tuple[Objective[RolloutBatch], AnswerSource]:
-        """The objective, and the source of its batches."""
+        """Return the objective and its batch source."""
 
 
 @dataclass
 class Sampled:
-    """A prompt's answers, their rewards (shaping included) and what the graders said."""
+    """The answers to a prompt, their rewards (including shaping), and the graders' scores."""
 
     answers: list[Rollout]
     rewards: list[float]
@@ -89,23 +93,25 @@ class Sampled:
 
     @property
     def is_zero_variance(self) -> bool:
-        """Whether all answers score the same, so that none stands out."""
+        """Whether all answers have the same reward, so that all advantages are zero."""
         return max(self.rewards) == min(self.rewards)
 
 
 class AnswerSource:
-    """Every step: prompts in a seeded order, G answers each by the engine, graded.
+    """Base class of rollouts: at each step, prompts in a seeded order with G answers each by the
+    engine, graded.
 
-    What follows from the rewards is a subclass's to say (`_credit`, `_weight`). The engine must hold
-    the very model that is trained, and its tokenizer. Chance comes from (seed, position of the
-    prompt, sample) alone, so a saved position and the same weights give the same answers to the bit.
-    With several steps a rollout, a position within it carries its answers along. Each of the
-    `minibatches` of a pass has a share of all ranks' answers, in an order that no number of ranks
-    changes; advantages are of the whole rollout.
+    Subclasses define how rewards become advantages (`_credit`) and the loss's divisor (`_weight`).
+    The engine must hold the model that is trained, and its tokenizer. Random numbers depend on
+    (seed, position of the prompt, sample) only, so that a saved position and the same weights
+    reproduce the answers bit for bit. With several steps per rollout, a position within it includes
+    its answers. Each of the `minibatches` of a pass has a share of all ranks' answers, in an order
+    that does not depend on the number of ranks; advantages are over the whole rollout.
 
-    Problems whose prompt and max_tokens do not fit the model's context are left out (`num_skipped`).
-    `stop_token_ids` end an answer; what the chat template ends a turn with unless given. `precision` is that
-    of the training loop, for scores that are computed again. Raises UserError where no problem is left.
+    Problems whose prompt and max_tokens do not fit the model's context are skipped (`num_skipped`).
+    stop_token_ids: end an answer; by default the chat template's end-of-turn token.
+    precision: of the training loop, for log-probabilities that are recomputed.
+    Raises UserError if no problem is left.
     """
 
     def __init__(
@@ -165,7 +171,9 @@ class AnswerSource:
         self._deal = SeededOrder(config.prompts_per_step * config.group_size, seed, "minibatches")
 
     def next_step(self) -> list[RolloutBatch]:
-        """This rank's micro-batches of the next optimizer step; a fresh rollout where one is due."""
+        """Return this rank's micro-batches of the next optimizer step, after a new rollout if one
+        is due.
+        """
         if self.update == 0:
             self._answers, self._metrics = self._roll_out()
         batches = self._batches()
@@ -178,7 +186,7 @@ class AnswerSource:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Optimizer steps in which every problem is asked about once."""
+        """Optimizer steps in which every problem is sampled once."""
         config = self.config
         return len(self.problems) / config.prompts_per_step * config.steps_per_rollout
 
@@ -194,19 +202,21 @@ class AnswerSource:
         return [answer for one in groups for answer in one.answers], metrics
 
     def _replace(self, groups: list[Sampled]) -> int | None:
-        """Hook: put other prompts' groups for those that teach nothing; how many, None where it never does."""
+        """Hook: replace groups with zero advantages by those of other prompts; returns the number,
+        or None if unsupported.
+        """
         return None
 
     def _credit(self, groups: Sequence[Sampled]) -> Metrics:
-        """Turn rewards into what each answer is trained by; metrics of it."""
+        """Hook: compute the advantages of answers from their rewards; returns metrics."""
         raise NotImplementedError
 
     def _weight(self, answers: Sequence[Rollout]) -> float:
-        """What the loss is divided by."""
+        """Hook: the divisor of the loss."""
         raise NotImplementedError
 
     def _draw(self, positions: Sequence[int], *, attempt: int = 0) -> list[Sampled]:
-        """The answers at these positions, graded; a later attempt draws other prompts for them."""
+        """The graded answers at these positions; a later attempt draws other prompts."""
         config = self.config
         size = config.group_size
         if attempt == 0:
@@ -264,7 +274,7 @@ class AnswerSource:
         return overlong_penalty(length, config.max_tokens, config.overlong_buffer)
 
     def _measure(self, groups: Sequence[Sampled]) -> Metrics:
-        """Of the answers as they were first drawn, so that replacing groups does not flatter them."""
+        """Metrics of the answers as first drawn, so that replaced groups do not bias them."""
         answers = [answer for one in groups for answer in one.answers]
         grades = [grade for one in groups for grade in one.grades]
         rewards = torch.tensor([one.rewards for one in groups], dtype=torch.float64)
@@ -286,7 +296,7 @@ class AnswerSource:
         return metrics
 
     def _start(self, answer: Rollout) -> int:
-        """Where an answer's first token is a target."""
+        """The first position of an answer whose target is one of its tokens."""
         return len(self.problems[answer.problem][0]) - 1
 
     def _masked(self, answer: Rollout) -> bool:
@@ -313,7 +323,8 @@ class AnswerSource:
 
     @torch.no_grad()
     def _scores(self, model: CausalLM, answers: Sequence[Rollout]) -> list[list[float]]:
-        """log p of each answer's tokens, by the forward pass and in the batches that training uses.
+        """log p of each answer's tokens, computed by the same forward pass and batches as in
+        training.
 
         Zero at a tool's tokens.
         """
@@ -368,7 +379,7 @@ class AnswerSource:
         return not self._masked(answer)
 
     def _scale(self, answer: Rollout) -> float:
-        """What the summed loss of an answer's tokens is multiplied by."""
+        """The factor on the summed loss of an answer's tokens."""
         return 1.0
 
     def _batch(self, part: Sequence[Rollout]) -> RolloutBatch:
@@ -388,9 +399,9 @@ class AnswerSource:
         )
 
     def grade(self, problems: Sequence[Problem]) -> list[Grade]:
-        """Grades of the likeliest answer to each of some problems, held-out ones; the position stays.
+        """Grade the greedy answers to some (held-out) problems; the position does not change.
 
-        A problem that does not fit into the context is answered with nothing.
+        A problem that does not fit into the context gets an empty answer.
         """
         encoded = [self.encode(problem) for problem in problems]
         room = self.engine.context_length - self.config.max_tokens
@@ -413,7 +424,7 @@ class AnswerSource:
     def state_dict(self) -> dict[str, Any]:
         """The position, as JSON; within a rollout (between its updates) also its answers.
 
-        Every rank must call it: the answers of all ranks are gathered.
+        Every rank must call it, since the answers of all ranks are gathered.
         """
         state: dict[str, Any] = {
             "cursor": self.cursor,
@@ -432,7 +443,9 @@ class AnswerSource:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Raises UserError where the problems are not the ones it was saved with."""
+        """Restore a saved position. Raises UserError if the problems differ from those it was saved
+        with.
+        """
         check_resumable(
             state, {"problems": len(self.problems), "seed": self.seed, "data": self.identity}
         )
@@ -445,7 +458,7 @@ class AnswerSource:
 
 
 class StudentSource(AnswerSource):
-    """Answers of the model itself, ungraded: what on-policy distillation is trained on."""
+    """Ungraded answers of the model itself, for on-policy distillation."""
 
     def _credit(self, groups: Sequence[Sampled]) -> Metrics:
         return {}
@@ -454,6 +467,6 @@ class StudentSource(AnswerSource):
         return float(sum(a.num_trained for a in answers if not self._masked(a)))
 
     def first_rollout(self) -> list[RolloutBatch]:
-        """This rank's answers to the first problems, as the model gives them now: to evaluate on."""
+        """This rank's answers to the first problems with the current weights, for evaluation."""
         self.cursor = self.update = 0
         return self.next_step()

@@ -1,7 +1,7 @@
 """Tools that a model may call while it answers: a calculator, and Python in the sandbox.
 
-A call is the end of an assistant's turn, `<tool>14+27</tool>` or `<python>print(2**10)</python>`. The tool's
-result comes back as a message of the role `tool`, and the assistant goes on in a turn of its own.
+A call ends an assistant's turn: `<tool>14+27</tool>` or `<python>print(2**10)</python>`. The tool's
+result is appended as a message of the role `tool`, and the assistant continues in a new turn.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
 
 
 def calculate(expression: str) -> str:
-    """The value of an arithmetic expression, or 'error: ...': + - * / // % ** and parentheses.
+    """Evaluate an arithmetic expression with + - * / // % ** and parentheses; returns its value or
+    'error: ...'.
 
-    Nothing is run but these operators on numbers: no names, calls or attributes. Expressions are at
-    most 200 characters long, powers at most 2,000 bits, so that no input takes long.
+    Names, calls and attributes are not supported. Expressions are limited to 200 characters and
+    powers to 2,000 bits, so that the time is bounded.
 
     >>> calculate("14 + 27"), calculate("7 / 2"), calculate("2 ** 10 ** 10"), calculate("f()")
     ('41', '3.5', 'error: a power too large', 'error: only numbers and + - * / // % ** ( )')
@@ -82,7 +83,7 @@ def _value(node: ast.AST) -> int | float:
 
 
 def python_tool(limits: SandboxLimits | None = None) -> Tool:
-    """What code prints, or the last line of its error; in the sandbox."""
+    """Run code in the sandbox; return its output, or the last line of its error."""
 
     def run(code: str) -> str:
         result = run_python(code, limits)
@@ -98,7 +99,7 @@ def python_tool(limits: SandboxLimits | None = None) -> Tool:
 def make_tools(
     names: Sequence[ToolName], limits: SandboxLimits | None = None
 ) -> dict[str, tuple[str, Tool]]:
-    """Tools by name, each with the tag of its calls."""
+    """Return the tools by name, each with the tag of its calls."""
     known: dict[str, tuple[str, Tool]] = {
         "calculator": ("tool", calculate),
         "python": ("python", python_tool(limits)),
@@ -108,10 +109,10 @@ def make_tools(
 
 @dataclass
 class Draft:
-    """An answer in the making: its tokens, which of them the model chose, and the text so far.
+    """An unfinished answer: its tokens, which of them the model sampled, and the text so far.
 
-    mask is 1 for a token of the model's own and 0 for one of a tool's message, which is never
-    trained on. log_probs are the engine's, 0.0 at a tool's tokens.
+    mask: 1 for the model's own tokens and 0 for those of a tool's message, which are not trained
+        on. log_probs: the engine's, 0.0 at a tool's tokens.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -123,11 +124,12 @@ class Draft:
 
 
 class ToolLoop:
-    """Answers whose turns may end in a call: run the tool, hand its result back, go on.
+    """Generates answers whose turns may end in tool calls: runs the tool, appends its result, and
+    continues.
 
-    A tool that raises, hangs in the sandbox or floods gives a short error as its result. Results are
-    cut at `result_chars`. An answer ends with a turn without a call, after `rounds` calls, or when
-    `max_tokens`, results included, are spent.
+    A tool that raises, exceeds the sandbox's limits or prints too much returns a short error.
+    Results are truncated to `result_chars`. An answer ends with a turn without a call, after
+    `rounds` calls, or after `max_tokens`, including results.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ class ToolLoop:
         self._call = re.compile(rf"<({tags})>((?:(?!</?(?:{tags})>).)*)</\1>\s*\Z", re.DOTALL)
 
     def find_call(self, text: str) -> tuple[str, str] | None:
-        """(tag, what stands between the tags) of the call that a turn ends with."""
+        """(tag, content) of the call at the end of a turn."""
         found = self._call.search(text) if self.tools else None
         return (found[1], found[2]) if found else None
 
@@ -160,7 +162,9 @@ class ToolLoop:
         messages: Sequence[Sequence[Message]],
         params: Sequence[SamplingParams],
     ) -> list[Draft]:
-        """`params.n` answers to each prompt, in order; chance comes from each params' seed."""
+        """Return `params.n` answers to each prompt, in order; random numbers depend on the seed of
+        each params.
+        """
         owners = [number for number, one in enumerate(params) for _ in range(one.n)]
         drafts = [Draft() for _ in owners]
         completions = self.engine.generate(prompts, params)
@@ -226,9 +230,10 @@ class ToolLoop:
             return list(pool.map(one, calls))
 
     def between(self, messages: Sequence[Message], result: str) -> list[int]:
-        """The ids between a finished assistant's turn and its next: the tool's message, as the template has it.
+        """The ids between the end of an assistant's turn and its next turn: the tool's message in
+        the chat template.
 
-        Raises UserError where the chat template knows no tool messages.
+        Raises UserError if the chat template has no tool messages.
         """
         said = [*messages, {"role": "assistant", "content": "x"}]
         ids, mask = self.tokenizer.encode_chat(said)

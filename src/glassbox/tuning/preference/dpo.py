@@ -1,4 +1,4 @@
-"""Direct preference optimization: the better answer's likelihood up, the worse one's down, on a leash."""
+"""Direct preference optimization (DPO) and its variants."""
 
 from __future__ import annotations
 
@@ -33,13 +33,17 @@ if TYPE_CHECKING:
 
 
 class DpoConfig(PairLoss):
-    """Which loss on the pairs' margins, and how far from the reference it may lead."""
+    """Settings of DPO: the loss of the pairs' margins, and its coefficients."""
 
     kind: Literal["dpo"] = "dpo"
     loss: Literal["sigmoid", "sigmoid_norm", "robust", "ipo", "hinge"] = "sigmoid"
-    beta: float = Field(0.1, gt=0, description="higher keeps the model nearer to the reference")
+    beta: float = Field(
+        0.1,
+        gt=0,
+        description="coefficient beta; larger values keep the model closer to the reference",
+    )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of pairs believed to be labelled wrongly"
+        0.0, ge=0, lt=0.5, description="label smoothing: assumed share of wrongly labelled pairs"
     )
 
     @model_validator(mode="after")
@@ -57,7 +61,9 @@ class DpoConfig(PairLoss):
         heldout: Sequence[EncodedPair],
         setup: PreferenceSetup,
     ) -> Preferences:
-        """The reference is asked once for all pairs, before anything is trained."""
+        """Return the objective and sources; the reference's log-probabilities are computed once,
+        before training.
+        """
         known = reference_log_probs(
             setup.model, [*examples, *heldout], precision=setup.precision, group=setup.group
         )
@@ -81,18 +87,18 @@ def preference_losses(
 ) -> Float[Tensor, " B"]:
     """The loss of each pair, from the log-ratios r = log p(answer) - log p_reference(answer).
 
-    With the margin m = beta (r_chosen - r_rejected), smoothing e and lengths n in tokens:
+    With the margin m = beta (r_chosen - r_rejected), label smoothing e and lengths n in tokens:
     - sigmoid: -(1 - e) log sigmoid(m) - e log sigmoid(-m).
       Source: Rafailov et al., arXiv:2305.18290, eq. 7; e: Mitchell, "A note on DPO with noisy
       preferences" (2023), eq. 5.
-    - sigmoid_norm: the same of m = beta (r_chosen / n_chosen - r_rejected / n_rejected), so that a
-      long answer moves no further than a short one. Source: Lambert et al., Tulu 3,
+    - sigmoid_norm: the same of m = beta (r_chosen / n_chosen - r_rejected / n_rejected), a
+      length-normalized margin. Source: Lambert et al., Tulu 3,
       arXiv:2411.15124, eq. 6.
-    - robust: (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e), whose mean over wrongly
-      labelled pairs is the loss of the right ones. Source: Chowdhury et al., arXiv:2403.00409, eq. 12.
+    - robust: (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e), which is unbiased under
+      label noise of rate e. Source: Chowdhury et al., arXiv:2403.00409, eq. 12.
     - hinge: max(0, 1 - m). Source: Zhao et al., SLiC-HF, arXiv:2305.10425, on DPO's margin.
     - ipo: (r_chosen / n_chosen - r_rejected / n_rejected - 1 / (2 beta))^2. Source: Azar et al.,
-      arXiv:2310.12036, eq. 17; means over tokens as its authors' reported results have them.
+      arXiv:2310.12036, eq. 17; with means over tokens, as in the authors' reported results.
     Tested against: trl, losses and gradients.
     """
     if config.loss in ("ipo", "sigmoid_norm"):
@@ -111,11 +117,13 @@ def preference_losses(
 
 
 class Dpo:
-    """The objective: summed `preference_losses` of a batch's pairs; the weight is how many there are.
+    """The DPO objective: summed `preference_losses` of a batch's pairs; the weight is the number of
+    pairs.
 
-    `reference` is a model of its own, frozen here; without one, batches must carry the reference's
-    log-probabilities (`reference_log_probs` computes them once for all pairs). Metrics: the implicit
-    rewards beta * r of both answers, their margin, and the share of pairs with a positive one.
+    reference: a separate model, frozen here; without one, batches must include the reference's
+        log-probabilities (`reference_log_probs` computes them once for all pairs).
+    Metrics: the implicit rewards beta * r of both answers, their margin, and the share of pairs
+        with a positive one.
     """
 
     def __init__(self, config: DpoConfig, reference: CausalLM | Reference | None = None) -> None:
@@ -165,8 +173,10 @@ def reference_log_probs(
 ) -> Float[Tensor, "P 2"]:
     """log p_reference(chosen) and log p_reference(rejected) of every pair, on the CPU.
 
-    One pass instead of one an epoch, and the reference's memory is free afterwards. Pairs of like
-    length share a batch; each of `group`'s ranks takes every so many of these, and all get all scores. Equal to what `Dpo` asks of its own reference up to rounding (1e-5 nats).
+    Computed in one pass before training instead of in every epoch, after which the reference can be
+    freed. Pairs of similar length share a batch; the ranks of `group` divide the batches, and all
+    receive all results. Equal to those computed by `Dpo` with its own reference up to rounding
+    (1e-5 nats).
     """
     group = group or Group()
     training = reference.training

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimization: single answers, liked or not, against what the model says anyway."""
+"""Kahneman-Tversky optimization (KTO): unpaired answers labelled desirable or undesirable."""
 
 from __future__ import annotations
 
@@ -34,21 +34,27 @@ if TYPE_CHECKING:
 
 
 class KtoConfig(PreferenceLoss):
-    """How far from the reference KTO may lead, and how much good and bad answers weigh."""
+    """Settings of KTO: beta, and the weights of desirable and undesirable answers."""
 
     kind: Literal["kto"] = "kto"
-    beta: float = Field(0.1, gt=0, description="higher keeps the model nearer to the reference")
+    beta: float = Field(
+        0.1,
+        gt=0,
+        description="coefficient beta; larger values keep the model closer to the reference",
+    )
     desirable_weight: float = Field(1.0, ge=0)
     undesirable_weight: float = Field(1.0, ge=0)
 
     def read(self, path: str | PythonSource) -> list[Feedback]:
-        """Single answers, or pairs taken apart."""
+        """Read single answers; pairs are split into two."""
         return read_feedback(path)
 
     def encode(
         self, rows: Sequence[Any], tokenizer: Tokenizer, *, max_length: int
     ) -> tuple[list[Any], PreferenceReport]:
-        """Prompts and answers apart, since each prompt also gets another's answer."""
+        """Encode prompts and answers separately, since each prompt is also combined with another
+        answer.
+        """
         return encode_feedback(rows, tokenizer, max_length=max_length)
 
     def build(
@@ -57,7 +63,9 @@ class KtoConfig(PreferenceLoss):
         heldout: Sequence[EncodedFeedback],
         setup: PreferenceSetup,
     ) -> Preferences:
-        """The reference is kept: the mismatched answers that it is asked about are others in every epoch."""
+        """Return the objective and sources; the reference is kept, since the mismatched answers
+        differ in every epoch.
+        """
         return Preferences(
             Kto(self, setup.reference()),
             FeedbackSource(examples, max_length=setup.max_length, **setup.options),
@@ -85,12 +93,12 @@ def kto_losses(
 
 
 class Kto:
-    """The objective: summed `kto_losses` of a batch; the weight is how many answers it has.
+    """The KTO objective: summed `kto_losses` of a batch; the weight is the number of answers.
 
-    z is estimated from the mismatched answers, max(0, mean of log p - log p_reference), and takes no
-    gradient, as the paper has it. `before_step` takes the mean over a whole step, all micro-batches
-    and ranks, so that neither changes the loss; a batch asked about by itself has that of its own.
-    `reference` is a model of its own, frozen here, or a `Reference`. Metrics: rewards beta r of good
+    z is estimated from the mismatched answers, max(0, mean of log p - log p_reference), detached,
+    as in the paper. `before_step` takes the mean over a whole step, all micro-batches
+    and ranks, so that neither changes the loss; a batch evaluated by itself uses its own mean.
+    `reference` is a separate model, frozen here, or a `Reference`. Metrics: rewards beta r of good
     and of bad answers, and `kl`. Tested against: trl; one rank, two, and micro-batches of one.
     """
 

@@ -1,4 +1,4 @@
-"""What a preference loss or a reward model's loss is as data: what it reads, and what it builds."""
+"""Base classes of the specs of preference and reward-model losses."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreferenceSetup:
-    """What a loss is built with, beside its examples.
+    """What a loss is built with, in addition to its examples.
 
-    model: as it is at the start, which is the reference of what is computed before training.
-    reference: gives one that stays; asked for only by losses that need it while training.
+    model: as it is at the start, from which reference values are computed before training.
+    reference: returns a reference model; called only by losses that need it during training.
     """
 
     model: CausalLM
@@ -46,7 +46,7 @@ class PreferenceSetup:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What every `ExampleSource` takes."""
+        """Arguments common to all `ExampleSource`s."""
         return {
             "per_step": self.per_step,
             "per_batch": self.per_batch,
@@ -56,13 +56,15 @@ class PreferenceSetup:
 
     @property
     def heldout_options(self) -> dict[str, Any]:
-        """The same for held-out examples, which share no steps: any number of ranks may divide them."""
+        """The same for held-out examples, which any number of ranks may divide."""
         return {**self.options, "per_step": self.group.world_size * (self.per_batch or 16)}
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """An objective, the source of its batches, and that of the held-out ones (None: nothing is held out)."""
+    """An objective, the source of its batches, and that of the held-out ones (None if there are
+    none).
+    """
 
     objective: Objective[Any]
     source: ExampleSource[Any]
@@ -70,43 +72,43 @@ class Preferences:
 
 
 class PreferenceLoss(Spec):
-    """The spec of a loss: reads a file of rows, encodes them, and builds its objective and sources.
+    """Base class of specs of losses: reads and encodes rows, and builds the objective and sources.
 
-    A new loss is a subclass in a file of its own, and a line in the union of `runs.stages.preference`
-    or `runs.stages.reward`.
+    A new loss is a subclass in a file of its own, and a line in the union of
+    `runs.stages.preference` or `runs.stages.reward`.
     """
 
     @abstractmethod
     def read(self, path: str | PythonSource) -> list[Any]:
-        """The rows of a file; each has a `prompt`, by which it is trained on or held out."""
+        """Read the rows of a file; each has a `prompt`, by which held-out rows are chosen."""
 
     @abstractmethod
     def encode(
         self, rows: Sequence[Any], tokenizer: Tokenizer, *, max_length: int
     ) -> tuple[list[Any], PreferenceReport]:
-        """Rows as ids, and what became of them. Raises UserError where nothing is left."""
+        """Encode rows to ids; returns the examples and a report. Raises UserError if none is left."""
 
     @abstractmethod
     def build(
         self, examples: Sequence[Any], heldout: Sequence[Any], setup: PreferenceSetup
     ) -> Preferences:
-        """The objective and the sources of encoded examples."""
+        """Return the objective and the sources of encoded examples."""
 
 
 class PairLoss(PreferenceLoss):
-    """A loss on pairs of a chosen and a rejected answer."""
+    """Base class of losses on pairs of a chosen and a rejected answer."""
 
     def read(self, path: str | PythonSource) -> list[PreferencePair]:
-        """Preference pairs in any of their forms."""
+        """Read preference pairs in any of the supported formats."""
         return read_preferences(path)
 
     def encode(
         self, rows: Sequence[Any], tokenizer: Tokenizer, *, max_length: int
     ) -> tuple[list[Any], PreferenceReport]:
-        """Both answers behind the very same prompt."""
+        """Encode both answers after the same prompt."""
         return encode_preferences(rows, tokenizer, max_length=max_length)
 
 
 def prompts_of(rows: Sequence[Any]) -> list[list[Message]]:
-    """What tells rows apart when some are held out: their prompts."""
+    """The prompts, by which held-out rows are chosen."""
     return [row.prompt for row in rows]

@@ -1,4 +1,4 @@
-"""What preference objectives share: an answer's log-probability, its length, and the usual metrics."""
+"""Log-probabilities and lengths of answers, and the metrics of preference objectives."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class AnswerScores:
 
     @property
     def means(self) -> Float[Tensor, " B"]:
-        """log p a token; 0 for an answer of none."""
+        """Mean log p per token; 0 for an empty answer."""
         return self.sums / self.lengths.clamp(min=1)
 
 
 def answer_lengths(targets: Int[Tensor, "R T"]) -> Int[Tensor, " R"]:
-    """How many targets of each row are scored."""
+    """Number of scored targets of each row."""
     return (targets != IGNORE).sum(dim=-1)
 
 

@@ -1,6 +1,6 @@
-"""A preference loss of the user's own: `kind: python, path: my.py:loss`.
+"""User-defined preference losses: `kind: python, path: my.py:loss`.
 
-The function is called with two `Answers` and the options, and gives the loss of each pair, (B,):
+The function is called with two `Answers` and the options, and returns the loss of each pair, (B,):
 
     def loss(chosen, rejected, *, beta=0.1):
         margin = beta * (chosen.ratio - rejected.ratio)
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """One answer of each of B pairs, as a user's loss sees it.
+    """The chosen or the rejected answers of B pairs.
 
-    log_probs: log p(answer), summed over its tokens, differentiable. lengths: its tokens.
-    reference: the same under the model at the start, a constant; zeros with `reference: false`.
+    log_probs: log p(answer), summed over its tokens, with gradients.
+    lengths: number of tokens.
+    reference: log p of the model at the start, without gradients; zeros with `reference: false`.
     """
 
     log_probs: Float[Tensor, " B"]
@@ -52,12 +53,12 @@ class Answers:
 
     @property
     def means(self) -> Float[Tensor, " B"]:
-        """log p a token."""
+        """Mean log p per token."""
         return self.log_probs / self.lengths.clamp(min=1)
 
 
 class PythonLoss(PythonSpec, PairLoss):
-    """A loss on pairs by a function of the user's own."""
+    """A user-defined loss on pairs."""
 
     reference: bool = Field(
         True, description="compute the log-probabilities of the model at the start, once"
@@ -69,7 +70,9 @@ class PythonLoss(PythonSpec, PairLoss):
         heldout: Sequence[EncodedPair],
         setup: PreferenceSetup,
     ) -> Preferences:
-        """The reference is asked once for all pairs, where the loss wants one."""
+        """Return the objective and sources; the reference's log-probabilities are computed once, if
+        the loss uses them.
+        """
         own = theirs = None
         if self.reference:
             known = reference_log_probs(
@@ -84,10 +87,13 @@ class PythonLoss(PythonSpec, PairLoss):
 
 
 class PythonObjective:
-    """The objective: the summed losses of a batch's pairs; the weight is how many there are.
+    """The objective of a user-defined loss: the sum over a batch's pairs; the weight is the number
+    of pairs.
 
-    Metrics: the log-ratios of both answers, their margin, and the share of pairs with a positive one.
-    Raises UserError where the function gives no (B,) tensor. Tested against: `Dpo` with DPO's formula.
+    Metrics: the log-ratios of both answers, their margin, and the share of pairs with a positive
+    one.
+    Raises UserError if the function does not return a (B,) tensor. Tested against: `Dpo` with DPO's
+    formula.
     """
 
     def __init__(self, spec: PythonLoss) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ReferenceFreeLoss(PairLoss):
-    """The spec of a loss on pairs that needs no reference."""
+    """Base class of specs of losses without a reference."""
 
     beta: float
     nll_weight: float
@@ -38,7 +38,7 @@ class ReferenceFreeLoss(PairLoss):
         heldout: Sequence[EncodedPair],
         setup: PreferenceSetup,
     ) -> Preferences:
-        """Nothing but the pairs."""
+        """Return the objective and sources."""
         return Preferences(
             ReferenceFree(self),
             PreferenceSource(examples, **setup.options),
@@ -51,18 +51,22 @@ class ReferenceFreeLoss(PairLoss):
 
     @property
     def by_token(self) -> bool:
-        """Whether its margin is of log-probabilities a token, not of whole answers."""
+        """Whether the margin is of mean log-probabilities per token, rather than of sums."""
         return True
 
 
 class OrpoConfig(ReferenceFreeLoss):
-    """Odds ratio preference optimization: SFT on the chosen answer and a push between the odds."""
+    """Odds ratio preference optimization: SFT on the chosen answer plus an odds-ratio term."""
 
     kind: Literal["orpo"] = "orpo"
-    beta: float = Field(0.1, gt=0, description="weight of the odds ratio (the paper's lambda)")
-    nll_weight: float = Field(1.0, ge=0, description="weight of the chosen answer's own loss")
+    beta: float = Field(
+        0.1, gt=0, description="coefficient of the odds-ratio term (the paper's lambda)"
+    )
+    nll_weight: float = Field(
+        1.0, ge=0, description="coefficient of the next-token loss on the chosen answer"
+    )
     prompt_loss: bool = Field(
-        False, description="that loss also over the prompt, as the authors' code has it"
+        False, description="include the prompt in that loss, as in the authors' code"
     )
 
     def losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
@@ -71,13 +75,17 @@ class OrpoConfig(ReferenceFreeLoss):
 
 
 class SimpoConfig(ReferenceFreeLoss):
-    """Simple preference optimization: log-probabilities a token, a margin to keep."""
+    """Simple preference optimization: length-normalized log-probabilities with a target margin."""
 
     kind: Literal["simpo"] = "simpo"
     beta: float = Field(2.0, gt=0)
-    gamma: float = Field(1.0, ge=0, description="the margin, of beta times log p a token")
+    gamma: float = Field(
+        1.0, ge=0, description="target margin of beta times the mean log p per token"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    nll_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's own loss")
+    nll_weight: float = Field(
+        0.0, ge=0, description="coefficient of the next-token loss on the chosen answer"
+    )
     prompt_loss: Literal[False] = False
 
     def losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
@@ -86,13 +94,15 @@ class SimpoConfig(ReferenceFreeLoss):
 
 
 class CpoConfig(ReferenceFreeLoss):
-    """Contrastive preference optimization: DPO against a uniform reference, and SFT."""
+    """Contrastive preference optimization: DPO with a uniform reference, plus SFT."""
 
     kind: Literal["cpo"] = "cpo"
     loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     beta: float = Field(0.1, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    nll_weight: float = Field(1.0, ge=0, description="weight of the chosen answer's own loss")
+    nll_weight: float = Field(
+        1.0, ge=0, description="coefficient of the next-token loss on the chosen answer"
+    )
     prompt_loss: Literal[False] = False
 
     @model_validator(mode="after")
@@ -106,7 +116,7 @@ class CpoConfig(ReferenceFreeLoss):
 
     @property
     def by_token(self) -> bool:
-        """Of ipo alone."""
+        """Whether the loss is ipo."""
         return self.loss == "ipo"
 
     def losses(self, chosen: AnswerScores, rejected: AnswerScores) -> Float[Tensor, " B"]:
@@ -131,7 +141,7 @@ def odds_ratio_losses(
 
 
 def log_1_minus_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """log(1 - e^x) for x < 0, exact to rounding at both ends, with gradients that stay finite.
+    """log(1 - e^x) for x < 0, accurate at both ends, with finite gradients.
 
     >>> round(float(log_1_minus_exp(torch.tensor(-1e-6))), 3)
     -13.816
@@ -176,11 +186,12 @@ def _smoothed(margin: Float[Tensor, " B"], smoothing: float) -> Float[Tensor, " 
 
 
 class ReferenceFree:
-    """The objective: each pair's loss plus `nll_weight` times -log p a token of its chosen answer.
+    """The objective: each pair's loss plus `nll_weight` times the mean -log p per token of its
+    chosen answer.
 
-    The weight is the number of pairs, so that each counts alike however they share batches (trl
-    averages the second term over a batch's tokens instead). Metrics: the rewards beta log p, a token
-    or of the whole answer as the loss has it, and `nll`, the second term by itself.
+    The weight is the number of pairs, so that all pairs count equally however they are batched (trl
+    averages the second term over a batch's tokens instead). Metrics: the rewards beta log p, per
+    token or per answer as in the loss, and `nll`, the second term.
     """
 
     def __init__(self, config: ReferenceFreeLoss) -> None:
@@ -211,7 +222,8 @@ class ReferenceFree:
 
 
 def with_prompts(ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Targets of whole rows, of which `targets` has the answers: the prompt's tokens but the first too.
+    """Targets of whole rows, including the prompt's tokens except the first, from `targets` of the
+    answers.
 
     >>> with_prompts(torch.tensor([[5, 6, 7, 0]]), torch.tensor([[-100, -100, 8, -100]])).tolist()
     [[6, 7, 8, -100]]

@@ -1,4 +1,4 @@
-"""Reward models: a scalar head learns which answer is better, or which step of a solution is right."""
+"""Reward models: a scalar head trained to score answers, or the steps of a solution."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
 
 
 class BradleyTerryConfig(PairLoss):
-    """A score for a whole answer, from pairs."""
+    """An outcome reward model: a score for a whole answer, trained on pairs."""
 
     kind: Literal["bradley_terry"] = "bradley_terry"
     centering: float = Field(
-        0.0, ge=0, description="weight of (score + score)^2, which keeps scores around 0"
+        0.0, ge=0, description="coefficient of (score + score)^2, which keeps scores around 0"
     )
     every_token: bool = Field(
         False,
-        description="compare the answers at every token from where they part, not at their ends "
-        "alone; small models learn sooner what makes the difference",
+        description="compare the answers at every token from the first difference, not only at the "
+        "last token; small models learn faster this way",
     )
 
     def build(
@@ -61,7 +61,7 @@ class BradleyTerryConfig(PairLoss):
         heldout: Sequence[EncodedPair],
         setup: PreferenceSetup,
     ) -> Preferences:
-        """Answers scored as wholes."""
+        """Return the objective and sources for whole answers."""
         return Preferences(
             BradleyTerry(self),
             ScoredPairSource(examples, **setup.options),
@@ -70,18 +70,18 @@ class BradleyTerryConfig(PairLoss):
 
 
 class ProcessConfig(PreferenceLoss):
-    """A score for each step of a solution, from right and wrong steps."""
+    """A process reward model: a score for each step of a solution, trained on labelled steps."""
 
     kind: Literal["process"] = "process"
 
     def read(self, path: str | PythonSource) -> list[Solution]:
-        """Solutions with their steps judged."""
+        """Read solutions with labelled steps."""
         return read_solutions(path)
 
     def encode(
         self, rows: Sequence[Any], tokenizer: Tokenizer, *, max_length: int
     ) -> tuple[list[Any], PreferenceReport]:
-        """A label at each step's last id."""
+        """Encode solutions, with a label at each step's last id."""
         return encode_solutions(rows, tokenizer, max_length=max_length)
 
     def build(
@@ -90,7 +90,7 @@ class ProcessConfig(PreferenceLoss):
         heldout: Sequence[EncodedSolution],
         setup: PreferenceSetup,
     ) -> Preferences:
-        """Solutions judged step by step."""
+        """Return the objective and sources for labelled steps."""
         return Preferences(
             StepJudge(),
             SolutionSource(examples, **setup.options),
@@ -115,11 +115,11 @@ def bradley_terry_losses(
 
 
 class BradleyTerry:
-    """The objective: summed `bradley_terry_losses`, the score read off at each row's last token.
+    """The objective: summed `bradley_terry_losses`, with the score at each row's last token.
 
-    With `every_token` a pair's loss is the mean over all tokens from the first that differs, an
-    answer that has ended standing by its last score. The weight is the number of pairs, and the
-    metrics are of the last scores. The model needs a scalar head.
+    With `every_token` a pair's loss is the mean over all tokens from the first that differs, where
+    an answer that has ended keeps its last score. The weight is the number of pairs, and metrics
+    use the last scores. The model needs a scalar head.
     Source of `every_token`: Yao et al., DeepSpeed-Chat, arXiv:2308.01320, its reward model's loss.
     Tested against: trl, losses and gradients; every token against a loop over them.
     """
@@ -160,7 +160,9 @@ class BradleyTerry:
 
 
 def common_beginnings(batch: ScoredPairs) -> Int[Tensor, " R"]:
-    """How many ids each row has in common with its pair's other row, before the last id of either."""
+    """Length of the common prefix of each row and the other row of its pair, excluding the last id
+    of either.
+    """
     chosen, rejected = batch.ids.chunk(2)
     same = (chosen == rejected).to(torch.int64).cumprod(dim=-1).sum(dim=-1)
     shortest = torch.stack(batch.ends.chunk(2)).amin(dim=0)
@@ -168,10 +170,11 @@ def common_beginnings(batch: ScoredPairs) -> Int[Tensor, " R"]:
 
 
 class StepJudge:
-    """The objective: -log sigmoid(+s) of each right step, -log sigmoid(-s) of each wrong one, summed.
+    """The objective: -log sigmoid(+s) of each right step, -log sigmoid(-s) of each wrong one,
+    summed.
 
-    The score s is read off at a step's last token; the weight is the number of steps. Metrics: the
-    share of steps that s > 0 tells rightly, and how many are right at all.
+    The score s is that at a step's last token; the weight is the number of steps. Metrics: the
+    accuracy of s > 0, and the share of right steps.
     Source: Lightman et al., arXiv:2305.20050, section 2.4 and appendix F (which has classes of
     tokens in place of one score). Tested against: torch's binary cross-entropy, gradients too.
     """
