@@ -202,19 +202,23 @@ def _look(detector: Detector, runs: list[Run]) -> Fields | None:
 
 
 def _variant(exercise: Exercise, runs: list[Run]) -> Mistake | None:
-    """The mistake whose results these are: on all cases, or else on all that fail."""
-    best: tuple[int, Mistake | None] = (0, None)
+    """The mistake whose results these are: on all cases, or else on those that fail.
+
+    Of the latter, cases on which one of both raises an exception say nothing about the other; at least half
+    must say something.
+    """
     wrong = [place for place, run in enumerate(runs) if not is_right(exercise, run)]
+    best: tuple[int, Mistake | None] = (0, None)
     for mistake in exercise.mistakes:
         outcomes = outcomes_of(exercise, mistake)
         if outcomes is None:
             continue
-        pairs = list(zip(runs, outcomes, strict=False))
-        same = [same_outcome(exercise, run.outcome, outcome) for run, outcome in pairs]
+        pairs = list(zip((run.outcome for run in runs), outcomes, strict=False))
+        same = [same_outcome(exercise, *pair) for pair in pairs]
         if all(same) and len(pairs) == len(runs):
             return mistake
-        telling = [place for place in wrong if not runs[place].outcome.error]
-        if telling and len(telling) == len(wrong) and all(same[place] for place in wrong):
+        telling = [place for place in wrong if not any(outcome.error for outcome in pairs[place])]
+        if 2 * len(telling) >= len(wrong) and telling and all(same[place] for place in telling):
             best = max(best, (sum(same), mistake), key=lambda pair: pair[0])
     return best[1]
 
