@@ -89,7 +89,8 @@ def _request(exercise: Exercise, code: str) -> tuple[str, list[str], list[str], 
     cases = [
         [case.call, _calls.encode(list(case.args), other_to_data)] for case in exercise.all_cases
     ]
-    drivers = [inspect.getsource(driver) for driver in exercise.drivers]
+    later = "from __future__ import annotations\n\n"
+    drivers = [later + inspect.getsource(driver) for driver in exercise.drivers]
     return code, list(exercise.functions), drivers, cases
 
 
