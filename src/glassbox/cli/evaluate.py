@@ -16,7 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     models: Annotated[
-        list[str] | None, typer.Argument(help="Runs, checkpoints or model folders.")
+        list[str] | None,
+        typer.Argument(help="Runs, checkpoints, model folders, or URLs of servers."),
     ] = None,
     tasks: Annotated[
         str | None,
@@ -132,8 +133,8 @@ def evaluate(
     from glassbox.core.files import write_json
 
     if list_tasks:
+        from glassbox.evaluation.tasks.config import TaskSources
         from glassbox.reports.task_table import list_table
-        from glassbox.runs.tasks import TaskSources
 
         Console().print(
             list_table(TaskSources(include_paths=tuple(include_path or ())).catalogue())
@@ -154,9 +155,10 @@ def evaluate(
     if not models:
         raise UserError("name a model to evaluate: a run, a checkpoint, a model folder or a file")
     if tasks is not None or task_file:
+        from glassbox.evaluation.tasks.config import TaskSources
         from glassbox.evaluation.tasks.run import EvaluationSettings
         from glassbox.reports.task_table import task_table
-        from glassbox.runs.tasks import Asking, TaskSources, evaluate_on_tasks
+        from glassbox.runs.tasks import Asking, evaluate_on_tasks
 
         if log_samples and out is None:
             raise UserError("--log-samples needs --out DIR")

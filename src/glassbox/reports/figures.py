@@ -168,7 +168,29 @@ def stage_charts(stage: StageRun, evaluation: Mapping[str, Any]) -> list[Chart]:
         if line is not None and (key != "kl" or line.values.any()):
             zero = key in ("lr", "grad_norm", "tokens_per_second", "answer_tokens", "reward")
             charts.append(Chart(title, unit, [line], {}, percent, zero, small))
+    charts += _task_charts(evaluations)
     return sorted(charts, key=lambda chart: chart.small)
+
+
+def _task_charts(evaluations: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Tasks that were evaluated while training: all shares in one drawing, other figures apart."""
+    keys = dict.fromkeys(
+        key
+        for record in evaluations
+        for key in record
+        if key.startswith("task/") and not key.endswith("_error")
+    )
+    shares, others = [], []
+    for key in keys:
+        label = key.removeprefix("task/").replace("/", " ")
+        line = series(evaluations, key, label, error=f"{key}_error")
+        if line is None:
+            continue
+        if bool((line.values >= 0).all()) and bool((line.values <= 1).all()):
+            shares.append(line)
+        else:
+            others.append(Chart(label, "", [line], small=True))
+    return [*([Chart("Tasks", "share right", shares, percent=True)] if shares else []), *others]
 
 
 def draw(chart: Chart) -> Markup:

@@ -149,6 +149,13 @@ class Setup:
             for metric in config.metrics
         ]
 
+    def task_hooks(self, tokenizer: Tokenizer) -> list[Hook]:
+        """The recipe's evaluation tasks."""
+        config = self.recipe.evaluation
+        if config.tasks is None:
+            return []
+        return [config.tasks.build(tokenizer, every=config.every)]
+
     def sample_hooks(self, tokenizer: Tokenizer) -> list[Hook]:
         """What the model writes after the recipe's prompts, where it has any."""
         from glassbox.evaluation.hooks import SampleHook

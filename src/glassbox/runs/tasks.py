@@ -11,34 +11,15 @@ from pydantic import Field
 from glassbox.core.config import Spec, parse
 from glassbox.core.errors import UserError
 from glassbox.evaluation.scoring import BATCH_TOKENS
-from glassbox.evaluation.tasks.catalogue import Catalogue, build_tasks
+from glassbox.evaluation.tasks.catalogue import build_tasks
+from glassbox.evaluation.tasks.config import TaskSources
 from glassbox.evaluation.tasks.documents import Data
 from glassbox.evaluation.tasks.local import Bos, LocalModel
+from glassbox.evaluation.tasks.remote import RemoteModel, is_url
 from glassbox.evaluation.tasks.requests import AskedModel
 from glassbox.evaluation.tasks.results import folder_name, read_results
 from glassbox.evaluation.tasks.run import EvaluationSettings, evaluate_tasks
 from glassbox.formats.open_model import open_on
-
-
-class TaskSources(Spec):
-    """Which tasks, and where they and their documents come from.
-
-    tasks: names of tasks and groups. data: a folder of documents, in place of the hub.
-    task_files, include_paths: lm-evaluation-harness's YAML files, and folders of them; the tasks of
-        task_files are evaluated beside those named. allow_code: folders whose Python they may run.
-    """
-
-    tasks: tuple[str, ...] = ()
-    data: str | None = None
-    task_files: tuple[str, ...] = ()
-    include_paths: tuple[str, ...] = ()
-    allow_code: tuple[str, ...] = ()
-
-    def catalogue(self) -> Catalogue:
-        """All tasks that can be named."""
-        return Catalogue.of(
-            files=self.task_files, include_paths=self.include_paths, allow_code=self.allow_code
-        )
 
 
 class Asking(Spec):
@@ -51,7 +32,9 @@ class Asking(Spec):
     device: str = "auto"
 
     def open(self, reference: str, code: Sequence[str] = ()) -> AskedModel:
-        """The model of a name, ready to be asked."""
+        """The model of a name or a URL, ready to be asked."""
+        if is_url(reference):
+            return RemoteModel(reference, max_tokens=self.max_tokens, seed=self.sampling_seed)
         model, tokenizer, _ = open_on(reference, self.device, code=code)
         return LocalModel(
             model,

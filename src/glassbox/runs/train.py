@@ -121,6 +121,8 @@ def check_metrics(recipe: StageRecipe) -> None:
     """Raise UserError unless every user-defined metric can be loaded and called."""
     for metric in recipe.evaluation.metrics:
         metric.check()
+    if recipe.evaluation.tasks is not None:
+        recipe.evaluation.tasks.check()
 
 
 def _preparation(recipe: StageRecipe) -> dict[str, Any]:
@@ -152,7 +154,11 @@ def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
         folder=setup.folder,
         tokenizer=stage.tokenizer,
         group=setup.group,
-        hooks=[*stage.hooks, *setup.metric_hooks(stage.tokenizer)],
+        hooks=[
+            *stage.hooks,
+            *setup.metric_hooks(stage.tokenizer),
+            *setup.task_hooks(stage.tokenizer),
+        ],
         stop_token_ids=end_of_turn_ids(stage.tokenizer) if stage.chats else (),
         seed=recipe.seed,
         label=recipe.stage,

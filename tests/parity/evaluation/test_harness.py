@@ -266,3 +266,23 @@ def test_what_is_longer_than_the_context(both: tuple[Any, LocalModel], tmp_path:
     # sums over some thousand tokens, each off by at most about 1e-6 of its value
     assert mine == pytest.approx(rolled, rel=1e-5)
     assert torch.is_tensor(torch.tensor(mine))
+
+
+@pytest.mark.parametrize("name", ["arc_easy", "gsm8k", "wikitext"])
+def test_our_model_in_the_harness(name: str, tmp_path: Path) -> None:
+    from lm_eval.api.registry import get_model
+
+    from glassbox.evaluation import lm_eval_model
+
+    tokenizer = tiny_tokenizer()
+    folder = tmp_path / "tiny"
+    write_folder(tiny_chat_model(tokenizer, context_length=CONTEXT), folder, tokenizer=tokenizer)
+    assert get_model("glassbox") is lm_eval_model.GlassboxLM
+    theirs = lm_eval_model.GlassboxLM(pretrained=str(folder), device="cpu")
+    compare(
+        (theirs, theirs.asked),
+        harness_file(TASKS[name][2]),
+        write_rows(tmp_path, name),
+        tmp_path,
+        0,
+    )

@@ -8,6 +8,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from glassbox.core.errors import UserError
 from glassbox.evaluation.tasks import builtin
@@ -15,7 +16,7 @@ from glassbox.evaluation.tasks.documents import Data
 from glassbox.evaluation.tasks.harness import HarnessTasks, names_of
 from glassbox.evaluation.tasks.python_task import is_path, load_task
 from glassbox.evaluation.tasks.spec import GroupSpec
-from glassbox.evaluation.tasks.task import Task, TaskSpec
+from glassbox.evaluation.tasks.task import Item, Task, TaskSpec
 
 
 @dataclass
@@ -104,3 +105,11 @@ def build_tasks(
 ) -> Mapping[str, Task]:
     """Each task on its documents."""
     return {spec.task: spec.build(data, num_fewshot=num_fewshot) for spec in specs}
+
+
+class OpenedTasks(NamedTuple):
+    """Tasks on their documents, their groups, and what is asked."""
+
+    tasks: Mapping[str, Task]
+    groups: Mapping[str, GroupSpec]
+    items: Mapping[str, list[Item]]

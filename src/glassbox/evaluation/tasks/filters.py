@@ -47,7 +47,7 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
-class Regex(Spec):
+class RegexFilter(Spec):
     """The match of a pattern, or of its first group that is not empty; `fallback` where none is."""
 
     function: Literal["regex"] = "regex"
@@ -74,7 +74,7 @@ def _first_group(match: Any) -> str:
     return str(match).strip()
 
 
-class MultiChoiceRegex(Regex):
+class MultiChoiceRegex(RegexFilter):
     """As `regex`, else the option whose text the answer holds, else the letter behind a colon."""
 
     function: Literal["multi_choice_regex"] = "multi_choice_regex"  # type: ignore[assignment]
@@ -227,7 +227,7 @@ class Custom(Spec):
 
 
 Filter = Annotated[
-    Regex
+    RegexFilter
     | MultiChoiceRegex
     | RegexPos
     | RemoveWhitespace

@@ -12,6 +12,7 @@ from glassbox.core.config import Spec
 from glassbox.core.devices import DeviceName
 from glassbox.core.sinks import Tracker
 from glassbox.data.python_source import DataPath, PythonSource
+from glassbox.evaluation.tasks.config import TrainingTasks
 from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.specs import OptimizerConfig
 from glassbox.training.alarms import AlarmsConfig
@@ -22,7 +23,8 @@ from glassbox.training.telemetry.config import TelemetryConfig
 HARMLESS = (
     "device", "data.rows_per_batch", "data.workers", "train.log_every", "train.checkpoint_every",
     "train.keep_last", "evaluation.sample_every", "evaluation.prompts", "evaluation.max_tokens",
-    "evaluation.temperature", "evaluation.documents", "telemetry", "logging", "alarms",
+    "evaluation.temperature", "evaluation.documents", "evaluation.tasks", "telemetry", "logging",
+    "alarms",
 )  # fmt: skip
 """Keys of a recipe that may be changed in a run that has begun, with all below them."""
 
@@ -59,6 +61,10 @@ class EvaluationConfig(Spec):
         (), description="user-defined metrics: [{kind: python, path: my.py:metric}]"
     )
 
+    tasks: TrainingTasks | None = Field(
+        None, description="tasks: {tasks: [arc_easy, piqa], data: DIR, limit: 100, every: 500}"
+    )
+
     @model_validator(mode="after")
     def _metrics_are_due(self) -> EvaluationConfig:
         for metric in self.metrics:
@@ -67,6 +73,10 @@ class EvaluationConfig(Spec):
                     f"evaluation.metrics: '{metric.path}' is never measured; set its `every`, or "
                     "evaluation.every"
                 )
+        if self.tasks is not None and not (self.tasks.every or self.every):
+            raise ValueError(
+                "evaluation.tasks is never measured; set its `every`, or evaluation.every"
+            )
         return self
 
 
@@ -98,7 +108,7 @@ class RunSettings(Spec):
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> RunSettings:
-        measured = self.evaluation.every or self.evaluation.metrics
+        measured = self.evaluation.every or self.evaluation.metrics or self.evaluation.tasks
         if self.train.best_metric is not None and not measured:
             raise ValueError(
                 f"train.best_metric.metric = '{self.train.best_metric.metric}' is measured by "

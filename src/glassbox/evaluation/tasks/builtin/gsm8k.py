@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.evaluation.tasks.documents import read_rows
-from glassbox.evaluation.tasks.filters import Pipeline, Regex, TakeFirst
+from glassbox.evaluation.tasks.filters import Pipeline, RegexFilter, TakeFirst
 from glassbox.evaluation.tasks.functions import Function
 from glassbox.evaluation.tasks.metrics import Metric
 from glassbox.evaluation.tasks.outputs import GenerateUntil
@@ -50,12 +50,12 @@ TASKS = (
         filters=(
             Pipeline(
                 name="strict-match",
-                filter=(Regex(regex_pattern=r"#### (\-?[0-9\.\,]+)"), TakeFirst()),
+                filter=(RegexFilter(regex_pattern=r"#### (\-?[0-9\.\,]+)"), TakeFirst()),
             ),
             Pipeline(
                 name="flexible-extract",
                 filter=(
-                    Regex(group_select=-1, regex_pattern=r"(-?[$0-9.,]{2,})|(-?[0-9]+)"),
+                    RegexFilter(group_select=-1, regex_pattern=r"(-?[$0-9.,]{2,})|(-?[0-9]+)"),
                     TakeFirst(),
                 ),
             ),

@@ -12,7 +12,7 @@ from typing import Any
 from glassbox.core.errors import UserError
 from glassbox.data.text import byte_lines
 from glassbox.evaluation.tasks.documents import read_csv
-from glassbox.evaluation.tasks.filters import Pipeline, Regex, RemoveWhitespace, TakeFirst
+from glassbox.evaluation.tasks.filters import Pipeline, RegexFilter, RemoveWhitespace, TakeFirst
 from glassbox.evaluation.tasks.functions import Function
 from glassbox.evaluation.tasks.metrics import Metric
 from glassbox.evaluation.tasks.outputs import GenerateUntil
@@ -160,9 +160,9 @@ def _task(subject: str, form: str) -> TaskSpec:
                 Pipeline(
                     name="get_response",
                     filter=(
-                        Regex(regex_pattern=r"^(.*?)(?=\n|$)"),
+                        RegexFilter(regex_pattern=r"^(.*?)(?=\n|$)"),
                         RemoveWhitespace(),
-                        Regex(regex_pattern=r"^(.*?)\s*$"),
+                        RegexFilter(regex_pattern=r"^(.*?)\s*$"),
                         TakeFirst(),
                     ),
                 ),
