@@ -141,6 +141,7 @@ class Task:
         first = self.docs[0]
         self.many_contexts = self.has_choices and isinstance(self.text(first), int)
         self._pool: list[Doc] | None = None
+        self._solved: dict[int, list[_Turn]] = {}
 
     def _rows(self, split: str, process: Function | None) -> Rows:
         rows = self.data.rows(self.spec.documents, split, self.spec.task)
@@ -265,36 +266,45 @@ class Task:
         chat: ChatSettings | None,
     ) -> str | list[str]:
         """Everything before the answer; one for each option where options are contexts."""
-        prompt, shots = self.spec.prompt, self.spec.fewshot
+        prompt = self.spec.prompt
         gen_prefix = self._text_or_none(prompt.gen_prefix, doc, "gen_prefix")
         description = str(self._value(prompt.description, doc, "description") or "")
         turns: list[_Turn] = []
         if start := _joined(system, description, prompt.fewshot_delimiter):
             turns.append(_Turn("system", start))
         for example in self._examples(doc, doc_id, generator) if self.num_fewshot else ():
-            question = self.text(example, shots.text)
-            has_options = shots.choices is not None or self.has_choices
-            options = self.choices(example, shots.choices) if has_options else None
-            answer = self.target(example, shots.target)
-            if self.many_contexts:
-                assert options is not None
-                question, options = options[int(question)], None
-            turns += self._turns(
-                question,
-                options,
-                answer,
-                self._text_or_none(shots.gen_prefix or prompt.gen_prefix, example, "gen_prefix"),
-                _given(shots.target_delimiter, prompt.target_delimiter),
-                _given(shots.fewshot_delimiter, prompt.fewshot_delimiter),
-            )
+            key = id(example)  # examples live as long as the task
+            if key not in self._solved:
+                self._solved[key] = self._example_turns(example)
+            turns += self._solved[key]
         if self.many_contexts:
             return [
-                self._join([*map(_copy, turns), *self._turns(one, None, None, gen_prefix, "", "")],
-                           gen_prefix, chat)
+                self._join(
+                    [*turns, *self._turns(one, None, None, gen_prefix, "", "")], gen_prefix, chat
+                )
                 for one in self.choices(doc)
-            ]  # fmt: skip
+            ]
         last = self._turns(self.text(doc), None, None, gen_prefix, prompt.target_delimiter, "")
         return self._join([*turns, *last], gen_prefix, chat)
+
+    def _example_turns(self, example: Doc) -> list[_Turn]:
+        """A solved example: its question and its answer."""
+        prompt, shots = self.spec.prompt, self.spec.fewshot
+        question = self.text(example, shots.text)
+        has_options = shots.choices is not None or self.has_choices
+        options = self.choices(example, shots.choices) if has_options else None
+        answer = self.target(example, shots.target)
+        if self.many_contexts:
+            assert options is not None
+            question, options = options[int(question)], None
+        return self._turns(
+            question,
+            options,
+            answer,
+            self._text_or_none(shots.gen_prefix or prompt.gen_prefix, example, "gen_prefix"),
+            _given(shots.target_delimiter, prompt.target_delimiter),
+            _given(shots.fewshot_delimiter, prompt.fewshot_delimiter),
+        )
 
     def _text_or_none(self, source: str | None, doc: Doc, field: str) -> str | None:
         return None if source is None else str(self._value(source, doc, field))
@@ -421,10 +431,6 @@ def document_digest(doc: Doc) -> str:
 
 def _given(own: str | None, other: str) -> str:
     return other if own is None else own
-
-
-def _copy(turn: _Turn) -> _Turn:
-    return _Turn(turn.role, turn.content, turn.delimiter)
 
 
 def _as_one(turns: list[_Turn]) -> list[_Turn]:
