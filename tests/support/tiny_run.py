@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -58,8 +58,8 @@ class TinyRun(Spec):
     checkpoint_every: int = 4
     keep_last: int = 2
     evaluate_every: int = 3
-    precision: Precision = "float32"
-    compile: bool = False
+    precision: Precision | Literal["auto"] = "float32"
+    compile: bool | Literal["auto"] = False
     wide: bool = False
     experts: bool = False
     seed: int = 0

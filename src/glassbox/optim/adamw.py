@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from glassbox.core.config import Spec
 from glassbox.optim.adamw8bit import AdamW8bit
 from glassbox.optim.base import GroupedOptimizer
-from glassbox.optim.flat import FlatAdamW
 from glassbox.optim.groups import ParameterGroup, model_groups
+
+if TYPE_CHECKING:
+    from glassbox.optim.flat import FlatAdamW
 
 Decay = Literal["decoupled", "independent", "cautious"]
 
@@ -157,6 +159,8 @@ class AdamW(GroupedOptimizer):
 
         Parameters that have been updated a different number of times stay apart, too.
         """
+        from glassbox.optim.flat import FlatAdamW
+
         on_cpu = all(p.dtype == torch.float32 and p.is_cpu for p in self.parameters())
         if self.decay != "decoupled" or not on_cpu or len(set(self.steps.values())) != 1:
             return None

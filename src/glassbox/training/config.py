@@ -46,14 +46,23 @@ class TrainConfig(Spec):
     ema: WeightAverageConfig | None = Field(
         None, description="moving average of the weights; None: none"
     )
-    precision: Precision = "float32"
-    compile: bool = Field(False, description="compile each block (first steps are slow)")
+    precision: Precision | Literal["auto"] = Field(
+        "auto", description="auto: bfloat16 on a CPU with AMX where compiled, else float32"
+    )
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="compile the step; auto: a long pre-training run on a CPU with AMX"
+    )
     log_every: int = Field(10, gt=0)
     checkpoint_every: int = Field(0, ge=0, description="0: only at the end")
     keep_last: int = Field(2, gt=0)
     best_metric: EarlyStop | None = Field(None, description="keep the best checkpoint by it")
     early_stop: bool = Field(False, description="stop by best_metric's patience")
     guard: GuardConfig = GuardConfig()
+
+    @property
+    def stated_precision(self) -> Precision:
+        """The precision that is named; float32 where it is `auto` and nothing was chosen."""
+        return "float32" if self.precision == "auto" else self.precision
 
     def clipper(self) -> Clipper:
         """The clipper that `clip` specifies, or else `max_grad_norm`."""

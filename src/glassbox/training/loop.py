@@ -44,6 +44,7 @@ from glassbox.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from glassbox.training.choice import Choice, choose
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
 from glassbox.training.live import TrainingView
@@ -129,14 +130,16 @@ class Trainer:
         self.state = TrainState()
         self.guard = Guard(config.guard)
         self.clipper = config.clipper()
-        self.scaler = LossScaler(enabled=config.precision == "float16")
+        self.scaler = LossScaler(enabled=config.stated_precision == "float16")
         self._companions = dict(objective.companions) if isinstance(objective, TrainsAlong) else {}
         self.average = None if config.ema is None else config.ema.build(model)
         self.alarms = None if alarms is None else alarms.build()
         self.telemetry = Telemetry(
-            model, telemetry or TelemetryConfig(every=0), precision=config.precision
+            model, telemetry or TelemetryConfig(every=0), precision=config.stated_precision
         )
         self._train_step: TrainStep | None = None
+        self._choice: Choice | None = None
+        self._just_chosen = False
         self._window = MetricsWindow()
         self._last_loss: float | None = None
         self._view = TrainingView(label, self.steps, enabled=False)
@@ -154,7 +157,6 @@ class Trainer:
             self.group.broadcast_(tensor.detach() for tensor in module.state_dict().values())
         if self.average is not None and self.average.updates == 0:
             self.average.reset()
-        self._train_step = self._build_step()
         began, before, first = time.monotonic(), self.state.seconds, self.state.step
         interrupted = False
         self.model.train()
@@ -181,8 +183,10 @@ class Trainer:
                 self._step()
                 self.state.seconds = before + time.monotonic() - began
                 self._report()
+                if self.state.step - first == 1:  # which may have waited for the compiler
+                    started = self.state.seconds
                 if self.state.step - first == ESTIMATE_AFTER:
-                    self._estimate(self.state.seconds - before)
+                    self._estimate(self.state.seconds - started)
                 self._call_hooks()
                 if self.group.any(interrupts.requested):
                     interrupted = self.state.step < self.steps
@@ -194,12 +198,40 @@ class Trainer:
             checkpoint = self._save()
         return TrainResult(self.state, checkpoint, interrupted, self._summary())
 
-    def _build_step(self) -> TrainStep:
+    def _take(self, batches: Sequence[Any], lr: float) -> StepOutcome:
+        assert self._train_step is not None
+        chosen, self._just_chosen = self._just_chosen, False
+        try:
+            return self._train_step.take(batches, lr)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a compiler fails with: nobody asked for it by name
+            if not chosen:
+                raise
+            self._choice = Choice(self.config.stated_precision, self.config.compile is True)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            self._say(f"steps are not compiled, since the compiler fails: {reason}")
+            self._train_step = self._build_step(0)
+            return self._train_step.take(batches, lr)
+
+    def _build_step(self, tokens: int) -> TrainStep:
+        """The step, compiled or not; `tokens` of one step tell how long the run is."""
+        if self._choice is None:
+            tokens *= self.group.world_size * self.steps
+            self._choice = choose(
+                self.config, self.model, self.objective, tokens=tokens, group=self.group
+            )
+            self._just_chosen = self._choice.reason is not None
+            if self._just_chosen:
+                self._say(
+                    f"steps are compiled, in {self._choice.precision}: {self._choice.reason} "
+                    "(train.precision=float32 train.compile=false: not)"
+                )
         return build_step(
             self.model,
             self.objective,
             self.optimizer,
-            self.config,
+            self._choice.config(self.config),
             group=self.group,
             guard=self.guard,
             clipper=self.clipper,
@@ -209,22 +241,22 @@ class Trainer:
 
     def _estimate(self, seconds: float) -> None:
         """Print an estimate of a long run's duration from its first steps (without evaluations)."""
-        rest = seconds / ESTIMATE_AFTER * (self.steps - self.state.step)
+        rest = seconds / (ESTIMATE_AFTER - 1) * (self.steps - self.state.step)
         if rest > LONG_SECONDS:
             self._say(f"{self.steps - self.state.step:,} steps to go, about {format_seconds(rest)}")
 
     def _step(self) -> None:
         """One optimizer step: the summed loss of all micro-batches divided by the number of valid units."""
-        if self._train_step is None:  # not within `run`
-            self._train_step = self._build_step()
         started = time.perf_counter()
         batches = self.source.next_step()
         fetched = time.perf_counter()
+        if self._train_step is None:
+            self._train_step = self._build_step(sum(batch.num_tokens for batch in batches))
         wanted = self.alarms is not None and self.group.any(self.alarms.wants_telemetry)
         self.telemetry.begin(self.state.step + 1, wanted=wanted)
         repeated = self._repeated_share(batches)
         lr = self.config.lr * self.config.schedule.factor(self.state.step, self.steps)
-        outcome = self._train_step.take(batches, lr)
+        outcome = self._take(batches, lr)
         if outcome.reason is not None:
             self.state.skipped += 1
         elif self.average is not None:
@@ -422,6 +454,7 @@ class Trainer:
                 "clipper": self.clipper.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "window": self._window.state_dict(),
+                "choice": None if self._choice is None else vars(self._choice).copy(),
                 "telemetry": self.telemetry.state_dict(),
                 "alarms": {} if self.alarms is None else self.alarms.state_dict(),
             },
@@ -458,6 +491,13 @@ class Trainer:
             self.clipper.load_state_dict(state["clipper"])
         self.scaler.load_state_dict(state["scaler"])
         self._window.load_state_dict(state["window"])
+        # checkpoints of before there was a choice were in what is stated
+        chosen = state.get("choice") or {
+            "precision": self.config.stated_precision,
+            "compile": self.config.compile is True,
+        }
+        if "auto" in (self.config.precision, self.config.compile):
+            self._choice = Choice(chosen["precision"], chosen["compile"])
         if "telemetry" in state:  # not in checkpoints of before there was any
             self.telemetry.load_state_dict(state["telemetry"])
         if self.alarms is not None:
@@ -470,6 +510,10 @@ class Trainer:
                 print(
                     f"  resuming {self.label} at step {checkpoint_step(found[-1])}", file=sys.stderr
                 )
+
+    @property
+    def _chosen(self) -> TrainConfig:
+        return self.config if self._choice is None else self._choice.config(self.config)
 
     def _summary(self) -> dict[str, Any]:
         state, best = self.state, self.state.best_step
@@ -484,6 +528,8 @@ class Trainer:
             "parameters": self.model.num_parameters,
             "trained_parameters": sum(p.numel() for p in self.optimizer.parameters()),
             "skipped_steps": state.skipped,
+            "precision": self._chosen.stated_precision,
+            "compiled": self._chosen.compile is True,
             "stopped_early": state.stopped_early,
             "loss": self._last_loss,
             **({} if best is None else {"best_checkpoint": checkpoint_name(best)}),

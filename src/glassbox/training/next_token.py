@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from glassbox.data.loader import TokenBatch
 from glassbox.layers.context import Auxiliary
+from glassbox.layers.feedforward import Perceptron
 from glassbox.models.causal_lm import CausalLM
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.training.auxiliary import with_auxiliary
-from glassbox.training.protocols import AfterStep, ObjectiveOutput
+from glassbox.training.protocols import ObjectiveOutput
 
 
 class NextToken:
@@ -26,9 +27,16 @@ class NextToken:
         self.z_loss = z_loss
 
     def in_one_graph(self, model: CausalLM) -> bool:
-        """Not with layers that adjust themselves after a step, whose counts a copy would take, nor dropout."""
-        return not model.config.dropout and not any(
-            isinstance(module, AfterStep) for module in model.modules()
+        """With attention and perceptrons alone, no dropout, and a loss of plain logits."""
+        config = model.config
+        plain_loss = not (self.z_loss or config.logit_softcap or config.head_bias or config.mtp)
+        return (
+            plain_loss
+            and not config.dropout
+            and all(
+                spec.mixer.kind == "grouped_query" and isinstance(spec.ffn, Perceptron)
+                for spec in config.layers()
+            )
         )
 
     def __call__(self, model: CausalLM, batch: TokenBatch) -> ObjectiveOutput:

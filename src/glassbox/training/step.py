@@ -382,10 +382,10 @@ def _narrow_copy(
 
     Only what is narrower is kept twice; what flat storage holds has its copy beside it there.
     """
+    working = copy.deepcopy(model) if dtype is not None else copy.copy(model)
+    working.__dict__.pop("hidden_states", None)  # telemetry's, which is told by `saw`
     if dtype is None:
-        # the same weights and layers, without what others hang on the model itself
-        return copy.copy(model), []
-    working = copy.deepcopy(model)
+        return working, []
     kept = wide_weights(model)
     places = {id(parameter): number for number, parameter in enumerate(trained)}
     beside = flat.narrow_copies(dtype) if flat is not None else {}
@@ -424,35 +424,36 @@ def build_step(
     scaler: LossScaler | None = None,
     telemetry: Telemetry | None = None,
 ) -> TrainStep:
-    """The step that `config.precision` and `config.compile` ask for.
+    """The step that `config.precision` and `config.compile` ask for; `auto` is neither, as in short runs.
 
     Where the objective is not made to be compiled in one graph with this model (`InOneGraph`), or the
     weights are not in float32, each block is compiled by itself.
     """
     group, clipper = group or Group(), clipper or config.clipper()
-    scaler = scaler or LossScaler(enabled=config.precision == "float16")
+    scaler = scaler or LossScaler(enabled=config.stated_precision == "float16")
     frozen = adapters_of(model) is not None  # then nothing of the base may change, buffers neither
     adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
     passes: Passes
-    if config.compile and _in_one_graph(model, objective, config.precision):
+    precision, compiled = config.stated_precision, config.compile is True
+    if compiled and in_one_graph(model, objective, precision):
         passes = CompiledPasses(
             model,
             objective,
             optimizer,
-            narrow=torch.bfloat16 if config.precision == "bfloat16" else None,
+            narrow=torch.bfloat16 if precision == "bfloat16" else None,
             group=group,
             clipper=clipper,
             telemetry=telemetry,
         )
     else:
-        if config.compile:
+        if compiled:
             for block in model.blocks:
                 block.compile()
         passes = PlainPasses(
             model,
             objective,
             optimizer,
-            precision=config.precision,
+            precision=precision,
             group=group,
             clipper=clipper,
             scaler=scaler,
@@ -468,7 +469,8 @@ def build_step(
     )
 
 
-def _in_one_graph(model: CausalLM, objective: Objective[Any], precision: Precision) -> bool:
+def in_one_graph(model: CausalLM, objective: Objective[Any], precision: Precision) -> bool:
+    """Whether `CompiledPasses` can do it: all weights trained, in float32, by an objective that says so."""
     return (
         precision != "float16"
         and isinstance(objective, InOneGraph)

@@ -19,12 +19,13 @@ from glassbox.optim.adamw import AdamW, AdamWConfig
 from glassbox.optim.base import Optimizer
 from glassbox.optim.clipping import Clipper, GlobalClip, ParameterClip
 from glassbox.optim.muon import MuonConfig
+from glassbox.training import choice
 from glassbox.training.config import TrainConfig
 from glassbox.training.guards import Guard, GuardConfig, LossScaler
 from glassbox.training.next_token import NextToken
 from glassbox.training.step import CompiledPasses, PlainPasses, TrainStep, build_step
 from glassbox.training.telemetry import Telemetry, TelemetryConfig
-from support.tiny_run import TinyRun, everything, tiny_model, tiny_rows, tiny_trainer
+from support.tiny_run import Signal, TinyRun, everything, tiny_model, tiny_rows, tiny_trainer
 
 LLAMA = LlamaShape(
     hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_size=48, context_length=16
@@ -232,6 +233,7 @@ def test_skipped_steps_change_nothing() -> None:
 def test_experts_and_dropout_stay_plain() -> None:
     for model in (tiny_model(experts=True), tiny_model(dropout=0.1)):
         assert not NextToken().in_one_graph(model)
+    assert not NextToken(z_loss=1e-4).in_one_graph(tiny_model())
     assert NextToken().in_one_graph(tiny_model())
 
 
@@ -268,3 +270,74 @@ def _flat() -> Any:
     from glassbox.optim.schedules.warmup_cosine import WarmupCosine
 
     return WarmupCosine(warmup_steps=0)
+
+
+class TestChoice:
+    """`auto`, on a processor and with a compiler that are made up."""
+
+    @pytest.fixture(autouse=True)
+    def _machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(choice, "has_amx", lambda: True)
+        monkeypatch.setattr(choice, "has_compiler", lambda: True)
+
+    def chosen(self, model: CausalLM, tokens: float, **changes: Any) -> tuple[str, bool]:
+        config = TrainConfig(steps=100, lr=1.0, **changes)
+        group = changes.pop("group", Group())
+        found = choice.choose(config, model, NextToken(), tokens=int(tokens), group=group)
+        assert (found.reason is None) == (found.precision == config.stated_precision)
+        return found.precision, found.compile
+
+    def test_long_runs_are_compiled_and_short_ones_are_not(self) -> None:
+        model = tiny_model()
+        assert self.chosen(model, 1e12) == ("bfloat16", True)
+        assert self.chosen(model, 1e5) == ("float32", False)
+        assert self.chosen(model, 1e12, compile=False) == ("float32", False)
+        assert self.chosen(model, 1e12, precision="float32") == ("float32", False)
+        assert self.chosen(tiny_model(experts=True), 1e12) == ("float32", False)
+        assert self.chosen(tiny_model(dropout=0.1), 1e12) == ("float32", False)
+
+    @pytest.mark.parametrize("lacking", ["has_amx", "has_compiler"])
+    def test_other_machines_stay_as_they_were(
+        self, lacking: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(choice, lacking, lambda: False)
+        assert self.chosen(tiny_model(), 1e12) == ("float32", False)
+
+    def test_a_compiler_that_fails_is_left_aside_and_that_is_recorded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(choice, "seconds_saved", lambda model, tokens: 1e9)
+
+        def fails(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("cc1plus: out of memory\nand more")
+
+        monkeypatch.setattr(CompiledPasses, "run", fails)
+        options: dict[str, Any] = {
+            "steps": 4, "dropout": 0.0, "precision": "auto", "compile": "auto",
+            "evaluate_every": 0, "checkpoint_every": 2,
+        }  # fmt: skip
+        result = tiny_trainer(tmp_path / "auto", TinyRun(**options)).run()
+        assert "the compiler fails: cc1plus: out of memory\n" in capsys.readouterr().err
+        assert (result.summary["precision"], result.summary["compiled"]) == ("float32", False)
+        options |= {"precision": "float32", "compile": False}
+        tiny_trainer(tmp_path / "plain", TinyRun(**options)).run()
+        auto, plain = (everything(tmp_path / name) for name in ("auto", "plain"))
+        assert auto["state"].pop("choice") == {
+            "precision": "float32", "compile": False, "reason": None
+        }  # fmt: skip
+        plain["state"].pop("choice")
+        assert auto == plain
+
+    def test_a_resumed_run_keeps_its_choice(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = TinyRun(
+            steps=4, dropout=0.0, precision="auto", compile="auto", evaluate_every=0,
+            checkpoint_every=2, rows_per_batch=None,
+        )  # fmt: skip
+        tiny_trainer(tmp_path, options, hooks=[Signal(2)]).run()
+        # now the machine would choose otherwise
+        monkeypatch.setattr(choice, "seconds_saved", lambda model, tokens: 1e9)
+        trainer = tiny_trainer(tmp_path, options, hooks=())
+        trainer.run()
+        assert isinstance(trainer._train_step.passes, PlainPasses)  # type: ignore[union-attr]

@@ -188,7 +188,7 @@ class DistillRecipe(StageRecipe):
         options: dict[str, Any] = {
             "seed": self.seed,
             "group": setup.group,
-            "precision": self.train.precision,
+            "precision": self.train.stated_precision,
         }
         source = StudentSource(engine, problems, lambda text, problem: 0.0, self.rollout, **options)
         objective = self.distill.build(teacher, tokenizer, model)
@@ -206,7 +206,7 @@ class DistillRecipe(StageRecipe):
                 asked.first_rollout,
                 every=self.evaluation.every,
                 group=setup.group,
-                precision=self.train.precision,
+                precision=self.train.stated_precision,
             )
             hooks = [hook, *hooks]
         return Stage(model, tokenizer, objective, source, hooks)
@@ -249,7 +249,7 @@ class DistillRecipe(StageRecipe):
                 lambda: held.some_rows(evenly(len(held.rows), self.evaluation.documents)),
                 every=self.evaluation.every,
                 group=setup.group,
-                precision=self.train.precision,
+                precision=self.train.stated_precision,
             )
             hooks = [hook, *hooks]
         return Stage(model, tokenizer, objective, source, hooks)
@@ -296,7 +296,7 @@ class DistillRecipe(StageRecipe):
             temperature=self.distill.temperature,
             vocab_size=tokenizer.vocab_size,
             name=self.teacher,
-            precision=self.train.precision,
+            precision=self.train.stated_precision,
         )
 
     def _write_answers(self, setup: Setup, problems: list[dict[str, Any]], path: Path) -> None:

@@ -79,7 +79,7 @@ class RolloutRecipe(StageRecipe):
             opened=lambda name: setup.apart(name)[0],
             seed=self.seed,
             group=setup.group,
-            precision=self.train.precision,
+            precision=self.train.stated_precision,
         )
         chosen = evenly(len(heldout), self.evaluation.documents)
         return made, [heldout[number] for number in chosen]

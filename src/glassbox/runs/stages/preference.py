@@ -128,7 +128,7 @@ class ExampleRecipe(StageRecipe):
                 max_length=data.max_length,
                 seed=self.seed,
                 group=setup.group,
-                precision=self.train.precision,
+                precision=self.train.stated_precision,
                 reference=lambda: setup.reference(self.init),
             ),
         )
@@ -152,7 +152,7 @@ class ExampleRecipe(StageRecipe):
             built.heldout.every_example,
             every=self.evaluation.every,
             group=setup.group,
-            precision=self.train.precision,
+            precision=self.train.stated_precision,
         )
 
 
