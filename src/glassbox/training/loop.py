@@ -56,7 +56,8 @@ from glassbox.training.protocols import (
     TrainsAlong,
 )
 from glassbox.training.step import StepOutcome, TrainStep, build_step
-from glassbox.training.telemetry import Telemetry, TelemetryConfig
+from glassbox.training.telemetry import TelemetryConfig
+from glassbox.training.telemetry.telemetry import Telemetry
 from glassbox.training.window import MetricsWindow
 
 BatchT = TypeVar("BatchT", bound=Batch)

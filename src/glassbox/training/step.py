@@ -35,7 +35,7 @@ from glassbox.training.protocols import (
     Objective,
     ObjectiveOutput,
 )
-from glassbox.training.telemetry import Telemetry
+from glassbox.training.telemetry.telemetry import Telemetry
 from glassbox.training.window import add_up
 
 

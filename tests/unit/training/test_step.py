@@ -24,7 +24,8 @@ from glassbox.training.config import TrainConfig
 from glassbox.training.guards import Guard, GuardConfig, LossScaler
 from glassbox.training.next_token import NextToken
 from glassbox.training.step import CompiledPasses, PlainPasses, TrainStep, build_step
-from glassbox.training.telemetry import Telemetry, TelemetryConfig
+from glassbox.training.telemetry import TelemetryConfig
+from glassbox.training.telemetry.telemetry import Telemetry
 from support.tiny_run import Signal, TinyRun, everything, tiny_model, tiny_rows, tiny_trainer
 
 LLAMA = LlamaShape(

@@ -1,6 +1,5 @@
 """What is seen of a model while it trains, from outside of it: activations, gradients, updates, experts."""
 
 from glassbox.training.telemetry.config import TelemetryConfig
-from glassbox.training.telemetry.telemetry import Telemetry
 
-__all__ = ["Telemetry", "TelemetryConfig"]
+__all__ = ["TelemetryConfig"]
