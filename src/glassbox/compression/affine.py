@@ -29,7 +29,7 @@ class AffineCodes(WeightCodes):
     """W = s q + f with signed q in the part `codes` and one s and f for each group of a row.
 
     Packed, q of 4 bits lie in the order of torch's kernel. q of 8 bits with a scale a group, for which
-    torch has no kernel, are two matrices of 4 bits one behind the other, 16 s times the one and s times
+    torch has no kernel, and those of an output matrix, whose kernel reads memory more slowly, are two matrices of 4 bits one behind the other, 16 s times the one and s times
     the other: twice the kernel's time, the same bytes and the kernel's scales twice.
     """
 
@@ -46,13 +46,14 @@ class AffineCodes(WeightCodes):
     def floors(self, parts: Parts) -> Float[Tensor, "O G"]:
         """f of every group, for signed codes."""
 
-    def pack(self, parts: Parts, columns: int) -> dict[str, Tensor] | None:
+    def pack(
+        self, parts: Parts, columns: int, *, few_rows: bool = False
+    ) -> dict[str, Tensor] | None:
         """Codes in the order of torch's 4-bit kernel, and its scales."""
         group, codes = self.group_size(columns), parts["codes"]
         size = kernel_group(len(codes), columns, group)
-        if not size or (
-            self.num_bits == 8 and group == columns
-        ):  # a row's scale: torch's own kernel
+        is_row = self.num_bits == 8 and group == columns  # it has a kernel of its own
+        if not size or (is_row and not few_rows):
             return None
         scales, floors = parts["scales"].float(), self.floors(parts)
         repeats = group // size

@@ -151,6 +151,14 @@ class IntegerCodes(AffineCodes):
             y = y - x.float().sum(-1, keepdim=True) * (parts["zeros"].float().squeeze(1) * scales)
         return y
 
+    def pack(
+        self, parts: Parts, columns: int, *, few_rows: bool = False
+    ) -> dict[str, Tensor] | None:
+        """As `AffineCodes.pack`; not where activations are rounded too, which has a kernel of its own."""
+        if self.activations == "int8":
+            return None
+        return super().pack(parts, columns, few_rows=few_rows)
+
     def floors(self, parts: Parts) -> Float[Tensor, "O G"]:
         """-s z."""
         scales = parts["scales"].float()

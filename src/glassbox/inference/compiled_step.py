@@ -22,6 +22,7 @@ from glassbox.layers.context import Context
 from glassbox.layers.linear import Linear
 from glassbox.layers.paged_state import PagedKeyValue
 from glassbox.layers.pages import Pages
+from glassbox.layers.quantized_linear import CodedMatrix
 from glassbox.models.block import BlockState
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.layout import lay_out_in_rows
@@ -145,4 +146,7 @@ def _through(
 def _end(model: CausalLM, hidden: Float[Tensor, "1 1 D"]) -> Float[Tensor, "1 V"]:
     """From the last block's output to the logits."""
     hidden = model.finish(hidden)[:, 0]
+    output = model.embedding if model.head is None else model.head
+    if isinstance(output, CodedMatrix):  # it has kernels of its own
+        return model.cap(model.project(hidden))
     return model.cap(single_row_linear(hidden, model.output_weight, model.output_bias))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,9 @@ class CodedMatrix(nn.Module):
     `pack` puts them in the order of this machine's kernels; what is saved is the plain order.
     """
 
+    few_rows: ClassVar[bool] = False
+    """Whether activations are a few rows as a rule."""
+
     def __init__(self, codes: WeightCodes, rows: int, columns: int) -> None:
         super().__init__()
         self.format = codes
@@ -75,7 +78,7 @@ class CodedMatrix(nn.Module):
         """Put the parts in the kernels' order, if they have one here and this is not done."""
         if self.is_packed or self.get_buffer(self.names[0]).device.type != "cpu":
             return
-        packed = self.format.pack(self.parts(), self.columns)
+        packed = self.format.pack(self.parts(), self.columns, few_rows=self.few_rows)
         if packed is None:
             return
         for name, part in packed.items():
@@ -221,6 +224,8 @@ class QuantizedEmbedding(CodedMatrix):
 
     dtype: what rows and products are returned in. Tested against: `Embedding` of the widened table.
     """
+
+    few_rows: ClassVar[bool] = True
 
     def __init__(
         self, codes: WeightCodes, num_rows: int, hidden_size: int, *, dtype: torch.dtype

@@ -55,10 +55,13 @@ class WeightCodes(Spec, abc.ABC):
         """The parts of some rows, in the plain order."""
         return {name: part.index_select(0, rows) for name, part in parts.items()}
 
-    def pack(self, parts: Parts, columns: int) -> dict[str, Tensor] | None:
+    def pack(
+        self, parts: Parts, columns: int, *, few_rows: bool = False
+    ) -> dict[str, Tensor] | None:
         """The parts in the order in which this machine's kernels read them; None: they have none.
 
-        Of the same names and sizes, perhaps with further tensors.
+        Of the same names and sizes, perhaps with further tensors. few_rows: activations are a few rows as
+        a rule, as those of an output matrix are.
         """
         return None
 
