@@ -24,6 +24,10 @@ def train(
         bool,
         typer.Option("--fresh", help="Start from scratch; an existing run is moved to OUT.old-N."),
     ] = False,
+    profile: Annotated[
+        int,
+        typer.Option("--profile", min=0, help="Profile this many steps into OUT/profile."),
+    ] = 0,
 ) -> int:
     """Pre-train, fine-tune or align a model as a recipe says; resumes what was interrupted.
 
@@ -38,7 +42,7 @@ def train(
 
     parsed = read_recipe(recipe, overrides or [])
     with process_group(parsed.device, timeout_minutes=parsed.rank_timeout_minutes) as group:
-        summary = run_recipe(parsed, group=group, fresh=fresh)
+        summary = run_recipe(parsed, group=group, fresh=fresh, profile=profile)
         if not group.is_main:
             return 0
     status = summary["status"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +56,21 @@ def used_memory_bytes(device: torch.device) -> int:
         return 1024 * int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def product_rate(device: torch.device, precision: Precision, *, seconds: float = 0.2) -> float:
+    """FLOP/s of a large matrix product, the best of several within `seconds`: what the device can do."""
+    size = 8192 if device.type == "cuda" else 1024
+    dtype = getattr(torch, precision)
+    generator = torch.Generator(device).manual_seed(0)  # the run's own random numbers stay
+    x = torch.randn(size, size, device=device, generator=generator).to(dtype)
+    best, until = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        product = x @ x
+        product[0, 0].item()  # an accelerator works on its own until it is asked
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best
 
 
 def peak_memory_bytes(device: torch.device) -> int:

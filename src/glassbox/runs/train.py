@@ -26,7 +26,7 @@ from glassbox.training.protocols import TrainsAlong
 
 
 def run_recipe(
-    recipe: StageRecipe, *, group: Group | None = None, fresh: bool = False
+    recipe: StageRecipe, *, group: Group | None = None, fresh: bool = False, profile: int = 0
 ) -> dict[str, Any]:
     """Carry out a recipe in its run folder and return the run's summary.
 
@@ -34,7 +34,9 @@ def run_recipe(
     leaves nothing behind. A finished folder is left as it is; an interrupted one goes on from its
     last checkpoint; one whose run has begun by another recipe is refused, unless `fresh` moves it
     aside. What `recipe.harmless` allows may change: that is written into metrics.jsonl as an event
-    `changed`, and a finished run goes on where it is to have more steps. The summary's `status` is finished, already finished or interrupted.
+    `changed`, and a finished run goes on where it is to have more steps.
+    With `profile`, that many steps are profiled into the folder `profile` of the run. The summary's
+    `status` is finished, already finished or interrupted.
     """
     group = group or Group()
     changed: dict[str, tuple[Any, Any]] = {}
@@ -65,7 +67,7 @@ def run_recipe(
             group.barrier()
             if not group.is_main:
                 setup = Setup(recipe, group=group)
-            trainer = build_trainer(recipe, setup)
+            trainer = build_trainer(recipe, setup, profile=profile if group.is_main else 0)
             result = trainer.run()
         except UserError:
             untouched = trainer is None or trainer.state.step == 0
@@ -134,7 +136,7 @@ def _preparation(recipe: StageRecipe) -> dict[str, Any]:
     return {**made_of, "code": code} if code else made_of
 
 
-def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
+def build_trainer(recipe: StageRecipe, setup: Setup, *, profile: int = 0) -> Trainer:
     """The loop with all that the recipe asks for, ready to run."""
     seed_everything(derive_seed(recipe.seed, "init"))
     stage = recipe.build(setup)
@@ -165,6 +167,7 @@ def build_trainer(recipe: StageRecipe, setup: Setup) -> Trainer:
         telemetry=recipe.telemetry,
         alarms=recipe.alarms,
         sinks=_sinks(recipe, setup),
+        profile=profile,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from glassbox.core.devices import peak_memory_bytes, used_memory_bytes
+from glassbox.core.devices import peak_memory_bytes, product_rate, used_memory_bytes
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
 from glassbox.core.files import write_json
@@ -48,6 +48,7 @@ from glassbox.training.choice import Choice, choose
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
 from glassbox.training.live import TrainingView
+from glassbox.training.profiling import StepProfiler
 from glassbox.training.protocols import (
     Batch,
     BatchSource,
@@ -55,7 +56,7 @@ from glassbox.training.protocols import (
     Objective,
     TrainsAlong,
 )
-from glassbox.training.step import StepOutcome, TrainStep, build_step
+from glassbox.training.step import StepOutcome, TrainStep, build_step, training_flops
 from glassbox.training.telemetry import TelemetryConfig
 from glassbox.training.telemetry.telemetry import Telemetry
 from glassbox.training.window import MetricsWindow
@@ -112,6 +113,7 @@ class Trainer:
         stop_token_ids: Sequence[int] = (),
         telemetry: TelemetryConfig | None = None,
         alarms: AlarmsConfig | None = None,
+        profile: int = 0,
     ) -> None:
         self.model = model
         self.objective: Objective[Any] = objective
@@ -141,6 +143,8 @@ class Trainer:
         self._train_step: TrainStep | None = None
         self._choice: Choice | None = None
         self._just_chosen = False
+        self._profiler = StepProfiler(folder / "profile", profile) if profile else None
+        self._fastest_products: float | None = None
         self._window = MetricsWindow()
         self._last_loss: float | None = None
         self._view = TrainingView(label, self.steps, enabled=False)
@@ -181,7 +185,8 @@ class Trainer:
             if self.state.step == 0:
                 self._call_hooks(first=True)
             while self.state.step < self.steps and not self.state.stopped_early:
-                self._step()
+                with contextlib.nullcontext() if self._profiler is None else self._profiler.step():
+                    self._step()
                 self.state.seconds = before + time.monotonic() - began
                 self._report()
                 if self.state.step - first == 1:  # which may have waited for the compiler
@@ -196,6 +201,9 @@ class Trainer:
                 if every and self.state.step % every == 0:
                     self._save()
             self.state.seconds = before + time.monotonic() - began
+            if self._profiler is not None:
+                self._profiler.finish()
+                self._say(f"profile: {self._profiler.folder}/trace.json and table.txt")
             checkpoint = self._save()
         return TrainResult(self.state, checkpoint, interrupted, self._summary())
 
@@ -244,6 +252,7 @@ class Trainer:
         """Print an estimate of a long run's duration from its first steps (without evaluations)."""
         rest = seconds / (ESTIMATE_AFTER - 1) * (self.steps - self.state.step)
         if rest > LONG_SECONDS:
+            self._fastest_products = product_rate(self.model.device, self._chosen.stated_precision)
             self._say(f"{self.steps - self.state.step:,} steps to go, about {format_seconds(rest)}")
 
     def _step(self) -> None:
@@ -339,12 +348,21 @@ class Trainer:
             self._log(
                 {
                     **window.means(),
+                    **self._utilisation(),
                     "tokens": state.tokens,
                     "seconds": state.seconds,
                     "peak_memory_bytes": peak_memory_bytes(self.model.device),
                 }
             )
             window.clear()
+
+    def _utilisation(self) -> dict[str, float]:
+        """`mfu` of a long run: FLOPs of its weights, over those of the fastest product measured here."""
+        if self._fastest_products is None:
+            return {}
+        flops = training_flops(self.model) * self._window.tokens_per_second
+        self._view.mfu = flops / self._fastest_products
+        return {"mfu": self._view.mfu}
 
     def _log(self, record: Mapping[str, Any]) -> None:
         if self.group.is_main:

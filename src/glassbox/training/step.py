@@ -478,3 +478,15 @@ def in_one_graph(model: CausalLM, objective: Objective[Any], precision: Precisio
         and adapters_of(model) is None
         and all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
     )
+
+
+def training_flops(model: CausalLM) -> float:
+    """Model FLOPs a token of training: 6 for each weight of a matrix it passes, the scores left out.
+
+    An embedding that is not the output projection too multiplies nothing. Source: arXiv:2204.02311,
+    appendix B.
+    """
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    looked_up = 0 if model.head is None else model.embedding.weight.numel()
+    positions = model.position_embedding
+    return 6.0 * (matrices - looked_up - (0 if positions is None else positions.weight.numel()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ from glassbox.training import choice
 from glassbox.training.config import TrainConfig
 from glassbox.training.guards import Guard, GuardConfig, LossScaler
 from glassbox.training.next_token import NextToken
-from glassbox.training.step import CompiledPasses, PlainPasses, TrainStep, build_step
+from glassbox.training.step import (
+    CompiledPasses,
+    PlainPasses,
+    TrainStep,
+    build_step,
+    training_flops,
+)
 from glassbox.training.telemetry import TelemetryConfig
 from glassbox.training.telemetry.telemetry import Telemetry
 from support.tiny_run import Signal, TinyRun, everything, tiny_model, tiny_rows, tiny_trainer
@@ -342,3 +349,34 @@ class TestChoice:
         trainer = tiny_trainer(tmp_path, options, hooks=())
         trainer.run()
         assert isinstance(trainer._train_step.passes, PlainPasses)  # type: ignore[union-attr]
+
+
+def test_flops_are_those_of_the_matrices() -> None:
+    llama = model_of(LLAMA)
+    width, ffn, vocab = 32, 48, 40
+    layer = width * (width + 2 * width // 2) + width * width + 3 * width * ffn
+    assert training_flops(llama) == 6 * (2 * layer + vocab * width)
+    assert training_flops(model_of(LLAMA, tie_embeddings=False)) == training_flops(llama)
+    gpt2 = 2 * (4 * width**2 + 8 * width**2)  # learned positions are looked up
+    assert training_flops(model_of(GPT2)) == 6 * (gpt2 + vocab * width)
+
+
+def test_a_profile_says_where_time_went_and_changes_nothing(tmp_path: Path) -> None:
+    options = TinyRun(steps=6, evaluate_every=0)
+    tiny_trainer(tmp_path / "with", options, profile=2).run()
+    tiny_trainer(tmp_path / "without", options).run()
+    table = (tmp_path / "with" / "profile" / "table.txt").read_text()
+    assert "aten::mm" in table
+    trace = json.loads((tmp_path / "with" / "profile" / "trace.json").read_text())
+    assert trace["traceEvents"]
+    assert everything(tmp_path / "with") == everything(tmp_path / "without")
+
+
+def test_steps_are_timed_by_their_parts(tmp_path: Path) -> None:
+    tiny_trainer(tmp_path, TinyRun(steps=4, evaluate_every=0)).run()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    records = [record for record in map(json.loads, lines) if "loss" in record]
+    parts = [f"{name}_seconds" for name in ("data", "forward", "backward", "optimizer")]
+    for record in records:
+        assert all(record[part] > 0 for part in parts)
+        assert sum(record[part] for part in parts) <= record["step_seconds"] * 1.001
