@@ -63,6 +63,7 @@ COMMANDS = (
     "compare",
     "report",
     "runs",
+    "replay",
     "recipe",
     "models",
     "lesson",

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -147,6 +147,7 @@ class Trainer:
         self._fastest_products: float | None = None
         self._window = MetricsWindow()
         self._last_loss: float | None = None
+        self.last_outcome: StepOutcome | None = None
         self._view = TrainingView(label, self.steps, enabled=False)
         self._all_sinks: list[MetricsSink] = self.sinks
 
@@ -207,6 +208,29 @@ class Trainer:
             checkpoint = self._save()
         return TrainResult(self.state, checkpoint, interrupted, self._summary())
 
+    @contextlib.contextmanager
+    def replaying(self, checkpoint: Path | None, sink: MetricsSink) -> Iterator[Callable[[], None]]:
+        """A function that takes the next step as `run` did after a checkpoint (None: from the start).
+
+        Records go to `sink` alone; no file is written, nothing is evaluated and no alarm is raised.
+        For one process: what ranks have summed in another order is not repeated to the bit.
+        """
+        seed_everything(derive_seed(self.seed, "train", self.group.rank))
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        elif self.average is not None:
+            self.average.reset()
+        self._all_sinks = [sink]
+        self._train_step = None  # built, or chosen, by the first step
+        self.model.train()
+
+        def step() -> None:
+            self._step()
+            self._report()
+
+        with self.telemetry.watching():
+            yield step
+
     def _take(self, batches: Sequence[Any], lr: float) -> StepOutcome:
         assert self._train_step is not None
         chosen, self._just_chosen = self._just_chosen, False
@@ -266,7 +290,7 @@ class Trainer:
         self.telemetry.begin(self.state.step + 1, wanted=wanted)
         repeated = self._repeated_share(batches)
         lr = self.config.lr * self.config.schedule.factor(self.state.step, self.steps)
-        outcome = self._take(batches, lr)
+        self.last_outcome = outcome = self._take(batches, lr)
         if outcome.reason is not None:
             self.state.skipped += 1
         elif self.average is not None:
@@ -495,16 +519,26 @@ class Trainer:
             if self.group.is_main:
                 truncate_metrics(self.folder / "metrics.jsonl", -1)
             return
+        self._restore(found[-1])
+        if self.config.best_metric is not None:
+            self._note_best(self.config.best_metric)
+        if self.group.is_main:
+            truncate_metrics(self.folder / "metrics.jsonl", self.state.step)
+            if self.state.step < self.steps:
+                print(
+                    f"  resuming {self.label} at step {checkpoint_step(found[-1])}", file=sys.stderr
+                )
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Everything as it was when the checkpoint was written; no file is changed."""
         state, optimizer_state, rng = load_checkpoint(
-            found[-1], self.model, group=self.group, companions=self._companions
+            checkpoint, self.model, group=self.group, companions=self._companions
         )
         self.optimizer.load_state_dict(optimizer_state)
         if self.average is not None:
-            load_average(found[-1], self.average)
+            load_average(checkpoint, self.average)
         self.state = TrainState(**state["train"])
         self.source.load_state_dict(state["source"])
-        if self.config.best_metric is not None:
-            self._note_best(self.config.best_metric)
         self.guard.load_state_dict(state["guard"])
         if "clipper" in state:  # not in checkpoints of before there were several
             self.clipper.load_state_dict(state["clipper"])
@@ -523,12 +557,6 @@ class Trainer:
             self.alarms.load_state_dict(state.get("alarms", {}))
         if rng is not None:
             set_rng_state(*rng)
-        if self.group.is_main:
-            truncate_metrics(self.folder / "metrics.jsonl", self.state.step)
-            if self.state.step < self.steps:
-                print(
-                    f"  resuming {self.label} at step {checkpoint_step(found[-1])}", file=sys.stderr
-                )
 
     @property
     def _chosen(self) -> TrainConfig:
