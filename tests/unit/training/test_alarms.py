@@ -153,13 +153,13 @@ def test_a_loss_below_the_known_entropy() -> None:
 
 def test_kinds_can_be_left_out_and_unknown_ones_are_refused() -> None:
     assert (
-        play(240, from_on(120, repeated_share=1.0), config=AlarmsConfig(off=("repeated_data",)))
+        play(240, from_on(120, repeated_share=1.0), config=AlarmsConfig(ignore=("repeated_data",)))
         == []
     )
     with pytest.raises(
-        UserError, match=r"alarms\.off = 'spikes' is no alarm; use not_finite, spike"
+        UserError, match=r"alarms\.ignore = 'spikes' is no alarm; use not_finite, spike"
     ):
-        parse(AlarmsConfig, {"off": ["spikes"]}, where="alarms")
+        parse(AlarmsConfig, {"ignore": ["spikes"]}, where="alarms")
 
 
 def test_rows_seen_within_a_quarter_of_an_epoch_are_repeats() -> None:

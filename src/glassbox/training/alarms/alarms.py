@@ -23,7 +23,7 @@ from glassbox.training.alarms.machine import (
 class AlarmsConfig(Spec):
     """Which alarms a run raises; the thresholds are those of each detector's class."""
 
-    off: tuple[str, ...] = Field((), description="kinds that are not looked for")
+    ignore: tuple[str, ...] = Field((), description="kinds that are not looked for")
     entropy_nats: float | None = Field(
         None, gt=0, description="the data's entropy a token, where it is known"
     )
@@ -34,7 +34,7 @@ class AlarmsConfig(Spec):
         return self
 
     def build(self) -> Alarms:
-        """The detectors, with nothing seen yet. Raises ValueError for an unknown kind in `off`."""
+        """The detectors, with nothing seen yet. Raises ValueError for an unknown kind in `ignore`."""
         return Alarms(self)
 
 
@@ -56,9 +56,9 @@ class Alarms:
             SlowRank(),
         ]
         kinds = [detector.kind for detector in every]
-        if unknown := [kind for kind in config.off if kind not in kinds]:
-            raise ValueError(f"alarms.off = '{unknown[0]}' is no alarm; use {', '.join(kinds)}")
-        self.detectors = [one for one in every if one.kind not in config.off]
+        if unknown := [kind for kind in config.ignore if kind not in kinds]:
+            raise ValueError(f"alarms.ignore = '{unknown[0]}' is no alarm; use {', '.join(kinds)}")
+        self.detectors = [one for one in every if one.kind not in config.ignore]
         self.rows = SeenRows()
 
     @property
