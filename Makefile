@@ -56,7 +56,7 @@ docs: $(VENV)/.installed-docs ## the documentation site, into build/site (lesson
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # the scripts whose claims docs/results/benchmarks.md lists; its others need more than minutes
-BENCHES := train decode sampling prepacked mixers_length context_cost post_training
+BENCHES := train telemetry decode sampling prepacked mixers_length context_cost post_training
 MODEL_BENCHES := speculation serve_batch
 TEXT_BENCHES := bpe minhash
 
