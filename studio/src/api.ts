@@ -1,5 +1,6 @@
 import type {
-  Changes, Chat, ChatSettings, Engine, Inside, Message, MetricRecord, Model, News, Piece, Run, RunDetails, Sampling,
+  Changes, Chat, ChatSettings, Engine, FieldValue, Inside, Launch, Message, MetricRecord, Model, News, Piece, RecipeField, Run,
+  RunDetails, Sampling,
 } from "./types";
 
 /** What the server answered instead of what was asked for. */
@@ -115,6 +116,12 @@ export const api = {
         `&row=${String(row)}&column=${String(column)}`,
     ),
   live: () => call<{ engines: Engine[] }>("GET", "/api/live"),
+  recipes: () => call<{ recipes: { name: string; about: string }[] }>("GET", "/api/recipes"),
+  recipe: (name: string) => call<{ fields: RecipeField[] }>("GET", `/api/recipe?name=${at(name)}`),
+  launches: () => call<{ launches: Launch[] }>("GET", "/api/launches"),
+  start: (recipe: string, changes: Record<string, FieldValue>) =>
+    call<Launch>("POST", "/api/launches", { recipe, changes }),
+  stopRun: (id: number) => call<Launch>("POST", `/api/launches/${String(id)}/stop`),
   runs: () => call<{ runs: Run[] }>("GET", "/api/runs"),
   run: (name: string) => call<RunDetails>("GET", `/api/run?name=${at(name)}`),
   metrics: (name: string, offset: number) =>

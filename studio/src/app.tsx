@@ -11,10 +11,12 @@ import { ChatView } from "./views/chat";
 import { EngineView } from "./views/engine";
 import { RunsView } from "./views/runs";
 import { TokenizerView } from "./views/tokenizer";
+import { TrainView } from "./views/train";
 
 const views: { view: string; icon: IconName }[] = [
   { view: "chat", icon: "chat" },
   { view: "runs", icon: "curve" },
+  { view: "train", icon: "play" },
   { view: "tokenizer", icon: "pieces" },
   { view: "engine", icon: "grid" },
 ];
@@ -58,6 +60,7 @@ export function App() {
   const content = () => {
     if (models === null) return <p class="notice">{fault ?? "…"}</p>;
     if (place.view === "runs") return <RunsView query={place.query} />;
+    if (place.view === "train") return <TrainView query={place.query} />;
     if (place.view === "tokenizer") return <TokenizerView models={models} query={place.query} />;
     if (place.view === "engine") return <EngineView />;
     return (
@@ -93,7 +96,7 @@ export function App() {
 }
 
 function titleOf(view: string): string {
-  if (view === "runs" || view === "tokenizer" || view === "engine") return t(view);
+  if (view === "runs" || view === "train" || view === "tokenizer" || view === "engine") return t(view);
   return t("chat");
 }
 

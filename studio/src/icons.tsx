@@ -17,6 +17,7 @@ const paths = {
   columns: "M3 4h14v12H3zM10 4v12",
   chat: "M3 4h14v9H9l-4 4v-4H3z",
   curve: "M3 3v14h14M6 13l3-4 3 2 4-6",
+  play: "M6 4l10 6-10 6z",
   pieces: "M3 5h6v4H3zM11 5h6v4h-6zM3 11h9v4H3zM14 11h3v4h-3z",
   grid: "M3 3h6v6H3zM11 3h6v6h-6zM3 11h6v6H3zM11 11h6v6h-6z",
   branch: "M6 3v14M6 9c6 0 8-1 8-5M14 4l-2 2M14 4l2 2",

@@ -109,6 +109,26 @@ export interface RunDetails extends Run {
   notes: string[];
 }
 
+export interface RecipeField {
+  key: string;
+  kind: "number" | "integer" | "text" | "switch" | "choice";
+  value: string | number | boolean | null;
+  about: string;
+  choices: string[];
+}
+
+export type FieldValue = string | number | boolean | null;
+
+export interface Launch {
+  id: number;
+  recipe: string;
+  words: string[];
+  out: string;
+  status: "running" | "stopping" | "finished" | "interrupted" | "failed";
+  begun: number;
+  said: string;
+}
+
 export interface Piece {
   id: number;
   name: string;

@@ -288,6 +288,37 @@ def test_curves_grow_and_every_view_is_drawn_in_both_languages(
         page.wait_for_function("document.documentElement.lang === 'zh-CN'")
 
 
+def test_a_recipe_is_started_and_stopped_from_its_form(
+    browser: Any, page_files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "book.txt").write_text("The fox found a red ball under the old tree. " * 400)
+    out = tmp_path / "out"
+    values = {
+        "data.path": str(tmp_path / "book.txt"), "out": str(out), "train.steps": "100000",
+        "train.log_every": "1", "train.checkpoint_every": "0", "tokenizer.vocab_size": "300",
+        "model.hidden_size": "32", "model.ffn_size": "32", "model.num_layers": "1",
+        "data.row_length": "32", "model.context_length": "32", "evaluation.every": "0",
+    }  # fmt: skip
+    studio = make_studio(tmp_path / "data")
+    with serving(studio, page_files) as base, tab(browser, base) as it:
+        page = it.page
+        page.goto(f"{base}/train?recipe=pretrain/pretrain.yaml")
+        for key, value in values.items():
+            page.fill(f"[data-field='{key}'] input", value)
+        page.keyboard.press("Tab")
+        page.click(".toolbar .primary")
+        page.wait_for_selector("[data-launch=running]")
+        page.click("button:text('Curves')")
+        page.wait_for_selector("[data-metric=loss][data-points]")
+        page.wait_for_function(
+            "Number(document.querySelector('[data-metric=loss]').dataset.points) > 5"
+        )
+        page.goto(f"{base}/train")
+        page.click("button:text('Save and stop')")
+        page.wait_for_selector("[data-launch=interrupted]")
+    assert any((out / "checkpoints").glob("step-*/COMPLETE"))
+
+
 def test_no_serious_fault_of_accessibility_light_dark_and_on_a_phone(
     browser: Any, page_files: Path, tmp_path: Path
 ) -> None:
@@ -312,6 +343,7 @@ def test_no_serious_fault_of_accessibility_light_dark_and_on_a_phone(
                     f"{base}/tokenizer?as=chat",
                     f"{base}/engine",
                     f"{base}/runs",
+                    f"{base}/train",
                 ]
                 for view in views:
                     it.page.goto(view)

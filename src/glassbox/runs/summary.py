@@ -54,6 +54,7 @@ def print_next_steps(out: str) -> None:
         f"""Everything is in {folder}; open {folder / "report.html"} in a browser. Go on with:
 {chat}
   glassbox generate {out} --prompt "Once upon a time"
+  glassbox studio {out}
   glassbox serve {out}
   glassbox eval {out}
   glassbox report {out}

@@ -18,7 +18,7 @@ from glassbox.inference.sampling.params import SamplingParams
 from glassbox.serving.errors import ApiError, Json, add_handlers, json_bytes
 from glassbox.serving.gate import Gate
 from glassbox.serving.metrics import Metrics
-from glassbox.studio import bodies, export, inside, live, pieces
+from glassbox.studio import bodies, export, inside, launches, live, pieces
 from glassbox.studio.answers import Answers
 from glassbox.studio.guard import Guard, is_page
 from glassbox.studio.models import Opened, Shelf
@@ -39,6 +39,8 @@ class Studio:
         self.trainings = trainings
         self.answers = Answers(store)
         self.patterns = inside.Patterns()
+        self.launches = launches.Launches(store.path.parent / "logs")
+        trainings.also(self.launches.folders)
         self.name = "the studio"
         self.draining = False
         self.metrics = Metrics()
@@ -169,6 +171,7 @@ def build_app(studio: Studio, *, page: Path, keys: Sequence[str] = ()) -> FastAP
     _add_inside(app, studio)
     _add_models(app, studio)
     _add_runs(app, studio)
+    _add_launches(app, studio)
     _add_page(app, page)
     return app
 
@@ -329,6 +332,28 @@ def _add_runs(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/run/metrics")
     def metrics(name: str, offset: int = 0) -> Response:
         return Json(trainings.metrics(name, max(0, offset)))
+
+
+def _add_launches(app: FastAPI, studio: Studio) -> None:
+    @app.get("/api/recipes")
+    def recipes() -> Response:
+        return Json({"recipes": launches.recipes()})
+
+    @app.get("/api/recipe")
+    def recipe(name: str) -> Response:
+        return Json({"fields": launches.form(name)})
+
+    @app.get("/api/launches")
+    def started() -> Response:
+        return Json({"launches": studio.launches.cards()})
+
+    @app.post("/api/launches")
+    def start(body: bodies.Start) -> Response:
+        return Json(studio.launches.start(body.recipe, body.changes))
+
+    @app.post("/api/launches/{number}/stop")
+    def stop(number: int) -> Response:
+        return Json(studio.launches.stop(number))
 
 
 def _add_page(app: FastAPI, page: Path) -> None:

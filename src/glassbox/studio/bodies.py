@@ -109,6 +109,15 @@ class Edit(Body):
     content: Text
 
 
+class Start(Body):
+    """A recipe to start, and values laid over it by key.path."""
+
+    recipe: Name
+    changes: dict[Annotated[str, Field(max_length=200)], str | int | float | bool | None] = Field(
+        {}, max_length=200
+    )
+
+
 class TextOf(Body):
     """A text for a model's tokenizer."""
 

@@ -173,7 +173,7 @@ class Shelf:
 def look_at(words: Sequence[str]) -> tuple[list[str], list[Path]]:
     """What the command line names: models to chat with, and folders in which runs lie.
 
-    A run is both. Raises UserError for what is neither.
+    A run is both. Raises UserError for what is neither, and for a named model that is not installed.
     """
     models: list[str] = []
     folders: list[Path] = []
@@ -193,6 +193,7 @@ def look_at(words: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 def _is_model(word: str) -> bool:
     if word in OFFLINE:
+        find_model(word)  # says what to install
         return True
     try:
         find_model(word)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,17 @@ class Trainings:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(folders)
+        self._more: Callable[[], Sequence[Path]] = tuple
+
+    def also(self, more: Callable[[], Sequence[Path]]) -> None:
+        """Look in these folders, too."""
+        self._more = more
 
     def paths(self) -> dict[str, Path]:
         """Name, as on the command line, -> folder."""
-        return {str(run): run for folder in self._folders for run in find_runs(folder)}
+        return {
+            str(run): run for folder in (*self._folders, *self._more()) for run in find_runs(folder)
+        }
 
     def find(self, name: str) -> Path:
         """A run's folder. Raises UserError for what is not among `paths`."""

@@ -47,7 +47,8 @@ export function RunsView({ query }: { query: URLSearchParams }) {
       ?.filter((run) => run.status === "running")
       .reduce<Run | null>((best, run) => (best === null || run.changed > best.changed ? run : best), null) ?? runs?.[0];
   const chosen = asked.length > 0 ? asked : newest ? [newest.name] : [];
-  const records = useMetrics(chosen);
+  // a run that was just started has no metrics yet
+  const records = useMetrics(chosen.filter((name) => runs?.some((run) => run.name === name)));
   if (runs === null) return <p class="notice" role="status">{fault ?? "…"}</p>;
   if (runs.length === 0) return <p class="notice">{t("noRuns")}</p>;
 

@@ -356,6 +356,27 @@ def test_metrics_come_as_they_are_written(client: TestClient, tmp_path: Path) ->
     assert client.get("/api/runs").json()["runs"][0]["status"] == "finished"
 
 
+def test_a_recipe_is_a_form_and_what_it_refuses_is_not_started(client: TestClient) -> None:
+    names = [one["name"] for one in client.get("/api/recipes").json()["recipes"]]
+    assert "pretrain/pretrain.yaml" in names
+    told = client.get("/api/recipe", params={"name": "pretrain/pretrain.yaml"}).json()["fields"]
+    fields = {one["key"]: one for one in told}
+    assert fields["train.steps"]["kind"] == "integer"
+    assert fields["train.compile"] == {**fields["train.compile"], "kind": "switch", "value": False}
+    assert "bfloat16" in fields["train.precision"]["choices"]
+    assert fields["train.lr"]["about"]
+    for body, said in (
+        ({"recipe": "/etc/passwd"}, "no recipe"),
+        ({"recipe": names[0], "changes": {"no.such": 1}}, "no field"),
+        ({"recipe": "pretrain/pretrain.yaml", "changes": {"train.steps": -1}}, "train.steps"),
+    ):
+        answer = client.post("/api/launches", json=body)
+        assert answer.status_code == 400, body
+        assert said in answer.json()["error"]["message"]
+    assert client.get("/api/launches").json() == {"launches": []}
+    assert client.post("/api/launches/1/stop").status_code == 400
+
+
 def test_texts_are_cut_as_the_tokenizer_cuts_them_and_masks_say_what_is_learned(
     client: TestClient,
 ) -> None:

