@@ -109,32 +109,55 @@ def make_batches(
         key = (tuple(item.ids[:-1]), item.first)
         unique.setdefault(key, _Row(*key)).asked.append(index)
     rows = list(unique.values())
+    if not can_share(model):
+        return [Batch(part, ()) for part in _by_length(rows, 0, batch_tokens)]
     batches: list[Batch] = []
-    for prefix, members in _clusters(rows) if can_share(model) else [((), rows)]:
+    for prefix, members in _clusters(rows):
         done = len(prefix)
-        # by length, those of one context side by side: they are read together
-        members.sort(key=lambda row: (-row.first, row.ids[: row.first], -len(row.ids)))
-        batch: list[_Row] = []
-        longest = 0
+        questions: dict[tuple[int, ...], list[_Row]] = {}
         for row in members:
-            wide = max(longest, len(row.ids) - done)
-            if (
-                batch
-                and wide * (len(batch) + 1) > batch_tokens
-                and not _same(batch[-1], row, batch)
-            ):
-                batches.append(Batch(batch, prefix))
-                batch, wide = [], len(row.ids) - done
-            batch.append(row)
-            longest = wide
-        batches.append(Batch(batch, prefix))
+            questions.setdefault(row.ids[: row.first], []).append(row)
+        alone = [some[0] for some in questions.values() if len(some) == 1]
+        several = [some for some in questions.values() if len(some) > 1]
+        parts = [*_by_length(alone, done, batch_tokens), *_by_ends(several, done, batch_tokens)]
+        batches += [Batch(part, prefix) for part in parts]
     return batches
 
 
-def _same(last: _Row, row: _Row, batch: Sequence[_Row]) -> bool:
-    """Whether a row belongs to a question that the batch has begun and that is not very large."""
-    begun = last.first == row.first and last.ids[: row.first] == row.ids[: row.first]
-    return begun and len(batch) < 256
+def _by_length(rows: list[_Row], done: int, batch_tokens: int) -> Iterator[list[_Row]]:
+    """Rows of like length together; longest first shows memory early."""
+    batch: list[_Row] = []
+    for row in sorted(rows, key=lambda row: -len(row.ids)):
+        if batch and (len(batch[0].ids) - done) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _by_ends(questions: list[list[_Row]], done: int, batch_tokens: int) -> Iterator[list[_Row]]:
+    """Questions whose options are of like length together: contexts are read once, options apart, and
+    both are padded to the longest."""
+    shapes = [
+        (rows[0].first - 1 - done, max(len(row.ids) for row in rows) - rows[0].first + 1)
+        for rows in questions
+    ]
+    order = sorted(range(len(questions)), key=lambda n: (-(-shapes[n][1] // 8), shapes[n][0]))
+    batch: list[_Row] = []
+    count = longest = width = 0
+    for n in reversed(order):
+        context, end = shapes[n]
+        wider = (max(longest, context), max(width, end))
+        cost = (count + 1) * wider[0] + (len(batch) + len(questions[n])) * wider[1]
+        if batch and cost > batch_tokens:
+            yield batch
+            batch, count, wider = [], 0, (context, end)
+        batch = batch + questions[n]
+        count += 1
+        longest, width = wider
+    if batch:
+        yield batch
 
 
 def _clusters(rows: list[_Row]) -> list[tuple[tuple[int, ...], list[_Row]]]:
