@@ -11,6 +11,7 @@ import pytest
 import glassbox
 from glassbox import UserError
 from glassbox.cli.main import main
+from glassbox.data.storyworld import StoryWorldConfig, generate
 from support.tiny_chat import tiny_chat_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +81,21 @@ def test_examples_are_short() -> None:
         code = path.read_text(encoding="utf-8").split('"""', 2)[2]
         lines = [line for line in code.splitlines() if line.strip()]
         assert len(lines) <= 50, f"{path.name}: {len(lines)} lines"
+
+
+def test_who_has_what_reads_a_model_of_the_story_world(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [document.text for document in generate(StoryWorldConfig(), "story", "train", count=40)]
+    tokenizer = glassbox.train_tokenizer(texts, 600)
+    shape = glassbox.LlamaShape(
+        hidden_size=16, num_layers=2, num_heads=2, ffn_size=32, context_length=512
+    )
+    model = glassbox.CausalLM(shape.config(vocab_size=tokenizer.vocab_size))
+    glassbox.save(model, tmp_path / "model", tokenizer=tokenizer)
+    accuracies = load("who_has_what").main(str(tmp_path / "model"), count=20)
+    assert len(accuracies) == 3
+    assert all(0.2 < accuracy <= 1 for accuracy in accuracies)
+    printed = capsys.readouterr().out
+    assert "nats from the truth" in printed
+    assert "does the hero have it now?" in printed

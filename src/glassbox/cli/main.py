@@ -66,6 +66,7 @@ COMMANDS = (
     "replay",
     "recipe",
     "models",
+    "inspect",
     "lesson",
     "new",
 )

@@ -35,6 +35,7 @@ from glassbox.inspection.lenses import (
 from glassbox.inspection.probes import LinearProbe, linear_probe, probe_layers
 from glassbox.inspection.recording import Inspection, Pass, inspect
 from glassbox.inspection.sites import names
+from glassbox.inspection.summary import TokenSummary, token_summary
 from glassbox.inspection.truth import (
     Divergence,
     MeanDivergence,
@@ -57,6 +58,7 @@ __all__ = [
     "Pass",
     "ReceptiveField",
     "StateProbe",
+    "TokenSummary",
     "TunedLens",
     "ablate",
     "ablation_effects",
@@ -80,6 +82,7 @@ __all__ = [
     "residual_stream",
     "steering_vector",
     "story_law",
+    "token_summary",
     "tuned_lens",
     "unembed",
 ]

@@ -147,7 +147,7 @@ def probe_who_has(
     """At which depth a model knows whether the hero has the thing that the story is about.
 
     At the end of every sentence at which the generator's own facts say who has that thing, a linear
-    probe reads the answer off the stream at the sentence's last token. The last `test_share` of the
+    probe reads the answer off the stream at the token with which the sentence ends. The last `test_share` of the
     stories are kept to test on. Texts that are no stories, or too long for the model, are left out.
     Raises UserError where no sentence says who has what.
     """
@@ -165,7 +165,7 @@ def probe_who_has(
         if len(ids) > model.config.context_length:
             continue
         ends = _ends(tokenizer, ids[len(prefix) :])
-        at = [len(prefix) + sum(stop <= end for stop in ends) - 1 for end, _ in known]
+        at = [len(prefix) + sum(stop < end for stop in ends) for end, _ in known]
         stream = residual_stream(model, torch.tensor([ids]), at=(0, torch.tensor(at)))
         features.append(stream)
         labels += [int(answer) for _, answer in known]
