@@ -1,7 +1,7 @@
 """Attach, merge and remove adapters on a model. Reading and writing files: `formats.peft`.
 
-A model with adapters is the same model: the base is frozen, what is trained is small, and several
-adapters may be held at once, one for all rows of a batch or one a row.
+The base model is frozen and only the adapter is trained. A model may have several adapters, of
+which one is used for all rows of a batch or a different one for each row.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def attach(
 ) -> Adapters:
     """Freeze a model and add an adapter, which becomes the active one and the only one trained.
 
-    base: how the model is called and where it lies; its fingerprint is taken here, before anything
-    changes. Raises UserError where the targets name no linear layer, the name is taken, or kinds do
-    not go together.
+    base: name and path of the base model, whose fingerprint is computed before it is changed.
+        Raises UserError if the targets match no linear layer, the name is taken, or the kinds
+        cannot be combined.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UserError(f"adapter name '{name}': use letters, digits, '_' and '-'")
@@ -83,7 +83,7 @@ def attach(
 def detach(model: CausalLM) -> None:
     """Remove all adapters and restore the base, which stays in 4 bits if it was quantized.
 
-    Parameters of the base that were trained along stay as they are.
+    Parameters of the base that were trained as well keep their values.
     """
     adapters = adapters_of(model)
     if adapters is None:
@@ -125,8 +125,8 @@ def drop(model: CausalLM, name: str) -> None:
 def bake(model: CausalLM, name: str = DEFAULT, *, dtype: torch.dtype | None = None) -> CausalLM:
     """Merge an adapter permanently and dequantize 4-bit matrices, for export as a plain model.
 
-    dtype of the unpacked matrices: the embedding's unless given. Raises UserError for adapters that
-    are no matrices.
+    dtype: of the dequantized matrices; by default the embedding's. Raises UserError for adapters
+        that cannot be expressed as an update of a matrix.
     """
     adapters = adapters_of(model)
     if adapters is not None:

@@ -35,7 +35,7 @@ class AdapterSpec(Spec):
     peft_type: ClassVar[str]
     """The `peft_type` in adapter_config.json."""
     width: ClassVar[str]
-    """The key that says a dimension of its tensors, checked against the tensors of a file."""
+    """The config key of a dimension of its tensors, checked against the tensors of a file."""
     kind: str
 
     quantize: Literal["nf4"] | None = Field(
@@ -70,13 +70,15 @@ class AdapterSpec(Spec):
 
     @property
     def only_adapted_biases(self) -> bool:
-        """Whether of the base's biases a file holds those of adapted layers alone."""
+        """Whether a file has only those base biases that belong to adapted layers."""
         return False
 
     def slots(self, adapters: Adapters, name: str) -> dict[str, Slot]:
-        """Maps each tensor of an adapter's file to its place in the model; trained base parameters are excluded.
+        """Maps each tensor of an adapter's file to its place in the model; trained base parameters
+        are excluded.
 
-        A kind that PEFT has says PEFT's names; this default is our own under PEFT's prefix.
+        Kinds that PEFT supports override it with PEFT's names; the default is our names with PEFT's
+        prefix.
         """
         state = adapters.state(name)
         return {
@@ -114,7 +116,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The model that an adapter belongs to: what the user called it, where it was, its weights' hash."""
+    """The base model of an adapter: its name, its path, and the hash of its weights."""
 
     name: str | None = None
     path: str | None = None
@@ -122,7 +124,7 @@ class BaseModel:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of all weights by name, dtype and bytes, whatever file they came from."""
+    """A hash of all weights by name, dtype and bytes, independent of the file format."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -132,10 +134,11 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 class Adapters:
-    """All adapters of one model, which `adapters_of` finds there once `attach` has been called.
+    """All adapters of one model; `adapters_of` returns them once `attach` has been called.
 
-    use(name): one adapter for all rows, None for the bare base. set_rows(names): one a row of the
-    calls that follow, until `set_rows(None)`; `rows(names)` does both around a block of code.
+    use(name): use one adapter for all rows, None for the base model only.
+    set_rows(names): use one adapter per row in the following calls, until `set_rows(None)`.
+    rows(names): a context manager for `set_rows`.
     """
 
     def __init__(self, model: CausalLM, base: BaseModel) -> None:
@@ -167,7 +170,7 @@ class Adapters:
                 yield name, module
 
     def use(self, name: str | None) -> None:
-        """Activate one adapter for all rows; None: the base alone."""
+        """Use one adapter for all rows; None for the base model only."""
         self._check(name)
         self._virtual_refused("be switched off" if name is None else "be exchanged", name)
         self.selection.active = name
@@ -232,7 +235,7 @@ class Adapters:
         self.merged = None
 
     def state(self, name: str = DEFAULT) -> dict[str, Tensor]:
-        """The tensors of one adapter under our names, and what is trained along with it."""
+        """The tensors of one adapter under our names, including base parameters trained with it."""
         found: dict[str, Tensor] = {}
         if self.virtual is not None:
             found |= {f"virtual.{key}": p for key, p in self.virtual.named_parameters()}
@@ -254,7 +257,7 @@ class Adapters:
         return layer
 
     def path_of(self, name: str) -> str:
-        """Where a parameter of the base stands now: an adapted layer's is one level down."""
+        """The current name of a base parameter; those of an adapted layer are one level down."""
         module, _, kind = name.rpartition(".")
         wrapped = dict(self.layers())
         return f"{module}.base.{kind}" if module in wrapped else name

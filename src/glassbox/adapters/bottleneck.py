@@ -53,8 +53,8 @@ class BottleneckAdapter(AdapterSpec):
 class Bottleneck(LinearUpdate):
     """y + up(f(down(y))) on the output y of the last layer of a branch.
 
-    Houlsby's adapter: between each branch and the sum with the residual stream. `up` begins at zero,
-    so that at first nothing changes. Tested against: the formula.
+    Houlsby's adapter, between each branch and its addition to the residual stream. `up` is
+    initialized to zero, so that the output is unchanged at first. Tested against: the formula.
     """
 
     def __init__(

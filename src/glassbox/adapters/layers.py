@@ -20,7 +20,7 @@ Base = Linear | Nf4Linear | QuantizedLinear
 class Selection:
     """The adapter used by each row of a batch; one object shared by all adapted layers of a model.
 
-    active: the adapter of every row, None for none, where `set_rows` has said nothing.
+    active: the adapter of all rows unless `set_rows` was called; None for none.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class AdaptedLinear(nn.Module):
     def weight(self) -> Float[Tensor, "O I"]:
         """The weight with the active adapter merged in, for code that reads weights directly.
 
-        Raises UserError where there is no one such matrix.
+        Raises UserError if rows use different adapters.
         """
         if self._unmerged is not None:
             return self.base.weight
@@ -165,7 +165,7 @@ class AdaptedLinear(nn.Module):
         self.base = merged.train(self.training)
 
     def unmerge(self) -> None:
-        """Restore the original weight bit for bit: it was kept, not recomputed."""
+        """Restore the original weight bit for bit, from a copy."""
         if self._unmerged is not None:
             (self.base,) = self._unmerged
             self._unmerged = None

@@ -20,7 +20,8 @@ from glassbox.models.family import WeightRule
 class Part:
     """A linear layer of the Hugging Face model: a range of rows of one of our layers.
 
-    order: for each row of theirs, which row of ours it is. transposed: theirs is (in, out).
+    order: for each row of the Hugging Face layer, the index of the row of ours. transposed: its
+        weight is (in, out).
     """
 
     ours: str
@@ -30,15 +31,15 @@ class Part:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """The range in ours."""
+        """The range of rows in our layer."""
         return int(self.order.min()), int(self.order.max()) + 1
 
 
 def linear_parts(model: CausalLM) -> list[list[Part]]:
-    """Every linear layer within the blocks, once for each family that can say the model.
+    """Every linear layer within the blocks, once for each family that can represent the model.
 
-    The family that its files are written in comes first: a Phi-3 without frills is a Llama, yet its
-    adapters come under Phi-3's names. Layers that a family does not know are parts under our names.
+    The family of its files comes first: a Phi-3 model may also be a Llama, but its adapters use
+    Phi-3's names. Layers that no family has are parts under our names.
     """
     from glassbox.models.families import FAMILIES  # thirty files that a recipe can be read without
 

@@ -25,8 +25,9 @@ from glassbox.layers.parameter_roles import FusedRows
 class Lora(AdapterSpec):
     """Low-rank updates of linear layers; `dora` updates direction and magnitude separately.
 
-    targets: names of linear layers, ours or Hugging Face's, whole (`blocks.0.mixer.qkv`), their ends
-    (`q_proj`, `mixer.output`) or patterns (`*.3.mlp.*`); `all-linear` is every one within the blocks.
+    targets: names of linear layers, ours or Hugging Face's, complete (`blocks.0.mixer.qkv`),
+        suffixes
+    (`q_proj`, `mixer.output`) or patterns (`*.3.mlp.*`); `all-linear` for all within the blocks.
     """
 
     mergeable: ClassVar[bool] = True
@@ -56,7 +57,7 @@ class Lora(AdapterSpec):
         return super().trains(path, adapted) or its_bias
 
     def trained_rows(self, path: str, parts: Sequence[Part]) -> list[tuple[int, int]] | None:
-        """Of a bias that is several of theirs at once, those of adapted layers."""
+        """For a bias that combines several Hugging Face layers, the rows of the adapted ones."""
         if not self._its_own_bias(path, {part.ours for part in parts}):
             return None
         return [part.rows for part in parts if f"{part.ours}.bias" == path]
@@ -69,7 +70,9 @@ class Lora(AdapterSpec):
         )
 
     def attach(self, adapters: Adapters, name: str, generator: torch.Generator) -> None:
-        """On every linear layer that a target names; those that are one of ours share a module."""
+        """Add the adapter to every linear layer that a target matches; targets within one fused
+        layer share a module.
+        """
         by_layer: dict[str, list[Part]] = {}
         for part in select_parts(linear_parts(adapters.model), self.targets):
             by_layer.setdefault(part.ours, []).append(part)
@@ -153,11 +156,11 @@ def _short_names(chosen: Sequence[Part], all_parts: Sequence[Part]) -> list[str]
 class LowRank(LinearUpdate):
     """y + s B (A dropout(x)) on ranges of the rows of a layer; each range has its own A and B.
 
-    A layer that is several of another library's at once (q, k and v) so takes their adapters as they
-    are. s = alpha / rank, or alpha / sqrt(rank) where `rank_stabilized`. With `magnitude` (DoRA)
-    each row of W + s B A is scaled to a trained length m; the gradient takes its present length for
-    a constant, as the paper's section 4.3 has it. A is drawn as torch.nn.Linear's weights are, B is
-    zero, m is the length of W's rows: at first nothing changes.
+    A fused layer (q, k and v) can thus use adapters made for separate layers. s = alpha / rank, or
+    alpha / sqrt(rank) where `rank_stabilized`. With `magnitude` (DoRA)
+    each row of W + s B A is scaled to a trained length m; its current norm is detached in the
+    gradient, as in the paper's section 4.3. A is initialized like torch.nn.Linear's weight, B to
+    zero and m to the norm of W's rows, so that the output is unchanged at first.
     Tested against: peft, outputs and gradients.
     """
 

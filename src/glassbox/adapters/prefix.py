@@ -41,7 +41,7 @@ class PrefixTuning(VirtualTokensSpec):
         Prefix(rows).put_before(adapters)
 
     def peft_config(self, adapters: Adapters, name: str) -> dict[str, Any]:
-        """Its heads are those of keys, its width that of all keys of a token."""
+        """PEFT's config: its heads are the key/value heads, its width that of a token's keys."""
         config = adapters.model.config
         mixer = attention_layers(config, "prefix tuning")[0]
         size = mixer.kv_heads * mixer.resolved_head_dim(config.hidden_size)
@@ -54,9 +54,10 @@ class PrefixTuning(VirtualTokensSpec):
 
 
 class Prefix(VirtualTokens):
-    """rows: (V, 2 L K Dh): for each layer its keys, not yet turned, then its values, head by head.
+    """Trained prefixes: rows (V, 2 L K Dh), for each layer the unrotated keys, then the values,
+    head by head.
 
-    Each key stands where PEFT has it: as far before the first token as V tokens reach.
+    The keys have the positions before the first token, as in PEFT.
     Source: Li and Liang, arXiv:2101.00190. Tested against: peft, outputs and gradients.
     """
 

@@ -15,8 +15,8 @@ from glassbox.layers.state import State
 class Prefixed(KeyValueView):
     """Wraps the state of an attention layer (or none) and prepends keys and values to it.
 
-    Every query sees them, whatever its document. They have no slots and the tokens keep their
-    positions, so that caches, packing and the engine need not know of them.
+    All queries attend to them, in every document. They take no cache slots and do not change token
+    positions, so that caches, packing and the engine are unaffected.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Prefixed(KeyValueView):
     def attended(
         self, keys: Float[Tensor, "B K T Dh"], values: Float[Tensor, "B K T Dh"], context: Context
     ) -> AttendedKeys:
-        """Return the prefix followed by what the queries would attend to without it."""
+        """Return the prefix followed by the keys and values attended to without it."""
         view: KeyValueView = NO_PAST if self.inner is None else self.inner  # type: ignore[assignment]
         seen = view.attended(keys, values, context)
         batch, length = keys.shape[0], self.keys.shape[2]
@@ -53,7 +53,7 @@ class Prefixed(KeyValueView):
 
     @property
     def cache_bytes(self) -> int:
-        """Memory held beside the prefix's."""
+        """Memory of the wrapped state, without the prefix."""
         return 0 if self.inner is None else self.inner.cache_bytes
 
 
@@ -77,5 +77,5 @@ class Recorder(KeyValueView):
 
     @property
     def cache_bytes(self) -> int:
-        """It holds nothing of its own."""
+        """Zero: it has no cache of its own."""
         return 0

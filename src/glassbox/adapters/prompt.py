@@ -21,7 +21,7 @@ from glassbox.models.causal_lm import CausalLM
 
 
 class PromptTuning(VirtualTokensSpec):
-    """Prompt tuning: trained vectors in place of the first tokens' embeddings."""
+    """Prompt tuning: trained vectors that take the place of token embeddings before the input."""
 
     peft_type: ClassVar[str] = "PROMPT_TUNING"
     kind: Literal["prompt"] = "prompt"
@@ -37,9 +37,9 @@ class PromptTuning(VirtualTokensSpec):
 
 
 class Prompt(VirtualTokens):
-    """rows: (V, D): vectors in the place of embeddings, passed through the layers once for all rows.
+    """Trained vectors in place of embeddings, (V, D), passed through the layers once for all rows.
 
-    No token comes before them, so what the layers make of them is the same for every sequence.
+    No token precedes them, so their keys and values are the same for every sequence.
     Source: Lester et al., arXiv:2104.08691. Tested against: peft, outputs and gradients.
     """
 

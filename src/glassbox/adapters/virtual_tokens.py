@@ -1,7 +1,7 @@
 """Virtual tokens: keys and values prepended to every sequence of a frozen model.
 
-Prefix tuning trains them, prompt tuning trains vectors from which the frozen layers make them. The
-model knows nothing of them: a hook before each block puts them in front of the block's state.
+Prefix tuning trains them directly; prompt tuning trains vectors from which the frozen layers
+compute them. The model is not changed: a hook before each block prepends them to the block's state.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ class VirtualTokensSpec(AdapterSpec):
 class VirtualTokens(nn.Module):
     """Base class of both modules: V trained rows, and states that prepend their keys and values.
 
-    The tokens keep their positions 0, 1, ...; the virtual tokens stand at -V .. -1. Rotary positions
-    are relative, so this equals virtual tokens at 0 .. V - 1 and the tokens behind them.
+    The tokens keep their positions 0, 1, ...; the virtual tokens have positions -V .. -1. Rotary
+    positions
+    are relative, so this equals virtual tokens at 0 .. V - 1 followed by the tokens.
     """
 
     def __init__(self, rows: Float[Tensor, "V N"]) -> None:

@@ -19,9 +19,11 @@ def get(
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show all named sets.")] = False,
 ) -> None:
-    """Fetch data by name; what is there already is not fetched again. HF_ENDPOINT names a mirror.
+    """Download data sets by name; files that are complete are not downloaded again. HF_ENDPOINT
+    sets a mirror.
 
-    Example: `glassbox data get tinyshakespeare`, then `glassbox train pretrain.yaml data.path=tinyshakespeare`
+    Example: `glassbox data get tinyshakespeare`, then `glassbox train pretrain.yaml
+    data.path=tinyshakespeare`
     """
     from glassbox.core.errors import UserError
     from glassbox.data.catalogue import CATALOGUE

@@ -88,7 +88,7 @@ def generate(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Continue a text; the continuation alone goes to standard output, as it is made.
+    """Continue a text; prints the continuation to standard output as it is generated.
 
     Example: `glassbox generate runs/quickstart --prompt "Once upon a time" --temperature 0.7`
     """

@@ -1,4 +1,4 @@
-"""The `glassbox` command: what it can do, grouped by the life of a model."""
+"""The `glassbox` command."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. What the user can mend is one line on standard error and exit code 2."""
+    """Run a command. Errors that the user can fix are one line on standard error, with exit code 2."""
     try:
         result: Any = build()(args=arguments, standalone_mode=False)
     except UserError as error:

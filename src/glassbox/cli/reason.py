@@ -41,7 +41,8 @@ def reason(
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """A vote over several answers, or a budget of thinking; on problems, accuracy and tokens spent.
+    """Answer by a majority vote over several answers, or with a thinking budget; on problems,
+    report accuracy and tokens.
 
     Example: `glassbox reason runs/quickstart -p "What is 14 + 27?" --samples 16`
     """

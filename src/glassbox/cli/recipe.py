@@ -39,7 +39,7 @@ def show(
     recipe: Annotated[str, typer.Argument(help="A recipe's path or name.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value words.")] = None,
 ) -> None:
-    """Print a recipe resolved: what it extends merged in, every default written out.
+    """Print a recipe with all defaults, and the recipes that it extends merged in.
 
     Example: `glassbox recipe show pretrain.yaml train.steps=50`
     """
@@ -57,7 +57,8 @@ def check(
     recipe: Annotated[str, typer.Argument(help="A recipe's path or name.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value words.")] = None,
 ) -> None:
-    """Open and check all that a recipe names, as a run does before it begins, and change nothing.
+    """Check a recipe and everything that it names, as a run does before it starts; nothing is
+    written.
 
     Example: `glassbox recipe check pretrain.yaml data.path=mybook.txt`
     """

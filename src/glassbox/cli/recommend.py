@@ -1,4 +1,4 @@
-"""glassbox recommend: learn from playlists, measure what was learnt, go on with a list."""
+"""glassbox recommend: train on playlists, evaluate, continue a list."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def evaluate(
         Path | None, typer.Option("--output", help="Write the results as JSON.")
     ] = None,
 ) -> None:
-    """Rank all songs behind each list and look where its real last song stands.
+    """Rank all songs as the continuation of each list, and report the rank of the actual last song.
 
     Example: `glassbox recommend eval runs/popular runs/music --ceiling`
     """
@@ -132,7 +132,7 @@ def go_on(
     ] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Songs to go on with: names, scores, and the song of the list that each is most like.
+    """Recommend songs to continue a list: names, scores, and the most similar song of the list.
 
     Example: `glassbox recommend runs/music --playlist "#17; #4" --count 5`
     """

@@ -1,4 +1,4 @@
-"""glassbox serve: a model behind OpenAI's HTTP API."""
+"""glassbox serve: serve a model with an OpenAI-compatible HTTP API."""
 
 from __future__ import annotations
 

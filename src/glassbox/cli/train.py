@@ -29,11 +29,12 @@ def train(
         typer.Option("--profile", min=0, help="Profile this many steps into OUT/profile."),
     ] = 0,
 ) -> int:
-    """Pre-train, fine-tune or align a model as a recipe says; resumes what was interrupted.
+    """Pre-train, fine-tune or align a model as a recipe says; an interrupted run is resumed.
 
     Example: `glassbox train recipes/pretrain/pretrain.yaml data.path=mybook.txt`
 
-    On several processes: `torchrun --nproc-per-node 2 -m glassbox train recipes/pretrain/pretrain.yaml`
+    On several processes: `torchrun --nproc-per-node 2 -m glassbox train
+    recipes/pretrain/pretrain.yaml`
     """
     from glassbox.core.distributed import process_group
     from glassbox.core.metrics import read_metrics

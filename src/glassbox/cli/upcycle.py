@@ -27,9 +27,9 @@ def upcycle(
         int, typer.Option("--seed", help="Standard deviation of the routers' initial weights.")
     ] = 0,
 ) -> None:
-    """Write a model whose feed-forwards are copies of SRC's, to be trained apart.
+    """Convert a dense model to a mixture of experts whose experts are copies of its feed-forwards.
 
-    It answers as SRC does until it is trained. Example:
+    The outputs equal those of SRC until it is trained. Example:
     `glassbox upcycle runs/quickstart upcycled --experts 8 --top-k 2`
     """
     import torch

@@ -283,10 +283,11 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_recipe(path: Path | str, *, search: Sequence[Path] = ()) -> dict[str, Any]:
-    """Read a recipe, merged over the recipes that it extends (`extends: other.yaml`, beside the file).
+    """Read a recipe, merged over the recipes that it extends (`extends: other.yaml`, relative to
+    the file).
 
-    `search` names further folders in which `extends` and `path` itself are looked for, first as
-    they are written, then by the file's name alone in all folders below.
+    search: further folders in which `path` and `extends` are looked up, first as written, then by
+        file name in all subfolders.
     """
     return _load_extended(_find(Path(path), search), search, ())
 
@@ -319,9 +320,10 @@ def _load_extended(
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Apply `key.path=value` words, the value read as YAML; a number in the path picks a list's item.
+    """Apply overrides `key.path=value` with YAML values; an integer in the path is a list index.
 
-    An override of a `kind` is applied before the others, since it replaces the mapping that holds it.
+    An override of a `kind` is applied before the others, since it replaces the mapping that holds
+    it.
 
     >>> apply_overrides({"optim": {"lr": 1.0}}, ["optim.lr=3e-4"])
     {'optim': {'lr': 0.0003}}

@@ -23,24 +23,28 @@ class _Sum:
 
 
 class DataParallel(nn.Module):
-    """A module whose gradients are added over all ranks, bucket by bucket, during the backward pass.
+    """Wraps a module so that gradients are summed over all ranks, bucket by bucket, during the
+    backward pass.
 
-    Parameters are put into buckets in reverse order, as gradients appear. When the last gradient of a
-    bucket is there, its sum begins and the backward pass goes on beside it. Sums begin in the order of
-    the buckets on every rank, whatever order gradients appear in.
+    Parameters are put into buckets in reverse order, as gradients appear. When the last gradient of
+    a bucket is computed, its all-reduce starts and overlaps with the rest of the backward pass.
+    All-reduces start in the order of the buckets on every rank, whatever the order of the
+    gradients.
 
     Call `finish()` after `backward()` and before the gradients are used:
 
         loss = loss_of(parallel(x)); loss.backward(); parallel.finish(); optimizer.step()
 
-    bucket_bytes: of the gradients that travel together.
+    bucket_bytes: size of a bucket.
     reduce: "mean" divides by the number of ranks, as torch's DDP does; "sum" is for losses that are
-        sums and are divided by the weight of all ranks, where ranks have different numbers of tokens.
-    All ranks begin with rank 0's parameters and buffers; buffers are not synchronized afterwards. A
-    parameter that only some ranks touch counts as zero on the others; one that none touches keeps no
-    gradient. With a group of one rank nothing is done.
+        sums and are divided by the weight of all ranks, for ranks with different numbers of tokens.
+    Parameters and buffers are broadcast from rank 0 at the start; buffers are not synchronized
+    afterwards. A
+    parameter that only some ranks touch counts as zero on the others; one that no rank touches has
+    no gradient. With a single rank it has no effect.
     Source: Li et al., arXiv:2006.15704, sections 3.2 and 4.1.
-    Tested against: torch.nn.parallel.DistributedDataParallel, to the bit, and one process with the whole batch.
+    Tested against: torch.nn.parallel.DistributedDataParallel, to the bit, and one process with the
+    whole batch.
     """
 
     def __init__(
@@ -86,7 +90,9 @@ class DataParallel(nn.Module):
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Backward passes within only accumulate: for all micro-batches of a step but the last."""
+        """Context in which backward passes only accumulate gradients, for all micro-batches of a
+        step except the last.
+        """
         before, self._syncs = self._syncs, False
         try:
             yield
@@ -95,18 +101,19 @@ class DataParallel(nn.Module):
 
     @property
     def sums_started(self) -> int:
-        """How many of the buckets' sums have begun since the last `finish()`."""
+        """Number of all-reduces started since the last `finish()`."""
         return len(self._sums)
 
     @property
     def num_buckets(self) -> int:
-        """How many sums a step takes."""
+        """Number of all-reduces per step."""
         return len(self._buckets)
 
     def finish(self) -> None:
-        """Begin what has not begun, wait for all sums, and put them into the gradients.
+        """Start the remaining all-reduces, wait for all of them, and write the results into the
+        gradients.
 
-        Every rank calls it once a step, also one whose loss touched no parameter.
+        Every rank must call it once per step, even if its loss depends on no parameter.
         """
         if self.group.world_size == 1:
             return

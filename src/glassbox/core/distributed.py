@@ -90,8 +90,9 @@ class Group:
 def process_group(device_name: str = "auto", *, timeout_minutes: float = 60.0) -> Iterator[Group]:
     """Join the process group that torchrun sets up; without torchrun, a group of size one.
 
-    gloo on CPUs, nccl on CUDA. A rank waits `timeout_minutes` for the others, such as for the first
-    one while that tokenizes; then the run ends with an error of torch's. The group is left at the end, whatever happened.
+    gloo on CPUs, nccl on CUDA. A rank waits `timeout_minutes` for the others, for example while the
+    first one tokenizes; then torch raises an error. The group is destroyed at the end, also after
+    an exception.
     """
     try:
         group = Group(

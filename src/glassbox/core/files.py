@@ -39,8 +39,8 @@ def open_regular(path: Path | str) -> io.BufferedReader:
 def read_limited(path: Path | str, most: int) -> bytes:
     """Return the content of a regular file of at most `most` bytes.
 
-    Raises UserError for larger files and for anything but a regular file, OSError for what cannot be
-    opened. Nothing beyond `most` bytes is read or allocated.
+    Raises UserError for larger files and anything other than a regular file, OSError for files that
+    cannot be opened. Nothing beyond `most` bytes is read or allocated.
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -68,9 +68,9 @@ def sync_folder(folder: Path) -> None:
 def atomic_writer(path: Path | str) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success flush it to disk and rename it to `path`.
 
-    A reader sees the old content or the new, never half of either. On any error, a full disk
-    included, the temporary file is removed and the old content stays. A kill may leave the temporary
-    file behind; `remove_leftovers` clears it away.
+    Readers see either the old content or the new. On an error, such as a full disk, the temporary
+    file is removed and the old content is kept. A killed process may leave the temporary file;
+    `remove_leftovers` deletes it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,16 +193,16 @@ def checksum(path: Path | str) -> str:
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write bytes so that `path` holds either its old content or all of the new."""
+    """Write bytes atomically: `path` has either its old content or all of the new."""
     with atomic_writer(path) as stream:
         stream.write(content)
 
 
 def write_text(path: Path | str, content: str) -> None:
-    """Write UTF-8 text so that `path` holds either its old content or all of the new."""
+    """Write UTF-8 text atomically: `path` has either its old content or all of the new."""
     write_bytes(path, content.encode("utf-8"))
 
 
 def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> None:
-    """Write JSON so that `path` holds either its old content or all of the new."""
+    """Write JSON atomically: `path` has either its old content or all of the new."""
     write_text(path, json.dumps(content, ensure_ascii=False, indent=indent) + "\n")

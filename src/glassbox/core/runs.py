@@ -33,10 +33,10 @@ class RunFolder:
     """`runs/NAME`: recipe.yaml, environment.json, metrics.jsonl, checkpoints/, DONE.json.
 
     As a context manager it holds the folder's lock; the lock dies with the process, so a killed
-    run never blocks its own resume. What an unbegun run (`has_begun`: no checkpoint, not finished)
-    has left is another command's to take over; `withdraw` takes back what this one has made.
-    leaves: the names of all that this kind of run makes here before it has begun; begun_by: a pattern
-    of files that show that it has.
+    run never blocks its own resume. Files of a run that has not begun (see `has_begun`) may be
+    replaced by another command; `withdraw` deletes those made by this process.
+    leaves: names of the files that this kind of run creates before it has begun; begun_by: glob
+        pattern of files that exist once it has begun.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class RunFolder:
     ) -> dict[str, tuple[Any, Any]]:
         """Raise UserError if the folder's run was started with a different recipe.
 
-        Every value must be the same but where the run is kept, which is no part of what it is: in a
-        folder that was copied or renamed with all that lies in it, paths beside the run follow it.
-        `harmless(key, old, new)` says which other values may change; what did is returned,
-        key -> (old, new).
+        All values must be equal except the run's own path: in a copied or renamed folder, paths
+        relative to the run are adapted.
+        `harmless(key, old, new)` returns whether another value may change; the changes are
+        returned, key -> (old, new).
         """
         if not (self.recipe.exists() and self.has_begun):
             return {}
@@ -130,8 +130,8 @@ class RunFolder:
     ) -> None:
         """Record the resolved recipe and the environment; refuse a folder of another recipe.
 
-        Where the folder's run has not begun, it is taken over: unless it was prepared in the very
-        same way (`preparation`, JSON: what its tokenizer and shards depend on), what it made is deleted.
+        If the folder's run has not begun, its files are deleted unless it was prepared in the same
+        way (`preparation`, JSON: everything that its tokenizer and shards depend on).
         """
         changed = self.compare(recipe, harmless=harmless)
         if not self.has_begun:
@@ -182,9 +182,9 @@ class RunFolder:
                 folder.rmdir()
 
     def set_aside(self) -> Path | None:
-        """Move a run that is there to NAME.old-N, to start anew; None where there is nothing.
+        """Move an existing run to NAME.old-N; returns None if there is none.
 
-        Raises UserError for a folder that holds no run.
+        Raises UserError for a folder that has no run.
         """
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return None
@@ -250,7 +250,8 @@ def stamp(paths: Sequence[str]) -> dict[str, str]:
 
 
 def follow(value: Any, old_run: Any, new_run: Any) -> Any:
-    """A nested value in which paths beside a run's folder are those beside its new place.
+    """A nested value in which paths relative to a run's old folder are replaced by those relative
+    to the new one.
 
     >>> follow({"init": "old/sft", "data": "pairs.jsonl"}, "old/dpo", "new/dpo")
     {'init': 'new/sft', 'data': 'pairs.jsonl'}

@@ -31,11 +31,13 @@ def run_tasks(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Task, Result]]:
-    """Yield each task with its result, in order of completion; one worker means this process itself.
+    """Yield each task with its result, in order of completion; one worker means this process
+    itself.
 
-    `work` is pickled once for each worker, a task when a worker is free for it, so no more tasks than
-    workers are in memory. After `stop()` no task is begun any more. Raises what a task raised
-    (UserError as it is, anything else with the worker's traceback), and WorkerDied.
+    `work` is pickled once for each worker, a task when a worker is free for it, so no more tasks
+    than
+    workers are in memory. After `stop()` returns True no further task is started. Raises the
+    exception of a task (UserError unchanged, others with the worker's traceback), and WorkerDied.
     """
     if workers == 1:
         for task in tasks:

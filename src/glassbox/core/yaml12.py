@@ -1,7 +1,7 @@
 """YAML 1.2 reading and writing.
 
-YAML 1.1, which PyYAML speaks, reads 3e-4 as a word, `no` as false, 010 as eight, 1:30 as ninety, and
-fails at 2024-13-99. Recipes are YAML 1.2 in its core schema, and a key stands once in a mapping.
+PyYAML implements YAML 1.1, which reads 3e-4 as a string, `no` as false, 010 as eight and 1:30 as
+ninety, and fails at 2024-13-99. Recipes are YAML 1.2 with the core schema, without duplicate keys.
 Source: YAML 1.2.2, section 10.3.
 """
 

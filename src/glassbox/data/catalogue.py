@@ -12,9 +12,9 @@ Kind = Literal["text", "chats", "pairs", "problems"]
 class NamedSet:
     """An entry of the catalogue.
 
-    hub: `owner/name` of a data set on the hub, or `owner/name/folder`, whose files carry checksums of
-    their own. url, sha256: a file elsewhere instead. split: the part taken where none is named.
-    megabytes: of what is downloaded, about.
+    hub: `owner/name` of a data set on the hub, or `owner/name/folder`, whose files have checksums.
+        url, sha256: a file elsewhere instead. split: the default split. megabytes: approximate size
+        of the download.
     """
 
     name: str

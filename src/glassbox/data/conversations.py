@@ -48,11 +48,13 @@ ROW_FORMATS = ("jsonl", "json", "csv", "parquet")
 
 
 def read_rows(path: Path | str | PythonSource) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) for every row of data: JSON lines, a JSON list, CSV or Parquet, compressed or not.
+    """(place, object) for every row of data: JSON lines, a JSON list, CSV or Parquet, compressed or
+    not.
 
-    `path` is whatever `find_data` takes (a file, a folder of such files, a named set, a set of the hub)
+    `path` is whatever `find_data` takes (a file, a folder of such files, a named set, a set of the
+    hub)
     or a user-defined source.
-    A CSV's cells are text, but for lists and objects in JSON, and for true and false.
+    CSV cells are text, except JSON lists and objects, true and false.
     Raises UserError that names the file and the line (or the number of the row).
     """
     for place, row in _placed_rows(path):
@@ -224,14 +226,14 @@ def _item_or_empty(
 
 
 def read_chats(path: Path | str | PythonSource) -> Found[list[Message]]:
-    """All conversations of a JSONL or JSON file; the form of each row is known by its keys.
+    """Read all conversations of a file; the format of each row is detected by its keys.
 
     - {"messages": [{"role", "content"}, ...]}
     - ShareGPT: {"conversations": [{"from", "value"}, ...], "system"?}
     - Alpaca: {"instruction", "input"?, "output", "system"?, "history"?: [[question, answer], ...]}
 
-    A row in which the assistant says nothing is left out and counted. Raises UserError naming file,
-    line, key and remedy for a row of another form.
+    Rows without text of the assistant are skipped and counted. Raises UserError naming file, line,
+    key and remedy for rows of other formats.
     """
     return read_items(path, chat_of_row, "conversations")
 
@@ -289,7 +291,7 @@ def instruction_prompt(row: Mapping[str, Any]) -> list[Message]:
 
 
 def system_message(row: Mapping[str, Any]) -> list[Message]:
-    """The message of the key `system`, where a row has one."""
+    """The message of the key `system`, if the row has one."""
     return [{"role": "system", "content": _text(row, "system")}] if row.get("system") else []
 
 
@@ -331,9 +333,10 @@ def _message(raw: Any, key: str) -> Message:
 class ChatReport:
     """Counts of conversations written, truncated and skipped.
 
-    num_trained: ids that are trained on, of num_tokens.
-    shortened: conversations that lost their first turns to fit; dropped_turns: how many turns.
-    skipped: conversations whose last turn alone does not fit, left out whole; cut: those cut off.
+    num_trained: number of ids that are trained on, of num_tokens.
+    shortened: conversations whose first turns were removed to fit; dropped_turns: number of turns
+        removed.
+    skipped: conversations whose last turn does not fit; cut: those truncated instead.
     """
 
     num_chats: int = 0
@@ -353,13 +356,14 @@ def write_chat_shard(
     row_length: int,
     cut: bool = False,
 ) -> ChatReport:
-    """Write conversations as a masked shard, in bounded memory: only what the assistant says is trained.
+    """Write conversations as a masked shard, in bounded memory: only the assistant's messages are
+    trained on.
 
     Read it with `PackedRows(read_shard(path), row_length)` and train with `NextToken`: that is
-    supervised fine-tuning. A conversation of more than row_length + 1 ids loses its first turns (a
-    turn begins with a user message; the system message stays) until it fits; if its last turn is
-    still too long it is left out. With `cut` it is cut off instead, so that its answer is learnt
-    without its end; else no answer is ever cut. Raises UserError where nothing is left.
+    supervised fine-tuning. The first turns of a conversation of more than row_length + 1 ids are
+    removed until it fits (a turn begins with a user message; the system message is kept); if its
+    last turn is still too long, it is skipped, or with `cut` truncated. Raises UserError if no
+    conversation is left.
     """
     report = ChatReport()
     masks: deque[list[int]] = deque()
@@ -399,10 +403,11 @@ def write_chat_shard(
 def encode_fitting(
     chat: Sequence[Message], tokenizer: Tokenizer, max_ids: int, *, cut: bool = False
 ) -> tuple[list[int], list[int], int]:
-    """(ids, mask, dropped turns) of a conversation without as many first turns as it takes to fit.
+    """(ids, mask, dropped turns) of a conversation, with its first turns removed until it fits.
 
-    What stands behind the last answer is left out, since it has no targets. Nothing fits: ([], [], 0),
-    or with `cut` the last turn up to max_ids, of a prompt that is longer than half of these its end.
+    Messages after the last answer are omitted, since they have no targets. If the last turn does
+    not fit, returns ([], [], 0), or with `cut` the last turn truncated to max_ids, with at most
+    half of them for the end of its prompt.
     """
     last = max((i for i, m in enumerate(chat) if m["role"] == "assistant"), default=-1)
     chat = chat[: last + 1]

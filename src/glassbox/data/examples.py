@@ -18,9 +18,9 @@ class ExampleSource(ABC, Generic[BatchT]):
     """Infinite batches: a new seeded permutation each epoch, with every example used once.
 
     One optimizer step takes `per_step` examples over all ranks, in micro-batches of at most
-    `per_batch`, examples of like length together. The position is the count of examples taken by
-    all ranks, so a run goes on at the exact example on any number of ranks. `identity` tells the
-    examples, in their order, from others: a position means nothing without them.
+    `per_batch`, with examples of similar length. The position is the number of examples taken by
+    all ranks, so that a run resumes at the exact example on any number of ranks. `identity`
+    identifies the examples and their order, without which a position is meaningless.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ExampleSource(ABC, Generic[BatchT]):
 
     @abstractmethod
     def batch(self, part: list[int], step: list[int]) -> BatchT:
-        """The examples of these numbers as one batch; `step` are all that all ranks take at once."""
+        """A batch of the examples with these indices; `step` has those of all ranks in this step."""
 
     def next_step(self) -> list[BatchT]:
         """This rank's micro-batches of the next optimizer step."""
@@ -60,7 +60,9 @@ class ExampleSource(ABC, Generic[BatchT]):
         return self._batches(numbers[self.group.rank :: self.group.world_size], numbers)
 
     def every_example(self) -> list[BatchT]:
-        """This rank's share of all examples, each once: what is evaluated on. The position stays."""
+        """This rank's share of all examples, each once, for evaluation. The position does not
+        change.
+        """
         numbers = list(range(len(self.lengths)))
         return self._batches(numbers[self.group.rank :: self.group.world_size], numbers)
 
@@ -93,7 +95,7 @@ class ExampleSource(ABC, Generic[BatchT]):
 
 
 def identity_of(examples: Iterable[Any]) -> str:
-    """A hash of examples in their order, by what their repr says.
+    """A hash of examples in order, from their repr.
 
     >>> identity_of([1, 2]) == identity_of([1, 2]), identity_of([1, 2]) == identity_of([2, 1])
     (True, False)

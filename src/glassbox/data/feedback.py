@@ -51,17 +51,18 @@ class Feedback:
 
 
 def read_feedback(path: Path | str | PythonSource) -> Found[Feedback]:
-    """All answers of a JSONL or JSON file; the form of each row is known by its keys.
+    """Read all answers of a file; the format of each row is detected by its keys.
 
     With "label" or "kto_tag", true or false, beside one of
     - {"prompt", "completion"}: text or messages (trl),
     - {"messages"} or {"conversations"}: messages, the last one the answer (LLaMA-Factory),
     - {"instruction", "input"?, "output", "system"?, "history"?} (LLaMA-Factory),
     - {"completion"}: messages, the last one the answer (trl's implicit prompt);
-    or a preference pair as `read_preferences` takes it, which gives a good and a bad answer.
+    or a preference pair as in `read_preferences`, which gives a desirable and an undesirable
+    answer.
 
-    A pair of equal answers is left out and counted. Raises UserError naming file, line, key and
-    remedy for a row of another form.
+    Pairs of equal answers are skipped and counted. Raises UserError naming file, line, key and
+    remedy for rows of other formats.
     """
     rows = read_items(path, feedback_of_row, "answers")
     return Found(itertools.chain.from_iterable(rows), rows.skipped, rows.example)
@@ -132,8 +133,8 @@ def encode_feedback(
 ) -> tuple[list[EncodedFeedback], PreferenceReport]:
     """Encode answers as sequences of at most max_length ids; the report counts them as pairs.
 
-    A prompt that is too long is cut from the left; an answer that does not fit behind a single id
-    of prompt is left out and counted. Raises UserError where nothing is left.
+    Prompts that are too long are truncated from the left; answers that do not fit after a single id
+    of the prompt are skipped and counted. Raises UserError if none is left.
     """
     report = PreferenceReport.of(examples)
     encoded = []
@@ -191,7 +192,7 @@ class FeedbackBatch:
 def feedback_batch(
     examples: Sequence[EncodedFeedback], others: Sequence[EncodedFeedback], *, max_length: int
 ) -> FeedbackBatch:
-    """Examples as one batch; others[i] is the example whose answer stands in for that of i."""
+    """Examples as one batch; others[i] is the example whose answer is the mismatched answer of i."""
     ids, targets = pad_rows([one.row(one, max_length) for one in examples])
     pairs = zip(examples, others, strict=True)
     other_ids, other_targets = pad_rows([one.row(other, max_length) for one, other in pairs])
@@ -202,8 +203,8 @@ def feedback_batch(
 class FeedbackSource(ExampleSource[FeedbackBatch]):
     """`ExampleSource` over answers; each prompt also gets the answer before it in the step.
 
-    So the mismatched answers of a step are its own answers, moved on by one, as the paper has it;
-    an answer to the very same prompt is passed over. Raises UserError where all prompts are one.
+    The mismatched answers of a step are its own answers shifted by one, as in the paper, skipping
+    answers to the same prompt. Raises UserError if all prompts are equal.
     """
 
     def __init__(

@@ -17,11 +17,11 @@ class Split(NamedTuple):
 
 
 def split_heldout(prompts: Sequence[Any], share: float, seed: int) -> Split:
-    """Hold out about `share` of the examples: those whose prompt's place in [0, 1) lies below it.
+    """Hold out about `share` of the examples: those whose prompt has a hash in [0, 1) below it.
 
-    The place hangs on the prompt (any JSON value) and the seed alone, so all examples of one prompt
-    fall on the same side, and neither their order nor other examples move one. Where none falls
-    below, those of the lowest place are held out. With one prompt in all, nothing is.
+    The hash depends on the prompt (any JSON value) and the seed only, so that all examples of a
+    prompt are on the same side, whatever their order and the other examples. If no hash is below
+    `share`, the prompt with the lowest hash is held out; with a single prompt, none.
 
     >>> split_heldout(["a", "a", "b", "c"], 0.3, 0)
     Split(train=[0, 1, 3], heldout=[2])

@@ -1,8 +1,8 @@
 """Data sets of the hub: the files of a split, downloaded once with resume and checksums.
 
-The library huggingface_hub talks to the hub (HF_ENDPOINT names a mirror, HF_TOKEN a key), goes on where
-a connection broke off, and retries. What it does not do is done here: choosing the files of a split,
-and comparing every file with the hub's own checksum.
+The library huggingface_hub downloads (HF_ENDPOINT sets a mirror, HF_TOKEN a token), resumes after a
+lost connection, and retries. This module selects the files of a split and verifies each file's
+checksum.
 """
 
 from __future__ import annotations
@@ -87,12 +87,13 @@ class HubFile:
 def fetch_split(
     name: HubName, target: Path, *, progress: Progress = lambda done, all_: None
 ) -> Path:
-    """Fetch the files of a split into `target` and return it; at once where they all are there.
+    """Download the files of a split into `target` and return it; nothing is downloaded if all are
+    complete.
 
-    A file that a kill or a broken connection left unfinished is gone on with, one that is whole is not
-    asked for again. `target`/complete.json, written last, names the revision and every checksum.
-    Raises UserError for a set, split or folder that is not there, for one without a file of a format
-    that is read, for a file whose checksum is another twice, and where the hub cannot be reached.
+    Partial files are resumed, complete ones are not downloaded again. `target`/complete.json,
+    written last, names the revision and every checksum.
+    Raises UserError if the data set, split or folder does not exist or has no file of a supported
+    format, if a checksum differs twice, and if the hub cannot be reached.
     """
     if (target / COMPLETE).exists():
         return target

@@ -1,13 +1,15 @@
-"""Fill in the middle: documents rearranged so that a left-to-right model learns to write what lies between.
+"""Fill-in-the-middle: documents rearranged so that a left-to-right model learns to infill.
 
-A document is cut at two characters into prefix, middle and suffix, and written in one of two orders:
+A document is cut at two characters into prefix, middle and suffix, and written in one of two
+orders:
   prefix-suffix-middle  <PRE> prefix <SUF> suffix <MID> middle
   suffix-prefix-middle  <PRE> <SUF> suffix <MID> prefix middle
 The second is the paper's variant for training on both (appendix D): what follows <MID> is then read
 on from in either order.
 
-A document longer than a row of training is cut into stretches that fit one first, and each stretch is
-rearranged by itself (the paper's context-level variant, section 4.4): rearranged as a whole and then cut
+A document longer than a row of training is first cut into pieces that fit a row, and each piece is
+rearranged separately (the paper's context-level variant, section 4.4): rearranged as a whole and
+then cut
 into rows, most long documents would have their prefix in one row and their middle in another.
 Source: Bavarian et al., arXiv:2207.14255.
 """
@@ -113,7 +115,7 @@ def rearrange(
 
 @dataclass
 class FimCounts:
-    """What became of stretches of text. unfit: drawn to be rearranged, left as they were as too long."""
+    """Counts of rearranged pieces. unfit: selected, but too long to be rearranged."""
 
     stretches: int = 0
     rearranged: int = 0

@@ -50,11 +50,11 @@ class Rows(Protocol):
 
     @property
     def row_length(self) -> int:
-        """Places a row."""
+        """Number of pairs per row."""
 
     @property
     def identity(self) -> Any:
-        """What tells these data from others, as JSON."""
+        """Identifies the data, as JSON."""
 
     def __len__(self) -> int: ...
 
@@ -66,7 +66,7 @@ class PackedRows:
     """A shard laid out as rows of `row_length` (input, target) pairs.
 
     A long document is cut into windows that begin every `stride` pairs; None: every `row_length`,
-    so that each pair is learnt once.
+    so that each pair occurs once.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class PackedRows:
         return len(self._first_pieces) - 1
 
     def pieces(self, row: int) -> list[Piece]:
-        """The runs of pairs in a row, in order."""
+        """The pieces of a row, in order."""
         here = slice(self._first_pieces[row], self._first_pieces[row + 1])
         return list(zip(self._starts[here], self._lengths[here], strict=True))
 
@@ -120,7 +120,7 @@ class PackedRows:
 
     @property
     def fill_rate(self) -> float:
-        """Share of the rows' places that hold a pair; the rest is padding."""
+        """Share of the rows' positions that are used; the rest is padding."""
         return self.num_pairs / (len(self) * self.row_length)
 
     def batch(self, indices: Sequence[int]) -> TokenBatch:
@@ -147,11 +147,12 @@ class PackedRows:
 
 
 class PackedSource:
-    """Infinite batches of packed rows: a new seeded permutation each epoch, with every row used once.
+    """Infinite batches of packed rows: a new seeded permutation each epoch, with every row used
+    once.
 
     One optimizer step takes `rows_per_step` rows over all ranks, in micro-batches of at most
-    `rows_per_batch`. The position is the count of rows taken so far by all ranks together, so a run
-    goes on at the exact row on any number of ranks.
+    `rows_per_batch`. The position is the number of rows taken by all ranks, so that a run resumes
+    at the exact row on any number of ranks.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class MixedRows:
 
     @property
     def fill_rate(self) -> float:
-        """Share of the places of all rows that hold a pair."""
+        """Share of the positions of all rows that are used."""
         return sum(part.num_pairs for part in self.parts) / (len(self) * self.row_length)
 
     def batch(self, indices: Sequence[int]) -> TokenBatch:
@@ -53,11 +53,11 @@ class MixedRows:
 
 
 class MixedSource(PackedSource):
-    """Endless batches in which source k holds a share of w_k / sum w of the rows, at every moment.
+    """Infinite batches in which source k has a share of w_k / sum w of the rows at every point.
 
-    Of any first n rows, source k has n w_k / sum w, give or take less than one: each row goes to the
-    source that would else be the first to fall behind. Sources are repeated as often as their
-    shares ask for, every time in another order. Position and resume are as in `PackedSource`.
+    Of any first n rows, source k has n w_k / sum w, with an error below one: each row is taken from
+    the source that would otherwise be the first to fall behind. Sources are repeated as needed, in
+    a new order each time. Positions and resuming are as in `PackedSource`.
     Source: Tijdeman, "The chairman assignment problem" (1980).
     """
 

@@ -13,10 +13,10 @@ _WORD = (1 << 64) - 1
 
 
 class SeededOrder:
-    """Position -> item, where every stretch of `count` positions from a multiple of it holds each once.
+    """Maps positions to items; every epoch of `count` positions has each item once.
 
-    Only the position need be saved to go on at the exact item. Up to `held` items an epoch's
-    permutation is kept in memory (8 bytes each); of more items each is computed by itself.
+    Only the position has to be saved to resume at the exact item. For up to `held` items an epoch's
+    permutation is kept in memory (8 bytes each); for more, each item is computed separately.
 
     >>> order = SeededOrder(3, 0, "demo")
     >>> sorted(order[i] for i in range(3)), sorted(order[i] for i in range(3, 6))

@@ -1,8 +1,8 @@
 """Packing: documents of varying length into rows of fixed length, each token exactly once.
 
-A document of n ids gives n - 1 pairs (id, next id). A run of pairs is a piece; a document longer
-than a row is cut into several pieces, and every pair is still in exactly one, unless a stride
-shorter than a row asks for windows that overlap.
+A document of n ids has n - 1 pairs (id, next id). A piece is a sequence of consecutive pairs; a
+document longer than a row is cut into several pieces, and every pair is in exactly one, unless a
+stride shorter than a row makes windows overlap.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def cut_documents(
     """The pieces of documents `ids[offsets[i] : offsets[i + 1]]`, none longer than `capacity`.
 
     A piece begins every `stride` pairs (None: `capacity`, so that each pair is in one piece) until
-    one reaches the end of its document. overlap: ids behind a document that are its own as well. Raises ValueError for a stride that would leave pairs out.
+    one reaches the end of its document. overlap: number of ids after a document that also belong to
+    it. Raises ValueError for a stride that would skip pairs.
 
     >>> list(cut_documents(np.array([0, 4, 11]), 4))
     [(0, 3), (4, 4), (8, 2)]
@@ -63,7 +64,7 @@ def pack_greedy(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def pack_best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Longest first, each piece into the fullest row that still holds it: best-fit decreasing.
+    """Best-fit decreasing: longest piece first, each into the fullest row with enough room.
 
     Uses at most 11/9 of the fewest rows possible, plus 4 (Johnson 1973). Source for its use in
     training: Ding et al., arXiv:2404.10830.

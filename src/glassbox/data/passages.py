@@ -1,4 +1,4 @@
-"""Where a text is cut: at the mark between documents, else behind blank lines, into passages."""
+"""Cutting texts: at marks between documents, or into passages after blank lines."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ PASSAGE_CHARACTERS = 4000
 
 
 def split_passages(text: str, size: int = PASSAGE_CHARACTERS) -> list[str]:
-    """Cut a long text behind blank lines (else line ends, else sentences) into passages.
+    """Cut a long text into passages after blank lines (or line ends, or sentences).
 
-    Each has about `size` characters, at most 2 `size` and the white space behind it; joined they are
+    Each has about `size` characters, at most 2 `size` and the white space behind it; joined they
+    are
     the text, character by character.
 
     >>> split_passages("one\\n\\ntwo\\n\\nthree", size=7)

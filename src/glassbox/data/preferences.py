@@ -45,7 +45,7 @@ class PreferencePair:
 
 
 def read_preferences(path: Path | str | PythonSource) -> Found[PreferencePair]:
-    """All pairs of a JSONL or JSON file; the form of each row is known by its keys.
+    """Read all pairs of a file; the format of each row is detected by its keys.
 
     `chosen` and `rejected` are texts, messages, or lists of messages; the prompt is one of
     - {"prompt"}: text or messages, - {"messages"} or {"conversations"}: messages,
@@ -54,8 +54,8 @@ def read_preferences(path: Path | str | PythonSource) -> Found[PreferencePair]:
     Texts that begin with "Human:" after two line breaks are dialogues as Anthropic's HH data have
     them. "margin", a number, says by how much the chosen answer is better, for reward models.
 
-    A pair of equal answers is left out and counted. Raises UserError naming file, line, key and remedy
-    for a row of another form.
+    Pairs of equal answers are skipped and counted. Raises UserError naming file, line, key and
+    remedy for rows of other formats.
     """
     return read_items(path, pair_of_row, "preference pairs")
 
@@ -170,9 +170,9 @@ class EncodedPair:
 class PreferenceReport:
     """Counts of pairs encoded, truncated and skipped.
 
-    shortened: pairs whose prompt lost ids on the left, dropped_ids: how many ids of prompts.
-    skipped: pairs left out because an answer alone does not fit. useless: rows that were left out
-    since nothing can be learnt from them, such as two equal answers; example: the first of them.
+    shortened: pairs whose prompt was truncated from the left; dropped_ids: number of ids removed.
+    skipped: pairs with an answer that does not fit. useless: rows without a gradient, such as two
+        equal answers; example: the first of them.
     """
 
     num_pairs: int = 0
@@ -193,11 +193,11 @@ class PreferenceReport:
 def encode_preferences(
     pairs: Iterable[PreferencePair], tokenizer: Tokenizer, *, max_length: int
 ) -> tuple[list[EncodedPair], PreferenceReport]:
-    """Encode pairs as sequences of at most max_length ids, both answers after the very same prompt.
+    """Encode pairs as sequences of at most max_length ids, both answers after the same prompt.
 
-    A prompt that is too long is cut from the left, as much as the longer answer needs; an answer is
-    never cut: a pair in which one does not fit behind a single id of prompt is left out and counted.
-    Raises UserError where nothing is left.
+    Prompts that are too long for the longer answer are truncated from the left; answers are never
+    truncated: a pair with an answer that does not fit after a single id of the prompt is skipped
+    and counted. Raises UserError if none is left.
     """
     report = PreferenceReport.of(pairs)
     encoded = []

@@ -1,10 +1,12 @@
-"""A trained classifier of texts: quality, toxicity, or whatever its labelled examples tell apart.
+"""A text classifier, for quality, toxicity or other labels.
 
-Multinomial logistic regression on hashed n-grams, as fastText's classifier without its hidden layer:
+Multinomial logistic regression on hashed n-grams, as fastText's classifier without its hidden
+layer:
   x = (1 / n) sum over the n words and word n-grams of a text of e_{hash mod buckets}
   p(label | x) = softmax(W x + b)
 A model is a folder: config.json and model.safetensors (weight: (buckets, labels), bias: (labels)).
-Scoring needs NumPy alone. Source: Joulin et al., arXiv:1607.01759; used for quality by Brown et al.,
+Scoring needs NumPy alone. Source: Joulin et al., arXiv:1607.01759; used for quality by Brown et
+al.,
 arXiv:2005.14165 (appendix A), and DataComp-LM, arXiv:2406.11794.
 Tested against: scikit-learn's LogisticRegression on the same features.
 """
@@ -142,7 +144,9 @@ class TextClassifier:
 
 
 class ClassifierSpec(StepSpec):
-    """Keep what a trained classifier finds good; the probability is kept beside the text, under `key`."""
+    """Keep documents by the score of a trained classifier; the score is stored in the metadata,
+    under `key`.
+    """
 
     kind: Literal["classifier"] = "classifier"
     model: str = Field(description="folder that `glassbox data classifier` wrote")

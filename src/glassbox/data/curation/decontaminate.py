@@ -1,7 +1,9 @@
-"""Documents that hold what a model is going to be examined in.
+"""Decontamination: finds documents that contain texts of evaluation sets.
 
-A text of an evaluation set is in a document if they share n neighbouring words (13, as GPT-3 took), or all
-words of a text that has fewer, but at least `min_words`. Source: Brown et al. (arXiv:2005.14165), appendix C.
+A text of an evaluation set is in a document if they share n neighbouring words (13, as GPT-3 took),
+or all
+words of a text that has fewer, but at least `min_words`. Source: Brown et al. (arXiv:2005.14165),
+appendix C.
 """
 
 from __future__ import annotations

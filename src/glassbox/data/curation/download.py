@@ -36,14 +36,17 @@ def download(
     progress: Callable[[int, int], None] = lambda done, total: None,
     pause_seconds: float = 1.0,
 ) -> Path:
-    """Fetch an http(s) file into `folder` and return its path; a file that is there and whole stays.
+    """Fetch an http(s) file into `folder` and return its path; a complete file is not downloaded
+    again.
 
-    What a broken connection or a kill left of it is gone on with by a range request, provided the
-    server says it is still the same file (its ETag or date); else it is fetched anew. The SHA-256 is
-    computed over the whole file, kept beside it in NAME.json, and compared with `sha256`.
-    Raises UserError for another checksum (the file is removed), a file of more than `max_bytes` or more
+    A partial file is resumed by a range request, if the server's ETag or date show that it is the
+    same file; otherwise it is downloaded again. The SHA-256 is
+    computed over the whole file, stored in NAME.json next to it, and compared with `sha256`.
+    Raises UserError for another checksum (the file is removed), a file of more than `max_bytes` or
+    more
     than the disk has room for, a public server that redirects to a private address, a refusal, or a
-    server that fails five times. `progress` is called with the bytes so far and in all (0: unknown).
+    server that fails five times. `progress` is called with the bytes so far and in all (0:
+    unknown).
     """
     path = folder / file_name(url)
     note = path.with_name(path.name + ".json")

@@ -28,9 +28,10 @@ _SPACES = re.compile(r"[ \t\n\f\r]+")
 def html_to_text(html: str, *, main_only: bool = True) -> tuple[str, str]:
     r"""The text of a page and its title.
 
-    Blocks stand on lines of their own, paragraphs between blank lines, cells of a row between tabs,
-    preformatted text as it is; white space elsewhere is one space. Source: HTML living standard,
-    section "The innerText getter", whose rules for blocks and white space these are, without styles.
+    Blocks are on separate lines, paragraphs between blank lines, cells of a row separated by tabs,
+    preformatted text unchanged; other white space becomes one space. Source: HTML living standard,
+    section "The innerText getter", whose rules for blocks and white space these are, without
+    styles.
 
     >>> html_to_text("<title>T</title><p>One <b>two</b>.</p><ul><li>a<li>b</ul>")
     ('One two.\n\na\nb', 'T')

@@ -1,4 +1,4 @@
-"""Lines that came before, word for word, taken out of every document behind the first that has them."""
+"""Line deduplication: removes lines that occurred before from all documents but the first."""
 
 from __future__ import annotations
 

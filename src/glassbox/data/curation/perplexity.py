@@ -22,7 +22,7 @@ class Scorer(Protocol):
 class PerplexitySpec(StepSpec):
     """Drop documents by their perplexity under a model of ours: exp of the mean -log p of a token.
 
-    Gibberish is high, boilerplate and endless repetition are low.
+    Random text has a high perplexity, boilerplate and repetition a low one.
     Source: Wenzek et al. (CCNet), arXiv:1911.00359, section 4.3.
     """
 
@@ -59,7 +59,7 @@ class PerplexitySpec(StepSpec):
 
 @dataclass(frozen=True)
 class PerplexityFilter:
-    """The step of a PerplexitySpec. The figure is kept beside the text, under `perplexity`."""
+    """The step of a PerplexitySpec. The value is stored in the metadata, under `perplexity`."""
 
     spec: PerplexitySpec
     scorer: Scorer

@@ -1,4 +1,4 @@
-"""Personal data out of a text: each address or number gives way to the name of its kind."""
+"""Redaction of personal data: each address or number is replaced by the name of its kind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLACEHOLDERS = {
 class PrivacySpec(StepSpec):
     """Replace personal data by placeholders: <EMAIL>, <PHONE>, <CARD>, <IP>, <IBAN>, <ID>.
 
-    How many of each were met is kept beside the text, under `redacted`.
+    The number of each is stored in the metadata, under `redacted`.
     """
 
     kind: Literal["privacy"] = "privacy"

@@ -107,16 +107,18 @@ def run_curation(
     runner: Runner = "local",
     stop: Callable[[], bool] = lambda: False,
 ) -> Tally | None:
-    """Carry sources through named steps; the sum of all counts, or None if it was stopped.
+    """Run named steps on sources; returns the sum of all counts, or None if it was stopped.
 
-    runner: processes of this machine, or Ray, whose machines all have to see the sources and the folder
+    runner: processes of this machine, or Ray, whose machines all have to see the sources and the
+        folder
     under the same path.
 
-    Call it again after a stop, a kill or an error and it goes on from the shards that are whole. The
+    Called again after a stop, a kill or an error, it resumes after the shards that are complete.
+    The
     bytes of documents/ and dropped/ and all counts but the seconds depend on sources, steps and
-    `output` alone. Memory holds a piece a worker, and what a corpus step's `decide` needs.
-    Raises UserError for corrupt records if `output.strict`, for a worker that died, and where not
-    one record can be read.
+    `output` alone. Memory holds one piece per worker, and what a corpus step's `decide` needs.
+    Raises UserError for corrupt records if `output.strict`, for a worker that died, and if no
+    record can be read.
     """
     remove_leftovers(output.folder)
     result = Tally()

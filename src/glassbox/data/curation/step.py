@@ -1,10 +1,10 @@
-"""What a curation step is: documents in, documents out, every drop with a reason.
+"""Protocols of curation steps: documents in, documents out, every dropped document with a reason.
 
-Two kinds nearly suffice. A `RecordStep` looks at one record at a time and runs in any number of processes.
-A `CorpusStep` needs to know the other records (deduplication): it makes a small signature of each
-record, in those processes, and then decides over all signatures, in one process and in the order of
-the corpus, so that the outcome does not depend on how many workers there were. A `RevisingStep` is one that changes
-records by what it decided (lines that many documents share) instead of only dropping them.
+A `RecordStep` processes one record at a time, in any number of processes. A `CorpusStep` compares
+records (deduplication): it computes a small signature of each record, in those processes, and then
+decides over all signatures, in one process and in the order of the corpus, so that the result does
+not depend on the number of workers. A `RevisingStep` also changes records by its decision (such as
+removing lines that many documents share).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from glassbox.core.files import checksum
 
 @dataclass(frozen=True)
 class Record:
-    """One document on its way.
+    """A document in curation.
 
     id: where it came from, unique and stable: "FOLDER/FILE:NUMBER", counted from 1.
-    metadata: JSON values beside the text: what the source had, and what steps found out.
+    metadata: JSON values from the source and from steps.
 
     >>> Record(" one\\n\\n two ", "a:1").lines
     ['one', 'two']
@@ -37,7 +37,7 @@ class Record:
 
     @cached_property
     def words(self) -> list[str]:
-        """What stands between white space; made once for all steps that leave the text as it is."""
+        """The words between white space, cached for all steps that do not change the text."""
         return self.text.split()
 
     @cached_property
@@ -63,7 +63,7 @@ class Dropped:
 
 @runtime_checkable
 class RecordStep(Protocol):
-    """A step that knows one record at a time. Pickled once for each worker; holds no open files."""
+    """A step on single records. It is pickled once for each worker and must not hold open files."""
 
     def __call__(self, record: Record) -> Record | Dropped | Sequence[Record]:
         """The record as it goes on (changed or not), a refusal, or several records (chunking)."""
@@ -71,7 +71,7 @@ class RecordStep(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A RecordStep that opens something large, such as a model, before its first record."""
+    """A RecordStep that loads something large, such as a model, before its first record."""
 
     def prepare(self) -> None:
         """Open it, unless it is open. Called in each process, outside of the time limit a record."""
@@ -96,14 +96,14 @@ class CorpusStep(Protocol):
 class RevisingStep(Protocol):
     """A step that compares records with one another and then changes some of them.
 
-    What `decide` gives an id, bytes of its own making, comes back to `revise` in a worker.
+    The bytes that `decide` returns for an id are passed to `revise` in a worker.
     """
 
     def signature(self, record: Record) -> bytes:
         """As a CorpusStep's."""
 
     def decide(self, signatures: Iterable[tuple[str, bytes]]) -> Mapping[str, Dropped | bytes]:
-        """The ids to drop, and those to revise, with what `revise` needs to know."""
+        """The ids to drop, and those to revise, with the bytes for `revise`."""
 
     def revise(self, record: Record, note: bytes) -> Record | Dropped:
         """The record changed, or refused since nothing of it is left."""
@@ -111,7 +111,7 @@ class RevisingStep(Protocol):
 
 @runtime_checkable
 class SignsMany(Protocol):
-    """A CorpusStep or RevisingStep that signs many records in less time than each by itself."""
+    """A CorpusStep or RevisingStep that computes signatures of many records faster than one by one."""
 
     def signatures(self, records: Sequence[Record]) -> list[bytes]:
         """The `signature` of each."""
@@ -130,9 +130,9 @@ class StepSpec(Spec):
         raise NotImplementedError
 
     def contents(self) -> dict[str, str]:
-        """What a setting names outside of the recipe, with a digest of what it holds.
+        """Files that a setting names, with their digests.
 
-        A run that is gone on with has to find the same. Raises UserError for what is not there.
+        A resumed run must find the same ones. Raises UserError for missing files.
         """
         return {}
 

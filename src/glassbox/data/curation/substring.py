@@ -1,12 +1,17 @@
-"""Passages that stood in the corpus before: every exact repetition of at least n characters is taken out.
+"""Exact substring deduplication: removes every exact repetition of at least n characters.
 
-Documents may differ and still share long passages (licences, quotations, pages behind one template).
-Two stretches of n characters are the same when they are in the same class of such stretches. Classes of
-single characters are known; those of length 2 m follow from pairs of classes of length m, and those of
-n from the two that cover it. That is exact, not a hash, and is the doubling by which suffix arrays are built,
+Documents may differ and still share long passages (licences, quotations, pages behind one
+template).
+Two stretches of n characters are the same when they are in the same class of such stretches.
+Classes of
+single characters are known; those of length 2 m follow from pairs of classes of length m, and those
+of
+n from the two that cover it. That is exact, not a hash, and is the doubling by which suffix arrays
+are built,
 stopped at n: what is longer is a row of stretches of n.
 
-Source of the doubling: Karp, Miller and Rosenberg (1972); of the use: Lee et al. (arXiv:2107.06499).
+Source of the doubling: Karp, Miller and Rosenberg (1972); of the use: Lee et al.
+(arXiv:2107.06499).
 """
 
 from __future__ import annotations
