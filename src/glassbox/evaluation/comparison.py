@@ -1,13 +1,16 @@
-"""Models compared on the tasks that they were all evaluated on, item by item.
+"""Paired comparison of models on common tasks, item by item.
 
-Each method is the result folder of one `glassbox eval --log-samples --out`, or several of them (seeds
+Each method is the result folder of one `glassbox eval --log-samples --out`, or several of them
+(seeds
 of one recipe). For a task's metric with values a_i and b_i on item i, d_i = b_i - a_i:
 
     difference = mean d,    error^2 = s_d^2 / n + s_A^2 / k_A + s_B^2 / k_B
 
-where s_A is the deviation of the means of A's k_A runs (left out for a single run, whose claim is then
+where s_A is the deviation of the means of A's k_A runs (left out for a single run, whose claim is
+then
 about that run alone); items of one passage are one cluster. p-values: McNemar's mid-p for right and
-wrong, sign flips for other values and for clusters, Student's t where there are several runs; Holm's
+wrong, sign flips for other values and for clusters, Student's t where there are several runs;
+Holm's
 correction over all rows of a comparison.
 Source: Miller, Adding Error Bars to Evals, arXiv:2411.00640.
 """

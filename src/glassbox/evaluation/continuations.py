@@ -1,8 +1,9 @@
-"""log p of continuations given their contexts, and whether each is what greedy decoding would write.
+"""Log-probabilities of continuations given their contexts, and whether each equals the greedy
+continuation.
 
-Nothing is read twice: rows with the same input are one row, options of a question share its context,
-and what many contexts begin with (few-shot examples, a description) is read once for all of them.
-Only scored positions reach the projection to the vocabulary.
+Equal inputs are processed once, options of a question share its context, and a common prefix of
+many contexts (few-shot examples, a description) is processed once for all of them. Only scored
+positions are projected to the vocabulary.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Continuation(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Sum of log-probabilities in nats, whether every token is the likeliest one, and their number."""
+    """Sum of log-probabilities in nats, whether every token is the most probable one, and the
+    number of tokens.
+    """
 
     log_prob: float
     is_greedy: bool
@@ -57,7 +60,7 @@ class _Row:
 
 
 class Batch(NamedTuple):
-    """Rows that are read in one forward pass, all behind the same prefix."""
+    """Rows of one forward pass, all after the same prefix."""
 
     rows: list[_Row]
     prefix: tuple[int, ...]
@@ -81,9 +84,10 @@ class Batch(NamedTuple):
 
 
 def fit(context: Sequence[int], continuation: Sequence[int], length: int) -> Continuation:
-    """Context and continuation cut from the left to `length` inputs, as lm-evaluation-harness does.
+    """Truncate context and continuation from the left to `length` inputs, as in
+    lm-evaluation-harness.
 
-    Raises UserError where the continuation alone is longer than the model's context, or empty.
+    Raises UserError if the continuation is longer than the model's context, or empty.
     """
     if not continuation:
         raise UserError("a continuation has no token of its own, so there is nothing to score")
@@ -99,10 +103,10 @@ def fit(context: Sequence[int], continuation: Sequence[int], length: int) -> Con
 def make_batches(
     model: CausalLM, items: Sequence[Continuation], *, batch_tokens: int
 ) -> list[Batch]:
-    """How the items are read: the same items give the same batches, whatever is known already.
+    """Divide the items into batches; the same items give the same batches, whichever are cached.
 
-    batch_tokens: how many tokens, padding included, one forward pass reads at most; a row that is
-        longer is read alone.
+    batch_tokens: maximum number of tokens per forward pass, including padding; a longer row forms a
+        batch of its own.
     """
     unique: dict[tuple[tuple[int, ...], int], _Row] = {}
     for index, item in enumerate(items):

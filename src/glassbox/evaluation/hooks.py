@@ -1,4 +1,4 @@
-"""What training looks at now and then: what held-out examples say, and what the model writes."""
+"""Hooks of the training loop: held-out losses, grades, and samples."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class HeldoutPart(NamedTuple):
 
 
 class LossHook:
-    """Loss in nats a token on held-out documents, whole, with its standard error over documents.
+    """Measures the loss in nats a token on held-out documents, with its standard error over
+    documents.
 
-    `documents` are read each time, shared by weight over the parts and spread evenly over each, so
-    that no order of a corpus decides what is looked at. Of several parts each has a figure of its own
-    (`heldout_loss/NAME`), and the whole is their mean by weight. Only what a shard's mask trains is
-    scored, so fine-tuning is judged on answers alone. Each rank scores its share.
+    The same `documents` are used each time, divided over the parts by weight and spread evenly over
+    each, so that the order of a corpus has no influence. Several parts are also reported separately
+    (`heldout_loss/NAME`), and the total is their weighted mean. Only positions trained by a shard's
+    mask are scored, so that fine-tuning is evaluated on answers only. Each rank scores its share.
     """
 
     def __init__(
@@ -114,10 +115,11 @@ def _some_documents(shard: Shard, count: int) -> tuple[list[list[int]], list[NDA
 
 
 class HeldoutHook:
-    """The run's own objective on held-out batches: `heldout_loss`, and `heldout_NAME` of its metrics.
+    """Evaluates the run's objective on held-out batches: `heldout_loss`, and `heldout_NAME` of its
+    metrics.
 
-    So preferences are judged by their accuracy, reward models by theirs, distillation by its
-    divergence. `batches` gives this rank's share; sums and weights are added over all ranks.
+    Examples: the accuracy of preferences and reward models, the divergence of distillation.
+    `batches` returns this rank's share; sums and weights are added over all ranks.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class HeldoutHook:
 
 
 class Graded(Protocol):
-    """What graders said of an answer."""
+    """The grades of an answer."""
 
     @property
     def reward(self) -> float:
@@ -165,10 +167,10 @@ class Graded(Protocol):
 
 
 class GradeHook:
-    """The likeliest answers to held-out problems, graded: mean reward, and the share that passes.
+    """Grades greedy answers to held-out problems: mean reward, and pass rate.
 
     `heldout_reward`, `heldout_reward/NAME` of each grader, and `heldout_pass_rate`: the share of
-    answers to which the first grader gives 1 or more. Each rank answers its share.
+    answers to which the first grader gives 1 or more. Each rank processes its share.
     """
 
     def __init__(
@@ -205,7 +207,7 @@ class GradeHook:
 
 
 class SampleHook:
-    """What the model writes after each of some prompts, the same chance every time."""
+    """Generates a sample for each of some prompts, with the same random numbers every time."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from glassbox.core.config import Spec
 
 
 class Limits(Spec):
-    """How many items of each task are evaluated; 0 takes all that there are."""
+    """Maximum number of items of each task; 0: all."""
 
     documents: int = Field(0, ge=0)
     unseen: int = Field(0, ge=0)

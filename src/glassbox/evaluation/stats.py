@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Estimate(NamedTuple):
-    """A figure, its standard error (None where n says nothing of it), and the number of units."""
+    """A value, its standard error (None if n does not allow one), and the number of units."""
 
     value: float
     standard_error: float | None
@@ -53,7 +53,7 @@ def mean(values: ArrayLike) -> Estimate:
 def proportion(successes: int, n: int) -> Estimate:
     """The share p = successes / n with the binomial error sqrt(p (1 - p) / n).
 
-    At p = 0 and p = 1 that error is zero, which says too much: see `wilson_interval`.
+    At p = 0 and p = 1 this error is zero, which is misleading: see `wilson_interval`.
 
     >>> proportion(5, 20)
     Estimate(value=0.25, standard_error=0.0968..., n=20)
@@ -65,7 +65,7 @@ def proportion(successes: int, n: int) -> Estimate:
 
 
 def wilson_interval(successes: int, n: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Where the true share lies with 95 % confidence; honest at 0 and at n, too.
+    """Wilson's 95 % confidence interval of a share, valid at 0 and n as well.
 
     (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n). Source: Wilson, 1927.
 
@@ -102,7 +102,8 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
-    """mean(first - second), unit by unit: what both find hard alike is no part of the error.
+    """The mean of first - second over paired units; their common variation does not enter the
+    error.
 
     >>> paired_difference([1.0, 5.0], [0.0, 4.0])
     Estimate(value=1.0, standard_error=0.0, n=2)
@@ -120,9 +121,9 @@ def bootstrap(
     draws: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of the units with the deviation it shows when they are drawn anew with replacement.
+    """A statistic of the units, with its standard deviation over bootstrap samples.
 
-    For figures without a closed form. Rows of `units` are units. Source: Efron, 1979.
+    For statistics without a closed-form error. Rows of `units` are units. Source: Efron, 1979.
     """
     array = np.asarray(units)
     if array.shape[0] == 0:

@@ -33,7 +33,7 @@ NUM_EXAMPLES = 4
 
 
 class Task(NamedTuple):
-    """Where a task's items lie, what each must have, and how they are judged."""
+    """Files, required keys and evaluation of a task."""
 
     file: str
     limit: str
@@ -118,7 +118,7 @@ def judge_questions(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row]) 
 
 
 def judge_arithmetic(model: CausalLM, tokenizer: Tokenizer, rows: Sequence[Row]) -> dict[str, Any]:
-    """Share of problems whose final answer, greedily worked out, is exactly right.
+    """Share of problems whose final answer, by greedy decoding, is exactly right.
 
     Kinds are the numbers of steps of the reference solution. `steps_right` is the share of
     solutions whose every written step is true, whatever the answer.
@@ -185,9 +185,9 @@ def encode_sides(tokenizer: Tokenizer, rows: Sequence[Row]) -> list[list[int]]:
 def answer_greedily(
     model: CausalLM, tokenizer: Tokenizer, prompts: Sequence[list[Row]], expected: Sequence[str]
 ) -> list[str]:
-    """What the model says after each chat prompt, up to the end of its turn.
+    """Greedy answers to chat prompts, up to the end of the turn.
 
-    An answer may be a little longer than the longest expected one; beyond that it is wrong anyway.
+    Answers are limited to slightly more than the longest expected one.
     """
     longest = max(len(tokenizer.encode(text)) for text in expected)
     chats = ChatPrompts(tokenizer)

@@ -1,6 +1,6 @@
-"""Checkpoint folders as files: their names, which are complete, and whether their bytes are those written.
+"""Checkpoint folders: their names, completeness, and checksums.
 
-What a checkpoint holds for training is `training.checkpoint`'s.
+The training state in them is described in `training.checkpoint`.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def checkpoint_step(path: Path) -> int:
 
 
 def choose_checkpoint(run: Path, which: str | None = None) -> Path | None:
-    """A complete checkpoint of a run folder; None where it has none.
+    """A complete checkpoint of a run folder, or None.
 
-    which: "best" (by best.json), "last", "step-N"; None: the best where one is recorded, else the
-    last. Raises UserError for one that is not there, and says so where a newer one is not whole.
+    which: "best" (by best.json), "last", "step-N"; None: the best if one is recorded, else the
+        last. Raises UserError if it does not exist; prints a note if a newer one is incomplete.
     """
     found = list_checkpoints(run / "checkpoints")
     if not found:
@@ -91,7 +91,7 @@ def choose_checkpoint(run: Path, which: str | None = None) -> Path | None:
 
 
 def say_if_unfinished(path: Path) -> None:
-    """Say on standard error that a folder, by its name or content a checkpoint of ours, has no COMPLETE."""
+    """Print a note on standard error if a folder looks like a checkpoint but has no COMPLETE."""
     ours = re.fullmatch(rf"{PREFIX}\d+", path.name) or (path / "training" / "state.json").exists()
     if path.is_dir() and ours and not (path / COMPLETE).exists():
         print(

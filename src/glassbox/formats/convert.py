@@ -1,4 +1,4 @@
-"""One model, several kinds of file: tell them apart, read any, write any.
+"""Detection, reading and conversion of model formats.
 
 | kind | what it is |
 |---|---|
@@ -109,7 +109,7 @@ class Converted:
 
 
 def kind_of(path: Path | str) -> str:
-    """Which kind of model lies at a path, by its content. Raises UserError where it is none."""
+    """The kind of model at a path, by its content. Raises UserError if it is none."""
     path = Path(path)
     if path.is_dir():
         if is_adapter(path):
@@ -145,16 +145,17 @@ def load_model(
     code: Sequence[str] = (),
     quantize: str | None = None,
 ) -> Loaded:
-    """The model at a path, of whatever kind, in evaluation mode.
+    """Load the model at a path, in any format, in evaluation mode.
 
-    quantize: what to round its matrices to as they are read (`compression.named_codes`), or "file" to
+    quantize: what to round its matrices to as they are read (`compression.named_codes`), or "file"
+        to
     keep the codes of the file.
 
     code: paths of layers of the user's own that the model may have (`core.plugins`).
 
-    dtype is the files' own unless given; memory peaks near the model's own size. An adapter is
-    attached to its base, which `find_base` looks for by name where it is not where it was.
-    Raises UserError, in one line, for what is damaged or not supported.
+    dtype: by default the files' own. Peak memory is near the model's size. An adapter is attached
+        to its base, which `find_base` looks up by name if its path has changed.
+    Raises UserError for damaged or unsupported files.
     """
     path = Path(path)
     kind = kind_of(path)
@@ -193,14 +194,14 @@ def convert(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     find_base: Callable[[str], Path] = Path,
 ) -> Converted:
-    """Write the model at `source` as another kind of file.
+    """Convert the model at `source` to another format.
 
-    An adapter is merged into its base, where it can be.
+    An adapter is merged into its base if possible.
 
     to: hf, gguf or llama2c; by the destination's ending unless given. dtype: f32, f16, bf16, and
-    q8_0, q4_0 and q4_1 for GGUF; the source's own unless given. What is written is whole or not there; after a kill
-    the same call clears up and writes it anew. Raises UserError where the destination is taken, and
-    where the kind cannot hold the model or its tokenizer.
+    q8_0, q4_0 and q4_1 for GGUF; the source's own unless given. The destination is written
+    atomically; after a kill the same call removes partial files and starts again. Raises UserError
+    if the destination exists, or the format cannot represent the model or its tokenizer.
     """
     destination = Path(destination)
     if to is None and not destination.exists():
@@ -328,9 +329,9 @@ def read_model_config(path: Path | str) -> ModelConfig:
 
 
 class TorchFile(TensorSource):
-    """A file of torch.save's that the user named: tensors by name, and nothing that runs.
+    """A file written by torch.save: tensors by name, loaded without running code.
 
-    Raises UserError for a file that holds more than tensors, or no state dict.
+    Raises UserError for a file with other objects than tensors, or without a state dict.
     """
 
     def __init__(self, path: Path) -> None:

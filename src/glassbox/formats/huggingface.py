@@ -1,7 +1,8 @@
-"""A model's folder: config.json and model.safetensors, which transformers opens as they are.
+"""Model folders in Hugging Face's format: config.json and model.safetensors, which transformers
+opens.
 
-config.json also keeps our own config whole, under the key "glassbox". A model that no family of
-theirs can express is stored under our own names with `model_type: "glassbox"`.
+config.json also has our complete config, under the key "glassbox". A model that no Hugging Face
+family can represent is stored under our own names with `model_type: "glassbox"`.
 """
 
 from __future__ import annotations
@@ -147,10 +148,10 @@ def write_folder(
     stop_token_ids: Sequence[int] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """`save_pretrained` into a folder that is missing or empty: it is whole, or not there.
+    """`save_pretrained` into a missing or empty folder, atomically.
 
-    What killed writers of the same folder left is cleared away first. Raises UserError where the
-    folder holds something else.
+    Partial files of killed writers of the same folder are removed first. Raises UserError if the
+    folder has other content.
     """
     clear_leftovers(folder)
     refuse_taken(Path(folder))
@@ -174,7 +175,9 @@ def refuse_taken(path: Path) -> None:
 
 
 def load_config(folder: Path | str) -> ModelConfig:
-    """The config of a model's folder, ours or Hugging Face's. Raises UserError naming file and key."""
+    """Read the config of a model folder, in our format or Hugging Face's. Raises UserError naming
+    file and key.
+    """
     return _read_config(Path(folder))[0]
 
 
@@ -186,14 +189,16 @@ def load_pretrained(
     code: Sequence[str] = (),
     quantize: str | None = None,
 ) -> CausalLM:
-    """The model of a folder, in evaluation mode: our checkpoints and Hugging Face's.
+    """Load the model of a folder, in evaluation mode: our checkpoints and Hugging Face's.
 
-    code: paths of layers of the user's own that the model may have (`core.plugins`); none otherwise.
+    code: paths of layers of the user's own that the model may have (`core.plugins`); none
+        otherwise.
 
-    dtype is the one it was saved in unless given; of files of mixed dtypes, as many families have
-    them (routers, norms, rates of recurrences in float32 beside bfloat16), the float32 stays where
-    the layer can compute with it, and is written again by `save_pretrained`. Everything is checked before anything is
-    allocated; tensors are then read one by one, so that memory peaks near the model's own size.
+    dtype: by default the one it was saved in; in files of mixed dtypes, as in many families
+        (routers, norms, decay rates in float32, the rest in bfloat16), float32 is kept where the
+        layer supports it, and written again by `save_pretrained`. Everything is checked before
+        memory is allocated; tensors are then read one by one, so that peak memory is near the
+        model's size.
     Raises UserError naming file, tensor, what was expected and what was found.
     """
     folder = Path(folder)
@@ -205,7 +210,7 @@ def load_pretrained(
 
 
 def left_out(folder: Path | str) -> list[str]:
-    """Names of weights in a folder that no model of ours reads: modules that predict later tokens."""
+    """Names of weights in a folder that are not loaded: modules for multi-token prediction."""
     config, family, _ = _read_config(Path(folder))
     if family is None:
         return []

@@ -187,7 +187,7 @@ def load_llama2c(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> tuple[CausalLM, Tokenizer | None]:
-    """The model of a model.bin in evaluation mode, and its tokenizer where one lies beside it.
+    """Load the model of a model.bin in evaluation mode, and the tokenizer next to it, if any.
 
     That is `tokenizer.bin`, or else the only `tok*.bin` there. Raises UserError for damaged files.
     """
@@ -206,8 +206,8 @@ def load_llama2c(
 def save_llama2c(path: Path | str, model: CausalLM, *, tokenizer: Tokenizer | None = None) -> None:
     """Write model.bin, float32, and `tokenizer.bin` beside it.
 
-    Raises UserError for a model that llama2.c cannot run and a tokenizer that is not
-    sentencepiece's.
+    Raises UserError for a model that llama2.c cannot run, and for a tokenizer other than
+    sentencepiece.
     """
     path, config = Path(path), model.config
     if config.score_head:

@@ -1,7 +1,7 @@
-"""Any nn.Module in one file, with its optimizer and what else a loop needs: safetensors, and JSON in its header.
+"""Saving any nn.Module with its optimizer and further state in one safetensors file.
 
-Tensors are "model.NAME" and "N", those of the optimizer and of the rest; the JSON says how they were nested.
-Nothing that is loaded can run code, as a pickle of torch.save could.
+Tensors are named "model.NAME", and "N" for those of the optimizer and further state; JSON in the
+header describes their nesting. Unlike torch.load, loading cannot run code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PREFIX = "model."
 
 
 class Stateful(Protocol):
-    """An optimizer, of torch or ours, or a schedule: whatever has a state."""
+    """An object with a state: an optimizer (of torch or ours) or a schedule."""
 
     def state_dict(self) -> dict[str, Any]:
         """Its state."""
@@ -43,13 +43,16 @@ def save_module(
     *,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a module's parameters and buffers, and what resuming needs, as one safetensors file.
+    """Write a module's parameters and buffers, and the state needed to resume, to one safetensors
+    file.
 
-    optimizer: of torch or ours; its `state_dict()` may nest numbers, text, tensors, lists, tuples, dicts.
-    extra: the step, a schedule's state, a random state: of the same kinds of values.
-    `path` holds its old content or all of the new, whenever the process is killed. Tied parameters
-    are written once. Raises UserError naming a value that is of no such kind.
-    Tested against: torch.save and torch.load, to the bit, with every optimizer of torch's that keeps tensors.
+    optimizer: of torch or ours; its `state_dict()` may contain numbers, text, tensors, lists,
+        tuples and dicts.
+    extra: further state of the same kinds of values, such as the step or a random state.
+    The file is written atomically. Tied parameters
+    are written once. Raises UserError naming a value of another kind.
+    Tested against: torch.save and torch.load, to the bit, with every optimizer of torch's that
+    keeps tensors.
     """
     path = Path(path)
     named, shared = _once(model.state_dict())

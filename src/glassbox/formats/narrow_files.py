@@ -1,15 +1,18 @@
-"""Published weights in narrow formats, read as the wide ones they stand for.
+"""Checkpoints with weights in FP8 and MXFP4, which are dequantized when read.
 
 | quant_method | tensors | a weight is |
 |---|---|---|
-| fp8 | `W` (R, C), float8 e4m3; `W_scale_inv` (R / m, C / n), rounded up | W[r, c] s[r // m, c // n] |
-| mxfp4 | `W_blocks` (E, R, C / 32, 16), two e2m1 a byte; `W_scales` (E, R, C / 32), e8m0 | value 2^(s - 127) |
+| fp8 | `W` (R, C), float8 e4m3; `W_scale_inv` (R / m, C / n), rounded up | W[r, c] s[r // m, c //
+n] |
+| mxfp4 | `W_blocks` (E, R, C / 32, 16), two e2m1 a byte; `W_scales` (E, R, C / 32), e8m0 | value
+2^(s - 127) |
 
 m and n are 128 in published files; one scale for a whole matrix is read as well. Scales are floats,
 or e8m0: the exponent s of 2^(s - 127). MXFP4 stands for experts' matrices (E, C, R), transposed.
 Sources: DeepSeek-V3, arXiv:2412.19437, section 3.3 (fp8, as DeepSeek-V3 and Qwen3-FP8 are
 published); OCP Microscaling Formats 1.0, sections 5.2 and 5.3 (mxfp4, as gpt-oss is).
-Tested against: the table's formulas as loops; transformers' Fp8Dequantize and convert_moe_packed_tensors.
+Tested against: the table's formulas as loops; transformers' Fp8Dequantize and
+convert_moe_packed_tensors.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""MODEL on the command line: a run, a checkpoint, a folder, a file, a name.
+"""Resolves MODEL on the command line: a run, a checkpoint, a folder, a file, a name.
 
-Looked for in this order: what lies at that path (a run gives its best checkpoint where it keeps one,
-else its newest; RUN@best, RUN@last and RUN@step-N choose; a quickstart folder gives its furthest stage); a named offline model, whose weights a Python package brings; a name on
-the Hugging Face hub.
+In this order: a path (of a run the best checkpoint if it has one, else the newest; RUN@best,
+RUN@last and RUN@step-N select one; of a quickstart folder the last stage); a named offline model,
+whose weights are in a Python package; a name on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ OFFLINE: Mapping[str, Offline] = MappingProxyType(
 
 
 def find_model(reference: str | Path) -> Path:
-    """The folder or file that holds config and weights.
+    """Find the folder or file with config and weights.
 
-    Raises UserError that says what was looked for.
+    Raises UserError that lists the places searched.
     """
     path, which = _split_choice(reference)
     if not path.exists():
@@ -165,12 +165,12 @@ def open_model(
     code: Sequence[str] = (),
     quantize: str | None = None,
 ) -> tuple[CausalLM, Tokenizer, Path]:
-    """Model, tokenizer and the folder or file they came from.
+    """Open a MODEL: returns the model, its tokenizer and the folder or file they were read from.
 
     quantize: what to round its matrices to as they are read (`compression.named_codes`).
     code: paths of layers of the user's own that the model may have (`core.plugins`).
 
-    A checkpoint of ours is compared with its checksums first. Raises UserError naming what is
+    Checksums of our checkpoints are verified first. Raises UserError naming what is
     missing or damaged.
     """
     found = find_whole_model(reference)

@@ -1,8 +1,8 @@
-"""Adapters in PEFT's files, both ways: adapter_config.json and adapter_model.safetensors.
+"""Reading and writing adapters in PEFT's format: adapter_config.json and adapter_model.safetensors.
 
-Beside them lies adapter_base.json, which PEFT does not read: our own spec, and the name, place and
-hash of the base that the adapter belongs to. Kinds that PEFT has not (bottlenecks) and models that no family
-expresses are stored under our own names.
+A further file, adapter_base.json, which PEFT ignores, has our spec and the name, path and hash of
+the base model. Kinds that PEFT does not support (bottlenecks) and models without a Hugging Face
+family are stored under our own names.
 Tested against: peft, which opens ours, and whose files are opened here.
 """
 
@@ -49,7 +49,7 @@ UNREAD = {
 
 
 def is_adapter(folder: Path | str) -> bool:
-    """Whether a folder holds an adapter and no model."""
+    """Whether a folder has an adapter and no model."""
     return (Path(folder) / CONFIG).is_file()
 
 
@@ -67,7 +67,9 @@ def save_adapter(model: CausalLM, folder: Path | str, name: str = DEFAULT) -> No
 
 
 def read_adapter(folder: Path | str) -> tuple[AnyAdapter, BaseModel]:
-    """Spec and base of an adapter's folder, ours or PEFT's. Raises UserError naming key and value."""
+    """Read the spec and base of an adapter's folder, in our format or PEFT's. Raises UserError
+    naming key and value.
+    """
     folder = Path(folder)
     raw = read_json(folder / CONFIG)
     if (folder / BASE).is_file():
@@ -85,11 +87,11 @@ def read_adapter(folder: Path | str) -> tuple[AnyAdapter, BaseModel]:
 def load_adapter(
     model: CausalLM, folder: Path | str, name: str = DEFAULT, *, keep_base: bool = False
 ) -> Adapters:
-    """Attach the adapter of a folder, ours or PEFT's, under a name.
+    """Load an adapter's folder, in our format or PEFT's, and attach it under a name.
 
-    With `keep_base` the base's matrices stay as they are where the adapter was trained on 4 bits.
-    Raises UserError where the folder's base is another model, and for tensors that are missing, too
-    many or of another shape; the model then is as before.
+    keep_base: do not quantize the base, even if the adapter was trained on a 4-bit base. Raises
+        UserError for an adapter of another base model, and for missing, unexpected or mismatched
+        tensors; the model is then unchanged.
     """
     folder = Path(folder)
     spec, base = read_adapter(folder)

@@ -92,7 +92,7 @@ class _Entry:
 class TensorFiles(TensorSource):
     """All tensors of a model's folder, by name; a context manager that closes the files.
 
-    They are read with plain reads: pages of a mapped file would count as this process's memory.
+    Files are read, not memory-mapped, since mapped pages would count as memory of this process.
     Raises UserError for a folder without safetensors (pickles are never opened), for files that
     are truncated or otherwise damaged, and for an index that names what is not there.
     """
@@ -282,7 +282,7 @@ def _first_beyond(path: Path, size: int) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file so that `path` holds either its old content or all of the new."""
+    """Write a safetensors file atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Where weights come from, whatever the file: checked before use, read a piece at a time."""
+"""Sources of weights, whatever the file format: checked before use and read in pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upcycling: a dense model becomes one with experts, and goes on from where it was."""
+"""Sparse upcycling: converts a dense model to a mixture of experts for further training."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def upcycle(
     balance_loss: float = 0.01,
     generator: torch.Generator | None = None,
 ) -> CausalLM:
-    """A new model in which each feed-forward of `layers` (all unless given) is num_experts copies of itself.
+    """A new model in which each feed-forward of `layers` (all unless given) is num_experts copies
+    of itself.
 
-    The router is drawn fresh and its gates sum to 1, so that the copies' weighted sum is the dense
-    layer's output and the logits are those of `model` at once; training then tells the copies
-    apart. `model` stays as it is; `generator` must live where its weights do.
-    Raises UserError for a layer that is not there or has no feed-forward to copy, and for numbers
-    of experts that do not fit. Source: Komatsuzaki et al., arXiv:2212.05055, section 3. Tested
+    The router is initialized randomly and its gates sum to 1, so that the weighted sum of the
+    copies equals the dense layer's output, and the logits equal those of `model`. `model` is not
+    changed; `generator` must be on the device of its weights.
+    Raises UserError for a layer that does not exist or has no feed-forward to copy, and for invalid
+    numbers of experts. Source: Komatsuzaki et al., arXiv:2212.05055, section 3. Tested
     against: the dense model's logits; the Mixtral that transformers opens.
     """
     if not 1 <= top_k <= num_experts:

@@ -24,7 +24,7 @@ from glassbox.recommend.recommender import cosines
 
 
 class Popularity(Spec):
-    """score(i) = how often i occurs in the training lists, whatever the list."""
+    """Popularity baseline: score(i) = number of occurrences of i in the training lists."""
 
     kind: Literal["popularity"] = "popularity"
 
@@ -51,11 +51,11 @@ class PopularItems:
         return np.tile(self.counts.numpy(), (len(lists), 1))
 
     def item_vectors(self) -> None:
-        """It knows nothing of how items relate."""
+        """None: popularity has no item vectors."""
         return
 
     def similarities(self, items: Int[ndarray, " A"], others: Int[ndarray, " B"]) -> None:
-        """It knows nothing of how items relate."""
+        """None: popularity has no similarities."""
         return
 
     def tensors(self) -> dict[str, Tensor]:

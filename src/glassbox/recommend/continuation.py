@@ -36,7 +36,8 @@ SCORED_TOGETHER = 256
 
 
 class ListRows:
-    """One training list a row, its last `row_length` items, each item the target of those before it.
+    """Rows of training lists, each the last `row_length` items of a list; each item is the target
+    of those before it.
 
     Item i is token i; token N begins each list. `data.loader.Rows`, for PackedSource.
     """
@@ -120,7 +121,7 @@ class Continuation(Spec):
     def build(
         self, train: Playlists, *, seed: int, folder: Path | None = None
     ) -> ContinuationModel:
-        """Train; a run that was interrupted in `folder` goes on where it was."""
+        """Train; an interrupted run in `folder` is resumed."""
         model = CausalLM(self.model_config_for(train.num_items))
         model.initialize(torch.Generator().manual_seed(derive_seed(seed, "transformer")))
         rows = ListRows(train, self.context_length)

@@ -1,4 +1,4 @@
-"""Where the right item stands among all items: recall, NDCG and reciprocal rank, with intervals."""
+"""Ranking metrics: recall, NDCG and reciprocal rank, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Ranked:
 
 
 def rank_targets(model: Recommender, split: Split) -> Ranked:
-    """Rank all items behind each list; those of the list itself are never recommended."""
+    """Rank all items as the continuation of each list, excluding items of the list."""
     parts: dict[str, list[ndarray]] = {name: [] for name in METRICS}
     for first in range(0, len(split.asked), LISTS_TOGETHER):
         rows = split.asked[first : first + LISTS_TOGETHER]
@@ -97,7 +97,7 @@ def rank_targets(model: Recommender, split: Split) -> Ranked:
 
 
 def interval(values: Float[ndarray, " A"], *, seed: int = 0) -> dict[str, float]:
-    """The mean with the 2.5 % and 97.5 % quantiles of means of lists drawn anew with replacement.
+    """The mean, with the 2.5 % and 97.5 % quantiles of its bootstrap distribution over lists.
 
     Source: Efron, 1979 (percentile bootstrap). Tested against: scipy's bootstrap.
     """

@@ -1,4 +1,4 @@
-"""What a recommender is: scores of all items behind a list, and how items relate."""
+"""Protocol of recommenders: scores of all items given a list, and similarities of items."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class Recommender(Protocol):
     def scores(
         self, lists: Sequence[List], rows: Int[ndarray, " B"] | None = None
     ) -> Float[ndarray, "B N"]:
-        """How well each item goes on with each list; larger is better, -inf is never.
+        """Score each item as the continuation of each list; larger is better, -inf excludes an
+        item.
 
-        rows: which lists of the training data these are, for models that keep something of each;
+        rows: indices of these lists in the training data, for models with per-list parameters;
         None: lists that were not trained on.
         """
 
@@ -35,7 +36,7 @@ class Recommender(Protocol):
         """How alike each item is to each of the others, 1 at most; None where a model cannot tell."""
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """All that was learnt, for a safetensors file."""
+        """All learned parameters, for a safetensors file."""
 
 
 class RecommenderSpec(Protocol):

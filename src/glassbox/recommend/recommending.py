@@ -1,4 +1,4 @@
-"""What the commands do: train a recommender, measure several, go on with a list by name."""
+"""Functions behind the commands: train a recommender, evaluate several, recommend items for a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run checks before it begins, without the run."""
+"""Checks a recipe as a run does before it starts."""
 
 from __future__ import annotations
 

@@ -32,9 +32,10 @@ LEAVES = ("recipe.yaml", SETTINGS, "documents", "dropped", "work")
 def curate(recipe: CurateRecipe) -> dict[str, Any]:
     """Carry out a recipe of stage `curate` and return its summary.
 
-    Leaves OUT/documents, OUT/dropped, OUT/report.json, OUT/report.html and OUT/timing.json. A finished
-    folder is left as it is, an interrupted one is gone on with, one of another recipe or of sources
-    that have changed is refused. The summary's `status` is finished, already finished or interrupted.
+    Leaves OUT/documents, OUT/dropped, OUT/report.json, OUT/report.html and OUT/timing.json. A
+    finished folder is not changed, an interrupted one is resumed, and one of another recipe or of
+    changed sources raises UserError. The summary's `status` is finished, already finished or
+    interrupted.
     """
     check_curation(recipe)
     run = RunFolder(recipe.out, leaves=LEAVES, begun_by="work/**/*.done.json")
@@ -82,7 +83,7 @@ def curate(recipe: CurateRecipe) -> dict[str, Any]:
 
 
 def check_curation(recipe: CurateRecipe) -> None:
-    """Build the steps and find what lies on this machine, writing nothing. Raises UserError."""
+    """Build the steps and find local sources, without writing. Raises UserError."""
     for spec in recipe.steps:
         build_step(spec)
     local = tuple(source for source in recipe.source if source.kind != "url")

@@ -26,9 +26,9 @@ def evaluate_models(
 ) -> dict[str, Any]:
     """Evaluation of each model, by the name it was given.
 
-    On `text` where one is given, else on the story world in `corpus`, or in the quickstart folder
-    that the model lies in. `prefix` is what stands before each document of `text`.
-    Raises UserError where there is nothing to evaluate on.
+    On `text` if given, else on the story world in `corpus`, or in the quickstart folder of the
+    model. `prefix` is the token before each document of `text`. Raises UserError if there is
+    nothing to evaluate on.
     """
     results: dict[str, Any] = {}
     for reference in references:

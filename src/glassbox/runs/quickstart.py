@@ -1,7 +1,7 @@
-"""The whole life of a small model in one command: text, tokenizer, model, chats, preferences, sums.
+"""The quickstart: corpus, tokenizer, pre-training, chat, preferences and arithmetic in one command.
 
-Every step leaves its files in the run folder and is skipped when it is already there, so that a
-quickstart that was interrupted anywhere goes on where it stopped, to the same bits.
+Every step writes its files to the run folder and is skipped if they exist, so that an interrupted
+quickstart resumes and gives bit-identical results.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Quickstart:
         self.samples: dict[str, Any] = {}
 
     def run(self) -> Literal["finished", "already finished", "interrupted"]:
-        """Go through all steps; those whose results are there are not done again."""
+        """Run all steps whose results do not exist."""
         self.check()
         run = RunFolder(self.out, leaves=LEAVES, begun_by="*/checkpoints/step-*/COMPLETE")
         run.compare(self.recipe)

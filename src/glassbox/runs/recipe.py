@@ -1,4 +1,4 @@
-"""Recipes: every run anyone is told to do, as data. `stage` says which kind of run it is."""
+"""Recipes: descriptions of runs. `stage` is the kind of run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def recipe_folders() -> list[Path]:
 
 
 def read_raw(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A recipe's mapping: what it extends merged in, `key.path=value` words laid over it."""
+    """Read a recipe's mapping, merged over those that it extends, with overrides `key.path=value`
+    applied.
+    """
     return apply_overrides(load_recipe(path, search=recipe_folders()), overrides)
 
 
@@ -83,9 +85,9 @@ def read_any_recipe(path: str, overrides: Sequence[str] = ()) -> Spec:
 
 
 def read_curate_recipe(path: str, overrides: Sequence[str] | None = None) -> CurateRecipe:
-    """Load a recipe of stage `curate`, with `key.path=value` words laid over it.
+    """Load a recipe of stage `curate`, with overrides `key.path=value` applied.
 
-    Raises UserError with one clause a fault, and for a recipe of another stage.
+    Raises UserError with one clause per error, and for a recipe of another stage.
     """
     from glassbox.runs.stages.curate import CurateRecipe
 

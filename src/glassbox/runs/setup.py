@@ -63,14 +63,14 @@ class Setup:
                 self._models = follow(self._models, load_yaml(written).get("out"), recipe.out)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
-        """What `make` gives, made the first time that `key` is asked for."""
+        """Return the result of `make`, called the first time that `key` is requested."""
         if key not in self._kept:
             self._kept[key] = make()
         found: T = self._kept[key]
         return found
 
     def forget(self, *keys: str) -> None:
-        """Let go of what is no longer needed, such as text that is in a shard by now."""
+        """Discard cached results, such as text that has been written to a shard."""
         for key in keys:
             self._kept.pop(key, None)
 
@@ -83,7 +83,7 @@ class Setup:
         return self.once(f"model {reference}", lambda: self._open(reference))
 
     def another(self, reference: str) -> CausalLM:
-        """A MODEL again, with weights of its own."""
+        """Open a MODEL again, with separate weights."""
         return self._open(reference)[0]
 
     def apart(self, reference: str) -> tuple[CausalLM, Tokenizer]:
@@ -91,7 +91,7 @@ class Setup:
         return self.once(f"apart {reference}", lambda: self._open(reference))
 
     def path_of(self, reference: str) -> Path:
-        """The folder or file that a MODEL is, as recorded where the run has begun."""
+        """The folder or file of a MODEL, as recorded if the run has begun."""
         recorded = self._models.get(reference)
         if recorded is not None and Path(recorded["path"]).exists():
             return Path(recorded["path"])
@@ -130,7 +130,7 @@ class Setup:
         return split
 
     def record(self) -> None:
-        """Write down what was resolved: the checkpoints that models were, and what is held out."""
+        """Record which checkpoints the models were, and which examples are held out."""
         write_json(self.folder / MODELS, self._models)
         if self.split is not None and self.split["heldout"]:
             write_json(self.folder / HELDOUT, self.split, indent=None)
@@ -157,7 +157,7 @@ class Setup:
         return [config.tasks.build(tokenizer, every=config.every)]
 
     def sample_hooks(self, tokenizer: Tokenizer) -> list[Hook]:
-        """What the model writes after the recipe's prompts, where it has any."""
+        """The hook that samples from the recipe's prompts, if it has any."""
         from glassbox.evaluation.hooks import SampleHook
 
         config = self.recipe.evaluation

@@ -72,9 +72,9 @@ def _beginning(texts: Iterable[str], characters: int | None) -> Iterator[str]:
 
 
 def token_shard(data: TextData, path: str | PythonSource, tokenizer: Tokenizer) -> Shard | None:
-    """The ids to train on where one of the data's paths holds ids already; None where it is text.
+    """The ids to train on if one of the data's paths has token ids; None if it has text.
 
-    Of a file without ids held out beside it, the last `data.heldout_share` is left to be held out.
+    Without a separate file of held-out ids, the last `data.heldout_share` of the file is held out.
     """
     files = find_token_files(find_corpus(path))
     if files is None:
@@ -171,13 +171,13 @@ def prepare_shard(
     verify: bool = True,
     may_be_empty: bool = False,
 ) -> Shard:
-    """Tokenize documents into a shard, unless a finished one by the same tokenizer is there.
+    """Tokenize documents into a shard, unless a complete one by the same tokenizer exists.
 
     Each document is stored as `<eos> ids <eos>`: its first token is predicted, and so is its end.
-    With `fim` a share of what fits a row, drawn by `seed`, is rearranged for filling in the middle; the
-    shard's header counts it.
-    Without `verify` a finished one's checksums are not compared. Raises UserError where there is no
-    document at all, unless that may be so.
+    With `fim` a share of the pieces that fit a row, chosen by `seed`, is rearranged for
+    fill-in-the-middle; counts are in the shard's header.
+    Without `verify` checksums of an existing shard are not verified. Raises UserError if there is
+    no document, unless `may_be_empty`.
     """
     if path.with_name(path.name + ".json").exists():
         return read_shard(path, fingerprint=tokenizer.fingerprint, verify=verify)
@@ -212,7 +212,7 @@ def encode_documents(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator
 
 
 def describe_rows(parts: Sequence[PackedRows], model: CausalLM, folder: Path) -> None:
-    """Write what the rows hold into data.json, and say it."""
+    """Write statistics of the rows to data.json and print them."""
     num_rows, row_length = sum(map(len, parts)), parts[0].row_length
     facts: dict[str, Any] = {
         "documents": sum(part.shard.num_documents for part in parts),

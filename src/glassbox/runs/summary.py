@@ -1,4 +1,4 @@
-"""What the quickstart says at its end: the table, a short chat, and how to go on."""
+"""The quickstart's summary: the table of results, a short chat, and next steps."""
 
 from __future__ import annotations
 

@@ -35,11 +35,12 @@ def tokenize_corpus(
     heldout_share: float = 0.005,
     workers: int = 1,
 ) -> dict[str, tuple[int, int]]:
-    """Write OUT/train and OUT/heldout (bin: train.bin, val.bin) and the tokenizer; documents and ids of each.
+    """Write OUT/train and OUT/heldout (bin: train.bin, val.bin) and the tokenizer; documents and
+    ids of each.
 
-    A document is held out by its text alone, as in training. A file that is finished is not made
-    again. Of one that a kill broke off, a shard is made anew and a `bin` goes on behind its last part
-    of about PART_TOKENS, to the same bytes. OUT/tokens.json says what OUT was made of.
+    Whether a document is held out depends on its text only, as in training. Complete files are not
+    written again. After a kill, a shard is rewritten and a `bin` is resumed after its last part of
+    about PART_TOKENS, with identical bytes. OUT/tokens.json records the sources and settings.
     Raises UserError for a folder made of something else, and for sources without a document.
     """
     paths = [find_data(source) for source in sources]

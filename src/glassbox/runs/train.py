@@ -1,4 +1,4 @@
-"""One recipe, one run: what the recipe builds, handed to the one loop."""
+"""Runs a recipe: builds its parts and trains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from glassbox.training.protocols import TrainsAlong
 def run_recipe(
     recipe: StageRecipe, *, group: Group | None = None, fresh: bool = False, profile: int = 0
 ) -> dict[str, Any]:
-    """Carry out a recipe in its run folder and return the run's summary.
+    """Run a recipe in its run folder and return the run's summary.
 
     All that the recipe names is opened and checked before anything is written, and a start that fails
     leaves nothing behind. A finished folder is left as it is; an interrupted one goes on from its

@@ -1,1 +1,1 @@
-"""Serving a model over HTTP. Knows only the engine's streams."""
+"""The HTTP server."""

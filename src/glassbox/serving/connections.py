@@ -1,12 +1,12 @@
-"""Connections: how many, from whom, and how long each may take.
+"""Limits on connections: their number, in total and per address, and timeouts.
 
-A client that connects and says nothing, half of something, or reads nothing costs a descriptor and
-some memory. uvicorn has no time limit for headers and bodies and no limit on connections; both are
-added here, on its h11 protocol.
+A client that sends nothing or part of a request, or does not read the response, occupies a file
+descriptor and memory. uvicorn has no timeout for headers and bodies and no limit on connections;
+both are added here, on its h11 protocol.
 
-When the limit is reached, a new connection takes the place of one that has no request under way
-(the longest waiting, of the address that holds the most), so that whoever sends a whole request at
-once is answered however many slow connections there are.
+When the limit is reached, a new connection replaces an idle one (the longest idle, of the address
+with the most connections), so that complete requests are answered whatever the number of slow
+connections.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = logging.getLogger("glassbox.serving.connections")
 
 
 class ConnectionLimits(Spec):
-    """What clients may hold, before and while they are answered.
+    """Limits on clients' connections.
 
     max_connections is lowered to what the process's limit on open files allows.
     """
@@ -186,10 +186,7 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """One connection: uvicorn's, with limits on time and on malformed input.
-
-    What is no HTTP is answered as everything else is, by an error in JSON, and never by a traceback.
-    """
+    """A connection of uvicorn with timeouts; malformed requests are answered with a JSON error."""
 
     def __init__(self, all_of_them: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)

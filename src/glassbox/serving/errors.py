@@ -1,4 +1,4 @@
-"""Errors as clients of this API know them: {"error": {"message", "type", "param", "code"}}."""
+"""API errors in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 

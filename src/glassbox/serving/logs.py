@@ -53,10 +53,10 @@ class JsonLines(logging.Formatter):
 
 
 class RateLimit(logging.Filter):
-    """Lets through so many lines a second of each logger, and says how many it left out.
+    """Limits the number of log lines per second of each logger, and reports how many were dropped.
 
-    What a client can cause with a few bytes (a request that is no HTTP, a path that does not exist)
-    must not fill a disk.
+    A client must not be able to fill a disk with small requests (malformed ones, or for paths that
+    do not exist).
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -110,8 +110,9 @@ def caller(scope: Scope) -> Caller:
 
 
 class RequestLog:
-    """Gives each request an id, the caller's `X-Request-Id` where it is a sane one, says it in the
-    answer, and logs and counts how the request ended."""
+    """Assigns each request an id (the caller's `X-Request-Id` if it is valid), returns it in the
+    response, and logs and counts how the request ended.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, paths: frozenset[str]) -> None:
         self.app = app

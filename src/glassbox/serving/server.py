@@ -119,10 +119,10 @@ def run(
     drain_seconds: float,
     limits: ConnectionLimits | None = None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is under way, for `drain_seconds` at most.
+    """Serve until SIGTERM or Ctrl-C, then finish running requests, for at most `drain_seconds`.
 
     Prints the address to standard output when ready. Either signal exits with status 0.
-    Raises UserError where the limit on open files leaves no room for connections.
+    Raises UserError if the limit on open files is too low.
     """
     connections = Connections(
         (limits or ConnectionLimits()).fit(*open_descriptors()), service.metrics

@@ -65,9 +65,9 @@ T = TypeVar("T")
 class Service:
     """Implements the API's endpoints.
 
-    model: the engine's; without it there are no embeddings and no scores of prompts.
-    adapters: names of the engine's that requests may give for a model's.
-    prompt_prefix: ids that stand before a text to be continued, as in training.
+    model: the engine's model; without it embeddings and prompt scores are not available.
+    adapters: names of the engine's adapters that requests may use as model names.
+    prompt_prefix: ids prepended to the prompt of a completion, as in training.
     tool_format: how calls are shown to the model; see `serving.tool_calls`.
     """
 

@@ -47,9 +47,11 @@ def _chat_token(tokenizer: Tokenizer, token: int, log_prob: float) -> dict[str, 
 
 
 class CompletionLogProbs:
-    """A completion choice's `logprobs`: tokens, their scores, the likeliest, where each begins.
+    """The `logprobs` of a completion choice: tokens, their log-probabilities, the most probable
+    tokens, and text offsets.
 
-    As in OpenAI's, the token itself is always in `top_logprobs`, even if it is not among the likeliest.
+    As in OpenAI's API, the token itself is always in `top_logprobs`, even if it is not among the
+    most probable.
     """
 
     def __init__(self, tokenizer: Tokenizer, num_top: int) -> None:

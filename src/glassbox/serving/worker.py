@@ -116,10 +116,10 @@ class Caller:
 
 
 class Job:
-    """One request: what is to be generated, what is to be computed before, and where it all goes.
+    """A request: prompts to generate from, work to do first, and the callback for results.
 
     prompts: ids and settings; the choices are numbered through, each prompt's n together.
-    adapter: the name of the one that answers; None for the model as it is.
+    adapter: the name of an adapter; None for the base model.
     work: what to do first; each of its values but None is delivered as a `Result`.
     `deliver` is called in the engine thread and must not block. After an `End` or a `Failure`
     nothing more comes.

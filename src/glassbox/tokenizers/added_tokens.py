@@ -47,10 +47,10 @@ class Edges:
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A string that is one token wherever it stands, before any pre-tokenization.
+    """A string that is one token wherever it occurs, matched before pre-tokenization.
 
-    special:    a control token: user text never turns into it unless that is allowed, and decoding
-                may leave it out. A token that is added but not special is matched in all text.
+    special:    a control token: text is not encoded to it unless that is allowed, and decoding may
+        skip it. Added tokens that are not special are matched in all text.
     normalized: matched after those that are not, in normalized text.
     edges:      the spaces beside it that it swallows, or that it has to be a word of its own.
     """

@@ -1,7 +1,7 @@
-"""Encoding a text of which it is not known whether it is far too long.
+"""Encoding with an upper limit on the number of tokens.
 
-A server knows how many tokens it can take before it encodes; a text that has more is refused without
-the work, or after a part of it.
+A server knows the maximum before it encodes; a longer text raises an error without encoding it, or
+after encoding a part.
 """
 
 from __future__ import annotations

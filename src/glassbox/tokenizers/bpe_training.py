@@ -1,12 +1,12 @@
-"""Byte-pair encoding, learned: join the most frequent pair of neighbours, again and again.
+"""Training of byte-pair encoding: merge the most frequent pair of neighbours repeatedly.
 
     start from the 256 bytes; repeat: (a, b) = the pair with the highest count, then the lowest ids;
     the token ab gets the next id, and every a b inside a word becomes ab
 
 Source: Sennrich et al., 2016 (arXiv:1508.07909), on bytes as in GPT-2. `train_bpe_plain` is that
-sentence in Python. `train_bpe` gives the same merges without ever looking at a word that does not
-hold the pair: it keeps, for each pair, its count and its positions, and a heap of counts that is mended
-lazily. Tested against: `tokenizers` (`BpeTrainer`), the same merges, ties included.
+sentence in Python. `train_bpe` gives the same merges while visiting only words that contain the
+pair: it keeps each pair's count and positions, and a heap of counts that is updated lazily. Tested
+against: `tokenizers` (`BpeTrainer`), the same merges, ties included.
 """
 
 from __future__ import annotations

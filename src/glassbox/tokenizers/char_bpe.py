@@ -1,7 +1,9 @@
-"""Byte-pair encoding on characters, as it was first; and, without any merge, plain characters.
+"""Byte-pair encoding on characters, as in the original paper; and, without merges, plain
+characters.
 
 Words begin as characters; a prefix may mark those that go on within a word, a suffix the one that
-ends it (`</w>`). Pairs are joined in the order learned. What the vocabulary lacks becomes the unknown
+ends it (`</w>`). Pairs are joined in the order learned. What the vocabulary lacks becomes the
+unknown
 token (`fuse_unknown`: a run of them one), bytes, or an error.
 
 Source: Sennrich et al., 2016 (arXiv:1508.07909). Tested against: `tokenizers`, the same ids.

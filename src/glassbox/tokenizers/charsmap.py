@@ -1,4 +1,4 @@
-"""Sentencepiece's table of normalizations: which characters become which, as its files hold it.
+"""Sentencepiece's normalization table, as stored in its files.
 
 The blob is the length in bytes of a double-array trie, the trie (a little-endian u32 a unit), and
 the replacements, each ended by a zero byte. A unit says in its bits: 0-7 the byte that leads here

@@ -1,4 +1,4 @@
-"""Chat templates: a list of messages, the text that a model reads, and what it should learn of it.
+"""Chat templates: render messages to token ids, with a mask of the tokens to train on.
 
 Two things go wrong where a chat is rendered to text and the text encoded. A user who writes
 `<|im_end|>` ends their own turn and speaks as the system; and the text's tokens need not begin
@@ -6,13 +6,16 @@ where the assistant's words do. Here, therefore:
 
 * Before rendering, each character in a message at which a special token's spelling begins, ends,
   or could begin if joined to what follows, is swapped for a stand-in: a private-use character found
-  nowhere else. Special tokens are then looked for, and only those that the template itself wrote are
+  nowhere else. Special tokens are then looked for, and only those that the template itself wrote
+  are
   found; stand-ins become what they were before the rest is encoded. Messages without such
   spellings, nearly all, reach the template untouched.
-* The text is cut where an answer begins and ends, and each part encoded by itself: a prompt's tokens
+* The text is cut where an answer begins and ends, and each part encoded by itself: a prompt's
+tokens
   are exactly the beginning of the training example's.
 
-What is learned: the insides of `{% generation %}` blocks, where the template has them. Otherwise, for
+What is learned: the insides of `{% generation %}` blocks, where the template has them. Otherwise,
+for
 each answer, what the chat up to it adds to the prompt for it, up to the special token that
 ends the turn.
 

@@ -39,12 +39,14 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer:
-    """Text to ids and back by any model: byte-pair, WordPiece, Unigram, characters; with added tokens.
+    """Converts text to token ids and back: byte-pair, WordPiece, Unigram or character models, with
+    added tokens.
 
-    What it is made of is data (`parts`): a model (the vocabulary and how a word becomes ids), what is done
-    to text around it, and added tokens. A byte-level vocabulary encodes any text, and `decode(encode(text))
-    == text` (a sentencepiece vocabulary that puts a space before each text gives it back); others have
-    normalizers and unknown tokens, and lose what these lose. Control tokens are ids, never text:
+    Its `parts` are data: a model (the vocabulary and how a word is encoded), normalization and
+    pre-tokenization, and added tokens. A byte-level vocabulary encodes any text, and
+    `decode(encode(text))
+    == text` (also for a sentencepiece vocabulary that prepends a space to each text); others are
+    lossy, because of normalizers and unknown tokens. Control tokens are ids, never text:
     `encode` reads `<|im_end|>` in a user's words as eleven ordinary characters unless told
     `allow_special=True`. Immutable; safe to share between threads.
 
@@ -83,7 +85,7 @@ class Tokenizer:
 
     @classmethod
     def from_parts(cls, parts: TokenizerParts) -> Tokenizer:
-        """The tokenizer made of these."""
+        """Create a tokenizer from its parts."""
         return cls(
             parts.model,
             parts.pretokenizer,
@@ -95,7 +97,7 @@ class Tokenizer:
 
     @property
     def parts(self) -> TokenizerParts:
-        """What it is made of."""
+        """The parts of the tokenizer."""
         return TokenizerParts(
             self.model,
             self.pretokenizer,
@@ -146,17 +148,17 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int:
-        """The id that ends a document. Raises UserError where the tokenizer names none."""
+        """The id that ends a document. Raises UserError if there is none."""
         return self._needed("eos_token")
 
     @property
     def pad_id(self) -> int:
-        """The id that fills batches. Raises UserError where the tokenizer names none."""
+        """The id used for padding. Raises UserError if there is none."""
         return self._needed("pad_token")
 
     @property
     def bos_id(self) -> int | None:
-        """The id that begins a document, where there is one."""
+        """The id that begins a document, or None."""
         return self._role_id("bos_token")
 
     def _needed(self, role: str) -> int:
@@ -167,7 +169,7 @@ class Tokenizer:
 
     @cached_property
     def adds_bos(self) -> bool:
-        """Whether the tokenizer's own files put `bos_token` before a text."""
+        """Whether the tokenizer's files prepend `bos_token` to a text."""
         return tokenizer_json.first_token(self._post_processor) == self.roles.get("bos_token", "")
 
     def token_to_id(self, token: str) -> int | None:
@@ -179,7 +181,7 @@ class Tokenizer:
         return self._names.get(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that an id stands for. Raises UserError for an id that stands for none."""
+        """The bytes of an id. Raises UserError for an id without a token."""
         try:
             if self._decoder is not None:
                 return self._decoder.piece(self._shown[token_id], "")
@@ -191,7 +193,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides ids, so that data cannot meet another tokenizer."""
+        """SHA-256 of everything that determines ids, to detect data of another tokenizer."""
         model, words = self.model, self.pretokenizer
         content: list[Any]
         if isinstance(words, Processing):
@@ -225,15 +227,15 @@ class Tokenizer:
         disallowed_special: Collection[str] | Literal["all"] = (),
         add_special: bool = False,
     ) -> list[int]:
-        """Ids of a text.
+        """Encode a text to ids.
 
-        allow_special: which special tokens in it become their ids: none, all (True), or those named;
-            the others are ordinary text.
-        disallowed_special: special tokens that raise UserError where the text contains them: those
+        allow_special: the special tokens in the text that are encoded to their ids: none, all
+            (True), or those named; others are encoded as ordinary text.
+        disallowed_special: special tokens that raise UserError if the text contains them: those
             named, or "all" that are not allowed, which is tiktoken's default.
-        add_special: put around it what the tokenizer's files put around one text (`special_around`).
-        Raises UserError for what is no string, for lone surrogates, and for characters that the
-        vocabulary lacks where it has nothing to stand for them. Tested against: `tokenizers`, tiktoken.
+        add_special: add the ids that the tokenizer's files add around a text (`special_around`).
+        Raises UserError for values other than strings, for lone surrogates, and for characters that
+        the vocabulary cannot represent. Tested against: `tokenizers`, tiktoken.
         """
         text = _checked(text)
         if disallowed_special:
@@ -253,13 +255,13 @@ class Tokenizer:
         return ids
 
     def encode_bytes(self, content: bytes) -> list[int]:
-        """Ids of bytes that need be no UTF-8; those of `encode` where they are.
+        """Encode bytes that may be invalid UTF-8; equal to `encode` if they are valid.
 
-        The text up to the first byte that is no UTF-8 is encoded as text, but for its last word: that
-        word (and the white space tokens before it, if it is white space) is merged with all bytes
-        behind it as if they were one word. `decode_bytes` gives the bytes back.
-        Raises UserError for a tokenizer that is not byte-level BPE with all 256 bytes, where the bytes
-        are no UTF-8. Tested against: tiktoken's `_encode_bytes`.
+        The text up to the first invalid byte is encoded as text, except its last word: that word
+        (and the white space tokens before it, if it is white space) is merged with all following
+        bytes as if they were one word. `decode_bytes` is the inverse.
+        For invalid UTF-8, raises UserError unless the tokenizer is byte-level BPE with all 256
+        bytes. Tested against: tiktoken's `_encode_bytes`.
         """
         try:
             return self.encode(content.decode("utf-8"))
@@ -334,7 +336,7 @@ class Tokenizer:
         return ids
 
     def encode_plain(self, text: str, *, allow_special: AllowSpecial = False) -> list[int]:
-        """`encode` without blocks, caches or heaps: its oracle."""
+        """`encode` without blocks, caches or heaps; `encode` is tested against it."""
         words, late = self.pretokenizer, self._added.late(allow_special)
         ids: list[int] = []
         for n, piece in enumerate(self.split_added(_checked(text), allow_special=allow_special)):
@@ -370,10 +372,10 @@ class Tokenizer:
         workers: int = 1,
         progress: Callable[[str, int, int | None], None] | None = None,
     ) -> list[list[int]]:
-        """`encode` of each text, in order.
+        """Encode several texts, in order.
 
         `workers` > 1 shares the texts among that many processes (started afresh, so a script that
-        asks for it needs `if __name__ == "__main__":`); it pays from some ten megabytes on.
+        asks for it needs `if __name__ == "__main__":`); it is faster from about ten megabytes on.
         `progress` is called with "encode", the texts done, and their number.
         """
         texts = list(texts)
@@ -393,10 +395,10 @@ class Tokenizer:
     def encode_stream(
         self, chunks: Iterable[str], *, allow_special: AllowSpecial = False
     ) -> Iterator[int]:
-        """Ids of a text that comes in chunks, cut anywhere: those of `encode` on the whole.
+        """Encode a text that arrives in arbitrary chunks; equal to `encode` of the whole text.
 
-        Holds no more than the longest stretch that could still change; with a pattern of one's
-        own, of which nothing is known, that is the whole text.
+        Buffers only text whose encoding could still change; with a custom pattern that is the whole
+        text.
         """
         joined = streaming.join_surrogates(map(_string, chunks))
         pieces: Iterable[Piece] = map(_checked, joined)
@@ -411,7 +413,7 @@ class Tokenizer:
     # ---- ids to text ------------------------------------------------------------------------
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
-        """The bytes of ids, one after the other."""
+        """The concatenated bytes of ids."""
         if skip_special:
             ids = (number for number in ids if number not in self._special_ids)
         try:
@@ -437,11 +439,11 @@ class Tokenizer:
         return self._decoder.piece(name, previous), name
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        """Decode ids to text; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
 
     def stream_decoder(self, *, skip_special: bool = False) -> StreamDecoder:
-        """A decoder to feed id by id."""
+        """Return a decoder that takes one id at a time."""
         return StreamDecoder(self, skip_special=skip_special)
 
     # ---- chats ------------------------------------------------------------------------------
@@ -460,7 +462,8 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **variables: Any,
     ) -> str:
-        """A chat as one text. For ids use `encode_chat`: in a text, users' words can pass for control.
+        """Render a chat as one text. For ids use `encode_chat`: in the text, special tokens written
+        by users cannot be distinguished.
 
         Tested against: transformers' `apply_chat_template`.
         """
@@ -474,7 +477,8 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **variables: Any,
     ) -> tuple[list[int], list[int]]:
-        """Ids of a whole chat, and its mask: 1 where a token is trained on, what the assistant says.
+        """Encode a chat; returns ids and a mask that is 1 for the assistant's tokens, which are
+        trained on.
 
         The mask covers each answer from its first token to the token that ends its turn, and no
         header. Special tokens inside messages are text.
@@ -488,9 +492,10 @@ class Tokenizer:
         check: Callable[[str], None] = lambda text: None,
         **variables: Any,
     ) -> list[int]:
-        """Ids of a chat up to where the assistant is to speak: a prefix of what it was trained on.
+        """Encode a chat up to the start of the assistant's turn: a prefix of the corresponding
+        training example.
 
-        `check` is called with the text before it is encoded, and may refuse it by raising.
+        check: called with the text before it is encoded; it may raise to reject it.
         """
         return self._chat.encode_prompt(self, messages, tools=tools, check=check, **variables)
 
@@ -502,9 +507,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """The tokenizer at a path or of a known name (`files.read_tokenizer`).
+        """Load the tokenizer at a path or with a known name (`files.read_tokenizer`).
 
-        Beside `NAME.json`, `NAME_config.json` and `chat_template.jinja` are read where they exist.
+        `NAME_config.json` and `chat_template.jinja` next to `NAME.json` are read if they exist.
         """
         parts = files.read_tokenizer(path)
         try:

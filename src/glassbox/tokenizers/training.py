@@ -1,4 +1,4 @@
-"""One way to train a tokenizer of any kind, chosen by name."""
+"""Training of tokenizers of any kind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ("bpe", "wordpiece", "unigram", "characters")
 
 
 def check_training(kind: str, pattern: str) -> None:
-    """Raise UserError where `train_tokenizer` would, before any text is read."""
+    """Raise UserError for arguments that `train_tokenizer` rejects, before any text is read."""
     if kind not in KINDS:
         raise UserError(f"kind = {kind!r} is unknown; use one of {', '.join(KINDS)}")
     if kind == "bpe":

@@ -1,9 +1,9 @@
 """Architectures of GGUF: their keys and tensor names, and Hugging Face's for the same model.
 
-Everything goes through Hugging Face's words, which a family reads and writes already; so a row here
-says only how two notations differ. Two things do: llama.cpp turns neighbouring channels where
-Hugging Face turns channels half a head apart, so Llama's rows of q and k change places; and Gemma's
-norm factors are stored as 1 + w. Source: the gguf package's `constants.py` and `tensor_mapping.py`,
+GGUF names are mapped to Hugging Face's, which the families read and write. Two things differ
+besides names: llama.cpp rotates neighbouring channels where Hugging Face rotates channels half a
+head apart, so that rows of q and k are permuted for Llama; and Gemma's norm weights are stored as 1
++ w. Source: the gguf package's `constants.py` and `tensor_mapping.py`,
 and llama.cpp's `convert_hf_to_gguf.py`.
 """
 

@@ -118,9 +118,10 @@ def load_gguf(
     dtype: torch.dtype | None = None,
     quantize: str | None = None,
 ) -> tuple[CausalLM, Tokenizer | None]:
-    """The model of a GGUF file, in evaluation mode, and its tokenizer.
+    """Load the model of a GGUF file, in evaluation mode, and its tokenizer.
 
-    quantize: as `formats.huggingface.build_from` has it; "file" keeps Q8_0, Q4_0 and Q4_1 as they are.
+    quantize: as `formats.huggingface.build_from` has it; "file" keeps Q8_0, Q4_0 and Q4_1 as they
+        are.
 
     dtype: that of the matrices where they are all F16 or all BF16, else float32, unless given.
     Memory peaks near the model's own size. Raises UserError naming the key or tensor at fault.
@@ -155,10 +156,11 @@ def save_gguf(
 ) -> None:
     """Write a GGUF file that llama.cpp opens; vectors are always float32.
 
-    dtype: f32, f16, bf16, q8_0, q4_0 or q4_1, of the matrices. A matrix whose rows are no multiple of
+    dtype: f32, f16, bf16, q8_0, q4_0 or q4_1, of the matrices. A matrix whose rows are no multiple
+        of
     32 is written as f16 instead of blocks, as llama.cpp does; beside 4 bits the embedding and the
-    output matrix are q8_0. The first of `stop_token_ids` is noted as the
-    end of a turn. Raises UserError for a model or tokenizer that GGUF cannot express.
+    output matrix are q8_0. The first of `stop_token_ids` is stored as the end of a turn. Raises
+    UserError for a model or tokenizer that GGUF cannot represent.
     Tested against: the gguf package's reader.
     """
     if dtype not in DTYPES:

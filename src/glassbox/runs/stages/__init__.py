@@ -1,1 +1,1 @@
-"""The kinds of run, one file a kind: what its recipe says, and what it builds for the one loop."""
+"""The kinds of runs, one file each: the recipe, and the parts that it builds for the training loop."""

@@ -1,4 +1,4 @@
-"""What the recipes of all stages share. Reading one imports no engine; building one imports what it needs."""
+"""Base class of the recipes of all stages. Reading a recipe does not import the engine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class StageRecipe(RunSettings):
-    """What all stages have in common: settings, and that each checks itself and builds its parts.
+    """Base class of recipes: common settings, a check, and the construction of the run's parts.
 
-    `check` opens all that the recipe names and writes nothing, so that a mistake is told before
-    there is a run folder; `build` may write into it. Both ask the same `Setup`, which opens each
-    thing once.
+    `check` opens everything that the recipe names without writing, so that errors are reported
+    before a run folder exists; `build` may write into it. Both use the same `Setup`, which opens
+    each file and model once.
     """
 
     def check_shape(self) -> None:
@@ -37,14 +37,14 @@ class StageRecipe(RunSettings):
 
     @abstractmethod
     def check(self, setup: Setup) -> None:
-        """Open and check all that is named, writing nothing. Raises UserError."""
+        """Open and check everything that the recipe names, without writing. Raises UserError."""
 
     @abstractmethod
     def build(self, setup: Setup) -> Stage:
         """The parts of the run. Raises UserError."""
 
     def build_optimizer(self, model: CausalLM, along: Mapping[str, nn.Module]) -> Optimizer:
-        """The optimizer over the model and what is trained along with it."""
+        """Build the optimizer for the model and its companions."""
         return self.optim.build(model, along)
 
 

@@ -116,7 +116,7 @@ class PolicyRecipe(RolloutRecipe):
 
 
 class PpoRecipe(RolloutRecipe):
-    """Reinforcement learning with a value model, whose judgement of every token is learnt along."""
+    """Reinforcement learning with a value model, trained alongside the policy."""
 
     stage: Literal["ppo"] = "ppo"
     value_init: str | None = Field(

@@ -26,11 +26,11 @@ HARMLESS = (
     "evaluation.temperature", "evaluation.documents", "evaluation.tasks", "telemetry", "logging",
     "alarms",
 )  # fmt: skip
-"""Keys of a recipe that may be changed in a run that has begun, with all below them."""
+"""Keys of a recipe, including nested ones, that may be changed in a run that has begun."""
 
 
 class HeldoutData(Spec):
-    """What is kept from training to be measured on."""
+    """Held-out data for evaluation."""
 
     heldout_path: DataPath | None = Field(
         None, description="examples to evaluate on; null: hold out a share of those of `path`"
@@ -45,7 +45,7 @@ class HeldoutData(Spec):
 
 
 class EvaluationConfig(Spec):
-    """What is measured while training."""
+    """Evaluation during training."""
 
     every: int = Field(0, ge=0, description="steps between evaluations; 0: none")
     documents: int = Field(
@@ -81,7 +81,7 @@ class EvaluationConfig(Spec):
 
 
 class RunSettings(Spec):
-    """What every recipe says of its run, whatever it trains."""
+    """Settings common to all recipes."""
 
     stage: str
     out: str = Field(description="the run folder")
@@ -117,12 +117,13 @@ class RunSettings(Spec):
         return self
 
     def harmless(self, key: str, old: Any, new: Any) -> bool:
-        """Whether a begun run may go on with another value: the mathematics of its steps stays.
+        """Whether a run that has begun may be resumed with another value, because its steps do not
+        change mathematically.
 
-        Logging, checkpoints and evaluations, the device, and `data.rows_per_batch` (the same sums in
-        another order, so equal up to rounding); `train.steps` upward, whose later steps then follow
-        the longer schedule. Not whether anything is evaluated at all (that decides what is held
-        out), nor how often where that decides when the run stops.
+        True for logging, checkpoints and evaluations, the device, and `data.rows_per_batch` (equal
+        up to rounding); and for larger `train.steps`, whose later steps then follow the longer
+        schedule. False for enabling or disabling evaluation (which determines the held-out data),
+        and for its interval if it determines early stopping.
         """
         if key in ("train.steps", "train.epochs"):
             return isinstance(old, (int, float)) and isinstance(new, (int, float)) and new > old

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: next-token prediction on the assistant's words alone."""
+"""Supervised fine-tuning: next-token prediction on the assistant's messages only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ChatData(HeldoutData):
 
 
 class SftRecipe(StageRecipe):
-    """Supervised fine-tuning: next-token prediction on the assistant's words alone."""
+    """Supervised fine-tuning: next-token prediction on the assistant's messages only."""
 
     stage: Literal["sft"] = "sft"
     init: str = Field(description="MODEL to fine-tune")
