@@ -73,7 +73,7 @@ class Vote:
 def number_or_last_line(text: str) -> str | None:
     """The number after 'Answer:', else the last non-empty line, else None.
 
-    >>> number_or_last_line("1 + 1 = 2.\nAnswer: 2.0"), number_or_last_line("so:\n Mia \n")
+    >>> number_or_last_line("1 + 1 = 2.\\nAnswer: 2.0"), number_or_last_line("so:\\n Mia \\n")
     ('2', 'Mia')
     """
     number = final_number(text)

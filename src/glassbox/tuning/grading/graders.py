@@ -87,7 +87,7 @@ class BatchGrader(Protocol):
 def final_number(completion: str, markers: Sequence[str] = _MARKERS) -> Decimal | None:
     """The number after a marker on the completion's last line, or None.
 
-    >>> final_number("First, 8 + 5 = 13. Then, 13 + 14 = 27.\nAnswer: 27")
+    >>> final_number("First, 8 + 5 = 13. Then, 13 + 14 = 27.\\nAnswer: 27")
     Decimal('27')
     """
     marked = "|".join(map(re.escape, markers))
@@ -130,7 +130,7 @@ class Numeric(GraderSpec):
 class NumericAnswer:
     """1 if the completion ends in 'Answer: N' and N equals the problem's `answer`, else 0.
 
-    >>> NumericAnswer()("8 + 5 = 13.\nAnswer: 13", {"answer": 13})
+    >>> NumericAnswer()("8 + 5 = 13.\\nAnswer: 13", {"answer": 13})
     1.0
     """
 

@@ -60,7 +60,7 @@ class ExactAnswer:
 
     Whitespace at the ends and repeated whitespace are ignored; so is case unless `case` is set.
 
-    >>> ExactAnswer()(" The  Kite\n", {"answer": "the kite"})
+    >>> ExactAnswer()(" The  Kite\\n", {"answer": "the kite"})
     1.0
     """
 
@@ -140,7 +140,7 @@ class Gsm8kAnswer:
     trailing zeros after the decimal point are ignored. Source: Cobbe et al., arXiv:2110.14168, the
     data's own format.
 
-    >>> Gsm8kAnswer()("so it is\n#### 1,200", {"answer": "6 * 200 = 1200\n#### 1200"})
+    >>> Gsm8kAnswer()("so it is\\n#### 1,200", {"answer": "6 * 200 = 1200\\n#### 1200"})
     1.0
     >>> Gsm8kAnswer(flexible=True)("6 * 2 = 12, so $12.", {"answer": "#### 12"})
     1.0
