@@ -191,7 +191,7 @@ class PackedSource:
         return [self.rows.batch(part) for part in numbers]
 
     def next_numbers(self) -> list[list[int]]:
-        """The numbers of the rows of this rank's next micro-batches; the position moves on."""
+        """The row indices of this rank's next micro-batches; advances the position."""
         mine = self._take(self.rows_per_step)[self.group.rank :: self.group.world_size]
         self.cursor += self.rows_per_step
         return [

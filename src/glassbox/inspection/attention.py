@@ -43,10 +43,11 @@ def attention_patterns(
 
 @dataclass(frozen=True)
 class HeadScores:
-    """What heads do on random tokens repeated once, each (L, H), from 0 to 1.
+    """Attention patterns of heads on repeated random tokens, each (L, H), from 0 to 1.
 
-    induction: weight on the token after the one where this token stood before.
-    previous: weight on the token before. duplicate: weight on where this token stood before.
+    induction: weight on the token after the previous occurrence of this token.
+    previous: weight on the token before. duplicate: weight on the previous occurrence of this
+        token.
     """
 
     induction: Float[Tensor, "L H"]

@@ -1,4 +1,4 @@
-"""Lists of items in the order of time: read from other people's files, cut for evaluation."""
+"""Chronological lists of items: read from files, and split for evaluation."""
 
 from __future__ import annotations
 

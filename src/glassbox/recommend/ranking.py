@@ -110,5 +110,5 @@ def interval(values: Float[ndarray, " A"], *, seed: int = 0) -> dict[str, float]
 
 
 def difference(first: Ranked, second: Ranked) -> dict[str, dict[str, float]]:
-    """first - second of each metric, list by list, with intervals; both asked about the same lists."""
+    """first - second of each metric, list by list, with intervals; on the same lists."""
     return {name: interval(first.values[name] - second.values[name]) for name in METRICS}

@@ -79,7 +79,7 @@ class Setup:
         self._models.clear()
 
     def model(self, reference: str) -> tuple[CausalLM, Tokenizer]:
-        """A MODEL on this rank's device, the same object each time."""
+        """Open a MODEL on this rank's device; the same object is returned each time."""
         return self.once(f"model {reference}", lambda: self._open(reference))
 
     def another(self, reference: str) -> CausalLM:

@@ -69,7 +69,7 @@ class SandboxLimits(Spec):
 
 @dataclass(frozen=True)
 class SandboxResult:
-    """What became of a piece of code.
+    """The result of running code in the sandbox.
 
     outcome: done (ran to its end, by its own account), failed (raised, left early or was killed by
         a limit), timeout (the wall clock), flood (more output, or files, than allowed).

@@ -1,4 +1,4 @@
-"""From the engine's tokens to what a client reads: one JSON object, or server-sent events."""
+"""Responses built from the engine's tokens: one JSON object, or server-sent events."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class StreamDecoder:
         return self._utf8.decode(content)
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD where a character was never finished."""
+        """Return the rest at the end: U+FFFD for an incomplete character."""
         text = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         self._previous = None

@@ -23,7 +23,7 @@ STEPS = 200
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts as one run of places: text i has places[offsets[i] : offsets[i + 1]] and labels[i]."""
+    """Hashed features of all texts: text i has places[offsets[i] : offsets[i + 1]] and labels[i]."""
 
     places: Int[Tensor, " P"]
     offsets: Int[Tensor, " N+1"]
@@ -90,7 +90,7 @@ def train_classifier(
     heldout_share: float = 0.1,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TextClassifier:
-    """A classifier of (text, label) rows; its `report` has what it does on those held out by their text.
+    """Train a classifier on (text, label) rows; its `report` has the metrics on held-out rows.
 
     Raises UserError for fewer than two labels, or a label without a text to train on.
     """

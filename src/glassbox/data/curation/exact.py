@@ -41,7 +41,7 @@ class ExactDuplicates:
         return hashlib.blake2b(counted(record.text, self.ignore), digest_size=16).digest()
 
     def decide(self, signatures: Iterable[tuple[str, bytes]]) -> Mapping[str, Dropped]:
-        """All but the first of those that are the same."""
+        """Drop all records but the first of each group of equal ones."""
         first: dict[bytes, str] = {}
         dropped: dict[str, Dropped] = {}
         for record_id, signature in signatures:

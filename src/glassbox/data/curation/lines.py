@@ -17,7 +17,7 @@ _BUCKETS = 1 << 24
 
 
 class LineDuplicatesSpec(StepSpec):
-    """Take out each line that an earlier document, or the same one, has already."""
+    """Remove lines that occurred before, in an earlier document or the same one."""
 
     kind: Literal["line_duplicates"] = "line_duplicates"
     min_characters: int = Field(20, ge=1, description="minimum length of a line, in characters")

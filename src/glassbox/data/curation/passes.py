@@ -116,7 +116,7 @@ class PassWork:
         return self.work / f"{name}.jsonl"
 
     def signatures(self, number: int) -> Path:
-        """What `decide` reads of a shard."""
+        """The file of a shard's signatures, which `decide` reads."""
         return self.work / f"{shard_name(number)}.signatures"
 
     def verdicts(self, number: int) -> Path:

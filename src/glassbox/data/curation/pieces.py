@@ -24,7 +24,7 @@ from glassbox.data.curation.limits import Limits, TooLarge, memory_limit
 from glassbox.data.curation.step import Record
 
 TEXT_FIELDS = ("text", "content", "raw_content", "body", "article", "document", "page_content")
-"""Where a record's text is looked for, in this order, unless `text_field` names it."""
+"""Keys that may have a record's text, in order of preference, unless `text_field` is given."""
 
 LISTED = 20
 

@@ -25,9 +25,9 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True)
 class LlamaParts:
-    """The kinds of part that all layers of a Llama-like model have, as its first layer has them.
+    """The specs of the parts of a Llama-like model's first layer, which all its layers share.
 
-    rotary: the positions of the first layer that has any.
+    rotary: the rotary positions of the first layer that has them.
     """
 
     mixer: GroupedQuery

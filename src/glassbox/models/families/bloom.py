@@ -42,7 +42,7 @@ def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
 def read(raw: HfConfig) -> ModelConfig:
     """ModelConfig from BloomConfig's keys; the feed-forward is four times as wide as the model.
 
-    Raises UserError for residuals that start behind the norm.
+    Raises UserError for residual connections after the norm.
     """
     raw.refuse_unless("apply_residual_connection_post_layernorm", (False,))
     hidden_size = raw.get("hidden_size", int, raw.find("n_embed", int))

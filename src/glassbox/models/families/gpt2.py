@@ -20,7 +20,7 @@ ACTIVATIONS = {"gelu_new": True, "gelu_pytorch_tanh": True, "gelu": False}
 
 
 def write_hf_config(config: ModelConfig) -> dict[str, Any] | None:
-    """GPT2Config's keys."""
+    """Convert a ModelConfig to the keys of GPT2Config."""
     block = uniform_block(config)
     if block is None or not isinstance(block.mixer, GroupedQuery):
         return None
