@@ -73,14 +73,21 @@ def _fields(spec: Spec, prefix: str) -> Any:
 
 def _kind(annotation: Any, value: Any) -> tuple[str | None, list[str]]:
     """How a field is edited, by its annotation; None where a form has no field for it."""
-    if get_origin(annotation) is Literal:
-        words = [word for word in get_args(annotation) if isinstance(word, str)]
-        return ("choice", words) if len(words) > 1 else (None, [])
-    inner = [one for one in get_args(annotation) if one is not type(None)]
+    members = get_args(annotation) if get_origin(annotation) is not Literal else (annotation,)
+    words = [
+        word
+        for member in members
+        if get_origin(member) is Literal
+        for word in get_args(member)
+        if isinstance(word, str)
+    ]
+    if words and bool in members:
+        words += ["true", "false"]
+    if words and (isinstance(value, bool) or value in words):
+        return ("choice", list(dict.fromkeys(words))) if len(words) > 1 else (None, [])
+    inner = [one for one in members if one is not type(None)]
     kinds = {bool: "switch", int: "integer", float: "number", str: "text"}
     for candidate in (annotation, *(inner if len(inner) == 1 else ())):
-        if get_origin(candidate) is Literal:
-            return _kind(candidate, value)
         if candidate in kinds:
             return kinds[candidate], []
     if isinstance(value, (bool, int, float, str)):
@@ -136,7 +143,8 @@ class Launches:
         for key, value in changes.items():
             if key not in known:
                 raise UserError(f"'{key[:100]}' is no field of the form of {recipe}")
-            words.append(f"{key}={_word(value)}")
+            plain = known[key]["kind"] == "choice"
+            words.append(f"{key}={value if plain else _word(value)}")
         parsed = read_recipe(recipe, words)
         if sum(one.process.poll() is None for one in self._launches) >= _MOST:
             raise UserError(f"{_MOST} runs are under way; stop one, or wait")

@@ -362,7 +362,11 @@ def test_a_recipe_is_a_form_and_what_it_refuses_is_not_started(client: TestClien
     told = client.get("/api/recipe", params={"name": "pretrain/pretrain.yaml"}).json()["fields"]
     fields = {one["key"]: one for one in told}
     assert fields["train.steps"]["kind"] == "integer"
-    assert fields["train.compile"] == {**fields["train.compile"], "kind": "switch", "value": False}
+    assert (fields["train.early_stop"]["kind"], fields["train.early_stop"]["value"]) == (
+        "switch",
+        False,
+    )
+    assert {"auto", "true", "false"} <= set(fields["train.compile"]["choices"])
     assert "bfloat16" in fields["train.precision"]["choices"]
     assert fields["train.lr"]["about"]
     for body, said in (
