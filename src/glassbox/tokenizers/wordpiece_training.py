@@ -116,7 +116,7 @@ def train_pieces_plain(
     """The obvious `train_pieces`: count all pairs of all words before every join.
 
     >>> train_pieces_plain(Counter({"aab": 3}), 5)
-    ['a', '##a', '##b', '##ab', 'aab']
+    ['a', '##a', '##b', 'aa', 'aab']
     """
     symbols, words = _spell(word_counts, num_tokens)
     rank = {symbol: number for number, symbol in enumerate(symbols)}

@@ -229,7 +229,7 @@ def test_serve_takes_a_step_before_the_first_request(tmp_path, monkeypatch):
         64,
         (None, 1, 0),
         {},
-        {"prepacked": None, "compiled": True},
+        {"prepacked": None, "compiled": True, "kv_cache": None},
         name="tiny",
         tool_format="hermes",
         log_prompts=False,
