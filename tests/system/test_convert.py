@@ -203,7 +203,7 @@ def test_refusals(chat_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         ((chat_folder, tmp_path / "text.txt"), "is there already; name another place or delete"),
         ((chat_folder, chat_folder), "is there already"),
         ((chat_folder, tmp_path, "--to", "gguf"), "is a folder; name the file to be written"),
-        ((chat_folder, out, "--dtype", "q4_0"), "--dtype q4_0 cannot be written as gguf; use f32"),
+        ((chat_folder, out, "--dtype", "q2_k"), "--dtype q2_k"),
         ((chat_folder, tmp_path / "x", "--dtype", "q8_0"), "--dtype q8_0 cannot be written as hf"),
         ((chat_folder, out, "--to", "onnx"), "--to onnx is not known; use hf, gguf, llama2c"),
         ((chat_folder, tmp_path / "x.pt"), "'.pt' files are not written; name a folder"),

@@ -312,7 +312,7 @@ class Trainer:
         self._look_for_alarms(outcome, lr, repeated, ended - started)
 
     def _repeated_share(self, batches: Sequence[Any]) -> float:
-        if self.alarms is None:
+        if self.alarms is None or getattr(self.source, "rows_come_again", False):
             return 0.0
         epoch = getattr(self.source, "steps_per_epoch", None)
         return self.alarms.rows.share(batches, self.state.step + 1, epoch)

@@ -218,8 +218,10 @@ def test_nothing_is_left_behind_by_a_call():
         gc.collect()
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
-    first = tensors_after_a_call()
-    assert [tensors_after_a_call() for _ in range(5)] == [first] * 5
+    first = tensors_after_a_call()  # what others left behind may go meanwhile; nothing may be added
+    counts = [tensors_after_a_call() for _ in range(5)]
+    assert all(count <= first for count in counts)
+    assert counts[-1] == counts[-2]
 
 
 def test_bfloat16_runs_under_autocast():

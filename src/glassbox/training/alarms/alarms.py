@@ -88,7 +88,8 @@ class Alarms:
 class SeenRows:
     """Which rows were trained on a short while ago, by a checksum of their token ids.
 
-    Kept for a quarter of an epoch of steps, at most MOST rows.
+    Kept for a quarter of an epoch of steps, at most MOST rows. Checkpoints do not hold them: a resumed
+    run begins to look anew.
     """
 
     MOST = 1 << 20

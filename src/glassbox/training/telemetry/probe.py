@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,12 +29,15 @@ class LastCall:
     def __init__(self, model: CausalLM) -> None:
         self.model = model
         self.arguments: tuple[Tensor, dict[str, Any]] | None = None
+        self._inner: Callable[..., Tensor] | None = None  # an inspection that was there before
 
     def __call__(self, ids: Tensor, **options: Any) -> Tensor:
         """The model's own hidden states."""
         if torch.is_grad_enabled() and options.get("state") is None:
             kept = {key: options.get(key) for key in ("positions", "documents", "lengths")}
             self.arguments = (ids.detach(), kept)
+        if self._inner is not None:
+            return self._inner(ids, **options)
         return type(self.model).hidden_states(self.model, ids, **options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -44,11 +47,15 @@ class LastCall:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Within, the model's `hidden_states` is this one."""
+        self._inner = self.model.__dict__.get("hidden_states")
         self.model.__dict__["hidden_states"] = self
         try:
             yield
         finally:
             self.model.__dict__.pop("hidden_states", None)
+            if self._inner is not None:
+                self.model.__dict__["hidden_states"] = self._inner
+            self._inner = None
 
 
 def observe(
@@ -147,12 +154,13 @@ def _watch_attention(
     view = ObservedView(config.queries)
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, context = inputs[:2]
-        return (hidden, context, view)
+        if len(inputs) > 2 and inputs[2] is not None:  # virtual tokens bring a view of their own
+            return inputs
+        return (*inputs[:2], view)
 
     def after(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        assert view.entropy is not None
-        assert view.largest is not None
+        if view.entropy is None or view.largest is None:
+            return
         values[f"attention_entropy/{name}"] = view.entropy.mean()
         values[f"attention_entropy_min/{name}"] = view.entropy.min()
         values[f"attention_score_max/{name}"] = view.largest

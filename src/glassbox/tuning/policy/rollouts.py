@@ -114,6 +114,8 @@ class AnswerSource:
     Raises UserError if no problem is left.
     """
 
+    rows_come_again = True  # several updates on one rollout are meant: no alarm about repeated data
+
     def __init__(
         self,
         engine: Engine,
