@@ -31,7 +31,10 @@ def on_config(config: Any) -> Any:
     jieba.setLogLevel(logging.WARNING)
     names = sorted(path.name for path in LESSONS.glob("[0-9]*.md"))
     lessons = [f"lessons/{name}" for name in names if not name.endswith(".zh.md")]
-    if lessons:  # titles are the pages' own headings, in each language
+    # asked once for each language, of the same navigation
+    if lessons and not any(
+        "Course" in entry for entry in config.nav
+    ):  # titles are the pages' own headings, in each language
         place = next(n for n, entry in enumerate(config.nav) if "Guides" in entry)
         config.nav.insert(place, {"Course": ["lessons/index.md", *lessons]})
     glossary = (ROOT / "docs" / "design" / "glossary.md").read_text(encoding="utf-8")
