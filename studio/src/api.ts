@@ -1,6 +1,6 @@
 import type {
   Changes, Chat, ChatSettings, Engine, FieldValue, Inside, Launch, Message, MetricRecord, Model, News, Piece, RecipeField, Run,
-  RunDetails, Sampling,
+  RunDetails, Sampling, Truth,
 } from "./types";
 
 /** What the server answered instead of what was asked for. */
@@ -76,6 +76,7 @@ export const api = {
       to: { parent: string | null; model: string }[];
       sampling: Sampling;
       system: string;
+      plain: boolean;
     },
   ) => call<{ turns: Message[]; answers: Message[] }>("POST", `/api/chats/${at(id)}/turns`, body),
   answer: (
@@ -85,6 +86,7 @@ export const api = {
       model: string;
       sampling: Sampling;
       system: string;
+      plain: boolean;
       source?: string;
       kept?: number;
       token?: number;
@@ -103,6 +105,8 @@ export const api = {
     call<{ pieces: Piece[]; learned: number }>("POST", "/api/mask", { model, messages }),
   inside: (message: string, place: number) =>
     call<Inside>("GET", `/api/messages/${at(message)}/inside?place=${String(place)}`),
+  truth: (message: string, place: number) =>
+    call<Truth>("GET", `/api/messages/${at(message)}/truth?place=${String(place)}`),
   influence: (message: string, place: number) =>
     call<{ values: number[] }>("GET", `/api/messages/${at(message)}/influence?place=${String(place)}`),
   attention: (message: string, place: number, layer: number) =>

@@ -32,7 +32,7 @@ export interface Message {
   status: Status;
   note: string | null;
   created: number;
-  request: { sampling?: Sampling; system?: string; left_out?: number; kept?: number; changes?: Changes };
+  request: { sampling?: Sampling; system?: string; plain?: boolean; left_out?: number; kept?: number; changes?: Changes };
   prompt: number[];
   tokens: Token[];
 }
@@ -58,6 +58,8 @@ export interface ChatSettings {
   columns?: Column[];
   sampling?: Sampling;
   system?: string;
+  /** the text is continued as it stands, without a chat template */
+  plain?: boolean;
 }
 
 export interface Chat {
@@ -178,5 +180,22 @@ export interface Inside {
   parts: [string, number][] | null;
   heads: number[];
   switches: number[];
+  /** of each layer with experts: those chosen, with their gates, of how many */
+  routes: ({ chosen: [number, number][]; count: number } | null)[];
+  /** of each recurrent layer: the norm of its state */
+  states: (number | null)[];
+  /** whether the model's run names a story world, whose law is known */
+  world: boolean;
   tokens: string[];
+}
+
+/** The generator's law beside the model; see `truth` in studio/world.py. */
+export interface Truth {
+  /** id, name, log-probability under the generator, under the model */
+  top: [number, string, number, number][];
+  kl: number;
+  entropy: number;
+  count: number;
+  own: [number | null, number];
+  before: number[];
 }

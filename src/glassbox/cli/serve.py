@@ -147,17 +147,23 @@ def serve(
         list[str] | None,
         typer.Option("--code", help="FILE.py:NAME of a layer of your own that MODEL has."),
     ] = None,
+    studio: Annotated[
+        bool,
+        typer.Option(
+            "--studio", help="The studio's page for this model at /, in the same process."
+        ),
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Serve a model over HTTP, to any client of OpenAI's API: chat, completions, embeddings.
 
     Example: `glassbox serve runs/quickstart --port 8000`
     """
-    needed = ("fastapi", "prometheus_client", "uvicorn")
+    needed = ["fastapi", "prometheus_client", "uvicorn", *(["platformdirs"] if studio else [])]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"serving needs {' and '.join(missing)}: run  pip install 'glassbox-lm[serve]'"
+            f"serving needs {' and '.join(missing)}: run  pip install 'glassbox-lm[{'studio' if studio else 'serve'}]'"
         )
     from glassbox.serving.server import check_origins, listen, read_keys, run
 
@@ -165,6 +171,11 @@ def serve(
     origins = check_origins(cors_origin or [])
     if tool_format not in ("hermes", "tags"):
         raise UserError(f"--tool-format {tool_format}: choose hermes or tags")
+    page = None
+    if studio:
+        from glassbox.studio.building import page_folder
+
+        page = page_folder()
     folders = _named(adapters or [], name or Path(model).resolve().name)
     with listen(host, port, keys=keys) as listening:  # before what takes time
         service = _service(
@@ -190,7 +201,16 @@ def serve(
         from glassbox.serving.app import build_app
 
         app = build_app(service, keys=keys, origins=origins)
-        run(app, listening, service, drain_seconds=drain_seconds)
+        if page is None:
+            run(app, listening, service, drain_seconds=drain_seconds)
+            return
+        from glassbox.formats.open_model import find_model
+        from glassbox.studio import app as studio_app
+        from glassbox.studio.beside import Both, studio_of
+
+        beside = studio_of(service, find_model(model))
+        both = Both(app, service, studio_app.build_app(beside, page=page, keys=keys), beside)
+        run(both, listening, both, drain_seconds=drain_seconds)
 
 
 def _named(adapters: list[str], model: str) -> dict[str, str]:

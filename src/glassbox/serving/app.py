@@ -33,7 +33,8 @@ _BODIES: dict[str, type[Body]] = {
     "/tokenize": TokenizeBody,
     "/detokenize": DetokenizeBody,
 }
-_PATHS = frozenset({*_BODIES, "/", "/docs", "/health", "/metrics", "/v1/models", "/openapi.json"})
+PATHS = frozenset({*_BODIES, "/", "/docs", "/health", "/metrics", "/v1/models", "/openapi.json"})
+"""Every path without parameters."""
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -101,7 +102,7 @@ def build_app(
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(RequestLog, metrics=service.metrics, paths=_PATHS)  # outermost
+    app.add_middleware(RequestLog, metrics=service.metrics, paths=PATHS)  # outermost
     add_handlers(app, _BODIES)
     app.state.body_reader = BodyReader(service.limits, _BODIES)
     app.router.route_class = BodyRoute

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Protocol
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from glassbox.core.errors import UserError
 from glassbox.serving.connections import (
@@ -112,7 +112,7 @@ def address(listening: socket.socket) -> str:
 
 
 def run(
-    app: FastAPI,
+    app: ASGIApp,
     listening: socket.socket,
     service: Served,
     *,

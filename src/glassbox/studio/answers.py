@@ -42,16 +42,21 @@ class Prompt:
 
 
 def build_prompt(
-    opened: Opened, branch: Sequence[Mapping[str, Any]], system: str, max_tokens: int
+    opened: Opened,
+    branch: Sequence[Mapping[str, Any]],
+    system: str,
+    max_tokens: int,
+    *,
+    plain: bool = False,
 ) -> Prompt:
     """The prompt of a branch that ends with the user's turn.
 
     With a chat template: the system message and as many of the latest turns as leave room for an
-    answer of min(max_tokens, half the context). Without one, or after `role` "text": the texts one
-    after the other, to be continued. Raises UserError where the last turn alone is too long.
+    answer of min(max_tokens, half the context). Without one, or where `plain`: the texts one after the
+    other, to be continued. Raises UserError where the last turn alone is too long.
     """
     tokenizer, context = opened.tokenizer, opened.engine.context_length
-    if tokenizer.chat_template is None:
+    if plain or tokenizer.chat_template is None:
         text = "".join(str(message["content"]) for message in branch)
         ids = [*text_prefix(tokenizer), *tokenizer.encode(text)]
         if len(ids) >= context:
@@ -155,11 +160,13 @@ class Answers:
         *,
         sampling: Mapping[str, Any],
         system: str = "",
+        plain: bool = False,
         kept: Sequence[Json] = (),
         changes: Changes | None = None,
     ) -> Json:
         """Begin an answer to the user's turn `parent`; the new message.
 
+        plain: the text is continued without the chat template.
         kept: tokens that it begins with, from another answer; the model goes on from them.
         changes: parts of the model that are switched off or steered for this answer alone.
         Raises UserError for settings and prompts that do not fit, ApiError 429 where the queue is full.
@@ -173,15 +180,18 @@ class Answers:
                 "top_logprobs": NUM_ALTERNATIVES,
             }
         )
-        prompt = build_prompt(opened, self._store.branch(parent), system, params.max_tokens)
+        prompt = build_prompt(
+            opened, self._store.branch(parent), system, params.max_tokens, plain=plain
+        )
         asked = params
-        if opened.tokenizer.chat_template is not None:
+        if opened.tokenizer.chat_template is not None and not plain:
             asked = ChatPrompts(opened.tokenizer).params(params)
         request = {
             "sampling": params.model_dump(mode="json", exclude_defaults=True),
             "system": system,
             "left_out": prompt.left_out,
             "kept": len(kept),
+            **({"plain": True} if plain else {}),
             **({} if changes is None else {"changes": changes.model_dump(mode="json")}),
         }
         text = TextStream(opened.tokenizer, params.stop)

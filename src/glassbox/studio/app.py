@@ -18,7 +18,7 @@ from glassbox.inference.sampling.params import SamplingParams
 from glassbox.serving.errors import ApiError, Json, add_handlers, json_bytes
 from glassbox.serving.gate import Gate
 from glassbox.serving.metrics import Metrics
-from glassbox.studio import bodies, export, inside, launches, live, pieces
+from glassbox.studio import bodies, export, inside, launches, live, pieces, world
 from glassbox.studio.answers import Answers
 from glassbox.studio.guard import Guard, is_page
 from glassbox.studio.models import Opened, Shelf
@@ -39,6 +39,7 @@ class Studio:
         self.trainings = trainings
         self.answers = Answers(store)
         self.patterns = inside.Patterns()
+        self.laws = world.Laws()
         self.launches = launches.Launches(store.path.parent / "logs")
         trainings.also(self.launches.folders)
         self.name = "the studio"
@@ -71,7 +72,12 @@ class Studio:
                 turns[column.parent] = said
             answers.append(
                 self.answers.begin(
-                    model, chat, said["id"], sampling=turn.sampling, system=turn.system
+                    model,
+                    chat,
+                    said["id"],
+                    sampling=turn.sampling,
+                    system=turn.system,
+                    plain=turn.plain,
                 )
             )
         if not self.store.chat(chat)["title"]:
@@ -90,8 +96,8 @@ class Studio:
         opened = self.shelf.open(body.model)
         return self.answers.begin(
             opened, chat, body.parent,
-            sampling=body.sampling, system=body.system, kept=_with_text(opened, kept),
-            changes=body.changes,
+            sampling=body.sampling, system=body.system, plain=body.plain,
+            kept=_with_text(opened, kept), changes=body.changes,
         )  # fmt: skip
 
     def edit(self, chat: str, body: bodies.Edit) -> dict[str, Any]:
@@ -247,7 +253,8 @@ def _add_chats(app: FastAPI, studio: Studio) -> None:
                 raise UserError("choose an answer of a model: an edited one cannot be made again")
             if branch[-1]["request"].get("changes"):
                 raise UserError("an answer of a changed model is exported as a page alone")
-            chats = studio.shelf.open(model).tokenizer.chat_template is not None
+            has_template = studio.shelf.open(model).tokenizer.chat_template is not None
+            chats = has_template and not branch[-1]["request"].get("plain")
             content, kind, ending = export.as_python(branch, chats=chats), "text/x-python", "py"
         else:
             raise UserError(f"form = {form[:40]!r}: use html or python")
@@ -280,6 +287,11 @@ def _add_inside(app: FastAPI, studio: Studio) -> None:
     def influence(message: str, place: int) -> Response:
         opened, ids, first = studio.inside(message)
         return Json(compute(opened, lambda: inside.influence(opened, ids, first + place)))
+
+    @app.get("/api/messages/{message}/truth")
+    def truth(message: str, place: int) -> Response:
+        opened, ids, first = studio.inside(message)
+        return Json(compute(opened, lambda: world.truth(opened, studio.laws, ids, first + place)))
 
     @app.get("/api/messages/{message}/attention")
     def attention(message: str, place: int, layer: int) -> Response:

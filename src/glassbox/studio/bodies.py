@@ -48,6 +48,8 @@ class Sampled(Body):
 
     sampling: dict[str, Any] = Field({}, max_length=len(SAMPLING))
     system: Text = ""
+    plain: bool = False
+    """Whether the text is continued as it stands, without the model's chat template."""
 
     @field_validator("sampling")
     @classmethod

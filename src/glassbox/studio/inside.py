@@ -35,6 +35,7 @@ from glassbox.serving.token_log_probs import LEAST, token_bytes, token_text
 from glassbox.serving.worker import Failure, Item, Job, Result
 from glassbox.studio.bodies import Changes
 from glassbox.studio.models import Opened
+from glassbox.studio.world import world_of
 
 MOST_TOKENS = 2048
 """Attention matrices of longer texts are not computed: a layer's grow with the square."""
@@ -78,6 +79,8 @@ def overview(opened: Opened, ids: Sequence[int], place: int) -> dict[str, Any]:
     log-probability and rank there. norms: |residual stream| before each layer, |mixer output|,
     |feed-forward output|. parts: the token's logit as a sum over the parts of the model (direct logit
     attribution); None for models whose logit is no such sum. heads: of each layer with attention.
+    routes: of each layer with experts, those chosen for the token before, and their gates. states: of each
+    recurrent layer, the norm of its state after that token. world: whether `truth` can be asked.
     """
     tokenizer, model = opened.tokenizer, opened.model
     _check(ids, place)
@@ -87,10 +90,21 @@ def overview(opened: Opened, ids: Sequence[int], place: int) -> dict[str, Any]:
     streams = ["blocks.0.residual_pre", *(f"blocks.{n}.residual_post" for n in range(count))]
     branches = [f"blocks.{n}.{part}.output" for n in range(count) for part in ("mixer", "ffn")]
     branches = [name for name in branches if name in known]
-    with torch.no_grad(), inspect(model, [*streams, *branches]) as run:
+    extra = [
+        name for n in range(count) for part in ("ffn.experts", "ffn.gates", "ffn.router", "mixer.state")
+        if (name := f"blocks.{n}.{part}") in known
+    ]  # fmt: skip
+    with torch.no_grad(), inspect(model, [*streams, *branches, *extra]) as run:
         model.hidden_states(batch)
         hidden = torch.stack([run[name][0, -1].float() for name in streams])  # (L + 1, D)
         written = {name: float(run[name][0, -1].float().norm()) for name in branches}
+        routes = [
+            _route(run, n) if f"blocks.{n}.ffn.experts" in known else None for n in range(count)
+        ]
+        states = [
+            round(float(run[name].float().norm()), 4) if name in known else None
+            for name in (f"blocks.{n}.mixer.state" for n in range(count))
+        ]
         logits = unembed(model, torch.stack([run[name][0, -1] for name in streams])).float()
     log_probs = logits.log_softmax(-1)
     own = log_probs[:, ids[place]]
@@ -125,7 +139,23 @@ def overview(opened: Opened, ids: Sequence[int], place: int) -> dict[str, Any]:
             num_heads(block.mixer) if f"blocks.{n}.mixer.heads" in known else 0
             for n, block in enumerate(model.blocks)
         ],
+        "routes": routes,
+        "states": states,
+        "world": world_of(opened.path) is not None,
         "tokens": [_name(tokenizer, token) for token in ids[:place]],
+    }
+
+
+def _route(run: Inspection, layer: int) -> dict[str, Any]:
+    """Which experts the last token was sent to in a layer, and with which weights."""
+    prefix = f"blocks.{layer}.ffn."
+    experts, gates = run[f"{prefix}experts"][0, -1], run[f"{prefix}gates"][0, -1]
+    return {
+        "chosen": [
+            [int(expert), round(float(gate), 4)]
+            for expert, gate in zip(experts.tolist(), gates.tolist(), strict=True)
+        ],
+        "count": int(run[f"{prefix}router"].shape[-1]),
     }
 
 

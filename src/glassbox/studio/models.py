@@ -28,7 +28,10 @@ _DEPTH = 4
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that is in memory: its engine runs in the thread of `service.worker`."""
+    """A model that is in memory: its engine runs in the thread of `service.worker`.
+
+    shared: the thread is another server's, which starts and ends it.
+    """
 
     name: str
     model: CausalLM
@@ -36,6 +39,7 @@ class Opened:
     engine: Engine
     service: Service
     path: Path
+    shared: bool = False
 
     def facts(self) -> dict[str, Any]:
         """What the page shows of it."""
@@ -147,7 +151,8 @@ class Shelf:
                 self._faults[name] = str(error)
                 raise
             self._faults.pop(name, None)
-            found.service.worker.start()
+            if not found.shared:
+                found.service.worker.start()
             self._open[name] = found
             self._close_the_oldest()
             return found
@@ -161,11 +166,13 @@ class Shelf:
         """Close all."""
         with self._lock:
             for one in self._open.values():
-                one.service.close()
+                if not one.shared:
+                    one.service.close()
             self._open.clear()
 
     def _close_the_oldest(self) -> None:
-        idle = [name for name, one in list(self._open.items())[:-1] if one.service.idle]
+        older = list(self._open.items())[:-1]
+        idle = [name for name, one in older if one.service.idle and not one.shared]
         while len(self._open) > self._most and idle:
             self._open.pop(idle.pop(0)).service.close()
 

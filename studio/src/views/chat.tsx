@@ -148,7 +148,7 @@ export function ChatView({ id, query, models, onChange }: Props) {
         parent: parents === undefined ? column.leaf : (parents[place] ?? null),
       }));
       const { turns, answers } = await api.send(chat, {
-        content, to, sampling: settings.sampling, system: settings.system,
+        content, to, sampling: settings.sampling, system: settings.system, plain: settings.plain,
       });
       for (const message of [...turns, ...answers]) tree.current.add(message);
       const next = {
@@ -177,7 +177,8 @@ export function ChatView({ id, query, models, onChange }: Props) {
       if (id === null || message.parent === null) return;
       const model = kept === undefined && changes === undefined ? (columns[column]?.model ?? "") : (message.model ?? "");
       const added = await api.answer(id, {
-        parent: message.parent, model, sampling: settings.sampling, system: settings.system, ...kept,
+        parent: message.parent, model, sampling: settings.sampling, system: settings.system,
+        plain: settings.plain, ...kept,
         ...(changes === undefined ? {} : { changes }),
       });
       tree.current.add(added);
@@ -196,6 +197,7 @@ export function ChatView({ id, query, models, onChange }: Props) {
       if (asked !== undefined && id !== null) {
         const added = await api.answer(id, {
           parent: asked.id, model: other, sampling: settings.sampling, system: settings.system,
+          plain: settings.plain,
         });
         tree.current.add(added);
         leaf = added.id;
@@ -215,7 +217,7 @@ export function ChatView({ id, query, models, onChange }: Props) {
           const model = columns[column]?.model ?? "";
           const { turns, answers } = await api.send(id, {
             content, to: [{ model, parent: message.parent }],
-            sampling: settings.sampling, system: settings.system,
+            sampling: settings.sampling, system: settings.system, plain: settings.plain,
           });
           for (const one of [...turns, ...answers]) tree.current.add(one);
           save(withLeaf(column, answers[0]?.id ?? null));
@@ -267,7 +269,8 @@ export function ChatView({ id, query, models, onChange }: Props) {
   };
 
   const known = useMemo(() => new Map(models.map((model) => [model.name, model])), [models]);
-  const textOnly = columns.length > 0 && columns.every((one) => known.get(one.model)?.chats === false);
+  const withoutTemplate = columns.length > 0 && columns.every((one) => known.get(one.model)?.chats === false);
+  const textOnly = settings.plain || withoutTemplate;
 
   if (models.length === 0) return <p class="notice">{t("noModels")}</p>;
   if (!loaded) return <p class="notice" role="status">{fault ?? "…"}</p>;
@@ -303,6 +306,9 @@ export function ChatView({ id, query, models, onChange }: Props) {
           <SamplingForm
             sampling={settings.sampling}
             system={settings.system}
+            plain={settings.plain}
+            canChat={!withoutTemplate}
+            onPlain={(plain) => { save({ ...settings, plain }); }}
             onChange={(sampling, system) => { save({ ...settings, sampling, system }); }}
           />
         )}
@@ -400,6 +406,7 @@ function fresh(models: Model[], query: URLSearchParams): Required<ChatSettings> 
     columns: names.slice(0, 4).map((model) => ({ model, leaf: null })),
     sampling: defaultSampling(),
     system: "",
+    plain: false,
   };
 }
 
@@ -426,5 +433,5 @@ function restored(
     columns = columns.map((column, at) => (at === 0 ? { ...column, leaf } : column));
   }
   const sampling: Sampling = stored.sampling ?? start.sampling;
-  return { columns, sampling, system: stored.system ?? "" };
+  return { columns, sampling, system: stored.system ?? "", plain: stored.plain ?? false };
 }

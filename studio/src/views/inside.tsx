@@ -4,7 +4,7 @@ import { api } from "../api";
 import { t } from "../i18n";
 import { percent, short, visible } from "../numbers";
 import { setQuery } from "../router";
-import type { Changes, Inside, Message } from "../types";
+import type { Changes, Inside, Message, Truth } from "../types";
 
 interface Props {
   message: Message;
@@ -36,13 +36,141 @@ export function InsideView({ message, place, query, onChanged }: Props) {
   if (inside === null) return <p class="muted small" role="status">{t("computing")}</p>;
   return (
     <div class="inside" data-ready={inside.place}>
+      {inside.world && <TruthView message={message} place={place} />}
       <Lens inside={inside} />
       <Attention inside={inside} message={message} place={place} query={query} />
       <Influence inside={inside} message={message} place={place} />
       <Norms inside={inside} />
+      <Routes inside={inside} />
       {inside.parts !== null && <Parts parts={inside.parts} />}
       <Switches inside={inside} onChanged={onChanged} />
     </div>
+  );
+}
+
+/** What the story world's generator would write next, exactly, beside the model's probabilities. */
+function TruthView({ message, place }: { message: Message; place: number }) {
+  const [truth, setTruth] = useState<Truth | null>(null);
+  const [fault, setFault] = useState<string | null>(null);
+  useEffect(() => {
+    let gone = false;
+    setFault(null);
+    api.truth(message.id, place).then(
+      (found) => {
+        if (!gone) setTruth(found);
+      },
+      (error: unknown) => {
+        if (gone) return;
+        setTruth(null);
+        setFault(error instanceof Error ? error.message : String(error));
+      },
+    );
+    return () => {
+      gone = true;
+    };
+  }, [message.id, place]);
+  const most = Math.max(1e-9, ...(truth?.top ?? []).flatMap(([, , exact, ours]) => [Math.exp(exact), Math.exp(ours)]));
+  return (
+    <section data-truth={truth === null ? "" : truth.kl.toFixed(6)}>
+      <h3>{t("truth")}</h3>
+      <p class="small muted">{t("truthHint")}</p>
+      {fault !== null && <p class="small muted" role="status">{fault}</p>}
+      {truth !== null && (
+        <>
+          <p class="small">
+            {t("truthFigures", {
+              kl: truth.kl.toFixed(4), entropy: truth.entropy.toFixed(3), count: truth.count,
+            })}
+            {truth.own[0] === null && <strong> {t("impossible")}</strong>}
+          </p>
+          <div class="scroll" tabIndex={0} role="group" aria-label={t("truth")}>
+            <table class="truth">
+              <thead>
+                <tr>
+                  <th scope="col">{t("token")}</th>
+                  <th scope="col">{t("generator")}</th>
+                  <th scope="col">{t("model")}</th>
+                </tr>
+              </thead>
+              <tbody>
+                {truth.top.map(([id, name, exact, ours]) => (
+                  <tr key={id} class={id === message.tokens[place]?.i ? "taken" : ""}>
+                    <td><code>{visible(name)}</code></td>
+                    {[exact, ours].map((value, at) => (
+                      <td key={at}>
+                        <span class="norm">
+                          <span
+                            class={`norm-bar series-${String(at)}`}
+                            style={{ width: `${String((100 * Math.exp(value)) / most)}%` }}
+                            aria-hidden="true"
+                          />
+                          <span class="number">{percent(Math.exp(value))}</span>
+                        </span>
+                      </td>
+                    ))}
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </div>
+        </>
+      )}
+    </section>
+  );
+}
+
+/** Experts that the token before was sent to, and the size of recurrent states. */
+function Routes({ inside }: { inside: Inside }) {
+  const layers = inside.routes.flatMap((route, layer) => (route === null ? [] : [{ layer, ...route }]));
+  const states = inside.states.flatMap((size, layer) => (size === null ? [] : [{ layer, size }]));
+  const most = Math.max(1e-9, ...states.map((one) => one.size));
+  return (
+    <>
+      {layers.length > 0 && (
+        <section>
+          <h3>{t("routes")}</h3>
+          <p class="small muted">{t("routesHint")}</p>
+          <ul class="parts">
+            {layers.map(({ layer, chosen, count }) => (
+              <li key={layer} data-route={layer}>
+                <span class="small muted">{layer}</span>
+                <span class="experts" role="img" aria-label={chosen.map(([expert, gate]) => `${String(expert)}: ${percent(gate)}`).join(", ")}>
+                  {Array.from({ length: count }, (_, expert) => {
+                    const gate = chosen.find(([one]) => one === expert)?.[1] ?? 0;
+                    return (
+                      <span
+                        key={expert}
+                        class="expert"
+                        title={`${String(expert)} ${percent(gate)}`}
+                        style={{ "--share": `${String(Math.round(100 * Math.min(1, Math.abs(gate))))}%` }}
+                      />
+                    );
+                  })}
+                </span>
+                <span class="number">{chosen.map(([expert]) => expert).join(" ")}</span>
+              </li>
+            ))}
+          </ul>
+        </section>
+      )}
+      {states.length > 0 && (
+        <section>
+          <h3>{t("states")}</h3>
+          <p class="small muted">{t("statesHint")}</p>
+          <ul class="parts">
+            {states.map(({ layer, size }) => (
+              <li key={layer} data-state={layer}>
+                <span class="small muted">{layer}</span>
+                <span class="norm">
+                  <span class="norm-bar series-0" style={{ width: `${String((100 * size) / most)}%` }} aria-hidden="true" />
+                </span>
+                <span class="number">{short(size)}</span>
+              </li>
+            ))}
+          </ul>
+        </section>
+      )}
+    </>
   );
 }
 

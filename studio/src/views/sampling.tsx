@@ -27,9 +27,13 @@ const controls: Control[] = [
 export function SamplingForm(props: {
   sampling: Sampling;
   system: string;
+  /** the text is continued as it stands */
+  plain: boolean;
+  canChat: boolean;
+  onPlain: (plain: boolean) => void;
   onChange: (sampling: Sampling, system: string) => void;
 }) {
-  const { sampling, system, onChange } = props;
+  const { sampling, system, plain, canChat, onPlain, onChange } = props;
   return (
     <div class="sampling">
       <label class="wide">
@@ -40,6 +44,16 @@ export function SamplingForm(props: {
           onChange={(event) => { onChange(sampling, event.currentTarget.value); }}
         />
       </label>
+      {canChat && (
+        <label class="wide check">
+          <input
+            type="checkbox"
+            checked={plain}
+            onChange={(event) => { onPlain(event.currentTarget.checked); }}
+          />
+          <span>{t("plainText")} <em class="small muted">{t("plainTextHint")}</em></span>
+        </label>
+      )}
       {controls.map((control) => {
         const value = sampling[control.key] ?? control.fallback;
         const set = (text: string) => {
