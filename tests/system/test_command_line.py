@@ -18,6 +18,12 @@ def run(*words: str) -> None:
     assert not done.value.code
 
 
+def test_the_command_line_does_not_grow_from_call_to_call() -> None:
+    first, again = build(), build()
+    assert len(first.registered_commands) == len(again.registered_commands)
+    assert len(first.registered_groups) == len(again.registered_groups)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     run("--version")
     assert capsys.readouterr().out == f"glassbox {__version__}\n"

@@ -35,16 +35,6 @@ class ByLife(TyperGroup):
         return sorted(super().list_commands(ctx), key=lambda name: order.get(name, len(order)))
 
 
-app = typer.Typer(
-    cls=ByLife,
-    help=HELP,
-    rich_markup_mode="markdown",
-    context_settings=CONTEXT,
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
-
 COMMANDS = (
     "quickstart",
     "data",
@@ -74,7 +64,17 @@ COMMANDS = (
 
 
 def build() -> typer.Typer:
-    """The whole command line."""
+    """The whole command line, anew each time: an application keeps every command that it was given."""
+    app = typer.Typer(
+        cls=ByLife,
+        help=HELP,
+        rich_markup_mode="markdown",
+        context_settings=CONTEXT,
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=False)(_options)
     for name in COMMANDS:
         importlib.import_module(f"glassbox.cli.{name}").register(app)
     return app
@@ -88,7 +88,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=False)
 def _options(
     ctx: typer.Context,
     threads: int = typer.Option(
