@@ -47,6 +47,9 @@ TINY = [
 ]
 
 
+STAGES = ("pretrain", "sft", "dpo", "grpo")
+
+
 def glassbox(
     *words: str, cwd: Path | None = None, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -71,6 +74,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "stdout.txt").write_text(done.stdout, encoding="utf-8")
     (out / "stderr.txt").write_text(done.stderr, encoding="utf-8")
     return out
+
+
+def test_lengths_follow_from_the_steps_and_a_begun_run_keeps_them(tmp_path: Path) -> None:
+    free = [word for word in TINY if not any(key in word for key in (".steps=", "dpo.", "grpo."))]
+    small = [*free, "pretrain.change.data.row_length=64", "dpo=null", "grpo=null"]
+    out = tmp_path / "run"
+    done = glassbox("quickstart", "--steps", "12", "--out", str(out), *small)
+    assert done.returncode == 0, done.stderr
+    recipe = json.loads((out / "quickstart.json").read_text())
+    steps = {one["name"]: one["summary"].get("steps") for one in recipe if one["name"] in STAGES}
+    assert steps == {"pretrain": 12, "sft": 40}
+    again = glassbox("quickstart", "--minutes", "3", "--out", str(out), *small)
+    assert again.returncode == 0, again.stderr
+    assert "measuring" not in again.stderr
+    assert "is finished, nothing was changed" in again.stderr
 
 
 def test_leaves_everything_it_promises(finished: Path) -> None:

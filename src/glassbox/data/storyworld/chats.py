@@ -23,7 +23,6 @@ from glassbox.data.storyworld.story import Story
 CHAT_KINDS = ("ask", "tell", "continue", "summary", "arithmetic", "tool", "small_talk")
 _STORY_WEIGHTS = (0.5, 0.12, 0.06, 0.08)  # of the kinds about a story
 _SUM_WEIGHTS = (0.13, 0.05)
-_SMALL_TALK_WEIGHT = 0.06  # always the same, so in train only
 ASPECTS = ("truth", "consistency", "topic")
 _MAX_TURNS = 5
 
@@ -58,19 +57,21 @@ def make_problem(world: World, sampler: Sampler) -> ArithmeticProblem:
 
 
 @lru_cache(maxsize=16)
-def _weights(sums: float, split: str) -> Weights:
+def _weights(sums: float, small_talk: float, split: str) -> Weights:
     """Of the kinds that a split has; sums are that share of all kinds in train."""
     if split == "unseen":
         return Weights(_STORY_WEIGHTS)
-    others = math.fsum((*_STORY_WEIGHTS, _SMALL_TALK_WEIGHT))
+    others = math.fsum((*_STORY_WEIGHTS, small_talk))
     scale = sums / (1 - sums) * others / math.fsum(_SUM_WEIGHTS)
     kinds = [*_STORY_WEIGHTS, *(scale * weight for weight in _SUM_WEIGHTS)]
-    return Weights([*kinds, _SMALL_TALK_WEIGHT] if split == "train" else kinds)
+    return Weights([*kinds, small_talk] if split == "train" else kinds)
 
 
 def make_chat(world: World, sampler: Sampler, rng: random.Random, split: str) -> Chat:
     """A conversation of one of `CHAT_KINDS`. Small talk, which is always the same, is in train only."""
-    kind = sampler.pick(CHAT_KINDS, _weights(world.config.chat_sums, split))
+    config = world.config
+    weights = _weights(config.chat_sums, config.small_talk_weight, split)
+    kind = sampler.pick(CHAT_KINDS, weights)
     if kind == "small_talk":
         said, reply = sampler.pick(world.language.small_talk)
         return Chat([user(sampler.pick(said)), assistant(reply)], kind)

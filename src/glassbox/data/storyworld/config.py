@@ -32,6 +32,9 @@ class StoryWorldConfig(Spec):
     """whether some problems begin with a product"""
     chat_sums: float = Field(0.18, gt=0, lt=1)
     """share of word problems among the chats, those with a tool included"""
+    small_talk_weight: float = Field(0.06, gt=0, lt=1)
+    """weight of questions about the model itself among the training chats, whose other kinds weigh 0.76
+    without the word problems"""
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> StoryWorldConfig:
