@@ -154,11 +154,18 @@ def evaluate(
         return
     if not models:
         raise UserError("name a model to evaluate: a run, a checkpoint, a model folder or a file")
+    from glassbox.runs.tasks import Asking
+
+    asking = parse(
+        Asking,
+        {"bos": bos, "batch_tokens": batch_tokens, "max_tokens": max_tokens, "device": device},
+        where="options",
+    )
     if tasks is not None or task_file:
         from glassbox.evaluation.tasks.config import TaskSources
         from glassbox.evaluation.tasks.run import EvaluationSettings
         from glassbox.reports.task_table import task_table
-        from glassbox.runs.tasks import Asking, evaluate_on_tasks
+        from glassbox.runs.tasks import evaluate_on_tasks
 
         if log_samples and out is None:
             raise UserError("--log-samples needs --out DIR")
@@ -168,12 +175,6 @@ def evaluate(
             "apply_chat_template": apply_chat_template,
             "fewshot_as_multiturn": fewshot_as_multiturn,
             "system_prompt": system_prompt,
-        }
-        asking = {
-            "bos": bos,
-            "batch_tokens": batch_tokens,
-            "max_tokens": max_tokens,
-            "device": device,
         }
         names = tuple(name.strip() for name in (tasks or "").split(",") if name.strip())
         sources = TaskSources(
@@ -187,7 +188,7 @@ def evaluate(
             models,
             sources,
             parse(EvaluationSettings, settings, where="options"),
-            parse(Asking, asking, where="options"),
+            asking,
             out=out,
             log_samples=log_samples,
             code=code or (),

@@ -56,11 +56,15 @@ def train(
 
     Example: `glassbox tokenizer train --corpus book.txt --vocab-size 4096 --out tok`
     """
+    from glassbox.core.errors import UserError
     from glassbox.core.progress import ProgressLine
     from glassbox.data.text import AS_IT_IS, find_corpus, read_documents
     from glassbox.tokenizers.training import train_tokenizer
 
     paths = [find_corpus(name) for name in [*corpus, *(more or [])]]
+    for path in paths:
+        if next(iter(read_documents(path, size=AS_IT_IS)), None) is None:
+            raise UserError(f"'{path}' holds no text; give a file with at least one document")
     texts = (text for path in paths for text in read_documents(path, size=AS_IT_IS))
     with ProgressLine("tokenizer", vocab_size) as line:
 

@@ -18,6 +18,7 @@ import torch
 
 from glassbox.core.devices import resolve_device
 from glassbox.core.errors import UserError
+from glassbox.core.plugins import load_object
 from glassbox.formats.checkpoints import (
     COMPLETE,
     choose_checkpoint,
@@ -171,8 +172,10 @@ def open_model(
     code: paths of layers of the user's own that the model may have (`core.plugins`).
 
     Checksums of our checkpoints are verified first. Raises UserError naming what is
-    missing or damaged.
+    missing or damaged, be it of `code` or of the model.
     """
+    for path in code:
+        load_object(path)
     found = find_whole_model(reference)
     loaded = load_model(
         found,

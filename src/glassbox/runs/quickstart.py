@@ -111,6 +111,8 @@ class Quickstart:
 
         A set that is not here yet is fetched in the first step, not before.
         """
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"'{self.out}' is a file; name a folder for the run")
         if not (self.world or is_named(self.recipe.source)):
             find_corpus(self.recipe.source)
         for name in self._asked:
