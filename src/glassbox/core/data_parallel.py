@@ -147,7 +147,8 @@ class DataParallel(nn.Module):
             parts = [part / self.group.world_size for part in parts]
         touched = parts[0].new_tensor([float(p.grad is not None) for p in bucket])
         flat = torch.cat([*(part.reshape(-1) for part in parts), touched])
-        self._sums.append(_Sum(flat, dist.all_reduce(flat, async_op=True)))
+        work = dist.all_reduce(flat, group=self.group.handle, async_op=True)
+        self._sums.append(_Sum(flat, work))
 
     @torch.no_grad()
     def _put_back(self, bucket: list[nn.Parameter], flat: Tensor) -> None:

@@ -18,21 +18,27 @@ from glassbox.core.errors import UserError
 
 @dataclass(frozen=True)
 class Group:
-    """The process group of the run; a single process is a group of size one."""
+    """The process group of the run, or a part of it; a single process is a group of size one.
+
+    handle: torch's process group; None: all ranks. leads: whether this process is the main one of the
+        run where the group is a part of it; None: rank 0 is.
+    """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    handle: Any = None
+    leads: bool | None = None
 
     @property
     def is_main(self) -> bool:
         """Whether this is the rank that writes files and prints messages."""
-        return self.rank == 0
+        return self.rank == 0 if self.leads is None else self.leads
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.handle)
         return tensor
 
     def sum_by_name(self, totals: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -40,7 +46,8 @@ class Group:
         if self.world_size == 1:
             return {name: list(numbers) for name, numbers in totals.items()}
         parts: list[Any] = [None] * self.world_size
-        dist.all_gather_object(parts, {name: list(numbers) for name, numbers in totals.items()})
+        own = {name: list(numbers) for name, numbers in totals.items()}
+        dist.all_gather_object(parts, own, group=self.handle)
         names = dict.fromkeys(name for part in parts for name in part)
         return {
             name: [
@@ -61,7 +68,7 @@ class Group:
             if size < bucket_bytes and index + 1 < len(tensors):
                 continue
             flat = torch.cat([part.reshape(-1) for part in bucket])
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=self.handle)
             for part, summed in zip(
                 bucket, flat.split([part.numel() for part in bucket]), strict=True
             ):
@@ -72,12 +79,12 @@ class Group:
         """Overwrite each tensor with rank 0's, so that all ranks start from the same weights."""
         if self.world_size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                dist.broadcast(tensor, group=self.handle, group_src=0)
 
     def barrier(self) -> None:
         """Wait until every rank has reached this call."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(group=self.handle)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on at least one rank."""

@@ -19,7 +19,6 @@ from glassbox.ops.attention import alibi_slopes, causal_mask, document_mask
 from glassbox.ops.rotary import rotary_frequencies, rotary_tables
 
 
-@dataclass
 class Auxiliary:
     """Auxiliary losses and measurements of layers, collected over one forward pass.
 
@@ -27,11 +26,13 @@ class Auxiliary:
         tokens; the objective adds `total_loss` times its own weight.
     measures: name -> one tensor per layer (such as the number of tokens routed to each expert),
         detached.
-    Layers add to it only if `context.auxiliary` is not None.
+    Layers add to it only if `context.auxiliary` is not None. It is no dataclass: those, torch copies on
+    their way into a sharded model, and what layers add to a copy would be lost.
     """
 
-    losses: dict[str, list[Tensor]] = field(default_factory=dict)
-    measures: dict[str, list[Tensor]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.losses: dict[str, list[Tensor]] = {}
+        self.measures: dict[str, list[Tensor]] = {}
 
     def add_loss(self, name: str, value: Float[Tensor, ""]) -> None:
         """Add one layer's weighted loss."""

@@ -62,14 +62,18 @@ class CausalLM(nn.Module):
 
         generator: random generator on the device of the weights.
         """
+        draw = self.initial_draw(generator)
+        for module in self.modules():
+            if module is not self and isinstance(module, Initializes):
+                module.initialize(draw)
+
+    def initial_draw(self, generator: torch.Generator | None = None) -> Draw:
+        """The standard deviations that layers are initialized with."""
         init = self.config.init
         branches = sum(2 - (spec.ffn is None) for spec in self.config.layers())
         residual_std = init.std / math.sqrt(branches) if init.scale_residual else init.std
         embedding_std = init.std if init.embedding_std is None else init.embedding_std
-        draw = Draw(init.std, residual_std, embedding_std, generator)
-        for module in self.modules():
-            if module is not self and isinstance(module, Initializes):
-                module.initialize(draw)
+        return Draw(init.std, residual_std, embedding_std, generator)
 
     @property
     def output_weight(self) -> Float[Tensor, "V D"]:

@@ -75,6 +75,8 @@ class AdamW(GroupedOptimizer):
     the two others' loops.
     """
 
+    by_parts: ClassVar[bool] = True
+
     def __init__(
         self,
         groups: Sequence[ParameterGroup],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from glassbox.layers.parameter_roles import FusedRows
 from glassbox.optim.groups import ParameterGroup
 
 
@@ -63,11 +64,26 @@ class Flattens(Protocol):
         """
 
 
+class Gathers(Protocol):
+    """How a weight that lies in parts on several ranks is made whole, and divided again."""
+
+    def gather(self, local: Tensor) -> Tensor:
+        """The whole tensor; every rank calls it."""
+
+    def own(self, whole: Tensor) -> Tensor:
+        """This rank's part."""
+
+
 class GroupedOptimizer:
     """Base class for optimizers over named parameter groups, with a step count per parameter.
 
     Raises ValueError for a parameter that is in two groups.
+
+    by_parts: whether the update of rows of a weight needs those rows alone, so that several ranks can
+        share one (or, for Muon, gathers what it needs by `see_parts`).
     """
+
+    by_parts: ClassVar[bool] = False
 
     def __init__(self, groups: Sequence[ParameterGroup]) -> None:
         self.groups = list(groups)
@@ -81,6 +97,9 @@ class GroupedOptimizer:
     def parameters(self) -> list[nn.Parameter]:
         """All parameters, in group order."""
         return [p for group in self.groups for p in group.parameters.values()]
+
+    def see_parts(self, pieces: Mapping[str, Gathers], rows: Mapping[str, FusedRows]) -> None:
+        """Told that parameters are parts of weights: how each is made whole, and its fused rows."""
 
     def zero_grad(self) -> None:
         """Clear all gradients."""

@@ -37,6 +37,8 @@ class Lion(GroupedOptimizer):
     The state is one number per weight, half of AdamW's. Tested against: the paper's loop.
     """
 
+    by_parts: ClassVar[bool] = True
+
     def __init__(
         self, groups: Sequence[ParameterGroup], *, betas: tuple[float, float] = (0.9, 0.99)
     ) -> None:

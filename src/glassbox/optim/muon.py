@@ -22,7 +22,7 @@ from glassbox.core.config import Spec
 from glassbox.layers.parameter_roles import FusedRows, fused_rows
 from glassbox.models.causal_lm import CausalLM
 from glassbox.optim.adamw import AdamWConfig
-from glassbox.optim.base import GroupedOptimizer, Optimizer
+from glassbox.optim.base import Gathers, GroupedOptimizer, Optimizer
 from glassbox.optim.groups import ParameterGroup, decay_groups, named_parameters, spared_by_decay
 from glassbox.optim.matrices import hidden_matrices
 
@@ -87,6 +87,8 @@ class Muon(GroupedOptimizer):
     Tested against: torch.optim.Muon (which computes in bfloat16), on each matrix by itself.
     """
 
+    by_parts: ClassVar[bool] = True
+
     def __init__(
         self,
         groups: Sequence[ParameterGroup],
@@ -101,6 +103,7 @@ class Muon(GroupedOptimizer):
         self.newton_schulz_steps = steps
         self.batched = batched
         self.rows = dict(rows or {})
+        self.pieces: Mapping[str, Gathers] = {}
         self.buffers: dict[str, Tensor] = {}
         for group in self.groups:
             for name, parameter in group.parameters.items():
@@ -119,12 +122,20 @@ class Muon(GroupedOptimizer):
             for name, parameter in group.parameters.items():
                 if parameter.grad is not None:
                     mixed = self._mixed(name, parameter.grad)
+                    if name in self.pieces:
+                        mixed = self.pieces[name].gather(mixed)
                     pieces[name] = self.rows[name].split(mixed) if name in self.rows else [mixed]
             for name, parts in self._orthogonal(pieces).items():
                 weight = group.parameters[name]
                 update = self.rows[name].join(parts) if name in self.rows else parts[0]
+                if name in self.pieces:
+                    update = self.pieces[name].own(update)
                 weight.mul_(1 - lr * group.weight_decay)
                 weight.add_(update, alpha=-lr)
+
+    def see_parts(self, pieces: Mapping[str, Gathers], rows: Mapping[str, FusedRows]) -> None:
+        """Momentum stays in parts; a matrix is gathered for the time of its orthogonalization."""
+        self.pieces, self.rows = pieces, dict(rows)
 
     def _mixed(self, name: str, gradient: Tensor) -> Tensor:
         buffer = self.buffers[name]

@@ -60,6 +60,8 @@ class Sgd(GroupedOptimizer):
     Tested against: torch.optim.SGD.
     """
 
+    by_parts: ClassVar[bool] = True
+
     def __init__(
         self, groups: Sequence[ParameterGroup], *, momentum: float = 0.0, nesterov: bool = False
     ) -> None:
@@ -92,6 +94,8 @@ class Sgd(GroupedOptimizer):
 
 class SgdDecay(GroupedOptimizer):
     """w -= lr / sqrt(t + 1) g, t counted per parameter from 0. Tested against: the formula as a loop."""
+
+    by_parts: ClassVar[bool] = True
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:

@@ -20,6 +20,7 @@ from glassbox.formats.open_model import find_model, open_model
 from glassbox.models.causal_lm import CausalLM
 from glassbox.runs.stages.settings import RunSettings
 from glassbox.tokenizers import Tokenizer
+from glassbox.training.parallel.layout import Layout
 from glassbox.training.protocols import BatchSource, Hook, Objective
 from glassbox.tuning.reference import Reference
 
@@ -50,7 +51,9 @@ class Setup:
     def __init__(self, recipe: RunSettings, *, group: Group | None = None) -> None:
         self.recipe = recipe
         self.folder = Path(recipe.out)
-        self.group = group or Group()
+        self.world = group or Group()
+        self.group = self.world
+        self.layout = Layout(self.world)
         self.device = resolve_device(recipe.device, local_rank=self.group.local_rank)
         self.split: dict[str, Any] | None = None
         self._kept: dict[str, Any] = {}
@@ -61,6 +64,21 @@ class Setup:
             self._models = json.loads(record.read_text(encoding="utf-8"))
             if (written := self.folder / "recipe.yaml").exists():
                 self._models = follow(self._models, load_yaml(written).get("out"), recipe.out)
+
+    @property
+    def data_ranks(self) -> int:
+        """Number of ranks that train on different rows."""
+        parallel = self.recipe.parallel
+        return self.world.world_size // (1 if parallel is None else parallel.tensor)
+
+    def arrange(self) -> None:
+        """Lay the ranks out as the recipe's `parallel` says; every rank calls it, once."""
+        if self.recipe.parallel is None:
+            return
+        self.layout = self.recipe.parallel.build(
+            self.world, self.device.type, precision=self.recipe.train.stated_precision
+        )
+        self.group = self.layout.data
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """Return the result of `make`, called the first time that `key` is requested."""
@@ -139,7 +157,7 @@ class Setup:
         """Let rank 0 make the files that all ranks then read."""
         if self.group.is_main:
             prepare()
-        self.group.barrier()
+        self.world.barrier()
 
     def metric_hooks(self, tokenizer: Tokenizer) -> list[Hook]:
         """The recipe's user-defined metrics."""

@@ -129,7 +129,17 @@ def check_metrics(recipe: StageRecipe) -> None:
 
 def _preparation(recipe: StageRecipe) -> dict[str, Any]:
     """What the tokenizer, the shards and the held-out split of a run depend on."""
-    outside = {"out", "train", "optim", "adapter", "device", "telemetry", "logging", "alarms"}
+    outside = {
+        "out",
+        "train",
+        "optim",
+        "adapter",
+        "device",
+        "telemetry",
+        "logging",
+        "alarms",
+        "parallel",
+    }
     files = [one for one in recipe.sources if isinstance(one, str)]
     code = {str(one): one.digest() for one in recipe.sources if not isinstance(one, str)}
     made_of = {**recipe.model_dump(mode="json", exclude=outside), "files": stamp(files)}
@@ -138,6 +148,7 @@ def _preparation(recipe: StageRecipe) -> dict[str, Any]:
 
 def build_trainer(recipe: StageRecipe, setup: Setup, *, profile: int = 0) -> Trainer:
     """The loop with all that the recipe asks for, ready to run."""
+    setup.arrange()
     seed_everything(derive_seed(recipe.seed, "init"))
     stage = recipe.build(setup)
     if setup.group.is_main:
@@ -147,15 +158,18 @@ def build_trainer(recipe: StageRecipe, setup: Setup, *, profile: int = 0) -> Tra
     along = stage.objective.companions if isinstance(stage.objective, TrainsAlong) else {}
     for companion in along.values():
         companion.to(setup.device)
+    setup.layout.apply(stage.model)
+    with setup.layout.local(stage.model):
+        optimizer = recipe.build_optimizer(stage.model, along)
     return Trainer(
         stage.model,
         stage.objective,
         stage.source,
-        recipe.build_optimizer(stage.model, along),
+        setup.layout.optimizer(optimizer, stage.model),
         recipe.train,
         folder=setup.folder,
         tokenizer=stage.tokenizer,
-        group=setup.group,
+        layout=setup.layout,
         hooks=[
             *stage.hooks,
             *setup.metric_hooks(stage.tokenizer),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -188,16 +188,22 @@ def load_checkpoint(
     return state, optimizer_state, rng
 
 
-def load_average(path: Path, average: WeightAverage) -> None:
+def load_average(
+    path: Path,
+    average: WeightAverage,
+    *,
+    own: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
+) -> None:
     """Fill the moving average of a verified checkpoint, and the trained weights where they are there.
 
+    own: this rank's part of what is whole in the file.
     Raises UserError where the checkpoint was made without one, or with other weights.
     """
     file = path / "training" / "ema.safetensors"
     if not file.exists():
         raise UserError(f"checkpoint '{path}' was made without train.ema; resume without it")
     try:
-        average.load_state_dict(safetensors.torch.load_file(file))
+        average.load_state_dict(own(safetensors.torch.load_file(file)))
     except (ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"checkpoint '{path}' cannot be resumed from: {error}") from None
 

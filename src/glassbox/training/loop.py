@@ -48,6 +48,7 @@ from glassbox.training.choice import Choice, choose
 from glassbox.training.config import EarlyStop, TrainConfig
 from glassbox.training.guards import Guard, LossScaler
 from glassbox.training.live import TrainingView
+from glassbox.training.parallel.layout import Layout
 from glassbox.training.profiling import StepProfiler
 from glassbox.training.protocols import (
     Batch,
@@ -114,6 +115,7 @@ class Trainer:
         telemetry: TelemetryConfig | None = None,
         alarms: AlarmsConfig | None = None,
         profile: int = 0,
+        layout: Layout | None = None,
     ) -> None:
         self.model = model
         self.objective: Objective[Any] = objective
@@ -125,7 +127,8 @@ class Trainer:
         self.checkpoints = folder / "checkpoints"
         self.tokenizer = tokenizer
         self.stop_token_ids = tuple(stop_token_ids)
-        self.group = group or Group()
+        self.layout = layout or Layout(group)
+        self.group = self.layout.world
         self.hooks = hooks
         self.sinks = list(sinks)
         self.seed = seed
@@ -135,10 +138,14 @@ class Trainer:
         self.clipper = config.clipper()
         self.scaler = LossScaler(enabled=config.stated_precision == "float16")
         self._companions = dict(objective.companions) if isinstance(objective, TrainsAlong) else {}
-        self.average = None if config.ema is None else config.ema.build(model)
+        with self.layout.averaged(model):
+            self.average = None if config.ema is None else config.ema.build(model)
         self.alarms = None if alarms is None else alarms.build()
         self.telemetry = Telemetry(
-            model, telemetry or TelemetryConfig(every=0), precision=config.stated_precision
+            model,
+            telemetry or TelemetryConfig(every=0),
+            precision=config.stated_precision,
+            layout=self.layout,
         )
         self._train_step: TrainStep | None = None
         self._choice: Choice | None = None
@@ -156,11 +163,11 @@ class Trainer:
 
         Raises UserError if a checkpoint is damaged, the disk is full, or too many steps are skipped.
         """
-        seed_everything(derive_seed(self.seed, "train", self.group.rank))
+        seed_everything(derive_seed(self.seed, "train", self.layout.data.rank))
         self._resume()
         # the same model on every rank, however each came by its weights
         for module in (self.model, *self._companions.values()):
-            self.group.broadcast_(tensor.detach() for tensor in module.state_dict().values())
+            self.layout.broadcast(module)
         if self.average is not None and self.average.updates == 0:
             self.average.reset()
         began, before, first = time.monotonic(), self.state.seconds, self.state.step
@@ -250,7 +257,7 @@ class Trainer:
     def _build_step(self, tokens: int) -> TrainStep:
         """The step, compiled or not; `tokens` of one step tell how long the run is."""
         if self._choice is None:
-            tokens *= self.group.world_size * self.steps
+            tokens *= self.layout.data.world_size * self.steps
             self._choice = choose(
                 self.config, self.model, self.objective, tokens=tokens, group=self.group
             )
@@ -265,7 +272,7 @@ class Trainer:
             self.objective,
             self.optimizer,
             self._choice.config(self.config),
-            group=self.group,
+            layout=self.layout,
             guard=self.guard,
             clipper=self.clipper,
             scaler=self.scaler,
@@ -399,7 +406,11 @@ class Trainer:
         for hook in self.hooks:
             if hook.every and (all_due or self.state.step % hook.every == 0):
                 self.model.eval()
-                with preserved_rng(), self._evaluated_weights():
+                with (
+                    preserved_rng(),
+                    self._evaluated_weights(),
+                    self.layout.whole(self.model),
+                ):
                     values.update(hook(self.model, self.state.step))
                 self.model.train()
         best = self.config.best_metric
@@ -484,10 +495,14 @@ class Trainer:
             return self._save_model(self.average.state_dict(trained))
 
     def _save_model(self, ema: Mapping[str, Tensor] | None) -> Path:
+        with self.layout.saving(self.model) as whole:
+            return self._save_whole(whole, None if ema is None else self.layout.gathered(ema))
+
+    def _save_whole(self, model: CausalLM, ema: Mapping[str, Tensor] | None) -> Path:
         path = save_checkpoint(
             self.checkpoints,
             self.state.step,
-            self.model,
+            model,
             tokenizer=self.tokenizer,
             optimizer_state=self.optimizer.state_dict(),
             state={
@@ -531,12 +546,13 @@ class Trainer:
 
     def _restore(self, checkpoint: Path) -> None:
         """Everything as it was when the checkpoint was written; no file is changed."""
-        state, optimizer_state, rng = load_checkpoint(
-            checkpoint, self.model, group=self.group, companions=self._companions
-        )
+        with self.layout.filling(self.model) as whole:
+            state, optimizer_state, rng = load_checkpoint(
+                checkpoint, whole, group=self.group, companions=self._companions
+            )
         self.optimizer.load_state_dict(optimizer_state)
         if self.average is not None:
-            load_average(checkpoint, self.average)
+            load_average(checkpoint, self.average, own=self.layout.own)
         self.state = TrainState(**state["train"])
         self.source.load_state_dict(state["source"])
         self.guard.load_state_dict(state["guard"])

@@ -27,6 +27,7 @@ from glassbox.optim.base import Flat, Flattens, Optimizer
 from glassbox.optim.clipping import Clipper
 from glassbox.training.config import TrainConfig
 from glassbox.training.guards import Guard, LossScaler
+from glassbox.training.parallel.layout import Layout
 from glassbox.training.protocols import (
     AfterStep,
     Batch,
@@ -84,16 +85,16 @@ class PlainPasses:
         optimizer: Optimizer,
         *,
         precision: Precision,
-        group: Group,
         clipper: Clipper,
         scaler: LossScaler,
         telemetry: Telemetry | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
         self.optimizer = optimizer
         self.precision: Precision = precision
-        self.group = group
+        self.layout = layout or Layout()
         self.clipper = clipper
         self.scaler = scaler
         self.telemetry = telemetry
@@ -110,12 +111,13 @@ class PlainPasses:
         if isinstance(self.objective, BeforeStep):
             batches = [batch.to(device) for batch in batches]
             with autocast(device, self.precision):
-                self.objective.before_step(self.model, batches, self.group)
+                self.objective.before_step(self.model, batches, self.layout.data)
         for number, batch in enumerate(batches, start=1):
-            with autocast(device, self.precision):
-                output = self.objective(self.model, batch.to(device))
-            middle = time.perf_counter()
-            (output.loss_sum * self.scaler.scale).backward()
+            with self.layout.micro_batch(last=number == len(batches)):
+                with autocast(device, self.precision):
+                    output = self.objective(self.model, batch.to(device))
+                middle = time.perf_counter()
+                (output.loss_sum * self.scaler.scale).backward()
             if self.telemetry is not None:
                 self.telemetry.after_backward(
                     output.weight, self.scaler.scale, last=number == len(batches)
@@ -130,20 +132,13 @@ class PlainPasses:
 
     def normalize(self, divisor: float) -> float:
         """Sum gradients over ranks, divide and clip them in place."""
-        parameters = self.optimizer.parameters()
-        if self.group.world_size > 1:
-            touched = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
-            for parameter, ranks in zip(parameters, self.group.sum_(touched).tolist(), strict=True):
-                if ranks and parameter.grad is None:  # touched on other ranks alone
-                    parameter.grad = torch.zeros_like(parameter)
-        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        gradients = self.layout.reduced(self.optimizer.parameters())
         if not gradients or not divisor > 0:
             return 0.0
-        self.group.sum_gradients_(gradients)
         torch._foreach_mul_(gradients, 1.0 / divisor)
         if self.telemetry is not None:
             self.telemetry.gradients(divisor, self.scaler.scale)
-        return float(self.clipper.clip_(gradients))
+        return self.layout.clip_(self.clipper, gradients)
 
     def update(self, lr: float) -> None:
         """The optimizer's step."""
@@ -418,7 +413,7 @@ def build_step(
     optimizer: Optimizer,
     config: TrainConfig,
     *,
-    group: Group | None = None,
+    layout: Layout | None = None,
     guard: Guard | None = None,
     clipper: Clipper | None = None,
     scaler: LossScaler | None = None,
@@ -427,15 +422,16 @@ def build_step(
     """The step that `config.precision` and `config.compile` ask for; `auto` is neither, as in short runs.
 
     Where the objective is not made to be compiled in one graph with this model (`InOneGraph`), or the
-    weights are not in float32, each block is compiled by itself.
+    weights are not in float32, and with `parallel` in the recipe, each block is compiled by itself.
     """
-    group, clipper = group or Group(), clipper or config.clipper()
+    layout, clipper = layout or Layout(), clipper or config.clipper()
+    group = layout.data
     scaler = scaler or LossScaler(enabled=config.stated_precision == "float16")
     frozen = adapters_of(model) is not None  # then nothing of the base may change, buffers neither
     adjusting = [m for m in model.modules() if isinstance(m, AfterStep) and not frozen]
     passes: Passes
     precision, compiled = config.stated_precision, config.compile is True
-    if compiled and in_one_graph(model, objective, precision):
+    if compiled and layout.one_graph and in_one_graph(model, objective, precision):
         passes = CompiledPasses(
             model,
             objective,
@@ -454,7 +450,7 @@ def build_step(
             objective,
             optimizer,
             precision=precision,
-            group=group,
+            layout=layout,
             clipper=clipper,
             scaler=scaler,
             telemetry=telemetry,

@@ -99,3 +99,20 @@ def test_the_key_of_before_still_clips_by_global_norm() -> None:
         if expected is not None:
             expected.clip_(theirs)
         assert all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    "spec", [GlobalClip(max_norm=0.7), ParameterClip(max_norm=0.3), AdaptiveClip(quantile=0.5)]
+)
+def test_factors_from_norms_clip_as_gradients_do(spec: typing.Any) -> None:
+    """What sharded gradients are clipped by; three steps, since one kind has a history."""
+    whole, parts = spec.build(), spec.build()
+    torch.manual_seed(0)
+    for scale in (1.0, 0.1, 3.0):
+        gradients = [scale * torch.randn(4, 3), scale * torch.randn(5)]
+        copies = [g.clone() for g in gradients]
+        norm = whole.clip_(copies)
+        found, factors = parts.factors(torch.stack([g.norm() for g in gradients]))
+        assert torch.allclose(found, norm)
+        for gradient, factor, copied in zip(gradients, factors, copies, strict=True):
+            assert torch.allclose(gradient * factor, copied)

@@ -65,7 +65,7 @@ def step_of(
     clipper = clipper or GlobalClip(max_norm=0.5).build()
     passes: Any = (
         PlainPasses(
-            model, NextToken(), optimizer, precision="float32", group=group, clipper=clipper,
+            model, NextToken(), optimizer, precision="float32", clipper=clipper,
             scaler=scaler, telemetry=telemetry,
         )
         if backend is None

@@ -57,6 +57,15 @@ class AdaptiveClipper(Clipper):
         """None: the history decides."""
         return None
 
+    def factors(self, norms: Tensor) -> tuple[Tensor, Tensor]:
+        """One factor for all, by the history that this norm is added to."""
+        norm = torch.linalg.vector_norm(norms)
+        if not math.isfinite(float(norm)):
+            return norm, torch.ones_like(norms)
+        self.norms.append(float(norm))
+        bound = float(np.quantile(np.array(self.norms), self.quantile))
+        return norm, torch.clamp(bound / (norm + 1e-6), max=1.0).expand_as(norms)
+
     def state_dict(self) -> dict[str, Any]:
         """The norms of the most recent steps, as JSON."""
         return {"norms": list(self.norms)}

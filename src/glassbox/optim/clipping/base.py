@@ -20,6 +20,13 @@ class Clipper:
         """What all gradients are multiplied by at this global norm; None where that is not one number."""
         return 1.0
 
+    def factors(self, norms: Tensor) -> tuple[Tensor, Tensor]:
+        """The global norm, and what each gradient is multiplied by, from the norm of each.
+
+        For gradients that lie in parts on several ranks, where `clip_` would see its own parts alone.
+        """
+        return torch.linalg.vector_norm(norms), torch.ones_like(norms)
+
     def state_dict(self) -> dict[str, Any]:
         """The state needed to resume, as JSON."""
         return {}

@@ -48,6 +48,11 @@ class GlobalClipper(Clipper):
         """min(1, max_norm / (norm + 1e-6))."""
         return min(1.0, self.max_norm / (norm + 1e-6))
 
+    def factors(self, norms: Tensor) -> tuple[Tensor, Tensor]:
+        """One factor for all."""
+        norm = torch.linalg.vector_norm(norms)
+        return norm, torch.clamp(self.max_norm / (norm + 1e-6), max=1.0).expand_as(norms)
+
 
 @torch.no_grad()
 def clip_by_global_norm_(gradients: Sequence[Tensor], max_norm: float) -> Tensor:

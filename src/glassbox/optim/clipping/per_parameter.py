@@ -45,3 +45,8 @@ class ParameterClipper(Clipper):
     def factor(self, norm: float) -> float | None:
         """None: each gradient has its own."""
         return None
+
+    def factors(self, norms: Tensor) -> tuple[Tensor, Tensor]:
+        """A factor for each."""
+        scales = torch.clamp(self.max_norm / (norms + 1e-6), max=1.0)
+        return torch.linalg.vector_norm(norms), scales

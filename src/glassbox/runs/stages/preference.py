@@ -66,10 +66,10 @@ class ExampleRecipe(StageRecipe):
     def check(self, setup: Setup) -> None:
         """The model, and every example as ids."""
         model, _ = self.opened(setup)
-        if self.data.pairs_per_step % setup.group.world_size:
+        if self.data.pairs_per_step % setup.data_ranks:
             raise UserError(
                 f"data.pairs_per_step = {self.data.pairs_per_step} cannot be shared by "
-                f"{setup.group.world_size} ranks; make it a multiple of the number of ranks"
+                f"{setup.data_ranks} ranks; make it a multiple of the number of ranks"
             )
         examples, heldout, _ = self._examples(setup)
         longest = max(one.length for one in (*examples, *heldout)) - 1

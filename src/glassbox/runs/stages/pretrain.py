@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,7 @@ CHECKED_DOCUMENTS = 64
 class PretrainRecipe(StageRecipe):
     """Next-token prediction on text, from fresh weights or from a model."""
 
+    shards: ClassVar[bool] = True
     stage: Literal["pretrain"] = "pretrain"
     init: str | None = Field(None, description="MODEL to start from; null: random initialization")
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -94,10 +95,10 @@ class PretrainRecipe(StageRecipe):
             check_row_length(self.data.row_length, setup.model(self.init)[0].config.context_length)
         else:
             self.check_shape()
-        if self.data.rows_per_step % setup.group.world_size:
+        if self.data.rows_per_step % setup.data_ranks:
             raise UserError(
                 f"data.rows_per_step = {self.data.rows_per_step} cannot be shared by "
-                f"{setup.group.world_size} ranks; make it a multiple of the number of ranks"
+                f"{setup.data_ranks} ranks; make it a multiple of the number of ranks"
             )
         for path in self.sources:
             if find_token_files(find_corpus(path)) is not None:
@@ -168,7 +169,6 @@ class PretrainRecipe(StageRecipe):
         return Stage(model, tokenizer, NextToken(z_loss=self.z_loss), ahead, hooks, chats=False)
 
     def _model(self, setup: Setup) -> tuple[CausalLM, Tokenizer]:
-        from glassbox.models.causal_lm import CausalLM
         from glassbox.runs.shards import prepare_tokenizer
 
         if self.init is not None:
@@ -180,7 +180,7 @@ class PretrainRecipe(StageRecipe):
             config = checked_config(self.model, tokenizer.vocab_size)
             if self.width_transfer is not None:
                 config = self.width_transfer.config(config)
-            model = CausalLM(config)
+            model = setup.layout.create(config)
         check_row_length(self.data.row_length, model.config.context_length)
         return model, tokenizer
 

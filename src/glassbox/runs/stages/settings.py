@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from glassbox.optim.adamw import AdamWConfig
 from glassbox.optim.specs import OptimizerConfig
 from glassbox.training.alarms import AlarmsConfig
 from glassbox.training.config import TrainConfig
+from glassbox.training.parallel.config import ParallelConfig
 from glassbox.training.python_metric import PythonMetric
 from glassbox.training.telemetry.config import TelemetryConfig
 
@@ -24,7 +25,7 @@ HARMLESS = (
     "device", "data.rows_per_batch", "data.workers", "train.log_every", "train.checkpoint_every",
     "train.keep_last", "evaluation.sample_every", "evaluation.prompts", "evaluation.max_tokens",
     "evaluation.temperature", "evaluation.documents", "evaluation.tasks", "telemetry", "logging",
-    "alarms",
+    "alarms", "parallel",
 )  # fmt: skip
 """Keys of a recipe, including nested ones, that may be changed in a run that has begun."""
 
@@ -81,8 +82,12 @@ class EvaluationConfig(Spec):
 
 
 class RunSettings(Spec):
-    """Settings common to all recipes."""
+    """Settings common to all recipes.
 
+    shards: whether the stage trains a model whose weights lie on several ranks.
+    """
+
+    shards: ClassVar[bool] = False
     stage: str
     out: str = Field(description="the run folder")
     seed: int = 0
@@ -92,6 +97,9 @@ class RunSettings(Spec):
         None, description="train an adapter on the frozen model; null: train the model itself"
     )
     train: TrainConfig
+    parallel: ParallelConfig | None = Field(
+        None, description="layout over several ranks, activation checkpointing; null: copies alone"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     telemetry: TelemetryConfig | None = Field(
         TelemetryConfig(), description="measurements inside the model; null: none"
@@ -105,6 +113,16 @@ class RunSettings(Spec):
     rank_timeout_minutes: float = Field(
         60.0, gt=0, exclude=True, description="how long a rank waits for the others before it fails"
     )
+
+    @model_validator(mode="after")
+    def _shards_are_trained(self) -> RunSettings:
+        parallel = self.parallel
+        if parallel is not None and parallel.shards and not self.shards:
+            raise ValueError(
+                f"parallel.fsdp = {parallel.fsdp} and parallel.tensor = {parallel.tensor} do not go "
+                f"with stage '{self.stage}'; use parallel.data = zero1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> RunSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,7 @@ class ChatData(HeldoutData):
 class SftRecipe(StageRecipe):
     """Supervised fine-tuning: next-token prediction on the assistant's messages only."""
 
+    shards: ClassVar[bool] = True
     stage: Literal["sft"] = "sft"
     init: str = Field(description="MODEL to fine-tune")
     data: ChatData

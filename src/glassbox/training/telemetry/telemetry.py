@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from glassbox.core.devices import Precision, autocast
 from glassbox.core.seeding import preserved_rng
 from glassbox.models.causal_lm import CausalLM
+from glassbox.training.parallel.layout import Layout
 from glassbox.training.telemetry.config import TelemetryConfig
 from glassbox.training.telemetry.noise import NoiseScale
 from glassbox.training.telemetry.probe import LastCall, observe
@@ -41,8 +42,14 @@ class Telemetry:
     """
 
     def __init__(
-        self, model: CausalLM, config: TelemetryConfig, *, precision: Precision = "float32"
+        self,
+        model: CausalLM,
+        config: TelemetryConfig,
+        *,
+        precision: Precision = "float32",
+        layout: Layout | None = None,
     ) -> None:
+        self.layout = layout or Layout()
         self.model = model
         self.config = config
         self.precision: Precision = precision
@@ -81,7 +88,7 @@ class Telemetry:
             if last:
                 self._first = (0.0, 0.0)  # an only one tells nothing of the noise
                 return
-            total = scale * float(weight)
+            total = scale * (self.layout.first_weight(weight) or 0.0)
             if total > 0:
                 self._first = (total, (self._norm() / total) ** 2)
 
@@ -106,9 +113,13 @@ class Telemetry:
 
     def look(self) -> None:
         """Measure the forward pass on the rows of the last call."""
-        if self.call.arguments is None:
+        if self.call.arguments is None or not self.layout.looks_inside:
             return
-        with preserved_rng(), autocast(self.model.device, self.precision):
+        with (
+            preserved_rng(),
+            autocast(self.model.device, self.precision),
+            self.layout.whole(self.model),
+        ):
             self._values |= observe(self.model, self.call.arguments, self.config)
 
     def before_update(self) -> None:
@@ -121,9 +132,10 @@ class Telemetry:
         """After the optimizer's step."""
         if not self._before:
             return
-        weights = torch._foreach_norm(self._before)
-        changes = torch._foreach_norm(
-            torch._foreach_sub([p.detach() for p in self._parameters], self._before)
+        weights = self.layout.norms(self._parameters, self._before)
+        changes = self.layout.norms(
+            self._parameters,
+            torch._foreach_sub([p.detach() for p in self._parameters], self._before),
         )
         self._before = []
         for layer in dict.fromkeys(self._layers):
@@ -145,29 +157,32 @@ class Telemetry:
     def _by_layer(self, what: str, tensors: Sequence[Tensor | None]) -> None:
         """Norm, root mean square and largest entry of each layer's tensors."""
         there = [
-            (layer, tensor)
-            for layer, tensor in zip(self._layers, tensors, strict=True)
+            (layer, parameter, tensor)
+            for layer, parameter, tensor in zip(
+                self._layers, self._parameters, tensors, strict=True
+            )
             if tensor is not None
         ]
         if not there:
             return
-        wide = [tensor for _, tensor in there]
-        norms = torch._foreach_norm(wide)
-        largest = torch._foreach_norm(wide, math.inf)
-        for layer in dict.fromkeys(layer for layer, _ in there):
-            of = [place for place, (name, _) in enumerate(there) if name == layer]
+        parameters, wide = [p for _, p, _ in there], [tensor for _, _, tensor in there]
+        norms = self.layout.norms(parameters, wide)
+        largest = self.layout.norms(parameters, wide, math.inf)
+        for layer in dict.fromkeys(layer for layer, _, _ in there):
+            of = [place for place, (name, _, _) in enumerate(there) if name == layer]
             norm = torch.stack([norms[place] for place in of]).float().norm()
-            count = sum(wide[place].numel() for place in of)
+            count = sum(self.layout.count(parameters[place]) for place in of)
             self._values[f"{what}_norm/{layer}"] = norm
             self._values[f"{what}_rms/{layer}"] = norm / math.sqrt(count)
             self._values[f"{what}_max/{layer}"] = torch.stack([largest[p] for p in of]).amax()
 
     @torch.no_grad()
     def _norm(self) -> float:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        there = [p for p in self._parameters if p.grad is not None]
+        gradients = [p.grad for p in there if p.grad is not None]
         if not gradients:
             return 0.0
-        return float(torch.stack(torch._foreach_norm(gradients)).float().norm())
+        return float(torch.stack(self.layout.norms(there, gradients)).float().norm())
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to measure the same, as JSON."""

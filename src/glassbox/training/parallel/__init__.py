@@ -1,0 +1,1 @@
+"""How a run is spread over ranks: the `parallel` key of a recipe."""
