@@ -40,7 +40,7 @@ def recompute_blocks(
     if kind == "none":
         return
     for block in blocks:
-        block.forward = _Recomputed(block, block.forward, kind)  # type: ignore[method-assign]
+        block.forward = _Recomputed(block, block.forward, kind)
 
 
 class _Recomputed:

@@ -136,9 +136,9 @@ class Sharded(Overlapped):
     def _split_model(self, model: CausalLM) -> Any:
         if self.mesh.tensor.world_size == 1:
             return None
-        from glassbox.training.parallel.tensor import TensorParallel
-
-        return TensorParallel(model.config, self.mesh.tensor)
+        raise UserError(
+            f"parallel.tensor = {self.config.tensor}: no layer is divided that way yet; use parallel.fsdp"
+        )
 
     def _shard(self, module: nn.Module) -> None:
         if isinstance(module, Block):
@@ -319,7 +319,7 @@ class Sharded(Overlapped):
         finally:
             for module in modules:
                 module.reshard()
-                module.set_reshard_after_forward(module is not model, recurse=False)
+                module.set_reshard_after_forward(isinstance(module, Block), recurse=False)
 
     @contextlib.contextmanager
     def saving(self, model: CausalLM) -> Iterator[CausalLM]:
