@@ -11,22 +11,27 @@ from torch import Tensor
 from glassbox.core.errors import UserError
 from glassbox.models.config import ModelConfig
 from glassbox.models.families.bloom import BLOOM
+from glassbox.models.families.cohere2 import COHERE2
 from glassbox.models.families.deepseek_v2 import DEEPSEEK_V2
 from glassbox.models.families.deepseek_v3 import DEEPSEEK_V3
 from glassbox.models.families.deepseek_v32 import DEEPSEEK_V32
 from glassbox.models.families.gemma2 import GEMMA2
 from glassbox.models.families.gemma3 import GEMMA3
+from glassbox.models.families.glm4_moe import GLM4_MOE
 from glassbox.models.families.gpt2 import GPT2
 from glassbox.models.families.gpt_neox import GPT_NEOX
 from glassbox.models.families.gpt_oss import GPT_OSS
+from glassbox.models.families.granite import GRANITE
 from glassbox.models.families.jamba import JAMBA
 from glassbox.models.families.llama import LLAMA
 from glassbox.models.families.mamba import MAMBA
 from glassbox.models.families.mamba2 import MAMBA2
 from glassbox.models.families.minimax import MINIMAX
+from glassbox.models.families.minimax_m2 import MINIMAX_M2
 from glassbox.models.families.mistral import MISTRAL
 from glassbox.models.families.mixtral import MIXTRAL
 from glassbox.models.families.olmo2 import OLMO2
+from glassbox.models.families.olmo3 import OLMO3
 from glassbox.models.families.phi3 import PHI3
 from glassbox.models.families.qwen2 import QWEN2
 from glassbox.models.families.qwen2_moe import QWEN2_MOE
@@ -46,10 +51,13 @@ FAMILIES: tuple[Family, ...] = (
     GEMMA3,
     MISTRAL,
     OLMO2,
+    OLMO3,
     PHI3,
     QWEN2,
     QWEN3,
     SMOLLM3,
+    GRANITE,
+    COHERE2,
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,
@@ -62,6 +70,8 @@ FAMILIES: tuple[Family, ...] = (
     RWKV,
     QWEN3_NEXT,
     MINIMAX,
+    GLM4_MOE,
+    MINIMAX_M2,
     JAMBA,
 )
 
