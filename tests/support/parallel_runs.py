@@ -46,10 +46,18 @@ LAYOUTS: dict[str, ParallelConfig] = {
     "ddp": ParallelConfig(bucket_mb=0.01),
     "zero1": ParallelConfig(data="zero1", checkpoint="selective"),
     "fsdp": ParallelConfig(fsdp=2, checkpoint="full"),
+    "tensor": ParallelConfig(tensor=2, checkpoint="selective"),
 }
 
 
-RESUMED = (("fsdp", "fsdp"), ("zero1", "zero1"), ("fsdp", "ddp"), ("ddp", "fsdp"))
+RESUMED = (
+    ("fsdp", "fsdp"),
+    ("tensor", "tensor"),
+    ("tensor", "fsdp"),
+    ("zero1", "zero1"),
+    ("fsdp", "ddp"),
+    ("ddp", "fsdp"),
+)
 
 
 def config(*, experts: bool = False) -> ModelConfig:
@@ -120,6 +128,8 @@ def main(folder: Path) -> None:
         held = {}
         for variant in VARIANTS:
             for name, parallel in LAYOUTS.items():
+                if name not in layouts_of(variant):
+                    continue
                 run = folder / f"{variant}-{name}"
                 if group.is_main:
                     run.mkdir(parents=True, exist_ok=True)
@@ -138,6 +148,11 @@ def main(folder: Path) -> None:
         torch.distributed.all_gather_object(tables, held)
         if group.is_main:
             (folder / "held.json").write_text(json.dumps(tables))
+
+
+def layouts_of(variant: str) -> list[str]:
+    """All that can train a variant: experts are not divided over tensor ranks."""
+    return [name for name in LAYOUTS if (variant, name) != ("experts", "tensor")]
 
 
 def start(run: Path, old: Path) -> None:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from glassbox.formats.huggingface import load_pretrained
-from support.parallel_runs import LAYOUTS, RESUMED, VARIANTS, start, trainer
+from support.parallel_runs import RESUMED, VARIANTS, layouts_of, start, trainer
 from support.tiny_run import everything, last_weights, metrics
 from system.test_training_ranks import torchrun
 
@@ -34,8 +34,9 @@ def state(run: Path, name: str) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run / "checkpoints/step-00000004/training" / name)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "layout"), [(v, layout) for v in VARIANTS for layout in layouts_of(v)]
+)
 def test_weights_moments_and_averages_are_those_of_one_rank(
     runs: Path, variant: str, layout: str
 ) -> None:
@@ -52,8 +53,9 @@ def test_weights_moments_and_averages_are_those_of_one_rank(
             assert torch.allclose(found[name], tensor, rtol=1e-4, atol=TOLERANCE), name
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "layout"), [(v, layout) for v in VARIANTS for layout in layouts_of(v)]
+)
 def test_logged_norms_losses_and_evaluations_are_those_of_one_rank(
     runs: Path, variant: str, layout: str
 ) -> None:

@@ -391,7 +391,7 @@ class Trainer:
         """`mfu` of a long run: FLOPs of its weights, over those of the fastest product measured here."""
         if self._fastest_products is None:
             return {}
-        flops = training_flops(self.model) * self._window.tokens_per_second
+        flops = training_flops(self.layout.plain(self.model)) * self._window.tokens_per_second
         self._view.mfu = flops / self._fastest_products
         return {"mfu": self._view.mfu}
 
@@ -588,8 +588,8 @@ class Trainer:
             "tokens_per_second": state.tokens / state.seconds if state.seconds else 0.0,
             "share_outside_step": outside,
             "peak_memory_bytes": peak_memory_bytes(self.model.device),
-            "parameters": self.model.num_parameters,
-            "trained_parameters": sum(p.numel() for p in self.optimizer.parameters()),
+            "parameters": self.layout.plain(self.model).num_parameters,
+            "trained_parameters": sum(self.layout.count(p) for p in self.optimizer.parameters()),
             "skipped_steps": state.skipped,
             "precision": self._chosen.stated_precision,
             "compiled": self._chosen.compile is True,

@@ -103,6 +103,10 @@ class Layout:
         """How many numbers a weight has, over all ranks' parts of it."""
         return parameter.numel()
 
+    def plain(self, model: CausalLM) -> CausalLM:
+        """A model of the same shapes that is not divided, to count what it has; maybe without weights."""
+        return model
+
     @contextlib.contextmanager
     def whole(self, model: CausalLM) -> Iterator[None]:
         """Within, each rank can run the model by itself, as often as it likes."""

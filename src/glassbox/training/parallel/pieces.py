@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,11 +73,14 @@ class Piece:
             part = found[: self.rows]
         if self.split is None or self.tensor.world_size == 1:
             return part
-        parts = [
-            part.new_empty(self._part_shape(part, rank)) for rank in range(self.tensor.world_size)
-        ]
-        dist.all_gather(parts, part.contiguous(), group=self.tensor.handle)
-        return self.split.join(parts)
+        shapes = [self._part_shape(part, rank) for rank in range(self.tensor.world_size)]
+        flat = part.new_zeros(math.prod(shapes[0]))  # of rank 0, whose part is the largest
+        flat[: part.numel()] = part.reshape(-1)
+        found = [torch.empty_like(flat) for _ in shapes]
+        dist.all_gather(found, flat, group=self.tensor.handle)
+        return self.split.join(
+            [one[: math.prod(shape)].view(shape) for one, shape in zip(found, shapes, strict=True)]
+        )
 
     def own(self, whole: Tensor) -> Tensor:
         """This rank's part of a whole tensor."""

@@ -40,6 +40,7 @@ from glassbox.training.parallel.local_optimizer import LocalOptimizer
 from glassbox.training.parallel.pieces import Piece, Split, gather_state, own_state
 from glassbox.training.parallel.recompute import recompute_blocks
 from glassbox.training.parallel.swap import swapped_parameters
+from glassbox.training.parallel.tensor import TensorParallel
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -89,15 +90,15 @@ class Sharded(Overlapped):
         self._skeleton = copy.deepcopy(model)
         tensor = self._split_model(model)
         draw = model.initial_draw()
-        for owner, name, fresh in _parts_to_draw(model, config):
-            real = fresh()
+        for path, _ in _drawn(model):
+            real = _fresh(path, config)
             for module in real.modules():
                 if isinstance(module, Initializes):
                     module.initialize(draw)
             real.to(self._device)
-            owner._modules[name] = real
             if tensor is not None:
-                tensor.split(model, real)
+                real = tensor.split(path, real)
+            _put(model, path, real)
             if isinstance(real, Block):
                 self._shard(real)
         self._finish(model, tensor)
@@ -119,9 +120,10 @@ class Sharded(Overlapped):
         }
         self._skeleton = copy.deepcopy(model, memo)
         tensor = self._split_model(model)
-        for _, module in _drawn(model):
+        for path, module in _drawn(model):
             if tensor is not None:
-                tensor.split(model, module)
+                module = tensor.split(path, module)
+                _put(model, path, module)
             if isinstance(module, Block):
                 self._shard(module)
         self._finish(model, tensor)
@@ -133,12 +135,10 @@ class Sharded(Overlapped):
             return torch.device("cpu")
         return torch.device(grid.device_type, self.world.local_rank)
 
-    def _split_model(self, model: CausalLM) -> Any:
+    def _split_model(self, model: CausalLM) -> TensorParallel | None:
         if self.mesh.tensor.world_size == 1:
             return None
-        raise UserError(
-            f"parallel.tensor = {self.config.tensor}: no layer is divided that way yet; use parallel.fsdp"
-        )
+        return TensorParallel(model.config, self.mesh.tensor)
 
     def _shard(self, module: nn.Module) -> None:
         if isinstance(module, Block):
@@ -166,12 +166,12 @@ class Sharded(Overlapped):
         if grid.device_type == "cpu":  # gloo knows no scaled sums
             module.set_force_sum_reduction_for_comms(True)
 
-    def _finish(self, model: CausalLM, tensor: Any) -> None:
+    def _finish(self, model: CausalLM, tensor: TensorParallel | None) -> None:
         """Shard what lies outside of the blocks, and note how every weight lies."""
         recompute_blocks(model.mtp, self.config.checkpoint)
         if tensor is not None:
             tensor.finish(model)
-            self._splits, self._partial = tensor.splits(model), frozenset(tensor.partial(model))
+            self._splits, self._partial = tensor.splits, frozenset(tensor.partial)
         rows = {name: len(p) if p.dim() else None for name, p in model.named_parameters()}
         if self._fsdp:
             rows |= {
@@ -300,7 +300,12 @@ class Sharded(Overlapped):
 
     def count(self, parameter: nn.Parameter) -> int:
         """Those of all parts together."""
-        return self._counts[self._names[id(parameter)]]
+        name = self._names.get(id(parameter))
+        return parameter.numel() if name is None else self._counts[name]
+
+    def plain(self, model: CausalLM) -> CausalLM:
+        """The model as it was before it was divided, without weights."""
+        return self._skeleton
 
     @contextlib.contextmanager
     def whole(self, model: CausalLM) -> Iterator[None]:
@@ -373,29 +378,30 @@ def _drawn(model: CausalLM) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def _parts_to_draw(model: CausalLM, config: ModelConfig) -> Iterator[tuple[nn.Module, str, Any]]:
-    """(owner, name, what makes it anew) of each part, in the order of `_drawn`."""
-    size, blocks = config.hidden_size, list(config.layers())
-    for path, _ in _drawn(model):
-        name, _, place = path.partition(".")
-        owner = model if not place else model.get_submodule(name)
+def _put(model: CausalLM, path: str, module: nn.Module) -> None:
+    """Put a part in its place."""
+    name, _, place = path.partition(".")
+    owner = model.get_submodule(name) if place else model
+    owner._modules[place or name] = module
 
-        def fresh(name: str = name, place: str = place) -> nn.Module:
-            if name == "blocks":
-                return Block(blocks[int(place)], size, config.dropout)
-            if name == "mtp":
-                return FutureModule(config)
-            if name == "score":
-                return ScalarHead(size)
-            if name == "head":
-                return Linear(size, config.vocab_size, bias=config.head_bias)
-            if name == "embedding":
-                return Embedding(config.vocab_size, size)
-            if name == "position_embedding":
-                return Embedding(config.context_length, size)
-            norm = config.final_norm if name == "final_norm" else config.embedding_norm
-            assert norm is not None, name
-            built: nn.Module = norm.build(size)
-            return built
 
-        yield owner, place or name, fresh
+def _fresh(path: str, config: ModelConfig) -> nn.Module:
+    """A part of a model by its path, its weights not yet drawn."""
+    name, _, place = path.partition(".")
+    size = config.hidden_size
+    if name == "blocks":
+        return Block(list(config.layers())[int(place)], size, config.dropout)
+    if name == "mtp":
+        return FutureModule(config)
+    if name == "score":
+        return ScalarHead(size)
+    if name == "head":
+        return Linear(size, config.vocab_size, bias=config.head_bias)
+    if name == "embedding":
+        return Embedding(config.vocab_size, size)
+    if name == "position_embedding":
+        return Embedding(config.context_length, size)
+    norm = config.final_norm if name == "final_norm" else config.embedding_norm
+    assert norm is not None, name
+    built: nn.Module = norm.build(size)
+    return built
