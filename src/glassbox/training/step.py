@@ -132,13 +132,19 @@ class PlainPasses:
 
     def normalize(self, divisor: float) -> float:
         """Sum gradients over ranks, divide and clip them in place."""
-        gradients = self.layout.reduced(self.optimizer.parameters())
+        gradients = self.reduced(divisor)
         if not gradients or not divisor > 0:
             return 0.0
-        torch._foreach_mul_(gradients, 1.0 / divisor)
         if self.telemetry is not None:
             self.telemetry.gradients(divisor, self.scaler.scale)
         return self.layout.clip_(self.clipper, gradients)
+
+    def reduced(self, divisor: float) -> list[Tensor]:
+        """Gradients summed over ranks and divided, in place: this rank's part of each."""
+        gradients = self.layout.reduced(self.optimizer.parameters())
+        if gradients and divisor > 0:
+            torch._foreach_mul_(gradients, 1.0 / divisor)
+        return gradients
 
     def update(self, lr: float) -> None:
         """The optimizer's step."""

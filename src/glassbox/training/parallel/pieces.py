@@ -76,10 +76,10 @@ class Piece:
         shapes = [self._part_shape(part, rank) for rank in range(self.tensor.world_size)]
         flat = part.new_zeros(math.prod(shapes[0]))  # of rank 0, whose part is the largest
         flat[: part.numel()] = part.reshape(-1)
-        found = [torch.empty_like(flat) for _ in shapes]
-        dist.all_gather(found, flat, group=self.tensor.handle)
+        flats = [torch.empty_like(flat) for _ in shapes]
+        dist.all_gather(flats, flat, group=self.tensor.handle)
         return self.split.join(
-            [one[: math.prod(shape)].view(shape) for one, shape in zip(found, shapes, strict=True)]
+            [one[: math.prod(shape)].view(shape) for one, shape in zip(flats, shapes, strict=True)]
         )
 
     def own(self, whole: Tensor) -> Tensor:
