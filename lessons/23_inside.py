@@ -19,9 +19,9 @@
 # %% [markdown] lang="en" part="idea"
 # ## The idea
 #
-# A transformer is a **sum**. The embedding writes to the residual stream, every head and feed-forward adds to it, and the output reads the total:
+# A transformer is a **sum**. The embedding writes to the residual stream, every head and feed-forward $p$ adds its $y_p$ to it, and the output reads the total:
 #
-# $$x_L = x_0 + \sum_{\text{parts } p} y_p, \qquad \mathrm{logit}(t) = w_t \cdot \mathrm{norm}(x_L)$$
+# $$x_L = x_0 + \sum_{p} y_p, \qquad \mathrm{logit}(t) = w_t \cdot \mathrm{norm}(x_L)$$
 #
 # So three kinds of questions have answers:
 #
@@ -38,9 +38,9 @@
 # %% [markdown] lang="zh" part="idea"
 # ## 思路
 #
-# Transformer 是一个**和**。嵌入写入残差流，每个头和前馈层往上加，输出层读取总和：
+# Transformer 是一个**和**。嵌入写入残差流，每个头和前馈层 $p$ 往上加自己的 $y_p$，输出层读取总和：
 #
-# $$x_L = x_0 + \sum_{\text{各部分 } p} y_p, \qquad \mathrm{logit}(t) = w_t \cdot \mathrm{norm}(x_L)$$
+# $$x_L = x_0 + \sum_{p} y_p, \qquad \mathrm{logit}(t) = w_t \cdot \mathrm{norm}(x_L)$$
 #
 # 因此有几类问题可以回答：
 #
