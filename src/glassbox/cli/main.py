@@ -40,6 +40,7 @@ COMMANDS = (
     "data",
     "tokenizer",
     "train",
+    "verify",
     "generate",
     "chat",
     "reason",

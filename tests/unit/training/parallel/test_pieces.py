@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
+from glassbox.models.config import ModelConfig
 from glassbox.training.parallel.config import ParallelConfig, parse_layout
 from glassbox.training.parallel.pieces import Piece, Split, named_piece
+from glassbox.training.parallel.tensor import check_divisible
+from support.parallel_runs import config
 
 
 @pytest.mark.parametrize("sections", [(8, 4, 4), (5, 3), (7,)])
@@ -66,3 +71,27 @@ def test_other_names_are_refused(text: str) -> None:
 def test_zero_and_sharding_are_not_both() -> None:
     with pytest.raises(ValueError, match=r"parallel\.data = 'zero1'"):
         ParallelConfig(data="zero1", fsdp=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qk_norm_over": "all"}, "norm over all heads"),
+        ({"positions": {"kind": "alibi"}}, "ALiBi"),
+        ({"num_heads": 3, "num_kv_heads": 3}, "num_kv_heads = 3"),
+    ],
+)
+def test_what_tensor_ranks_cannot_divide_is_named(changes: dict[str, Any], message: str) -> None:
+    shape = config().model_dump(mode="json")
+    shape["blocks"][0]["block"]["mixer"] |= changes
+    with pytest.raises(UserError, match=message):
+        check_divisible(ModelConfig.model_validate(shape), 2)
+
+
+def test_experts_and_other_mixers_are_not_divided_over_tensor_ranks() -> None:
+    with pytest.raises(UserError, match="no feed-forward 'experts'"):
+        check_divisible(config(experts=True), 2)
+    shape = config().model_dump(mode="json")
+    shape["blocks"][0]["block"]["mixer"] = {"kind": "lightning", "num_heads": 2}
+    with pytest.raises(UserError, match="no mixer 'lightning'"):
+        check_divisible(ModelConfig.model_validate(shape), 2)
