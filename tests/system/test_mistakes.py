@@ -166,6 +166,22 @@ def test_a_mistake_is_named_leaves_nothing_and_its_correction_works(
     assert not ended.value.code, capsys.readouterr().err
 
 
+def test_a_run_is_a_tokenizer_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    for words in (
+        "encode run fox",
+        "inspect run fox",
+        "compare run model book.txt",
+        "decode run 70",
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["tokenizer", *words.split()])
+        assert not ended.value.code, capsys.readouterr().err
+    assert "no file" not in capsys.readouterr().err
+
+
 def test_there_are_sixty_with_those_of_a_first_training_run() -> None:
     from system.test_first_mistakes import MISTAKES as FIRST
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-TOKENIZER = "Folder, tokenizer.json, .model, .tiktoken, or gpt2 (extra gpt2)."
+if TYPE_CHECKING:
+    from glassbox.tokenizers import Tokenizer
+
+TOKENIZER = "Folder, run, tokenizer.json, .model, .tiktoken, or gpt2 (extra gpt2)."
 
 
 def register(app: typer.Typer) -> None:
@@ -92,6 +95,17 @@ def train(
     print(f"{out / 'tokenizer.json'}: {tokenizer.vocab_size} entries{note}", file=sys.stderr)
 
 
+def _open(name: str) -> Tokenizer:
+    """The tokenizer of a file or folder, or of the model that a run has made."""
+    from glassbox.tokenizers import Tokenizer
+
+    if Path(name).is_dir() and not (Path(name) / "tokenizer.json").exists():
+        from glassbox.reports.corpus import open_tokenizer
+
+        return open_tokenizer(name)
+    return Tokenizer.load(name)
+
+
 def encode(
     tokenizer: Annotated[str, typer.Argument(help=TOKENIZER)],
     text: Annotated[str, typer.Argument(help="Text; - reads standard input.")] = "-",
@@ -100,9 +114,7 @@ def encode(
     ] = False,
 ) -> None:
     """Print the ids of a text. Example: `glassbox tokenizer encode tok "Hello there"`"""
-    from glassbox.tokenizers import Tokenizer
-
-    loaded = Tokenizer.load(tokenizer)
+    loaded = _open(tokenizer)
     ids = loaded.encode(sys.stdin.read() if text == "-" else text)
     if pieces:
         for token in ids:
@@ -117,9 +129,8 @@ def decode(
 ) -> None:
     """Print the text of ids. Example: `glassbox tokenizer decode tok 72 105`"""
     from glassbox.core.errors import UserError
-    from glassbox.tokenizers import Tokenizer
 
-    loaded = Tokenizer.load(tokenizer)
+    loaded = _open(tokenizer)
     for token in ids:
         if not 0 <= token < loaded.vocab_size:
             raise UserError(f"id {token} is outside the vocabulary of {loaded.vocab_size}")
@@ -141,10 +152,9 @@ def inspect(
 
     from glassbox.cli.tokenizer_view import coloured, usage_table
     from glassbox.data.text import AS_IT_IS, find_corpus, read_documents
-    from glassbox.tokenizers import Tokenizer
     from glassbox.tokenizers.inspection import inspect_texts, pieces_of
 
-    loaded, console = Tokenizer.load(tokenizer), Console()
+    loaded, console = _open(tokenizer), Console()
     console.print(
         f"{type(loaded.model).__name__}: {loaded.vocab_size} entries, special: "
         f"{', '.join(loaded.special_tokens) or 'none'}",
@@ -182,11 +192,10 @@ def compare(
 
     from glassbox.cli.tokenizer_view import side_by_side, usage_table
     from glassbox.data.text import AS_IT_IS, find_corpus, read_documents
-    from glassbox.tokenizers import Tokenizer
     from glassbox.tokenizers.inspection import inspect_texts
 
     names = (first, second) if first != second else (first, f"{second} ")
-    tokenizers = {name: Tokenizer.load(name.strip()) for name in names}
+    tokenizers = {name: _open(name.strip()) for name in names}
     path = find_corpus(file)
     shown: list[str] = []
     for document in read_documents(path, size=AS_IT_IS):
