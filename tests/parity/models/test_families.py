@@ -352,8 +352,9 @@ def test_which_family_expresses_a_config():
     assert family(output_bias=True) is None
     assert family(head_dim=7) is None
     assert family(sinks=True) is None
-    assert family(scale=0.5) is None
+    assert family(scale=0.5) == "granite"
     assert family({"learned_positions": True}) is None
-    assert family({"embedding_scale": 2.0}) is None
+    assert family({"embedding_scale": 2.0, "logit_scale": 0.125}) == "granite"
+    assert family({"embedding_scale": 2.0}, sinks=True) is None
     assert family({"logit_softcap": 2.0}) is None
     assert family({"final_norm": {"kind": "rms_norm", "eps": 1.0}}) is None
