@@ -487,7 +487,7 @@ print(
 # ## Further reading
 #
 # - Hu et al., *LoRA*, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685)
-# - Dettmers et al., *QLoRA*, [arXiv:2305.14314](https://arxiv.org/abs/2305.14314): section 3, and appendix E for the levels
+# - Dettmers et al., *QLoRA*, [arXiv:2305.14314](https://arxiv.org/abs/2305.14314): section 3, and appendix E for the levels; [their derivation](../docs/theory/nf4.md)
 # - Kalajdzievski, *A Rank Stabilization Scaling Factor for LoRA*, [arXiv:2312.03732](https://arxiv.org/abs/2312.03732)
 # - Liu et al., *DoRA*, [arXiv:2402.09353](https://arxiv.org/abs/2402.09353)
 
@@ -495,6 +495,6 @@ print(
 # ## 延伸阅读
 #
 # - Hu 等，*LoRA*，[arXiv:2106.09685](https://arxiv.org/abs/2106.09685)
-# - Dettmers 等，*QLoRA*，[arXiv:2305.14314](https://arxiv.org/abs/2305.14314)：第 3 节；量化级见附录 E
+# - Dettmers 等，*QLoRA*，[arXiv:2305.14314](https://arxiv.org/abs/2305.14314)：第 3 节；量化级见附录 E，[推导](../docs/theory/nf4.md)
 # - Kalajdzievski，*A Rank Stabilization Scaling Factor for LoRA*，[arXiv:2312.03732](https://arxiv.org/abs/2312.03732)
 # - Liu 等，*DoRA*，[arXiv:2402.09353](https://arxiv.org/abs/2402.09353)

@@ -650,6 +650,7 @@ print(
 # - Schulman et al., *PPO*, [arXiv:1707.06347](https://arxiv.org/abs/1707.06347), and *GAE*, [arXiv:1506.02438](https://arxiv.org/abs/1506.02438)
 # - Rafailov et al., *Direct Preference Optimization*, [arXiv:2305.18290](https://arxiv.org/abs/2305.18290)
 # - Shao et al., *DeepSeekMath*, [arXiv:2402.03300](https://arxiv.org/abs/2402.03300): GRPO; Zheng et al., *GSPO*, [arXiv:2507.18071](https://arxiv.org/abs/2507.18071)
+# - [DPO derived](../docs/theory/dpo.md) and [advantages](../docs/theory/gae.md), step by step
 # - [The guides to preferences](../docs/guides/preferences.md) and [to reinforcement learning](../docs/guides/rl.md)
 
 # %% [markdown] lang="zh" part="reading"
@@ -659,4 +660,5 @@ print(
 # - Schulman 等，*PPO*，[arXiv:1707.06347](https://arxiv.org/abs/1707.06347)；*GAE*，[arXiv:1506.02438](https://arxiv.org/abs/1506.02438)
 # - Rafailov 等，*Direct Preference Optimization*，[arXiv:2305.18290](https://arxiv.org/abs/2305.18290)
 # - Shao 等，*DeepSeekMath*，[arXiv:2402.03300](https://arxiv.org/abs/2402.03300)：GRPO；Zheng 等，*GSPO*，[arXiv:2507.18071](https://arxiv.org/abs/2507.18071)
+# - 逐步推导：[DPO](../docs/theory/dpo.md)、[广义优势估计](../docs/theory/gae.md)
 # - [偏好优化指南](../docs/guides/preferences.md)与[强化学习指南](../docs/guides/rl.md)

@@ -2,7 +2,7 @@
 
 Source: block-wise dynamic quantization, Dettmers et al., arXiv:2110.02861, section 2; 4-bit
 NormalFloat and quantized scales, Dettmers et al., QLoRA, arXiv:2305.14314, section 3 and appendix
-E.
+E. Derivation of the levels: docs/theory/nf4.md.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Proximal policy optimization (PPO): policy and value model, generalized advantage estimation,
 clipped losses.
+
+Derivation of the advantages: docs/theory/gae.md.
 """
 
 from __future__ import annotations

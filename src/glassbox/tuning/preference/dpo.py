@@ -1,4 +1,7 @@
-"""Direct preference optimization (DPO) and its variants."""
+"""Direct preference optimization (DPO) and its variants.
+
+Derivation: docs/theory/dpo.md.
+"""
 
 from __future__ import annotations
 
