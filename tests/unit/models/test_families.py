@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from glassbox.core.errors import UserError
+from glassbox.formats.huggingface import load_pretrained, save_pretrained
+from glassbox.models.causal_lm import CausalLM
 from glassbox.models.families import from_hf_config, presets
 from glassbox.models.family import canonical
 
@@ -154,3 +159,17 @@ def test_windows_and_positions_stand_in_the_published_layers():
     assert sum(layer.mixer.positions is None for layer in smollm3) == 9
     assert smollm3[3].mixer.positions is None
     assert canonical(presets()["smollm3-3b"]).num_layers == 36
+
+
+def test_files_under_another_name_are_the_same_family(tmp_path: Path) -> None:
+    """Kimi K2 is DeepSeek-V3 with other sizes under a name of its own; Moonlight bears DeepSeek-V3's."""
+    model = CausalLM(presets()["deepseek-v3-tiny"])
+    save_pretrained(model, tmp_path)
+    file = tmp_path / "config.json"
+    raw = json.loads(file.read_text())
+    assert raw["model_type"] == "deepseek_v3"
+    raw = {key: value for key, value in raw.items() if not key.startswith("glassbox")}
+    file.write_text(json.dumps({**raw, "model_type": "kimi_k2"}))
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(load_pretrained(tmp_path).eval()(ids), model.eval()(ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -76,6 +77,10 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+SAME_AS: Mapping[str, str] = MappingProxyType({"kimi_k2": "deepseek_v3"})
+"""A `model_type` of files whose model is another family's, key by key and name by name."""
+
+
 def presets() -> dict[str, ModelConfig]:
     """Every named config of every family."""
     return {name: config for family in FAMILIES for name, config in family.presets.items()}
@@ -91,8 +96,9 @@ def family_of(config: ModelConfig) -> Family | None:
 
 def family_named(model_type: str, *, where: str = "config.json") -> Family:
     """The family of a `model_type`. Raises UserError that lists the known ones."""
+    name = SAME_AS.get(model_type, model_type)
     for family in FAMILIES:
-        if family.model_type == model_type:
+        if family.model_type == name:
             return family
     known = ", ".join(family.model_type for family in FAMILIES)
     raise UserError(f"{where}: 'model_type' = {model_type!r} is not known; known: {known}")
