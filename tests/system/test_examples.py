@@ -44,6 +44,18 @@ def test_a_mixer_of_ones_own_trains_and_generates(
     with pytest.raises(SystemExit) as done:
         main(["generate", run, "--prompt", "Once", "--max-tokens", "3", "--code", code])
     assert not done.value.code
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "Is", "chosen": "yes", "rejected": "no"}\n' * 4, encoding="utf-8")
+    tune = ["train", "preference.yaml", f"init={run}", f"data.path={pairs}", f"out={tmp_path / 'tuned'}",
+            "train.steps=1", "train.schedule.warmup_steps=0", "data.pairs_per_step=2", "data.max_length=64"]  # fmt: skip
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as done:
+        main(tune)
+    assert done.value.code == 2
+    assert "in a recipe code=[PATH]" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
+        main([*tune, f"code=['{code}']"])
+    assert not done.value.code
 
 
 def test_an_optimizer_of_ones_own_trains(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def parse_any(kind: Any, raw: Any, *, where: str = "configuration") -> Any:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
         faults = error.errors(include_url=False)[:MAX_FAULTS]
+        faults = [fault for fault in faults if not _follows(kind, fault, faults)]
         lines = [_explain(kind, fault, faults) for fault in faults]
         raise UserError(f"{where}: " + "; ".join(dict.fromkeys(filter(None, lines)))) from None
 
@@ -80,6 +81,15 @@ def _explain(kind: Any, fault: Mapping[str, Any], faults: Sequence[Mapping[str, 
         wanted = dict.fromkeys(_wanted(other) for other in same)
         return f"'{key}' = {value}: {', or '.join(wanted)}"
     return f"'{key}' = {value}: {_wanted(fault)}"
+
+
+def _follows(kind: Any, fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a list is called too short only because a fault in one of its items left that out."""
+    if fault["type"] != "too_short":
+        return False
+    whole = _locate(kind, fault["loc"]).keys
+    keys = [_locate(kind, other["loc"]).keys for other in faults]
+    return any(len(inner) > len(whole) and inner[: len(whole)] == whole for inner in keys)
 
 
 def _explain_tag(place: _Place, key: str, fault: Mapping[str, Any]) -> str:

@@ -188,8 +188,8 @@ def refuse_python(raw: Any, *, where: str, allowed: Sequence[str] = ()) -> None:
             if one.get("kind") == "python" and one.get("path") not in allowed:
                 raise UserError(
                     f"{where} names Python code ({one.get('path')!r}), which is not run because a "
-                    "model's files say so; if the code is yours, name it yourself: --code PATH, or "
-                    "glassbox.load(..., code=[PATH])"
+                    "model's files say so; if the code is yours, name it yourself: --code PATH, "
+                    "in a recipe code=[PATH], in Python glassbox.load(..., code=[PATH])"
                 )
             stack.extend(one.values())
         elif isinstance(one, list | tuple):

@@ -117,7 +117,7 @@ class Setup:
 
     def _open(self, reference: str) -> tuple[CausalLM, Tokenizer]:
         path = self.path_of(reference)
-        model, tokenizer, _ = open_model(path)
+        model, tokenizer, _ = open_model(path, code=self.recipe.code)
         fingerprint = weights_fingerprint(model)
         recorded = self._models.get(reference)
         if recorded is not None and recorded["weights"] != fingerprint:

@@ -105,6 +105,21 @@ def test_all_faults_are_told_at_once() -> None:
         parse(Recipe, {"nmae": 1, "lr": 0})
 
 
+def test_a_list_is_not_called_short_for_a_fault_in_its_items() -> None:
+    class Inner(Spec):
+        width: int = 1
+
+    class Outer(Spec):
+        items: tuple[Inner, ...] = Field(min_length=1)
+
+    with pytest.raises(UserError) as caught:
+        parse(Outer, {"items": [{"wdith": 2}]}, where="x")
+    assert "items.0.wdith" in str(caught.value)
+    assert "at least" not in str(caught.value)
+    with pytest.raises(UserError, match="give at least 1"):
+        parse(Outer, {"items": []}, where="x")
+
+
 def test_specs_are_frozen_and_compare_by_value() -> None:
     assert parse(Recipe, {}) == Recipe()
     with pytest.raises(ValueError, match="frozen"):

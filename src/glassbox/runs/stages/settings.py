@@ -110,6 +110,9 @@ class RunSettings(Spec):
     logging: tuple[Tracker, ...] = Field(
         (), description="trackers beside metrics.jsonl, as [{kind: tensorboard}]"
     )
+    code: tuple[str, ...] = Field(
+        (), description="FILE.py:NAME of layers of your own that the models it begins with have"
+    )
     rank_timeout_minutes: float = Field(
         60.0, gt=0, exclude=True, description="how long a rank waits for the others before it fails"
     )
