@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,26 @@ from glassbox.training.parallel.recompute import recompute_blocks
 
 if TYPE_CHECKING:
     from glassbox.core.mesh import Mesh
-    from glassbox.training.parallel.config import ParallelConfig
+
+
+class LayoutSettings(Protocol):
+    """What a layout reads of the recipe's `parallel`; its spec, which builds layouts, has these keys."""
+
+    @property
+    def fsdp(self) -> int:
+        """Ranks that weights are divided over."""
+
+    @property
+    def tensor(self) -> int:
+        """Ranks that each layer is divided over."""
+
+    @property
+    def checkpoint(self) -> Literal["none", "full", "selective"]:
+        """Which activations are computed again."""
+
+    @property
+    def bucket_mb(self) -> float:
+        """Megabytes a sum of gradients."""
 
 
 class Layout:
@@ -139,7 +158,7 @@ class Overlapped(Layout):
 
     one_graph = False
 
-    def __init__(self, mesh: Mesh, config: ParallelConfig, *, precision: str = "float32") -> None:
+    def __init__(self, mesh: Mesh, config: LayoutSettings, *, precision: str = "float32") -> None:
         super().__init__(mesh.world, mesh.data)
         self.mesh = mesh
         self.config = config

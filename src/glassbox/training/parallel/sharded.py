@@ -34,8 +34,7 @@ from glassbox.models.mtp import FutureModule
 from glassbox.ops.chunks import wide
 from glassbox.optim.base import Optimizer
 from glassbox.optim.clipping import Clipper
-from glassbox.training.parallel.config import ParallelConfig
-from glassbox.training.parallel.layout import Overlapped
+from glassbox.training.parallel.layout import LayoutSettings, Overlapped
 from glassbox.training.parallel.local_optimizer import LocalOptimizer
 from glassbox.training.parallel.pieces import Piece, Split, gather_state, own_state
 from glassbox.training.parallel.recompute import recompute_blocks
@@ -63,7 +62,7 @@ class Sharded(Overlapped):
     Tested against: one process with all rows: losses, gradients, norms, weights and moments.
     """
 
-    def __init__(self, mesh: Mesh, config: ParallelConfig, *, precision: str = "float32") -> None:
+    def __init__(self, mesh: Mesh, config: LayoutSettings, *, precision: str = "float32") -> None:
         super().__init__(mesh, config)
         if precision == "float16":
             raise UserError(
