@@ -41,6 +41,7 @@ COMMANDS = (
     "tokenizer",
     "train",
     "verify",
+    "plan",
     "generate",
     "chat",
     "reason",

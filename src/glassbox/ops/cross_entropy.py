@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd.function import once_differentiable
 
 from glassbox.ops import for_compiler
@@ -264,9 +265,9 @@ def _trained_rows(targets: Tensor) -> Tensor | None:
 
     In fine-tuning, prompts and padding are then skipped, which leaves about a third of the
     products. Not used on a GPU, where the count would need a synchronization, and under
-    `torch.compile`, which does not support such shapes.
+    `torch.compile` and for fake tensors, which do not support such shapes.
     """
-    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+    if targets.device.type != "cpu" or torch.compiler.is_compiling() or is_fake(targets):
         return None
     kept = (targets != IGNORE).nonzero().squeeze(-1)
     return kept if len(kept) < 0.9 * len(targets) else None
