@@ -109,18 +109,27 @@ class Plan:
 
 
 def model_of(recipe: StageRecipe) -> ModelConfig:
-    """The shape of what a recipe trains. Raises UserError for a stage that is not planned."""
+    """The shape of what a recipe trains, with the vocabulary of its tokenizer.
+
+    Raises UserError for a stage without `shards`.
+    """
     if not recipe.shards:
         raise UserError(
-            f"stage '{recipe.stage}' is not planned; give a recipe of stage pretrain or sft"
+            f"stage '{recipe.stage}' is neither planned nor verified; give a recipe of stage pretrain "
+            "or sft"
         )
     shape = getattr(recipe, "model", None)
-    if shape is not None:
-        return checked_config(shape, recipe.tokenizer.vocab_size)  # type: ignore[attr-defined]
-    from glassbox.formats.huggingface import load_config
-    from glassbox.formats.open_model import find_model
+    if shape is None:
+        from glassbox.formats.huggingface import load_config
+        from glassbox.formats.open_model import find_model
 
-    return load_config(find_model(recipe.init))  # type: ignore[attr-defined]
+        return load_config(find_model(recipe.init))  # type: ignore[attr-defined]
+    tokenizer: Any = recipe.tokenizer  # type: ignore[attr-defined]
+    if tokenizer.path is None:
+        return checked_config(shape, tokenizer.vocab_size)
+    from glassbox.tokenizers import Tokenizer
+
+    return checked_config(shape, Tokenizer.load(tokenizer.path).vocab_size)
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:

@@ -18,7 +18,6 @@ from torch.multiprocessing.spawn import spawn
 
 from glassbox.core.config import Spec
 from glassbox.core.distributed import Group
-from glassbox.core.errors import UserError
 from glassbox.core.seeding import derive_seed
 from glassbox.data.loader import TokenBatch
 from glassbox.formats.tensor_files import write_tensors
@@ -26,7 +25,8 @@ from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
 from glassbox.ops.cross_entropy import IGNORE
 from glassbox.optim.specs import OptimizerConfig
-from glassbox.runs.stages.base import StageRecipe, checked_config
+from glassbox.runs.plan import model_of
+from glassbox.runs.stages.base import StageRecipe
 from glassbox.training.config import TrainConfig
 from glassbox.training.guards import Guard, GuardConfig, LossScaler
 from glassbox.training.next_token import NextToken
@@ -128,18 +128,7 @@ def case_of(recipe: StageRecipe, layouts: Sequence[str]) -> Case:
 
     Dropout is left out, since ranks draw other masks. Raises UserError for a stage without `shards`.
     """
-    if not recipe.shards:
-        raise UserError(
-            f"stage '{recipe.stage}' is not verified; give a recipe of stage pretrain or sft"
-        )
-    shape = getattr(recipe, "model", None)
-    if shape is not None:
-        model = checked_config(shape, recipe.tokenizer.vocab_size)  # type: ignore[attr-defined]
-    else:
-        from glassbox.formats.huggingface import load_config
-        from glassbox.formats.open_model import find_model
-
-        model = load_config(find_model(recipe.init))  # type: ignore[attr-defined]
+    model = model_of(recipe)
     data_ranks = [ranks // config.tensor for config, ranks in map(parse_layout, layouts)]
     parallel = recipe.parallel
     return Case(
