@@ -246,13 +246,13 @@ def loss_of_size(learned: Tensor, size: int) -> float:
 
 
 sizes, amounts = [2**n for n in range(4, 10)], [2**n for n in range(7, 17)]
-MUCH, HUGE = 2**20, 2**60
+MUCH, HUGE = 2**18 if TEST_SIZE else 2**20, 2**60
 learned = learn(MUCH, seed=0)
 runs = [
     (n, HUGE, loss_of_size(learned, n)) for n in sizes
 ]  # each of them was seen: data are no limit
 for d in amounts:  # the data are the limit: any number of facts fits
-    every = [loss_of_size(learn(d, seed), HUGE) for seed in range(8)]
+    every = [loss_of_size(learn(d, seed), HUGE) for seed in range(3 if TEST_SIZE else 8)]
     runs.append((HUGE, d, sum(every) / len(every)))
 
 
@@ -291,7 +291,7 @@ print(
 )
 
 held_out = [(n, d, loss_of_size(learn(d, 9), n)) for n in sizes for d in amounts[::3]]
-for n, d in ((2**11, 2**17), (2**13, 2**19)):  # larger than anything that was fitted
+for n, d in ((2**11, 2**17), (2**13, 2**18)):  # larger than anything that was fitted
     size_term, data_term = (
         predicted(law, *one) - law["E"] for one in ((n, math.inf), (math.inf, d))
     )

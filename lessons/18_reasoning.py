@@ -152,7 +152,7 @@ def answers(model: Model, digits: Tensor, temperature: float = 0.0) -> tuple[Ten
     return ids, torch.where((first.squeeze(1) > DIGITS) & (said < BASE), said, torch.tensor(-1))
 
 
-def right(model: Model, rows: int = 100 if TEST_SIZE else 400) -> float:
+def right(model: Model, rows: int = 60 if TEST_SIZE else 400) -> float:
     digits = torch.randint(BASE, (rows, DIGITS))
     return (answers(model, digits)[1] == digits.sum(1) % BASE).float().mean().item()
 
@@ -207,7 +207,7 @@ for _ in range(400):
     if loss.item() < 0.2:
         break
 
-QUESTIONS, SAMPLES = (40, 32) if TEST_SIZE else (200, 64)
+QUESTIONS, SAMPLES = (24, 32) if TEST_SIZE else (200, 64)
 digits = torch.randint(BASE, (QUESTIONS, DIGITS))
 truth = digits.sum(1) % BASE
 _, said = answers(half, digits.repeat_interleave(SAMPLES, dim=0), temperature=1.0)
