@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,11 @@ def test_each_rank_holds_its_share_of_the_moments(runs: Path) -> None:
             shares = [rank[f"{variant}-{layout}"] for rank in held]
             assert sum(shares) == whole
             assert max(shares) <= 0.6 * whole
+
+
+def test_the_watchdog_names_the_rank_that_hangs_and_ends_the_run(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match="rank 1 hangs in step 3, next rows"):
+        torchrun(2, "hanging_rank.py", tmp_path)
+    assert time.monotonic() - began < 120
+    assert (tmp_path / "checkpoints/step-00000002/COMPLETE").exists()

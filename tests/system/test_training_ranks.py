@@ -37,7 +37,7 @@ def torchrun(ranks: int, script: str, *arguments: object) -> None:
     done = subprocess.run(
         command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
 
 
 def test_two_ranks_give_the_curve_and_the_weights_of_one(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def glassbox_on(ranks: int, *words: str) -> None:
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
 
 
 @pytest.mark.parametrize("name", ["kto", "dpo", "grpo"])

@@ -182,6 +182,7 @@ class Trainer:
                     stack.callback(getattr(sink, "close", lambda: None))
             interrupts = stack.enter_context(Interrupts().watching())
             stack.enter_context(self.telemetry.watching())
+            stack.enter_context(self.layout.watching())
             self._view = stack.enter_context(
                 TrainingView(
                     self.label,
@@ -289,6 +290,7 @@ class Trainer:
     def _step(self) -> None:
         """One optimizer step: the summed loss of all micro-batches divided by the number of valid units."""
         started = time.perf_counter()
+        self.layout.at("next rows", self.state.step + 1)
         batches = self.source.next_step()
         fetched = time.perf_counter()
         if self._train_step is None:
@@ -405,6 +407,7 @@ class Trainer:
         values: dict[str, float | str] = {}
         for hook in self.hooks:
             if hook.every and (all_due or self.state.step % hook.every == 0):
+                self.layout.at("evaluation")
                 self.model.eval()
                 with (
                     preserved_rng(),
@@ -487,6 +490,7 @@ class Trainer:
             self._view.say(text)
 
     def _save(self) -> Path:
+        self.layout.at("checkpoint")
         if self.average is None:
             return self._save_model(None)
         if self.config.ema is not None and self.config.ema.save == "trained":

@@ -107,6 +107,7 @@ class PlainPasses:
         device = self.model.device
         outputs = []
         began = time.perf_counter()
+        self.layout.at("forward and backward pass")
         self.optimizer.zero_grad()
         if isinstance(self.objective, BeforeStep):
             batches = [batch.to(device) for batch in batches]
@@ -128,6 +129,7 @@ class PlainPasses:
             seconds["forward"] += middle - began
             seconds["backward"] += ended - middle
             began = ended
+        self.layout.at("sums and update")
         return outputs
 
     def normalize(self, divisor: float) -> float:

@@ -36,6 +36,12 @@ class ParallelConfig(Spec):
         description="activations: full recomputes each block in the backward pass; selective keeps "
         "the outputs of matrix products and attention",
     )
+    timeout_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="end the run when a rank gets no further for so long, and name it; longer than any "
+        "evaluation; null: rank_timeout_minutes alone",
+    )
     bucket_mb: float = Field(25.0, gt=0, description="megabytes a sum of gradients")
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from glassbox.core.data_parallel import DataParallel
 from glassbox.core.distributed import Group
+from glassbox.core.watchdog import Watchdog
 from glassbox.models.causal_lm import CausalLM
 from glassbox.models.config import ModelConfig
 from glassbox.optim.base import Optimizer
@@ -40,6 +41,10 @@ class LayoutSettings(Protocol):
     def bucket_mb(self) -> float:
         """Megabytes a sum of gradients."""
 
+    @property
+    def timeout_seconds(self) -> float | None:
+        """How long a rank may get no further."""
+
 
 class Layout:
     """Every rank holds all weights and moments; gradients are summed when the backward pass is over.
@@ -57,6 +62,14 @@ class Layout:
     def __init__(self, world: Group | None = None, data: Group | None = None) -> None:
         self.world = world or Group()
         self.data = data or self.world
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around all steps of a run."""
+        yield
+
+    def at(self, phase: str, step: int | None = None) -> None:
+        """Told where in a step this rank is; `step` (from 1) where it is a new one."""
 
     def create(self, config: ModelConfig) -> CausalLM:
         """A model with freshly drawn weights."""
@@ -163,6 +176,26 @@ class Overlapped(Layout):
         self.mesh = mesh
         self.config = config
         self._sums: DataParallel | None = None
+        self._watchdog: Watchdog | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """With a watchdog where `timeout_seconds` asks for one."""
+        seconds = self.config.timeout_seconds
+        if seconds is None or self.world.world_size == 1:
+            yield
+            return
+        self._watchdog = Watchdog(self.world, seconds)
+        try:
+            with self._watchdog.watching():
+                yield
+        finally:
+            self._watchdog = None
+
+    def at(self, phase: str, step: int | None = None) -> None:
+        """For the watchdog."""
+        if self._watchdog is not None:
+            self._watchdog.at(phase, step)
 
     def apply(self, model: CausalLM) -> None:
         """Activation checkpointing alone; weights stay as they are."""
