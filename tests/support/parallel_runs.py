@@ -25,12 +25,14 @@ from glassbox.optim.clipping import AdaptiveClip, ParameterClip
 from glassbox.optim.lion import LionConfig
 from glassbox.optim.muon import MuonConfig
 from glassbox.optim.schedules.warmup_cosine import WarmupCosine
+from glassbox.runs.train import run_recipe
 from glassbox.training.config import TrainConfig
 from glassbox.training.loop import Trainer
 from glassbox.training.next_token import NextToken
 from glassbox.training.parallel.config import ParallelConfig
 from glassbox.training.parallel.layout import Layout
 from glassbox.training.telemetry.config import TelemetryConfig
+from support.stages import TRAIN, make_home, recipe
 from support.tiny_run import NoisyHook, tiny_rows
 
 STEPS = 4
@@ -144,10 +146,38 @@ def main(folder: Path) -> None:
                 start(run, folder / f"adamw-{old}")
             group.barrier()
             trainer(run, "adamw", group=group, parallel=LAYOUTS[new]).run()
+        if group.is_main:
+            make_home(folder / "home")
+        group.barrier()
+        for name, parallel in RECIPES.items():
+            run_recipe(pretraining(folder, name, parallel), group=group)
         tables: list[Any] = [None] * group.world_size
         torch.distributed.all_gather_object(tables, held)
         if group.is_main:
             (folder / "held.json").write_text(json.dumps(tables))
+
+
+RECIPES: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "fsdp": {"fsdp": 2, "checkpoint": "full"},
+    "tensor": {"tensor": 2},
+}
+
+
+def pretraining(folder: Path, name: str, parallel: dict[str, Any] | None) -> Any:
+    """A recipe with held-out loss and samples, in a layout."""
+    evaluation = {
+        "every": 2, "documents": 8, "sample_every": 2, "prompts": ["the fox"], "max_tokens": 5,
+        "temperature": 0,
+    }  # fmt: skip
+    return recipe(
+        folder / "home",
+        folder / f"recipe-{name}",
+        "pretrain",
+        train={**TRAIN, "checkpoint_every": 0},
+        parallel=parallel,
+        evaluation=evaluation,
+    )
 
 
 def layouts_of(variant: str) -> list[str]:

@@ -11,8 +11,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from glassbox.core.distributed import Group
+from glassbox.core.errors import UserError
 from glassbox.formats.huggingface import load_pretrained
-from support.parallel_runs import RESUMED, VARIANTS, layouts_of, start, trainer
+from glassbox.runs.train import check_layout, run_recipe
+from support.parallel_runs import RESUMED, VARIANTS, layouts_of, pretraining, start, trainer
+from support.stages import make_home, recipe
 from support.tiny_run import everything, last_weights, metrics
 from system.test_training_ranks import torchrun
 
@@ -118,3 +122,49 @@ def test_the_watchdog_names_the_rank_that_hangs_and_ends_the_run(tmp_path: Path)
         torchrun(2, "hanging_rank.py", tmp_path)
     assert time.monotonic() - began < 120
     assert (tmp_path / "checkpoints/step-00000002/COMPLETE").exists()
+
+
+@pytest.mark.parametrize("name", ["fsdp", "tensor"])
+def test_a_recipe_evaluates_samples_and_counts_as_without_a_layout(runs: Path, name: str) -> None:
+    expected, found = (
+        [r for r in metrics(runs / f"recipe-{one}") if r.get("event") == "evaluation"]
+        for one in ("none", name)
+    )
+    assert len(expected) == len(found) == 3
+    for mine, theirs in zip(expected, found, strict=True):
+        assert theirs["heldout_loss"] == pytest.approx(mine["heldout_loss"], rel=1e-5)
+        assert theirs["sample_0"] == mine["sample_0"]
+    done = [json.loads((runs / f"recipe-{one}/DONE.json").read_text()) for one in ("none", name)]
+    assert done[0]["parameters"] == done[1]["parameters"]
+    assert done[0]["trained_parameters"] == done[1]["trained_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "ranks", "message"),
+    [
+        ({"fsdp": 2}, 3, "does not divide the 3 ranks"),
+        ({"tensor": 4}, 4, "does not divide num_kv_heads = 2"),
+        ({"fsdp": 2}, 2, None),
+        (None, 3, None),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_before_anything_is_written(
+    tmp_path: Path, parallel: dict[str, int] | None, ranks: int, message: str | None
+) -> None:
+    make_home(tmp_path / "home")
+    one = pretraining(tmp_path, "refused", parallel)
+    if message is None:
+        check_layout(one, ranks)
+        return
+    with pytest.raises(UserError, match=message):
+        check_layout(one, ranks)
+    with pytest.raises(UserError):
+        run_recipe(one, group=Group(0, ranks))
+    assert not (tmp_path / "recipe-refused").exists()
+
+
+def test_stages_that_keep_several_models_are_not_sharded(tmp_path: Path) -> None:
+    make_home(tmp_path / "home")
+    with pytest.raises(UserError, match=r"parallel\.fsdp = 2 .* stage 'dpo'"):
+        recipe(tmp_path / "home", tmp_path / "dpo", "dpo", parallel={"fsdp": 2})
+    assert recipe(tmp_path / "home", tmp_path / "dpo", "dpo", parallel={"data": "zero1"})

@@ -31,17 +31,22 @@ class Mesh:
     tensor: Group
 
 
+def check_ranks(ranks: int, *, shard: int, tensor: int) -> None:
+    """Raise UserError where shard x tensor does not divide the number of ranks."""
+    if ranks % (shard * tensor):
+        raise UserError(
+            f"parallel.fsdp = {shard} times parallel.tensor = {tensor} does not divide the {ranks} "
+            "ranks of this run; start a multiple of them with torchrun --nproc-per-node"
+        )
+
+
 def make_mesh(world: Group, *, shard: int, tensor: int, device_type: str) -> Mesh:
     """Lay the ranks out in a grid; the number of copies is what is left of them.
 
     Raises UserError where shard x tensor does not divide the number of ranks.
     """
     size = world.world_size
-    if size % (shard * tensor):
-        raise UserError(
-            f"parallel.fsdp = {shard} times parallel.tensor = {tensor} does not divide the {size} "
-            "ranks of this run; start a multiple of them with torchrun --nproc-per-node"
-        )
+    check_ranks(size, shard=shard, tensor=tensor)
     if size == 1:
         return Mesh(None, world, world, world, world, world)
     from torch.distributed.device_mesh import init_device_mesh

@@ -12,6 +12,7 @@ from glassbox.adapters.base import BaseModel, adapters_of
 from glassbox.core.config import as_yaml
 from glassbox.core.distributed import Group
 from glassbox.core.errors import UserError
+from glassbox.core.mesh import check_ranks
 from glassbox.core.metrics import JsonlSink, truncate_metrics
 from glassbox.core.runs import RunFolder, stamp
 from glassbox.core.seeding import derive_seed, seed_everything
@@ -50,6 +51,7 @@ def run_recipe(
         if fresh or not run.has_begun:
             setup.restart()
             recipe.check(setup)
+            check_layout(recipe, group.world_size)
             check_metrics(recipe)
         if fresh and (old := run.set_aside()) is not None:
             print(f"  the run that was there is now in '{old}'", file=sys.stderr)
@@ -117,6 +119,23 @@ def _record_changes(run: RunFolder, changed: Mapping[str, tuple[Any, Any]]) -> N
 def _said(change: tuple[str, tuple[Any, Any]]) -> str:
     key, (old, new) = change
     return f"changed: {key}: {as_yaml(old)} -> {as_yaml(new)}"
+
+
+def check_layout(recipe: StageRecipe, ranks: int) -> None:
+    """Raise UserError unless the recipe's `parallel` fits the ranks and the model."""
+    parallel = recipe.parallel
+    if parallel is None:
+        return
+    check_ranks(ranks, shard=parallel.fsdp, tensor=parallel.tensor)
+    if parallel.tensor > 1:
+        from glassbox.runs.plan import model_of
+        from glassbox.training.parallel.tensor import check_divisible
+
+        check_divisible(model_of(recipe), parallel.tensor)
+        if recipe.adapter is not None:
+            raise UserError(
+                f"parallel.tensor = {parallel.tensor} divides no adapters; use parallel.fsdp"
+            )
 
 
 def check_metrics(recipe: StageRecipe) -> None:
