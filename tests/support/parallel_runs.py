@@ -151,6 +151,8 @@ def main(folder: Path) -> None:
         group.barrier()
         for name, parallel in RECIPES.items():
             run_recipe(pretraining(folder, name, parallel), group=group)
+        for name in ("none", "zero1"):
+            run_recipe(with_companion(folder, name), group=group)
         tables: list[Any] = [None] * group.world_size
         torch.distributed.all_gather_object(tables, held)
         if group.is_main:
@@ -177,6 +179,17 @@ def pretraining(folder: Path, name: str, parallel: dict[str, Any] | None) -> Any
         train={**TRAIN, "checkpoint_every": 0},
         parallel=parallel,
         evaluation=evaluation,
+    )
+
+
+def with_companion(folder: Path, name: str) -> Any:
+    """PPO, whose value model's weights have names that end as the model's do."""
+    return recipe(
+        folder / "home",
+        folder / f"ppo-{name}",
+        "ppo",
+        train={**TRAIN, "steps": 2, "checkpoint_every": 0},
+        parallel=None if name == "none" else {"data": "zero1"},
     )
 
 

@@ -139,6 +139,17 @@ def test_a_recipe_evaluates_samples_and_counts_as_without_a_layout(runs: Path, n
     assert done[0]["trained_parameters"] == done[1]["trained_parameters"]
 
 
+def test_a_value_model_beside_divided_moments_is_saved_whole(runs: Path) -> None:
+    for file in ("training/optimizer.safetensors", "training/companions.safetensors"):
+        expected, found = (
+            safetensors.torch.load_file(runs / f"ppo-{name}/checkpoints/step-00000002" / file)
+            for name in ("none", "zero1")
+        )
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            assert torch.allclose(found[name], tensor, rtol=1e-4, atol=TOLERANCE), name
+
+
 @pytest.mark.parametrize(
     ("parallel", "ranks", "message"),
     [

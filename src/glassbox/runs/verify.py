@@ -211,11 +211,10 @@ def measure(
     found["loss"] = torch.tensor(outcome.loss, dtype=torch.float64)
     names = {id(p): name for name, p in model.named_parameters()}
     gradients = {
-        names[id(p)]: gradient.double()
+        f"gradient.{names[id(p)]}": gradient.double()
         for p, gradient in zip(passes.trained, passes.gradients, strict=True)
     }
-    whole = layout.gathered(gradients)
-    found |= {f"gradient.{name}": tensor for name, tensor in whole.items()}
+    found |= layout.gathered(gradients)
     found["norm of all gradients"] = torch.tensor(outcome.norm, dtype=torch.float64)
     found |= _whole(layout, model, "weight")
     return found

@@ -100,13 +100,14 @@ class Piece:
 
 
 def named_piece(key: str, pieces: Mapping[str, Piece]) -> Piece | None:
-    """The piece of the weight that a name of optimizer state ends with, as `0.first.NAME`."""
-    rest = key
-    while rest:
-        if rest in pieces:
-            return pieces[rest]
-        rest = rest.partition(".")[2]
-    return None
+    """The piece of the weight in a name of optimizer state: `first.NAME`, or `0.first.NAME` of several.
+
+    None for the weight of a companion, whose name may end with that of one of the model's.
+    """
+    first, _, rest = key.partition(".")
+    while first.isdigit():
+        first, _, rest = rest.partition(".")
+    return pieces.get(rest)
 
 
 def gather_state(state: Mapping[str, Tensor], pieces: Mapping[str, Piece]) -> dict[str, Tensor]:

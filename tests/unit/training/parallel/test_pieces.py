@@ -40,12 +40,13 @@ def test_rows_are_divided_as_torch_chunk_does() -> None:
                 assert torch.equal(part, chunk)
 
 
-def test_state_belongs_to_the_weight_that_its_name_ends_with() -> None:
+def test_state_belongs_to_the_weight_that_it_names() -> None:
     piece = Piece(4, Group(), None, Group())
     pieces = {"blocks.0.up.weight": piece}
     assert named_piece("0.first.blocks.0.up.weight", pieces) is piece
     assert named_piece("first.blocks.0.up.weight", pieces) is piece
     assert named_piece("first.blocks.0.down.weight", pieces) is None
+    assert named_piece("first.value.blocks.0.up.weight", pieces) is None  # of a companion
 
 
 @pytest.mark.parametrize(
