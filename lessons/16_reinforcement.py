@@ -533,11 +533,13 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown] lang="en"
-# One seed of one toy: this shows that each works, not which is best. What to look at in practice is the right panel. A reward that goes on rising while the policy moves
+# One seed of one toy: this shows that each works, not which is best. PPO's and DPO's settings were tried out on these
+# very sums before they were written down, and nothing is held out. What to look at in practice is the right panel. A reward that goes on rising while the policy moves
 # far from where it began is often a reward model that is being fooled; a checker cannot be, but it may check the wrong thing.
 
 # %% [markdown] lang="zh"
-# 一个玩具任务、一个随机种子：只说明每种方法都能用，不说明谁最好。实践中要看右图。策略已经离出发点很远而奖励还在涨，
+# 一个玩具任务、一个随机种子：只说明每种方法都能用，不说明谁最好。PPO 和 DPO 的设置就是在这些题目上试出来的，
+# 而且没有留出题目。实践中要看右图。策略已经离出发点很远而奖励还在涨，
 # 往往是奖励模型被钻了空子；检查程序骗不了，但它检查的可能不是你想要的。
 
 # %% [markdown] lang="en" part="real"
