@@ -55,13 +55,42 @@ def dense() -> ModelConfig:
     )  # fmt: skip
 
 
+def other(mixer: dict[str, Any], ffn: dict[str, Any], **changes: Any) -> ModelConfig:
+    """A model of another mixer and feed-forward."""
+    shape = config().model_dump(mode="json") | {"hidden_size": 16} | changes
+    shape["blocks"][0]["block"] |= {"mixer": mixer, "ffn": ffn}
+    return ModelConfig.model_validate(shape)
+
+
+MIXED = {
+    "gated_delta": other({"kind": "gated_delta", "num_heads": 2}, {"kind": "swiglu", "size": 18}),
+    "latent with mtp": other(
+        {
+            "kind": "latent",
+            "num_heads": 2,
+            "kv_rank": 8,
+            "nope_dim": 4,
+            "rope_dim": 4,
+            "value_dim": 4,
+        },
+        {"kind": "swiglu", "size": 18},
+        mtp={"depth": 1},
+    ),
+    "rwkv": other({"kind": "rwkv_time"}, {"kind": "rwkv_channel", "size": 32}),
+}
+
 CASES: dict[str, Case] = {
     "dense": Case(model=dense(), optim=AdamWConfig(), train=TRAIN, row_length=16, z_loss=1e-3),
     "muon": Case(model=dense(), optim=MuonConfig(), train=TRAIN, row_length=16),
+    **{
+        name: Case(model=shape, optim=AdamWConfig(), train=TRAIN, row_length=16, checkpoint="full")
+        for name, shape in MIXED.items()
+    },
     "experts": Case(model=config(experts=True), optim=AdamWConfig(), train=TRAIN, row_length=16),
 }
 CLEAN = [
     *((case, name) for case in ("dense", "muon") for name in ("dp2", "zero2", "fsdp2", "tp2")),
+    *((case, "fsdp2") for case in MIXED),
     *(("experts", name) for name in ("dp2", "zero2", "fsdp2")),
 ]
 Planted = Callable[[Group], contextlib.AbstractContextManager[Any]]
