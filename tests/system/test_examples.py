@@ -27,6 +27,11 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def test_copying_the_example_data_overwrites_nothing_of_a_checkout() -> None:
+    names = {path.name for path in (ROOT / "examples" / "data").iterdir()}
+    assert not names & {path.name for path in ROOT.iterdir()}
+
+
 def test_reverse_learns_its_task(tmp_path: Path) -> None:
     assert load("reverse").main(tmp_path) > 0.9
 
