@@ -18,7 +18,7 @@ SOLUTION = "<solution>"
 
 
 class NoData:
-    """Stands for a result that is no plain data and no tensor."""
+    """Placeholder for a result that is neither plain data nor a tensor."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

@@ -1,4 +1,4 @@
-"""What a student's file makes of an exercise's cases: in the sandbox, or for trusted code in this process."""
+"""Run a student's file on an exercise's cases, in the sandbox, or in this process for trusted code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMITS = SandboxLimits(
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of a file.
+    """The results of a student's file.
 
     failure:  why the file could not be loaded: an Outcome with an error, or the name of a missing function.
     outcomes: of the cases, in order; fewer than there are cases where the process ended early.

@@ -27,7 +27,7 @@ class Difference:
 
 
 def difference(expected: Any, got: Any, tolerance: float, where: str = "") -> Difference | None:
-    """The first difference; None where both say the same.
+    """The first difference between two results; None if they are equal.
 
     A tensor, a NumPy array and a nested list of the same numbers are the same; so are a list and a tuple.
     Numbers may differ by tolerance * max(1, |expected|); NaN equals NaN.

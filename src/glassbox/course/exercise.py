@@ -102,7 +102,7 @@ class Invariant:
 
 @dataclass(frozen=True, eq=False)
 class Exercise:
-    """Everything about one graded exercise.
+    """A graded exercise: statement, solution, oracle, cases, mistakes and hints.
 
     number:     the lesson and the place in it: "5.2".
     solution:   the functions of a right solution, in order; those whose names begin with an underscore are

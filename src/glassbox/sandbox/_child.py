@@ -139,13 +139,13 @@ def answer(report: int, say: dict[str, Any]) -> NoReturn:
 
 
 def ask_for_copy(settings: dict[str, Any], report: int) -> None:
-    """Where another user could not read Python: we are started again with a copy that all may read."""
+    """Ask the parent to start again with a readable copy of the standard library, where the original cannot be read."""
     if settings["private_python"] and not settings["copy"]:
         answer(report, {"copy": True})
 
 
 def let_go(report: int, settings: dict[str, Any]) -> None:
-    """The parent waits for the other ends of these."""
+    """Close these descriptors: the parent waits until their other ends are closed."""
     for descriptor in (0, 1, 2, report, *settings["channel"]):
         os.close(descriptor)
 
@@ -174,7 +174,7 @@ def use_copy(settings: dict[str, Any]) -> None:
 
 
 def refuse_by_hook() -> None:
-    """Where there is no filter: a politeness that honest code respects, and hostile code can undo."""
+    """Refuse calls by an audit hook where no seccomp filter is available; hostile code can bypass it."""
     refused = ("socket.", "subprocess.", "os.fork", "os.exec", "os.posix_spawn", "os.system")
 
     def refuse(event: str, arguments: tuple[object, ...]) -> None:
@@ -185,7 +185,7 @@ def refuse_by_hook() -> None:
 
 
 def run(channel: list[int]) -> NoReturn:
-    """The parts one after another in one namespace; then, after the last, the word that says so.
+    """Execute the parts in one namespace, and after the last write the completion word.
 
     What a part writes as this word itself says nothing more than that it wanted to be seen as done.
     """
@@ -229,7 +229,7 @@ def read_exactly(size: int) -> bytes:
 
 
 def wait_for(child: int) -> int:
-    """Reap whatever ends, until `child` has."""
+    """Reap all children that end, until `child` has."""
     while True:
         ended, status = os.wait()
         if ended == child:
@@ -237,7 +237,7 @@ def wait_for(child: int) -> int:
 
 
 def leave_as(status: int) -> NoReturn:
-    """End as the child ended, a signal included (process 1 cannot die of one, hence 128 + n)."""
+    """Exit with the child's status; a signal n becomes 128 + n, since process 1 cannot die of a signal."""
     os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
 

@@ -1,4 +1,4 @@
-"""What holds a process in: the walls that the kernel offers, raised from inside by the process itself.
+"""Restrictions that a process applies to itself: namespaces, capabilities, Landlock, seccomp, resource limits.
 
 Standard library alone: `_child.py` runs as `python -I -S` and loads this file by its path.
 Each function says by its return value whether its wall stands; none raises.
@@ -35,7 +35,7 @@ def load_libc() -> Any:
 
 
 def die_with_parent(libc: Any) -> None:
-    """A change of user id takes this back: call it again behind one."""
+    """Have the kernel kill this process when its parent dies. A change of user id clears it: call it again after one."""
     libc.prctl(PDEATHSIG, 9, 0, 0, 0)
 
 
@@ -43,7 +43,7 @@ def die_with_parent(libc: Any) -> None:
 
 
 def become(user: int) -> bool:
-    """Root becomes an unprivileged user, in no group but that of the same number."""
+    """Change from root to an unprivileged user id and the group of the same number, dropping all other groups."""
     try:
         os.setgroups([])
         os.setgid(user)  # of root: the real, the effective and the saved one
@@ -59,7 +59,7 @@ def is_unprivileged() -> bool:
 
 
 def drop_capabilities(libc: Any) -> bool:
-    """No capability is held or can be had again, and no program that is started gains any."""
+    """Drop all capabilities, and set no_new_privs so that no program that is started can gain any."""
     for capability in range(64):
         libc.prctl(CAPBSET_DROP, capability, 0, 0, 0)
     libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -74,7 +74,7 @@ def drop_capabilities(libc: Any) -> bool:
 
 
 def enter_namespaces(libc: Any, user: int) -> bool:
-    """No network, no other processes, no shared memory of others. The next child lives in it.
+    """Enter new namespaces for network, processes, IPC and mounts; the next child process runs inside them.
 
     Root does so by its own power; an ordinary user in a user namespace, in which it is `user`.
     """

@@ -1,4 +1,4 @@
-"""Python code of unknown worth, run in a process of its own that cannot outlive its limits."""
+"""Untrusted Python code, run in a process of its own that cannot outlive its limits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SLACK_BYTES = 64 << 10  # blocks are larger than the bytes in them
 
 
 class SandboxRefused(UserError):
-    """This machine has not the walls that the code's limits ask for; nothing has run."""
+    """This machine lacks restrictions that the limits require; nothing was run."""
 
 
 class SandboxLimits(Spec):

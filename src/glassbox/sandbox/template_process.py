@@ -1,4 +1,4 @@
-"""Templates of unknown origin, rendered in a process of their own with hard limits.
+"""Untrusted templates, rendered in a process of their own with hard limits on time and memory.
 
 Jinja's budget (see `templates`) counts steps and sizes, but a filter's one call can hold the
 interpreter for minutes, and many lists below the limit of one take all memory. A process can be
@@ -69,7 +69,7 @@ class TemplateProcess:
             self._end()
 
     def forget(self) -> None:
-        """In a forked process: leave the parent's process to the parent."""
+        """In a forked process: do not use the parent's rendering process."""
         self._lock = threading.Lock()
         process, self._process = self._process, None
         if process is not None:

@@ -1,4 +1,4 @@
-"""Jinja for templates that arrive in files from anywhere, chats' and tasks': no access, no endless work.
+"""Jinja for untrusted templates of chats and tasks: no access to Python objects, bounded work.
 
 Jinja's own immutable sandbox keeps a template from Python's internals and from changing its input.
 This one also bounds what a template may cost: every loop turn, call, filter and operator is
@@ -135,7 +135,7 @@ _METHODS = frozenset(
 
 @dataclass
 class Budget:
-    """What one rendering may still spend."""
+    """The steps and characters that a rendering may still use."""
 
     steps: int = MAX_STEPS
     deadline: float = field(default_factory=lambda: time.monotonic() + MAX_SECONDS)
@@ -201,7 +201,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 
 class TemplateSandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """An environment whose templates can neither reach out nor run away."""
+    """A Jinja environment without access to attributes and with bounded work."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
     concat = staticmethod(_concatenate)

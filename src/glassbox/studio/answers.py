@@ -110,7 +110,7 @@ class Growing:
 
 
 def describe(tokenizer: Tokenizer, event: TokenEvent, text: str, milliseconds: float) -> Json:
-    """A token as the page gets it."""
+    """A token as JSON for the page."""
     name = token_text(token_bytes(tokenizer, event.token_id))
     found: Json = {
         "i": event.token_id,

@@ -31,7 +31,7 @@ _SLOW_SECONDS = 15.0
 
 
 class Studio:
-    """What the page is about: chats, models, runs. Closes all of it with the application."""
+    """State of the studio: chats, models, runs. Closes all of it with the application."""
 
     def __init__(self, store: Store, shelf: Shelf, trainings: Trainings) -> None:
         self.store = store

@@ -1,4 +1,4 @@
-"""What the page sends, checked."""
+"""Request bodies of the studio's API, checked."""
 
 from __future__ import annotations
 

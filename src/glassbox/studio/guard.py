@@ -1,4 +1,4 @@
-"""Who may ask: pages of this studio alone. And what a page of it may do: load its own files, no more."""
+"""Request checks (Host, Origin, CSRF header) and the content security policy of the studio's page."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ _MOST_BLOCKS = 4096
 
 
 def snapshot(opened: Opened) -> dict[str, Any]:
-    """What one model's engine does at this moment. Rates are left to who compares two of them.
+    """The current state of a model's engine. Rates are computed by the page from two snapshots.
 
     blocks: a letter for each block (`BlockManager.states`), the first 4096. sequences: their
     tokens, how many of them are computed, were found in the prefix cache, and their blocks.

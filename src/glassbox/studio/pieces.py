@@ -1,4 +1,4 @@
-"""Texts as a model's tokenizer cuts them, and chats as training sees them."""
+"""How a model's tokenizer splits text, and which tokens of a chat fine-tuning trains on."""
 
 from __future__ import annotations
 

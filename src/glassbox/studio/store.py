@@ -41,7 +41,7 @@ def new_id() -> str:
 
 
 class Store:
-    """Everything the page must not lose, in `folder`/studio.sqlite.
+    """Chats, branches and settings, in `folder`/studio.sqlite.
 
     A chat is a tree of messages: a message's siblings are its other versions. Answers that were under
     way when the process ended become "interrupted", with the tokens saved so far.
@@ -233,7 +233,7 @@ class Store:
         tokens: Sequence[Json],
         note: str | None = None,
     ) -> None:
-        """What an answer holds by now; nothing where its chat was deleted meanwhile."""
+        """Save the current tokens of an answer; does nothing if its chat was deleted meanwhile."""
         trace = _pack({"prompt": list(prompt), "tokens": list(tokens)})
         with self._writing() as base:
             base.execute(

@@ -1,4 +1,4 @@
-"""Training runs in folders: what they are, how far they are, and their metrics as they are written."""
+"""Training runs in folders: state, progress, and metrics while they are written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Trainings:
         self._more: Callable[[], Sequence[Path]] = tuple
 
     def also(self, more: Callable[[], Sequence[Path]]) -> None:
-        """Look in these folders, too."""
+        """Add a function that returns further folders to look in."""
         self._more = more
 
     def paths(self) -> dict[str, Path]:
