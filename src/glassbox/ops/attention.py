@@ -2,6 +2,8 @@
 
 Source: Vaswani et al., arXiv:1706.03762, section 3.2.1; grouped queries: Ainslie et al.,
 arXiv:2305.13245.
+
+Derivation: docs/theory/attention.md.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Only one block of scores exists at a time in either pass: the forward pass saves
 query, the logarithm of the softmax denominator, and the backward pass recomputes the scores.
 Source: Rabe and Staats, arXiv:2112.05682; the derivative: Dao et al., arXiv:2205.14135, section
 3.1.
+
+Derivation: docs/theory/attention.md.
 """
 
 from __future__ import annotations

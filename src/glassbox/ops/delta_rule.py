@@ -6,6 +6,8 @@ S' = a_t S_{t-1};  S_t = S' + k_t (b_t (v_t - S'^T k_t))^T;  o_t = S_t^T q_t.
 DeltaNet (arXiv:2102.11174, parallel over time arXiv:2406.06484) has a_t = 1; gated DeltaNet
 (arXiv:2412.06464) computes a_t = exp(log_decay_t) from the data. b_t in [0, 1] is the fraction of
 the old value under k_t that is replaced; keys have unit length, so that b_t = 1 replaces all of it.
+
+Derivation: docs/theory/linear_attention.md.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ One scalar a_t = exp(log_decay_t) per head, constant (retention, arXiv:2307.0862
 Attention, arXiv:2401.04658), computed from the data (Mamba-2's SSD, arXiv:2405.21060), or 1
 (arXiv:2006.16236).
 Three forms of the same function: a loop over tokens, chunks for training, one step for decoding.
+
+Derivation: docs/theory/linear_attention.md.
 """
 
 from __future__ import annotations

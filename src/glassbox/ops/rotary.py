@@ -4,6 +4,8 @@ frequency.
 Source: Su et al., RoFormer, arXiv:2104.09864, section 3.4.2. Two layouts pair the channels: `half`
 pairs channel i with i + Dh/2 (GPT-NeoX, Llama in Hugging Face files); `interleaved` pairs 2i with
 2i + 1 (the paper, Meta's Llama files, GGUF).
+
+Derivation: docs/theory/rotary.md.
 """
 
 from __future__ import annotations
