@@ -19,6 +19,7 @@ from glassbox.inference.chat import ChatPrompts
 from glassbox.inference.engine import Completion, Engine, TokenEvent
 from glassbox.inference.sampling.params import SamplingParams
 from glassbox.inference.scoring import embed
+from glassbox.layers.wide_weights import NARROW
 from glassbox.models.causal_lm import CausalLM
 from glassbox.tokenizers import Tokenizer
 
@@ -41,9 +42,14 @@ class LLM:
     """A model, its tokenizer and an engine, for batched and streaming generation.
 
     model: what commands accept as MODEL (a run, a checkpoint, a folder, a file, a name). Options
-        other than `device` and `code` (see `glassbox.load`) are those of `Engine`. The prefix cache
-        is kept between calls, so that earlier turns of a chat and common prefixes are prefilled
-        once. Calls from several threads wait for each other; concurrent `stream`s share one batch.
+        other than `device`, `code` and `quantize` (see `glassbox.load`) are those of `Engine`.
+        The prefix cache is kept between calls, so that earlier turns of a chat and common prefixes
+        are prefilled once. Calls from several threads wait for each other; concurrent `stream`s
+        share one batch.
+    dtype: bfloat16 or float16: the weights are read in it and kept in it, so that no step casts
+        them; other values are the engine's. `LLM.of` leaves the weights of its model as they are
+        and runs a narrower dtype under autocast.
+        Tested against: `glassbox.load` with that dtype.
     Raises UserError if there is no such model.
     """
 
@@ -54,9 +60,13 @@ class LLM:
         device: str = "auto",
         code: Sequence[str] = (),
         quantize: str | None = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
-        loaded, tokenizer, _ = open_on(model, device, code=code, quantize=quantize)
+        weights = dtype if dtype in NARROW else None
+        loaded, tokenizer, _ = open_on(model, device, code=code, quantize=quantize, dtype=weights)
+        if weights is None:
+            options["dtype"] = dtype
         self._set_up(loaded, tokenizer, options)
 
     @classmethod

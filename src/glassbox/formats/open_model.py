@@ -178,9 +178,11 @@ def open_model(
     device: torch.device | None = None,
     code: Sequence[str] = (),
     quantize: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[CausalLM, Tokenizer, Path]:
     """Open a MODEL: returns the model, its tokenizer and the folder or file they were read from.
 
+    dtype: of the weights; None: the file's own.
     quantize: what to round its matrices to as they are read (`compression.named_codes`).
     code: paths of layers of the user's own that the model may have (`core.plugins`).
 
@@ -193,6 +195,7 @@ def open_model(
     loaded = load_model(
         found,
         device=device or torch.device("cpu"),
+        dtype=dtype,
         find_base=find_model,
         code=code,
         quantize=quantize,
@@ -221,8 +224,11 @@ def open_on(
     *,
     code: Sequence[str] = (),
     quantize: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[CausalLM, Tokenizer, Path]:
     """`open_model` on a device by name, ready to generate."""
     device = resolve_device(device_name)
-    model, tokenizer, found = open_model(reference, device=device, code=code, quantize=quantize)
+    model, tokenizer, found = open_model(
+        reference, device=device, code=code, quantize=quantize, dtype=dtype
+    )
     return lay_out_for_decoding(model.eval()), tokenizer, found

@@ -42,6 +42,35 @@ def test_answers_equal_the_engines_also_from_kept_prefixes():
     assert ours.generate([TOKENIZER.encode(prompts[0])], GREEDY) == expected[:1]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_narrow_dtype_is_that_of_the_weights(tmp_path, dtype):
+    glassbox.save(MODEL.float(), tmp_path / "tiny", tokenizer=TOKENIZER)
+    MODEL.double()
+    ours = glassbox.LLM(tmp_path / "tiny", dtype=dtype, device="cpu")
+    assert {p.dtype for p in ours.engine.model.parameters()} == {dtype}
+    assert ours.engine.dtype is None, "no autocast, which would cast them in every step"
+    loaded = glassbox.load(tmp_path / "tiny", dtype=dtype, device="cpu")
+    expected = Engine(loaded.model, TOKENIZER).complete(["The fox", "A girl"], GREEDY)
+    assert ours.generate(["The fox", "A girl"], GREEDY) == expected
+    cached = ours.engine._runner.states[0].mixer.pools["keys"]
+    assert cached.dtype == dtype
+
+
+def test_a_model_in_memory_keeps_its_dtype():
+    model = tiny_chat_model(TOKENIZER).float().eval()
+    ours = glassbox.LLM.of(model, TOKENIZER, dtype=torch.bfloat16)
+    ours.generate("The fox", GREEDY)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert ours.engine.dtype == torch.bfloat16
+
+
+def test_a_wider_dtype_is_the_engines(tmp_path):
+    glassbox.save(tiny_chat_model(TOKENIZER).float(), tmp_path / "tiny", tokenizer=TOKENIZER)
+    ours = glassbox.LLM(tmp_path / "tiny", dtype=torch.float64, device="cpu")
+    assert {p.dtype for p in ours.engine.model.parameters()} == {torch.float32}
+    assert ours.engine.dtype == torch.float64
+
+
 def test_chat_asks_by_the_template_and_ends_with_the_turn():
     ours = llm()
     chat = [{"role": "user", "content": "Where is the ball?"}]
