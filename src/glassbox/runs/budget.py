@@ -41,9 +41,10 @@ _BYTES_PER_TOKEN = 4.0
 _EPOCHS = 1.6
 _MEASURED_SECONDS = 3.0
 
-# what things cost beside a step of pre-training, measured on two cores: an SFT step has as many tokens, and its
-# stage compiles too; a DPO step reads four texts of 16 pairs
-_SFT_COST = 1.3
+# what things cost beside a measured step of pre-training, on two cores: its run also evaluates and saves; an SFT
+# step has as many tokens, and its stage compiles too; a DPO step reads four texts of 16 pairs
+_PRETRAIN_COST = 1.06
+_SFT_COST = 1.5
 _DPO_COST = 3.5
 _EVALUATION_SECONDS = 6.0
 _CORPUS_BYTES_A_SECOND = 1.3e6
@@ -99,7 +100,7 @@ def lengths(steps: int, *, long: bool, step_tokens: int = 2048) -> Lengths:
 def seconds_of(steps: int, speed: Speed, *, long: bool, step_tokens: int = 2048) -> float:
     """About how long a quickstart of that length takes on a machine of that speed."""
     made = lengths(steps, long=long, step_tokens=step_tokens)
-    training = made.pretrain + _SFT_COST * made.sft + _DPO_COST * made.dpo
+    training = _PRETRAIN_COST * made.pretrain + _SFT_COST * made.sft + _DPO_COST * made.dpo
     return (
         _REST_SECONDS
         + 4 * _EVALUATION_SECONDS
