@@ -12,8 +12,11 @@ from support.documents import ROOT, Block, inside, run_command
 from system.test_documentation import tiny_model, workshop  # noqa: F401  (fixtures)
 
 PAGE = "docs/map.md"
-CELL = r"\[[^\]]+\]\(([^)]+)\)"
-ROW = re.compile(rf"^\| ([^|]+) \| {CELL} \| {CELL} \| `([^`|]+)` \|$")
+CELL = r"\[[^\]]+\]\((?P<{}>[^)]+)\)"
+ROW = re.compile(
+    rf"^\| (?P<concept>[^|]+) \| {CELL.format('script')}(?:, {CELL.format('lesson')})? "
+    rf"\| {CELL.format('source')} \| `(?P<command>[^`|]+)` \|$"
+)
 SMALLER = {
     "glassbox quickstart": ["sizes.train_bytes=60000", "tokenizer.vocab_size=400",
                             "pretrain.change.train.steps=2", "pretrain.change.train.schedule.warmup_steps=1",
@@ -42,13 +45,16 @@ def checkout(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path: 
 
 def test_every_row_is_read() -> None:
     assert len(ROWS) == len(table_rows()) >= 45
-    concepts = [row[1] for row in ROWS]
+    concepts = [row["concept"] for row in ROWS]
     assert len(set(concepts)) == len(concepts)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[1])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["concept"])
 def test_what_a_row_names_is_there(row: re.Match[str]) -> None:
-    script, source = ((ROOT / "docs" / row[place]).resolve() for place in (2, 3))
+    script, source = ((ROOT / "docs" / row[name]).resolve() for name in ("script", "source"))
+    if row["lesson"] is not None:
+        assert (ROOT / "docs" / row["lesson"]).resolve().is_relative_to(ROOT / "lessons")
+        assert (ROOT / "docs" / row["lesson"]).is_file()
     assert script.is_file()
     assert script.is_relative_to(ROOT / "lessons") or script.is_relative_to(ROOT / "docs/guides")
     assert source.is_file()
@@ -56,9 +62,9 @@ def test_what_a_row_names_is_there(row: re.Match[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[1])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["concept"])
 def test_the_command_of_a_row_runs(row: re.Match[str], checkout: Path) -> None:
-    command = row[4]
+    command = row["command"]
     words = next((more for start, more in SMALLER.items() if command.startswith(start)), [])
     with inside(checkout):
         run_command(command, Block(PAGE, 1, "sh", command, f"with {' '.join(words)}"))
