@@ -73,6 +73,14 @@ def evaluate(
     log_samples: Annotated[
         bool, typer.Option("--log-samples", help="With --out: log one line per item.")
     ] = False,
+    contamination: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--contamination",
+            help="Report overlap with training shards: auto (of the model's run), a run, a shard; "
+            "may be repeated.",
+        ),
+    ] = None,
     batch_tokens: Annotated[
         int, typer.Option("--batch-tokens", help="Maximum number of tokens per forward pass.")
     ] = 4096,
@@ -164,7 +172,7 @@ def evaluate(
     if tasks is not None or task_file:
         from glassbox.evaluation.tasks.config import TaskSources
         from glassbox.evaluation.tasks.run import EvaluationSettings
-        from glassbox.reports.task_table import task_table
+        from glassbox.reports.task_table import contamination_table, task_table
         from glassbox.runs.tasks import evaluate_on_tasks
 
         if log_samples and out is None:
@@ -192,11 +200,16 @@ def evaluate(
             out=out,
             log_samples=log_samples,
             code=code or (),
+            contamination=contamination or (),
         )
         Console().print(task_table(results))
+        if contamination:
+            Console().print(contamination_table(results))
         if out is not None:
             print(f"written to {out}", file=sys.stderr)
     else:
+        if contamination:
+            raise UserError("--contamination needs --tasks or --task-file")
         from glassbox.reports.table import comparison_table
         from glassbox.runs.evaluate import evaluate_models
         from glassbox.tokenizers.prefix import check_prefix

@@ -75,6 +75,38 @@ def task_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def contamination_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Each task's overlap with training data, and its first metric on all items and on clean ones."""
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption_justify="left"
+    )
+    for title in ("task", "model"):
+        table.add_column(title)
+    for title in ("judged", "clean", "contaminated", "overlap", "all items", "clean items"):
+        table.add_column(title, justify="right")
+    for model, one in results.items():
+        for name, task in one["tasks"].items():
+            found = task.get("contamination")
+            if found is None or not task["metrics"]:
+                continue
+            key = next(iter(task["metrics"]))
+            share = key.startswith(_SHARES)
+            sides = [task["metrics"][key], found["clean_metrics"].get(key, {})]
+            cells = [" ".join(filter(None, show({**entry, "is_share": share}))) for entry in sides]
+            mean = found["mean_overlap"]
+            table.add_row(
+                Text(name),
+                Text(model),
+                f"{found['judged']:,}",
+                f"{found['clean']:,}",
+                f"{found['contaminated']:,}",
+                "-" if mean is None else f"{mean:.1%}",
+                *cells,
+            )
+    table.caption = "overlap: share of tokens in 10-grams of training data; clean below 20%, contaminated from 80%"
+    return table
+
+
 def list_table(catalogue: Catalogue) -> Table:
     """Groups and tasks with what they are about; tasks of a group are counted, not listed."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

@@ -13,13 +13,14 @@ from glassbox.core.errors import UserError
 from glassbox.evaluation.scoring import BATCH_TOKENS
 from glassbox.evaluation.tasks.catalogue import build_tasks
 from glassbox.evaluation.tasks.config import TaskSources
+from glassbox.evaluation.tasks.contamination import TrainingShards, open_training_shards
 from glassbox.evaluation.tasks.documents import Data
 from glassbox.evaluation.tasks.local import Bos, LocalModel
 from glassbox.evaluation.tasks.remote import RemoteModel, is_url
 from glassbox.evaluation.tasks.requests import AskedModel
 from glassbox.evaluation.tasks.results import folder_name, read_results
 from glassbox.evaluation.tasks.run import EvaluationSettings, evaluate_tasks
-from glassbox.formats.open_model import open_on
+from glassbox.formats.open_model import find_model, open_on
 
 
 class Asking(Spec):
@@ -57,11 +58,13 @@ def evaluate_on_tasks(
     log_samples: bool = False,
     code: Sequence[str] = (),
     show_progress: bool = True,
+    contamination: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """The results (`evaluation.tasks.results`) of each model, by the name it was given.
 
     out: each model's files are written to a folder of its name in it, and a call that was killed goes
         on from there.
+    contamination: training shards to compare the tasks with (`open_training_shards`).
     Raises UserError before any model is opened where a task or its documents are not there.
     """
     settings, asking = settings or EvaluationSettings(), asking or Asking()
@@ -75,8 +78,10 @@ def evaluate_on_tasks(
     }
     found = {}
     for reference in references:
+        model = asking.open(reference, code)
+        training = _training_shards(reference, model, contamination) if contamination else None
         found[reference] = evaluate_tasks(
-            asking.open(reference, code),
+            model,
             tasks,
             groups,
             settings,
@@ -85,8 +90,18 @@ def evaluate_on_tasks(
             label=Path(reference).name,
             show_progress=show_progress,
             also=also,
+            training=training,
         )
     return found
+
+
+def _training_shards(reference: str, model: AskedModel, names: Sequence[str]) -> TrainingShards:
+    if not isinstance(model, LocalModel):
+        raise UserError(
+            f"--contamination needs the model's tokenizer, which '{reference}' does not give; "
+            "name a local model"
+        )
+    return open_training_shards(names, find_model(reference).resolve(), model.tokenizer)
 
 
 def reproduce(

@@ -10,6 +10,8 @@
                             output, num_fewshot, n (evaluated), n_total, samples (file name or null),
                             metrics."METRIC,FILTER": value, standard_error, n, higher_is_better,
                             aggregation, and where they exist baseline and centred
+    tasks.NAME.contamination  where it was asked for: ngram, shards, judged, too_short, clean,
+                            contaminated, mean_overlap, items (doc_id, overlap) with any, clean_metrics
     groups.NAME             alias, tasks, metrics as above
 
 `samples_TASK.jsonl`, a line for each document and filter, in the harness's fields: doc_id, doc, target,

@@ -18,6 +18,7 @@ from glassbox.core.progress import ProgressLine
 from glassbox.evaluation.stats import Estimate
 from glassbox.evaluation.tasks import results as files
 from glassbox.evaluation.tasks.cache import Cache
+from glassbox.evaluation.tasks.contamination import TrainingShards, is_clean, summary
 from glassbox.evaluation.tasks.requests import Answer, AskedModel, Request
 from glassbox.evaluation.tasks.spec import GroupSpec
 from glassbox.evaluation.tasks.task import (
@@ -60,12 +61,14 @@ def evaluate_tasks(
     label: str = "",
     show_progress: bool = False,
     also: Mapping[str, Any] | None = None,
+    training: TrainingShards | None = None,
 ) -> dict[str, Any]:
     """The content of `results.json` (see `results`), which is also written where `folder` is given.
 
     folder: holds the answers as they come (`Cache`), so that the same call goes on where a killed one
         stopped; and the result files.
     also: further settings to write down, such as where the documents came from.
+    training: what the model was trained on, to report each task's overlap with it.
     Raises UserError for documents that do not fit their task, and requests that do not fit the model.
     """
     settings = settings or EvaluationSettings()
@@ -95,12 +98,20 @@ def evaluate_tasks(
         "tasks": {},
         "groups": {},
     }
+    overlaps: dict[str, list[float | None]] = {}
+    if training is not None:  # the shards are read once for all tasks
+        docs = {name: [item.doc for item in some] for name, some in items.items()}
+        overlaps = training.overlaps_of(docs, show_progress=show_progress)
     for name, task in tasks.items():
         figures, samples = judge_task(task, items[name], answers)
         written = log_samples and folder is not None
         figures["samples"] = (
             files.write_samples(folder, name, samples) if written and folder is not None else None
         )
+        if training is not None:
+            figures["contamination"] = contamination_figures(
+                task, items[name], answers, training, overlaps[name]
+            )
         found["tasks"][name] = figures
     for name, group in (groups or {}).items():
         found["groups"][name] = group_figures(group, found["tasks"], groups or {})
@@ -189,6 +200,28 @@ def judge_task(
         "metrics": metrics,
     }
     return figures, samples
+
+
+def contamination_figures(
+    task: Task,
+    items: Sequence[Item],
+    answers: Mapping[str, Answer],
+    training: TrainingShards,
+    shares: Sequence[float | None],
+) -> dict[str, Any]:
+    """A task's overlap with training shards, and its metrics on the clean items alone."""
+    clean = [item for item, share in zip(items, shares, strict=True) if is_clean(share)]
+    return {
+        "ngram": training.ngram,
+        "shards": list(training.shards),
+        **summary(shares),
+        "items": [
+            {"doc_id": item.doc_id, "overlap": share}
+            for item, share in zip(items, shares, strict=True)
+            if share
+        ],
+        "clean_metrics": judge_task(task, clean, answers)[0]["metrics"] if clean else {},
+    }
 
 
 def _chance(task: Task, items: Sequence[Item]) -> float:
