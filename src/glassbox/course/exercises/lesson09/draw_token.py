@@ -78,19 +78,6 @@ EXERCISE = Exercise(
             edits=(("(logits.double() / temperature)", "logits.double()"),),
         ),
         Mistake(
-            "probabilities_divided",
-            Both(
-                "probabilities are divided by the temperature, not logits: after dividing by their sum nothing has changed",
-                "除以温度的是概率而不是 logits：再归一化之后什么都没变",
-            ),
-            edits=(
-                (
-                    "ends = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)",
-                    "shares = logits.double().softmax(dim=-1) / temperature\n    ends = (shares / shares.max()).cumsum(dim=-1)",
-                ),
-            ),
-        ),
-        Mistake(
             "zero_is_not_greedy",
             Both(
                 "temperature 0 is not handled; dividing by it gives NaN",
